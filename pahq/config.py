@@ -1,0 +1,165 @@
+"""What a cell computes (CellConfig) and where it runs (RunConfig): frozen, validated, free of torch.
+
+A cell's address is a function of its CellConfig alone, so the same cell has one folder however it was typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from pahq.errors import PahqError
+
+Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4"]
+Scales = Literal["row", "head", "group32", "none"]
+Focus = Literal["receiver", "sender", "both", "none"]
+FORMATS: tuple[str, ...] = ("float32", "bf16", "fp16", "fp8", "int8", "int4")
+METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskConfig(_Frozen):
+    """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises."""
+
+    name: str
+    kind: str
+    examples: PositiveInt
+    metric: Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
+    ablation: Literal["corrupted", "zero", "mean"] = "corrupted"
+    split_embed: bool = False
+
+
+class ModelChoice(_Frozen):
+    """``source``: an embedded model's name, a folder, or a hub name (then ``revision`` must be a commit)."""
+
+    name: str
+    source: str
+    revision: str | None = None
+
+
+class MethodConfig(_Frozen):
+    """The search. ``heads`` and ``senders`` order it: the order changes the circuit, so every result records it."""
+
+    name: Literal["acdc", "pahq", "rtn-q"]
+    focus: Focus = "none"
+    heads: Literal["descending", "ascending"] = "descending"
+    senders: Literal["nearest", "farthest"] = "nearest"
+    direct_edges: bool = True
+    absolute: bool = False
+
+
+class PrecisionConfig(_Frozen):
+    """Formats of the attention weights out of focus (``heads``) and of the MLPs. ``auto`` is settled by the method."""
+
+    name: str
+    heads: Format | Literal["auto"] = "auto"
+    scales: Scales = "row"
+    mlp: Literal["float32", "bf16", "fp16"] = "float32"
+
+
+class EngineConfig(_Frozen):
+    name: Literal["reference"] = "reference"
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class CellConfig(_Frozen):
+    """One cell: task x model x method x precision x engine x threshold x seed."""
+
+    task: TaskConfig
+    model: ModelChoice
+    method: MethodConfig
+    precision: PrecisionConfig
+    engine: EngineConfig = EngineConfig()
+    threshold: float
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("threshold")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"threshold must be a finite number of at least 0, got {value}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle_precision(cls, values: Any) -> Any:
+        """``precision=auto``: float32 for ACDC, the recommended int8 (MLPs in bf16, as the paper) elsewhere."""
+        if isinstance(values, dict) and isinstance(values.get("precision"), dict) and isinstance(values.get("method"), dict):
+            if values["precision"].get("heads", "auto") == "auto":
+                full = values["method"].get("name") == "acdc"
+                settled = {"name": "float32" if full else "int8", "heads": "float32" if full else "int8", "scales": "row"}
+                settled["mlp"] = "float32" if full else "bf16"
+                return values | {"precision": settled}
+        return values
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> CellConfig:
+        method, precision = self.method, self.precision
+        if method.name == "acdc" and (precision.heads, precision.mlp) != ("float32", "float32"):
+            raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
+        if (method.focus == "none") != (method.name != "pahq"):
+            raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the sha256 of everything that decides the result."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def id(self) -> str:
+        """``<task>/<method>-<precision>-t<threshold>-<digest>``: the cell's folder below ``cells/``."""
+        return f"{self.task.name}/{self.method.name}-{self.precision.name}-t{self.threshold:g}-{self.digest}"
+
+
+class RunConfig(_Frozen):
+    """Where and how loudly, never what."""
+
+    root: str = "results"
+    device: str = "cpu"
+    threads: PositiveInt = 1
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    experiment: str = "adhoc"
+    progress: bool = True
+
+
+def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
+    """Split a composed configuration into its two halves; PahqError in one sentence if anything is off."""
+    values = dict(composed)
+    run = dict(values.pop("run", None) or {})
+    if "wandb" in values:
+        run["wandb"] = values.pop("wandb")
+    try:
+        return CellConfig(**values), RunConfig(**run)
+    except ValidationError as error:
+        raise PahqError(one_sentence(error)) from None
+
+
+def one_sentence(error: ValidationError) -> str:
+    """The first fault of a validation error: where, what, and what is known there."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {place!r}; known: {', '.join(_known_keys(fault['loc']))}"
+    got = "" if fault["type"] in ("value_error", "missing") else f" (got {fault['input']!r})"
+    return f"{place}: {message}{got}" if place else message
+
+
+def _known_keys(place: tuple[int | str, ...]) -> list[str]:
+    model: Any = CellConfig
+    keys = list(CellConfig.model_fields) + ["run", "wandb"]
+    for part in place[:-1]:
+        model = model.model_fields[part].annotation
+        keys = list(model.model_fields)
+    if len(place) == 1 and place[0] in RunConfig.model_fields:
+        return list(RunConfig.model_fields)
+    return sorted(keys)

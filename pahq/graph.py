@@ -1,0 +1,203 @@
+"""The computational graph that a circuit search prunes: nodes, receivers, edges.
+
+Conmy et al. 2023 (ACDC, arXiv 2304.14997), section 2 and its released code. Pure values: no tensors here.
+
+Three facts carry everything below. Senders are listed in the order in which the model computes them, so the
+senders upstream of a receiver are always a *prefix* of that list. An Addition edge's index is therefore its
+receiver's offset plus its sender's index. Placeholder edges (a head's q, k, v to its output, an MLP's input to its
+output) are never tested and never counted, so they have no representation at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pahq.errors import PahqError
+
+LETTERS = ("q", "k", "v")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model decides its graph.
+
+    ``kv_heads`` < ``heads`` is grouped-query attention: k and v inputs exist once per key-value head.
+    ``split_embed`` makes token and position embedding two senders (as ACDC's ``use_pos_embed``).
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: bool
+    split_embed: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.heads, self.kv_heads) < 1:
+            raise PahqError(f"a model needs at least one layer, head and key-value head; got {self}")
+        if self.heads % self.kv_heads:
+            raise PahqError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
+
+    def letter_heads(self, letter: str) -> int:
+        """How many inputs the letter has in one layer: heads for q, key-value heads for k and v."""
+        return self.heads if letter == "q" else self.kv_heads
+
+    def query_heads(self, letter: str, head: int) -> range:
+        """The heads that read input ``head`` of ``letter``: itself, or its whole key-value group."""
+        if letter == "q":
+            return range(head, head + 1)
+        group = self.heads // self.kv_heads
+        return range(head * group, (head + 1) * group)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Node:
+    """A sender: ``embed`` (or ``embed`` and ``pos``), a head's output ``a3.h2``, an MLP's output ``m5``."""
+
+    kind: str  # embed | pos | head | mlp
+    layer: int = -1
+    head: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "head":
+            return f"a{self.layer}.h{self.head}"
+        return f"m{self.layer}" if self.kind == "mlp" else self.kind
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Receiver:
+    """Where edges end: a head's input ``a5.h1<q>``, an MLP's input ``m5``, or ``logits``.
+
+    With grouped-query attention ``head`` counts key-value heads for the letters k and v.
+    """
+
+    kind: str  # head | mlp | logits
+    layer: int = -1
+    head: int = 0
+    letter: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "head":
+            return f"a{self.layer}.h{self.head}<{self.letter}>"
+        return f"m{self.layer}" if self.kind == "mlp" else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """An Addition edge ``a3.h2->a5.h1<q>``, or (no sender) the Direct edge ``a5.h1<q>``.
+
+    The Direct edge runs from a head's input to its projection; absent, the projection keeps its corrupted value.
+    """
+
+    sender: Node | None
+    receiver: Receiver
+
+    @property
+    def direct(self) -> bool:
+        return self.sender is None
+
+    def __str__(self) -> str:
+        return str(self.receiver) if self.sender is None else f"{self.sender}->{self.receiver}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All nodes and edges of one model shape; an edge's position in ``edges`` is its index.
+
+    ``edges`` lists the Addition edges receiver by receiver (each over ``senders[:upstream(receiver)]``), then the
+    Direct edges in the order of ``head_inputs``.
+    """
+
+    shape: ModelShape
+    senders: tuple[Node, ...]
+    receivers: tuple[Receiver, ...]
+    offsets: tuple[int, ...]  # first Addition edge of each receiver; one more entry: the first Direct edge
+    edges: tuple[Edge, ...]
+
+    @cached_property
+    def sender_index(self) -> dict[Node, int]:
+        return {node: i for i, node in enumerate(self.senders)}
+
+    @cached_property
+    def receiver_index(self) -> dict[Receiver, int]:
+        return {receiver: i for i, receiver in enumerate(self.receivers)}
+
+    @cached_property
+    def head_inputs(self) -> tuple[Receiver, ...]:
+        return tuple(receiver for receiver in self.receivers if receiver.kind == "head")
+
+    @cached_property
+    def edge_index(self) -> dict[str, int]:
+        """Index of every edge by its name."""
+        return {str(edge): i for i, edge in enumerate(self.edges)}
+
+    @cached_property
+    def _direct_index(self) -> dict[Receiver, int]:
+        return {receiver: self.offsets[-1] + i for i, receiver in enumerate(self.head_inputs)}
+
+    @property
+    def n_addition(self) -> int:
+        return self.offsets[-1]
+
+    @property
+    def n_direct(self) -> int:
+        return len(self.edges) - self.offsets[-1]
+
+    def upstream(self, receiver: Receiver) -> int:
+        """How many senders lie upstream of the receiver: always the first so many of ``senders``."""
+        i = self.receiver_index[receiver]
+        return self.offsets[i + 1] - self.offsets[i]
+
+    def addition(self, sender: int, receiver: Receiver) -> int:
+        """Index of the edge from sender number ``sender`` to ``receiver``."""
+        if not 0 <= sender < self.upstream(receiver):
+            raise PahqError(f"{self.senders[sender]} is not upstream of {receiver}")
+        return self.offsets[self.receiver_index[receiver]] + sender
+
+    def incoming(self, receiver: Receiver) -> range:
+        """Indices of the receiver's Addition edges, in the order of ``senders``."""
+        i = self.receiver_index[receiver]
+        return range(self.offsets[i], self.offsets[i + 1])
+
+    def direct(self, receiver: Receiver) -> int:
+        """Index of the Direct edge of a head's input."""
+        return self._direct_index[receiver]
+
+    def index_of(self, name: str) -> int:
+        """Index of the edge called ``name``; PahqError if this graph has none of that name."""
+        try:
+            return self.edge_index[name]
+        except KeyError:
+            raise PahqError(
+                f"the graph has no edge {name!r}; edges look like a1.h0->a2.h3<q>, m0->logits or a2.h3<q>"
+            ) from None
+
+
+def build_graph(shape: ModelShape) -> Graph:
+    """The graph of a model shape, every edge included.
+
+    Counts (Addition + Direct) agree with ACDC's own: 32,491 + 432 for GPT-2 small.
+    """
+    senders: list[Node] = [Node("embed")]
+    if shape.split_embed:
+        senders.append(Node("pos"))
+    receivers: list[Receiver] = []
+    offsets = [0]
+    edges: list[Edge] = []
+
+    def receive(receiver: Receiver) -> None:
+        receivers.append(receiver)
+        edges.extend(Edge(sender, receiver) for sender in senders)
+        offsets.append(len(edges))
+
+    for layer in range(shape.layers):
+        for letter in LETTERS:
+            for head in range(shape.letter_heads(letter)):
+                receive(Receiver("head", layer, head, letter))
+        senders.extend(Node("head", layer, head) for head in range(shape.heads))
+        if shape.mlp:
+            receive(Receiver("mlp", layer))
+            senders.append(Node("mlp", layer))
+    receive(Receiver("logits"))
+    edges.extend(Edge(None, receiver) for receiver in receivers if receiver.kind == "head")
+    return Graph(shape, tuple(senders), tuple(receivers), tuple(offsets), tuple(edges))

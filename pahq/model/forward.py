@@ -1,0 +1,191 @@
+"""The forward pass as pure functions with an explicit head axis.
+
+One set of functions serves GPT-2-like, attention-only, Tracr and Llama/Qwen-like models; ``ModelConfig`` decides. Every
+head reads an input of its own ([head, ..., d_model]), since an edge search patches heads one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pahq.model.weights import LayerWeights, Model, ModelConfig
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def normalise(
+    config: ModelConfig, x: Float[Tensor, "*batch d"], weight: Tensor | None, bias: Tensor | None
+) -> Float[Tensor, "*batch d"]:
+    """LayerNorm, RMSNorm or nothing, over the last axis."""
+    if config.norm == "layer":
+        return F.layer_norm(x, x.shape[-1:], weight, bias, config.eps)
+    if config.norm == "rms":
+        return _rms(config, x, weight)
+    return x
+
+
+def _rms(config: ModelConfig, x: Tensor, weight: Tensor | None) -> Tensor:
+    scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.eps)
+    return scaled if weight is None else scaled * weight
+
+
+def rotate(config: ModelConfig, x: Float[Tensor, "*batch pos d_head"], first: int) -> Float[Tensor, "*batch pos d_head"]:
+    """Rotary position embedding in the half-split layout of Llama; ``first`` is the position of ``x[..., 0, :]``.
+
+    Su et al. 2021 (RoFormer). Angles are computed in float64, so that the dtype of x alone sets the precision.
+    """
+    half = x.shape[-1] // 2
+    frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    position = torch.arange(first, first + x.shape[-2], dtype=torch.float64, device=x.device)
+    angle = position[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+def project(
+    config: ModelConfig,
+    layer: LayerWeights,
+    letter: str,
+    x: Float[Tensor, "letter_head batch pos d_model"],
+    *,
+    first: int = 0,
+) -> Float[Tensor, "letter_head batch pos d_head"]:
+    """A head's q, k or v from that head's own residual input: norm, product, bias, q/k norm, rotation.
+
+    ``x`` may have 1 in place of the head axis where all heads read the same input.
+    """
+    normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
+    out = torch.matmul(normed, layer.weight(letter)[:, None]) + layer.bias(letter)[:, None, None]
+    if letter == "v":
+        return out
+    if config.qk_norm:
+        out = _rms(config, out, layer.q_norm if letter == "q" else layer.k_norm)
+    return rotate(config, out, first) if config.positions == "rotary" else out
+
+
+def attend(
+    config: ModelConfig,
+    q: Float[Tensor, "head batch query d_head"],
+    k: Float[Tensor, "kv_head batch pos d_head"],
+    v: Float[Tensor, "kv_head batch pos d_head"],
+) -> Float[Tensor, "head batch query d_head"]:
+    """Softmax attention; with fewer queries than positions the queries are the last ones.
+
+    Grouped-query attention repeats each key-value head over its group of query heads.
+    """
+    if config.kv_heads != config.heads:
+        group = config.heads // config.kv_heads
+        k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+    scores = torch.matmul(q, k.transpose(-1, -2)) / config.d_head**0.5
+    queries, positions = scores.shape[-2:]
+    if config.causal and queries > 1:
+        future = torch.ones(queries, positions, dtype=torch.bool, device=q.device).triu(positions - queries + 1)
+        scores = scores.masked_fill(future, float("-inf"))
+    return torch.matmul(scores.softmax(-1), v)
+
+
+def head_outputs(
+    layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"]
+) -> Float[Tensor, "head batch pos d_model"]:
+    """Each head's contribution to the residual stream, without the shared bias b_O."""
+    return torch.matmul(z, layer.W_O[:, None])
+
+
+def mlp(config: ModelConfig, layer: LayerWeights, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """Norm, MLP (gated or not) and its output bias."""
+    assert layer.W_in is not None and layer.W_out is not None
+    normed = normalise(config, x, layer.ln2_w, layer.ln2_b)
+    activation = ACTIVATIONS[config.activation]
+    if layer.W_gate is not None:
+        hidden = activation(normed @ layer.W_gate) * (normed @ layer.W_in + layer.b_in)
+    else:
+        hidden = activation(normed @ layer.W_in + layer.b_in)
+    out: Tensor = hidden @ layer.W_out + layer.b_out
+    return out
+
+
+def unembed(model: Model, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
+    """Final norm and unembedding."""
+    out: Tensor = normalise(model.config, x, model.ln_final_w, model.ln_final_b) @ model.W_U + model.b_U
+    return out
+
+
+def embeddings(model: Model, tokens: Int[Tensor, "batch pos"], *, split: bool) -> list[Float[Tensor, "batch pos d_model"]]:
+    """The senders below layer 0: token and position embedding, added up or (``split``) apart."""
+    tokens = tokens.to(model.W_E.device)
+    token = model.W_E[tokens]
+    if model.W_pos is None:
+        return [token]
+    position = model.W_pos[: tokens.shape[1]].expand_as(token)
+    return [token, position] if split else [token + position]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything one forward pass computed that a search asks for.
+
+    ``senders`` follows ``Graph.senders``. ``projections[layer]`` maps a letter to [letter_head, batch, pos, d_head].
+    ``resid_pre``, ``resid_mid`` and ``final`` are the residual stream before attention, before the MLP and at the end.
+    """
+
+    senders: Float[Tensor, "sender batch pos d_model"]
+    projections: tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]
+    resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
+    resid_mid: tuple[Float[Tensor, "batch pos d_model"], ...]
+    final: Float[Tensor, "batch pos d_model"]
+
+
+def run_senders(
+    model: Model,
+    start: list[Float[Tensor, "batch pos d_model"]],
+    *,
+    fixed: Float[Tensor, "sender batch pos d_model"] | None = None,
+) -> Run:
+    """Run the model from the embedding senders ``start``, keeping every sender's output.
+
+    With ``fixed`` (zero and mean ablation) each sender's output is replaced by its row before anything reads it.
+    """
+    config = model.config
+    senders: list[Tensor] = []
+
+    def send(output: Tensor) -> Tensor:
+        value = output if fixed is None else fixed[len(senders)]
+        senders.append(value)
+        return value
+
+    resid = torch.stack([send(part) for part in start]).sum(0)
+    projections, resid_pre, resid_mid = [], [], []
+    for layer in model.layers:
+        resid_pre.append(resid)
+        at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
+        projections.append(at)
+        outputs = head_outputs(layer, attend(config, at["q"], at["k"], at["v"]))
+        resid = resid + torch.stack([send(output) for output in outputs]).sum(0) + layer.b_O
+        resid_mid.append(resid)
+        if layer.W_in is not None:
+            resid = resid + send(mlp(config, layer, resid))
+    return Run(torch.stack(senders), tuple(projections), tuple(resid_pre), tuple(resid_mid), resid)
+
+
+def logits(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """The model's logits, nothing kept: the plain forward (differentiable, used in training too)."""
+    config = model.config
+    resid = torch.stack(embeddings(model, tokens, split=False)).sum(0)
+    for layer in model.layers:
+        at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
+        z = attend(config, at["q"], at["k"], at["v"])
+        resid = resid + torch.einsum("hbpe,hed->bpd", z, layer.W_O) + layer.b_O
+        if layer.W_in is not None:
+            resid = resid + mlp(config, layer, resid)
+    return unembed(model, resid)

@@ -1,0 +1,237 @@
+"""A model's numbers: configuration, weights by head, and the check that a set of tensors is such a model.
+
+Tensor names and shapes follow TransformerLens (``blocks.0.attn.W_Q`` is [head, d_model, d_head]), since that is what
+recorded runs, compiled Tracr programs and the field's notebooks use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from torch import Tensor
+
+from pahq.errors import PahqError
+from pahq.graph import ModelShape
+
+Activation = Literal["relu", "gelu", "gelu_new", "silu"]
+
+
+class ModelConfig(BaseModel):
+    """The facts that fix a model's computation; ``config.json`` of our model folders.
+
+    ``d_mlp`` 0 means attention only. ``positions`` learned: added to the embedding; rotary: RoPE on q and k.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "custom"
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    d_model: PositiveInt
+    d_head: PositiveInt
+    d_mlp: int
+    d_vocab: PositiveInt
+    d_vocab_out: PositiveInt
+    context: PositiveInt
+    norm: Literal["layer", "rms", "none"]
+    eps: float = 1e-5
+    activation: Activation = "gelu_new"
+    gated: bool = False
+    positions: Literal["learned", "rotary"] = "learned"
+    rotary_base: float = 10000.0
+    causal: bool = True
+    tied_embedding: bool = False
+    qk_norm: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
+        if self.positions == "rotary" and self.d_head % 2:
+            raise ValueError("rotary positions need an even d_head")
+        return self
+
+    def shape(self, *, split_embed: bool = False) -> ModelShape:
+        """The graph's view of this model; ``split_embed`` needs learned positions."""
+        if split_embed and self.positions != "learned":
+            raise PahqError(f"model {self.name!r} has no position embedding to split from the token embedding")
+        return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed)
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer. Vectors that a family lacks (norm biases, q/k norms, gate) are None; attention biases are zeros."""
+
+    W_Q: Float[Tensor, "head d_model d_head"]
+    W_K: Float[Tensor, "kv_head d_model d_head"]
+    W_V: Float[Tensor, "kv_head d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+    b_Q: Float[Tensor, "head d_head"]
+    b_K: Float[Tensor, "kv_head d_head"]
+    b_V: Float[Tensor, "kv_head d_head"]
+    b_O: Float[Tensor, " d_model"]
+    ln1_w: Float[Tensor, " d_model"] | None = None
+    ln1_b: Float[Tensor, " d_model"] | None = None
+    ln2_w: Float[Tensor, " d_model"] | None = None
+    ln2_b: Float[Tensor, " d_model"] | None = None
+    q_norm: Float[Tensor, " d_head"] | None = None
+    k_norm: Float[Tensor, " d_head"] | None = None
+    W_in: Float[Tensor, "d_model d_mlp"] | None = None
+    W_gate: Float[Tensor, "d_model d_mlp"] | None = None
+    W_out: Float[Tensor, "d_mlp d_model"] | None = None
+    b_in: Float[Tensor, " d_mlp"] | None = None
+    b_out: Float[Tensor, " d_model"] | None = None
+
+    def weight(self, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
+        return {"q": self.W_Q, "k": self.W_K, "v": self.W_V}[letter]
+
+    def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]:
+        return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Configuration, embedding, layers, unembedding; ``vocabulary`` names the tokens of word-level models."""
+
+    config: ModelConfig
+    W_E: Float[Tensor, "d_vocab d_model"]
+    W_pos: Float[Tensor, "context d_model"] | None
+    layers: tuple[LayerWeights, ...]
+    ln_final_w: Float[Tensor, " d_model"] | None
+    ln_final_b: Float[Tensor, " d_model"] | None
+    W_U: Float[Tensor, "d_model d_vocab_out"]
+    b_U: Float[Tensor, " d_vocab_out"]
+    vocabulary: tuple[str, ...] | None = None
+    digest: str = ""  # sha256 of the weights' file, where they came from one
+
+    def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Model:
+        """The same model in another dtype or on another device."""
+        return self.map(lambda tensor: tensor.to(dtype=dtype, device=device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Model:
+        """The same model with ``change`` applied to every tensor; a tied unembedding stays tied."""
+        layers = tuple(LayerWeights(**_mapped(layer, change)) for layer in self.layers)
+        changed = _mapped(self, change) | {"layers": layers}
+        if self.config.tied_embedding:
+            changed["W_U"] = changed["W_E"].T
+        return replace(self, **changed)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its canonical name, as a model folder stores them (a tied W_U is left out)."""
+        named: dict[str, Tensor | None] = {
+            "embed.W_E": self.W_E,
+            "pos_embed.W_pos": self.W_pos,
+            "ln_final.w": self.ln_final_w,
+            "ln_final.b": self.ln_final_b,
+            "unembed.W_U": None if self.config.tied_embedding else self.W_U,
+            "unembed.b_U": self.b_U,
+        }
+        for i, layer in enumerate(self.layers):
+            for field in fields(layer):
+                named[f"blocks.{i}.{_PLACES[field.name]}"] = getattr(layer, field.name)
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+_PLACES = {
+    **{f"{kind}_{letter}": f"attn.{kind}_{letter}" for kind in "Wb" for letter in "QKVO"},
+    **{f"ln{i}_{part}": f"ln{i}.{part}" for i in (1, 2) for part in "wb"},
+    **{name: f"attn.{name}.w" for name in ("q_norm", "k_norm")},
+    **{name: f"mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_out")},
+}
+
+
+def _mapped(values: Any, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    pairs = ((field.name, getattr(values, field.name)) for field in fields(values))
+    return {name: change(value) if isinstance(value, Tensor) else value for name, value in pairs}
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a model of this configuration has."""
+    heads, kv, d, e, m = config.heads, config.kv_heads, config.d_model, config.d_head, config.d_mlp
+    shapes: dict[str, tuple[int, ...]] = {"embed.W_E": (config.d_vocab, d)}
+    if config.positions == "learned":
+        shapes["pos_embed.W_pos"] = (config.context, d)
+
+    def add_norm(name: str) -> None:
+        if config.norm != "none":
+            shapes[f"{name}.w"] = (d,)
+        if config.norm == "layer":
+            shapes[f"{name}.b"] = (d,)
+
+    for i in range(config.layers):
+        block = f"blocks.{i}."
+        add_norm(block + "ln1")
+        for letter, count in (("Q", heads), ("K", kv), ("V", kv)):
+            shapes[f"{block}attn.W_{letter}"] = (count, d, e)
+            shapes[f"{block}attn.b_{letter}"] = (count, e)
+        shapes[block + "attn.W_O"] = (heads, e, d)
+        shapes[block + "attn.b_O"] = (d,)
+        if config.qk_norm:
+            shapes[block + "attn.q_norm.w"] = shapes[block + "attn.k_norm.w"] = (e,)
+        if m:
+            add_norm(block + "ln2")
+            shapes[block + "mlp.W_in"], shapes[block + "mlp.W_out"] = (d, m), (m, d)
+            shapes[block + "mlp.b_in"], shapes[block + "mlp.b_out"] = (m,), (d,)
+            if config.gated:
+                shapes[block + "mlp.W_gate"] = (d, m)
+    add_norm("ln_final")
+    if not config.tied_embedding:
+        shapes["unembed.W_U"] = (d, config.d_vocab_out)
+    shapes["unembed.b_U"] = (config.d_vocab_out,)
+    return shapes
+
+
+_OPTIONAL = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
+
+
+def model_from_tensors(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    vocabulary: tuple[str, ...] | None = None,
+    digest: str = "",
+) -> Model:
+    """Assemble a model; biases that are missing are zero.
+
+    Raises PahqError, naming the tensor, when one is missing, unexpected, of a wrong shape or not finite.
+    """
+    shapes = tensor_shapes(config)
+    surplus = sorted(set(tensors) - set(shapes))
+    if surplus:
+        raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
+    example = next(iter(tensors.values()), torch.zeros(1))
+    checked: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            if not name.endswith(_OPTIONAL):
+                raise PahqError(f"model {config.name!r} lacks the tensor {name!r} of shape {list(shape)}")
+            tensor = example.new_zeros(shape)
+        if tuple(tensor.shape) != shape:
+            raise PahqError(f"tensor {name!r} has shape {list(tensor.shape)}; {list(shape)} was expected")
+        if not torch.isfinite(tensor).all():
+            raise PahqError(f"tensor {name!r} holds NaN or infinite values")
+        checked[name] = tensor
+    layers = tuple(
+        LayerWeights(**{attr: checked.get(f"blocks.{i}.{place}") for attr, place in _PLACES.items()})  # type: ignore[arg-type]
+        for i in range(config.layers)
+    )
+    embedding = checked["embed.W_E"]
+    return Model(
+        config=config,
+        W_E=embedding,
+        W_pos=checked.get("pos_embed.W_pos"),
+        layers=layers,
+        ln_final_w=checked.get("ln_final.w"),
+        ln_final_b=checked.get("ln_final.b"),
+        W_U=embedding.T if config.tied_embedding else checked["unembed.W_U"],
+        b_U=checked["unembed.b_U"],
+        vocabulary=vocabulary,
+        digest=digest,
+    )
