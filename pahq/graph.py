@@ -159,9 +159,9 @@ class Graph:
         i = self.receiver_index[receiver]
         return range(self.offsets[i], self.offsets[i + 1])
 
-    def direct(self, receiver: Receiver) -> int:
-        """Index of the Direct edge of a head's input."""
-        return self._direct_index[receiver]
+    def direct(self, receiver: Receiver) -> int | None:
+        """Index of the Direct edge of a head's input; None where the graph has no Direct edges."""
+        return self._direct_index[receiver] if self.n_direct else None
 
     def index_of(self, name: str) -> int:
         """Index of the edge called ``name``; PahqError if this graph has none of that name."""
@@ -173,8 +173,8 @@ class Graph:
             ) from None
 
 
-def build_graph(shape: ModelShape) -> Graph:
-    """The graph of a model shape, every edge included.
+def build_graph(shape: ModelShape, *, direct_edges: bool = True) -> Graph:
+    """The graph of a model shape, every edge included; without ``direct_edges`` projections are always online.
 
     Counts (Addition + Direct) agree with ACDC's own: 32,491 + 432 for GPT-2 small.
     """
@@ -199,5 +199,6 @@ def build_graph(shape: ModelShape) -> Graph:
             receive(Receiver("mlp", layer))
             senders.append(Node("mlp", layer))
     receive(Receiver("logits"))
-    edges.extend(Edge(None, receiver) for receiver in receivers if receiver.kind == "head")
+    if direct_edges:
+        edges.extend(Edge(None, receiver) for receiver in receivers if receiver.kind == "head")
     return Graph(shape, tuple(senders), tuple(receivers), tuple(offsets), tuple(edges))

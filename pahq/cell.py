@@ -1,0 +1,235 @@
+"""``run_cell``: the one place where configuration, model, task, engine, search and files meet."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pahq.circuit import Circuit
+from pahq.config import CellConfig, RunConfig
+from pahq.engine.base import Engine
+from pahq.engine.problem import Problem, build_problem, cell_problem
+from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.errors import PahqError, unknown
+from pahq.graph import Graph
+from pahq.memory import PeakMemory
+from pahq.model import load_model
+from pahq.model.weights import Model
+from pahq.precision.store import focus_of
+from pahq.results import (
+    SCHEMA,
+    Journal,
+    JournalLine,
+    SearchResult,
+    cell_folder,
+    is_done,
+    read_journal,
+    read_json,
+    read_result,
+    write_json,
+)
+from pahq.search.acdc import Decision, acdc, circuit_of
+from pahq.search.order import Order
+from pahq.tasks import build_task
+from pahq.tasks.task import Task
+from pahq.tracking import log_cell
+
+
+
+def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
+    """Run one cell to its end, or go on where it stopped, or return what is already there.
+
+    Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
+    another model or version left in the cell's folder.
+    """
+    run = run or RunConfig()
+    folder = cell_folder(run.root, cell.id)
+    if is_done(folder):
+        return SearchResult(folder, read_result(folder))
+    check_device(run.device)
+    torch.set_num_threads(run.threads)
+    memory = PeakMemory(run.device)
+    model, task = load(cell, run.device)
+    _claim(folder, cell, model)
+    problem = cell_problem(cell, model, task.search)
+    earlier = read_journal(folder / "decisions.jsonl")
+    lines = _search(cell, problem, folder, earlier, progress=run.progress)
+    decisions = [_decision(problem.graph, line) for line in lines]
+    peak = memory.bytes()
+    circuit = circuit_of(problem.graph, decisions)
+    write_json(folder / "circuit.json", circuit.to_json())
+    values = _summary(cell, model, problem.graph, decisions, circuit) | {
+        "fresh": judge(model, task, circuit, cell),
+        "seconds": sum(line.seconds for line in lines),
+        "peak_bytes": peak,
+        "resumed": bool(earlier),
+        "versions": versions(),
+        "device": device_name(run.device),
+        "threads": run.threads,
+    }
+    write_json(folder / "result.json", values)
+    log_cell(cell, run, folder)
+    return SearchResult(folder, values)
+
+
+def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
+    """The cell's model, in its engine's dtype on its device, and its task."""
+    model = load_model(cell.model.source, device=device, revision=cell.model.revision)
+    return model.to(dtype=getattr(torch, cell.engine.dtype)), build_task(cell.task, model, cell.seed)
+
+
+def make_engine(name: str, problem: Problem) -> Engine:
+    """The engine called ``name`` on a problem."""
+    engines = {"reference": ReferenceEngine}
+    if name not in engines:
+        raise unknown("engine", name, engines)
+    return engines[name](problem)
+
+
+def search(cell: CellConfig, problem: Problem, done: list[Decision]) -> Iterator[Decision]:
+    """The cell's search, going on after the decisions ``done``."""
+    method, graph = cell.method, problem.graph
+    return acdc(
+        make_engine(cell.engine.name, problem),
+        Order(method.heads, method.senders),
+        cell.threshold,
+        absolute=method.absolute,
+        focus=lambda edge: focus_of(graph, graph.edges[edge], method.focus),
+        done=done,
+    )
+
+
+def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
+    """A cell's search from its start, writing nothing."""
+    model, task = load(cell, device)
+    problem = cell_problem(cell, model, task.search)
+    return problem.graph, search(cell, problem, [])
+
+
+def _search(
+    cell: CellConfig, problem: Problem, folder: Path, earlier: list[JournalLine], *, progress: bool
+) -> list[JournalLine]:
+    """Run the search, journalling each decision; return all lines, earlier ones included."""
+    graph = problem.graph
+    lines = list(earlier)
+    done = [_decision(graph, line) for line in earlier]
+    kept = sum(not line.removed for line in lines)
+    bar = tqdm(total=len(graph.edges), initial=len(lines), unit="edge", disable=not progress or None, leave=False)
+    with Journal(folder / "decisions.jsonl", lines) as journal, bar:
+        bar.set_description(cell.id.rsplit("-", 1)[0])
+        clock = time.perf_counter()
+        for decision in search(cell, problem, done):
+            now = time.perf_counter()
+            edge = str(graph.edges[decision.edge])
+            line = JournalLine(
+                decision.index, edge, decision.before, decision.after, decision.removed, round(now - clock, 6)
+            )
+            journal.append(line)
+            lines.append(line)
+            clock = now
+            kept += not decision.removed
+            bar.set_postfix(kept=kept, refresh=False)
+            bar.update()
+    return lines
+
+
+def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[str, Any]:
+    """KL and the task's own metric of a circuit on fresh prompts, on the full-precision network.
+
+    ``clean`` and ``corrupted`` are the metric of the whole and of the empty circuit; faithfulness is
+    (circuit - corrupted) / (clean - corrupted), None where that is 0 / 0.
+    """
+    present = torch.tensor(circuit.present)
+
+    def problem(metric: str) -> Problem:
+        return build_problem(
+            model,
+            task.fresh,
+            metric=metric,
+            ablation=cell.task.ablation,
+            split_embed=cell.task.split_embed,
+            direct_edges=cell.method.direct_edges,
+        )
+
+    own = problem(task.metric)
+    logits = circuit_logits(own, present)
+    value = float(own.objective.value(logits))
+    clean = float(own.objective.value(circuit_logits(own, torch.ones_like(present))))
+    corrupted = float(own.objective.value(circuit_logits(own, torch.zeros_like(present))))
+    return {
+        "kl": float(problem("kl").objective.value(logits)),
+        "metric": task.metric,
+        "value": value,
+        "clean": clean,
+        "corrupted": corrupted,
+        "faithfulness": (value - corrupted) / (clean - corrupted) if clean != corrupted else None,
+    }
+
+
+def _summary(
+    cell: CellConfig, model: Model, graph: Graph, decisions: list[Decision], circuit: Circuit
+) -> dict[str, Any]:
+    direct = sum(graph.edges[i].direct for i in circuit.indices)
+    last = decisions[-1]
+    return {
+        "schema": SCHEMA,
+        "id": cell.id,
+        "config": cell.model_dump(mode="json"),
+        "model": {"name": cell.model.name, "digest": model.digest},
+        "graph": {"addition": graph.n_addition, "direct": graph.n_direct},
+        "tests": len(decisions),
+        "kept": len(circuit),
+        "kept_addition": len(circuit) - direct,
+        "kept_direct": direct,
+        "kept_cleaned": len(circuit.cleaned()),
+        "search": {
+            "metric": cell.task.metric,
+            "start": decisions[0].before,
+            "final": last.after if last.removed else last.before,
+            "smallest_margin": min(abs(decision.effect - cell.threshold) for decision in decisions),
+        },
+    }
+
+
+def _claim(folder: Path, cell: CellConfig, model: Model) -> None:
+    """Write what identifies the cell's computation, or check that what is there identifies the same."""
+    config = cell.model_dump(mode="json")
+    provenance = {"model": model.digest, "pahq": versions()["pahq"]}
+    if (folder / "decisions.jsonl").exists():
+        for name, wanted in (("config.json", config), ("provenance.json", provenance)):
+            if read_json(folder / name) != wanted:
+                raise PahqError(f"{folder} holds the journal of another run ({name} differs); move it away to start anew")
+    write_json(folder / "config.json", config)
+    write_json(folder / "provenance.json", provenance)
+
+
+def _decision(graph: Graph, line: JournalLine) -> Decision:
+    return Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed)
+
+
+def check_device(device: str) -> None:
+    """Raise PahqError unless the device exists here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise PahqError(f"device {device!r} is not available here; cpu always is") from None
+
+
+def device_name(device: str) -> str:
+    """A GPU's product name, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+
+
+def versions() -> dict[str, str]:
+    try:
+        own = version("pahq")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        own = "source"
+    return {"pahq": own, "torch": torch.__version__, "python": platform.python_version()}

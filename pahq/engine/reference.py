@@ -1,0 +1,90 @@
+"""The reference engine: one trial, one whole patched forward, as plain as the paper.
+
+The input of receiver r is the corrupted residual at r plus, over the present edges s->r, what s computes in this very
+forward minus its corrupted value (Conmy et al. 2023, section 2). Every faster engine must equal this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem
+from pahq.graph import Graph, Receiver
+from pahq.model.forward import attend, head_outputs, mlp, project
+from pahq.precision.store import NO_FOCUS, Focus, focus_of
+
+
+class ReferenceEngine:
+    """Measures trials one by one. Holds the present edges; nothing else changes."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.present = torch.ones(len(problem.graph.edges), dtype=torch.bool)
+
+    @property
+    def graph(self) -> Graph:
+        return self.problem.graph
+
+    @torch.no_grad()
+    def measure(self, trials: Sequence[Trial]) -> list[float]:
+        """The loss of each trial, in the units of the problem's objective."""
+        losses = []
+        for trial in trials:
+            present = self.present.clone()
+            present[list(trial.removed)] = False
+            focus = focus_of(self.graph, self.graph.edges[trial.edge], self.problem.focus)
+            losses.append(float(self.problem.objective.loss(circuit_logits(self.problem, present, focus))))
+        return losses
+
+    def remove(self, edges: Sequence[int]) -> None:
+        self.present[list(edges)] = False
+
+
+@torch.no_grad()
+def circuit_logits(
+    problem: Problem, present: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS
+) -> Float[Tensor, "item vocab"]:
+    """Logits at the metric's items of the circuit ``present``: the patched forward itself."""
+    graph, corrupted, store = problem.graph, problem.corrupted, problem.store
+    shape, config = graph.shape, store.full.config
+    corrupted_senders = corrupted.senders
+    delta = torch.zeros_like(corrupted_senders)  # online minus corrupted, by sender
+    on = present.to(delta)
+
+    def read(corrupted_resid: Tensor, receivers: list[Receiver]) -> Float[Tensor, "receiver batch pos d_model"]:
+        upstream = graph.upstream(receivers[0])
+        mask = torch.stack([on[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
+        return corrupted_resid + (mask @ delta[:upstream].flatten(1)).unflatten(1, delta.shape[1:])
+
+    for i, part in enumerate(problem.clean):
+        delta[i] = part - corrupted_senders[i]
+    sent = len(problem.clean)
+    for layer in range(config.layers):
+        weights = store.layer(layer, focus)
+        at = {}
+        for letter in "qkv":
+            inputs = [Receiver("head", layer, head, letter) for head in range(shape.letter_heads(letter))]
+            online = project(config, weights, letter, read(corrupted.resid_pre[layer], inputs))
+            if graph.n_direct:
+                # A head in focus takes its ablated projection in full precision too, so that no change of precision
+                # is ever booked on its Direct edge.
+                ablated = corrupted.projections[layer][letter]
+                if weights is not store.low.layers[layer]:
+                    ablated = project(config, weights, letter, corrupted.resid_pre[layer][None])
+                first = graph.direct(inputs[0])
+                direct = present[first : first + len(inputs)].to(online.device)  # type: ignore[operator]
+                online = torch.where(direct[:, None, None, None], online, ablated)
+            at[letter] = online
+        outputs = head_outputs(weights, attend(config, at["q"], at["k"], at["v"]))
+        delta[sent : sent + shape.heads] = outputs - corrupted_senders[sent : sent + shape.heads]
+        sent += shape.heads
+        if shape.mlp:
+            x = read(corrupted.resid_mid[layer], [Receiver("mlp", layer)])[0]
+            delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
+            sent += 1
+    return problem.item_logits(read(corrupted.final, [Receiver("logits")])[0])

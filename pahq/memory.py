@@ -1,0 +1,43 @@
+"""Peak memory of a stretch of work in this process.
+
+CPU: the kernel's high-water mark of resident memory, reset at the start, minus what was resident then. CUDA: the
+allocator's peak.
+"""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Started when made; ``bytes()`` is the peak since, above the level at the start."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self._start = torch.cuda.memory_allocated()
+            return
+        try:
+            _CLEAR.write_text("5")  # resets VmHWM to the present level
+        except OSError:
+            pass  # then the mark counts from the process's start, which bounds the answer from above
+        self._start = _status_bytes("VmRSS")
+
+    def bytes(self) -> int:
+        if self._cuda:
+            return int(torch.cuda.max_memory_allocated()) - self._start
+        return max(0, _status_bytes("VmHWM") - self._start)
+
+
+def _status_bytes(key: str) -> int:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:  # no /proc: the process's peak is all that there is
+        return 0 if key == "VmRSS" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(next(line for line in lines if line.startswith(key + ":")).split()[1]) * 1024

@@ -1,0 +1,137 @@
+"""A cell's files: addresses, atomic writes, and the journal that survives a kill.
+
+``results/cells/<id>/``: config.json (first), provenance.json, decisions.jsonl (journal), circuit.json, result.json (last;
+its presence means done).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from pahq.errors import PahqError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished cell: its folder and the contents of its result.json."""
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.values["id"])
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLine:
+    """One decision as the journal stores it; ``edge`` by name, ``seconds`` spent on its test."""
+
+    i: int
+    edge: str
+    before: float
+    after: float
+    removed: bool
+    seconds: float
+
+
+def cell_folder(root: str | Path, cell_id: str) -> Path:
+    return Path(root) / "cells" / cell_id
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or none: temporary name in the same folder, flushed, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_atomic(path, json.dumps(values, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; PahqError in one sentence if it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise PahqError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise PahqError(f"{path} is not readable JSON: {error}") from None
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result.json of a finished cell; PahqError if the cell is unfinished or the file is not a result."""
+    values = read_json(folder / "result.json")
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise PahqError(f"{folder / 'result.json'} is not a result of schema {SCHEMA}")
+    return values
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the cell in ``folder`` has a readable result."""
+    try:
+        return bool(read_result(folder)["id"])
+    except (PahqError, KeyError):
+        return False
+
+
+class Journal:
+    """Appends decisions, one JSON line each, flushed as they fall."""
+
+    def __init__(self, path: Path, kept: Sequence[JournalLine]) -> None:
+        """Go on after the lines ``kept``; anything behind them (a half-written line) is cut off."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, "".join(_dump(line) for line in kept))
+        self._file: TextIO = path.open("a")
+
+    def append(self, line: JournalLine) -> None:
+        self._file.write(_dump(line))
+        self._file.flush()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _dump(line: JournalLine) -> str:
+    values = {name: getattr(line, name) for name in JournalLine.__slots__}
+    return json.dumps(values, separators=(",", ":")) + "\n"
+
+
+def read_journal(path: Path) -> list[JournalLine]:
+    """The journal's whole lines in order; reading stops at the first line that is cut or out of sequence."""
+    lines: list[JournalLine] = []
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return lines
+    for raw in content.split(b"\n")[:-1]:  # what follows the last line end was cut in mid-write
+        try:
+            line = JournalLine(**json.loads(raw))
+        except (ValueError, TypeError):
+            break
+        if line.i != len(lines):
+            break
+        lines.append(line)
+    return lines

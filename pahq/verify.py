@@ -1,0 +1,127 @@
+"""``pahq verify DIR``: run a recorded search or a stored cell again on this machine and compare test by test."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pahq.cell import check_device, make_engine, rerun
+from pahq.config import CellConfig
+from pahq.engine.base import Engine
+from pahq.engine.problem import build_problem
+from pahq.errors import PahqError
+from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
+from pahq.results import read_journal, read_json
+from pahq.search.acdc import Decision, acdc
+
+TOLERANCE = 1e-5  # of an effect, in the metric's units; what float32 engines differ by is a hundredth of it
+ENGINES = ("reference",)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a replay found. ``first`` describes the first disagreement, None if there is none."""
+
+    name: str
+    tests: int
+    equal: int
+    worst: float
+    margin: float
+    first: str | None
+
+    def __str__(self) -> str:
+        verdict = "agrees" if self.first is None else f"DISAGREES: {self.first}"
+        return (
+            f"{self.name}: {self.equal} of {self.tests} tests equal, worst difference of effect {self.worst:.1e}, "
+            f"smallest margin to the threshold {self.margin:.1e}: {verdict}"
+        )
+
+
+def compare(
+    name: str,
+    recorded: Sequence[RecordedTest],
+    replayed: Iterator[Decision],
+    edge_name: Callable[[int], str],
+    threshold: float,
+    tolerance: float = TOLERANCE,
+) -> Comparison:
+    """Hold a replay against the record: same edges in the same order, same decisions, effects within ``tolerance``."""
+    decisions = list(replayed)
+    equal, worst, first = 0, 0.0, None
+    for i, (old, new) in enumerate(zip(recorded, decisions, strict=False)):
+        edge, difference = edge_name(new.edge), abs(new.effect - old.effect)
+        if edge != old.edge:
+            fault = f"test {i} is of {edge}, recorded {old.edge}"
+        elif new.removed == old.kept:
+            fault = (
+                f"test {i} of {edge} {'removed' if new.removed else 'kept'} it (effect {new.effect:.6g}), "
+                f"recorded {'kept' if old.kept else 'removed'} ({old.effect:.6g})"
+            )
+        else:
+            worst = max(worst, difference)
+            fault = f"test {i} of {edge} has effect {new.effect:.6g}, recorded {old.effect:.6g}"
+            if difference <= tolerance:
+                equal += 1
+                continue
+        first = first or fault
+    if first is None and len(recorded) != len(decisions):
+        first = f"{len(decisions)} tests, recorded {len(recorded)}"
+    margin = min((abs(test.effect - threshold) for test in recorded), default=float("inf"))
+    return Comparison(name, max(len(recorded), len(decisions)), equal, worst, margin, first)
+
+
+def replay(run: RecordedRun, *, engine: str, dtype: str, device: str) -> Comparison:
+    """Run a recorded search again."""
+    problem = build_problem(
+        run.model.to(dtype=getattr(torch, dtype), device=device),
+        run.prompts,
+        metric=run.metric,
+        ablation=run.ablation,
+        split_embed=run.split_embed,
+        direct_edges=run.direct_edges,
+    )
+    check_edges(run, problem.graph)
+    chosen: Engine = make_engine(engine, problem)
+    search = acdc(chosen, run.order, run.threshold, absolute=run.absolute)
+    return compare(run.name, run.tests, search, lambda edge: str(problem.graph.edges[edge]), run.threshold)
+
+
+def replay_cell(folder: Path, *, engine: str, dtype: str, device: str) -> Comparison:
+    """Run a stored cell's search again and compare with its journal."""
+    cell = CellConfig(**read_json(folder / "config.json"))
+    lines = read_journal(folder / "decisions.jsonl")
+    recorded = [RecordedTest(line.edge, line.after - line.before, not line.removed) for line in lines]
+    changed = cell.model_copy(update={"engine": cell.engine.model_copy(update={"name": engine, "dtype": dtype})})
+    graph, search = rerun(changed, device)
+    return compare(cell.id, recorded, search, lambda edge: str(graph.edges[edge]), cell.threshold)
+
+
+def verify(folder: Path, *, engine: str, dtype: str, device: str) -> list[Comparison]:
+    """Replay everything recorded in ``folder``: original runs, or a cell of this project."""
+    check_device(device)
+    if (folder / "decisions.jsonl").exists():
+        return [replay_cell(folder, engine=engine, dtype=dtype, device=device)]
+    return [replay(run, engine=engine, dtype=dtype, device=device) for run in read_recorded(folder)]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line; exit status 0 if all agrees, 1 on any disagreement, 2 on bad input."""
+    parser = argparse.ArgumentParser(prog="pahq verify", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a recorded run or a cell's folder")
+    parser.add_argument("--engine", default=ENGINES[0], choices=ENGINES)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    try:
+        comparisons = verify(options.folder, engine=options.engine, dtype=options.dtype, device=options.device)
+    except PahqError as error:
+        sys.stderr.write(f"pahq: error: {error}\n")
+        return 2
+    for comparison in comparisons:
+        sys.stdout.write(f"{comparison}\n")
+    return 1 if any(comparison.first for comparison in comparisons) else 0
