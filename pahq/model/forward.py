@@ -6,6 +6,7 @@ head reads an input of its own ([head, ..., d_model]), since an edge search patc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,13 +61,25 @@ def project(
     x: Float[Tensor, "letter_head batch pos d_model"],
     *,
     first: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Float[Tensor, "letter_head batch pos d_head"]:
     """A head's q, k or v from that head's own residual input: norm, product, bias, q/k norm, rotation.
 
-    ``x`` may have 1 in place of the head axis where all heads read the same input.
+    ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads that ``x``
+    holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
+    weight, bias = layer.weight(letter), layer.bias(letter)
+    if rows is not None:
+        weight, bias = weight[list(rows)], bias[list(rows)]
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
-    out = torch.matmul(normed, layer.weight(letter)[:, None]) + layer.bias(letter)[:, None, None]
+    out = torch.matmul(normed, weight[:, None]) + bias[:, None, None]
+    return finish_projection(config, layer, letter, out, first=first)
+
+
+def finish_projection(
+    config: ModelConfig, layer: LayerWeights, letter: str, out: Float[Tensor, "*batch pos d_head"], *, first: int = 0
+) -> Float[Tensor, "*batch pos d_head"]:
+    """What follows the product and bias of a projection: q/k norm and rotation (v has neither)."""
     if letter == "v":
         return out
     if config.qk_norm:
@@ -87,6 +100,16 @@ def attend(
     if config.kv_heads != config.heads:
         group = config.heads // config.kv_heads
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+    return attention(config, q, k, v)
+
+
+def attention(
+    config: ModelConfig,
+    q: Float[Tensor, "*batch query d_head"],
+    k: Float[Tensor, "*batch pos d_head"],
+    v: Float[Tensor, "*batch pos d_head"],
+) -> Float[Tensor, "*batch query d_head"]:
+    """Softmax attention of one query head with its own k and v, over any (broadcasting) leading axes."""
     scores = torch.matmul(q, k.transpose(-1, -2)) / config.d_head**0.5
     queries, positions = scores.shape[-2:]
     if config.causal and queries > 1:

@@ -116,15 +116,21 @@ def acdc(
                 removed = is_removed(after - current, threshold, absolute=absolute)
                 decision = Decision(index, edge, current, after, removed)
                 yield decision
-            elif decision.edge != edge or decision.index != index:
-                name = graph.edges[edge]
-                raise PahqError(f"the recorded decision {decision.index} is not this search's test {index} of {name}")
+            else:
+                check_done(graph, decision, index, edge)
             if decision.removed:
                 live.take(edge)
                 engine.remove([edge])
             current = decision.after if decision.removed else decision.before
             in_focus = focus(edge)
             index += 1
+
+
+def check_done(graph: Graph, decision: Decision, index: int, edge: int) -> None:
+    """Raise PahqError unless a recorded decision is the one that this search would take now."""
+    if decision.edge != edge or decision.index != index:
+        name = graph.edges[edge]
+        raise PahqError(f"the recorded decision {decision.index} is not this search's test {index} of {name}")
 
 
 def circuit_of(graph: Graph, decisions: Iterable[Decision]) -> Circuit:

@@ -1,0 +1,5 @@
+"""The suffix engine: ACDC's own effects from the part of the network behind the edge under test."""
+
+from pahq.engine.suffix.engine import SuffixEngine
+
+__all__ = ["SuffixEngine"]

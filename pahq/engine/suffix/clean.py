@@ -1,0 +1,76 @@
+"""What a search never changes: clean values upstream of every receiver, and what follows from them.
+
+Receivers are visited from the output down, so every sender of the receiver under test still has its clean value, and
+removing an edge is one subtraction: input(r) -= clean_s - corrupted_s.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.engine.problem import Problem
+from pahq.model.forward import attend, run_senders
+from pahq.model.weights import ModelConfig
+
+
+class CleanRun:
+    """Clean values of the network under test (every head in its low format), and sender differences.
+
+    ``difference[s]`` = clean - corrupted output of sender s, [sender, batch, pos, d_model]. ``mlp[l]``, ``z[l]`` and
+    ``projections[l]`` are clean outputs; ``resid_pre``, ``resid_mid`` and ``final`` clean residual streams.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        model, config = problem.store.low, problem.store.low.config
+        run = run_senders(model, list(problem.clean))
+        self.config = config
+        self.difference = run.senders - problem.corrupted.senders
+        self.projections = run.projections
+        self.z = [attend(config, at["q"], at["k"], at["v"]) for at in run.projections]
+        self.resid_pre, self.resid_mid, self.final = run.resid_pre, run.resid_mid, run.final
+        graph = problem.graph
+        self.mlp = {
+            node.layer: run.senders[i].clone() for i, node in enumerate(graph.senders) if node.kind == "mlp"
+        }
+
+
+def scale_of(config: ModelConfig, second_moment: Tensor) -> Tensor:
+    """A norm's factor from the mean square of its (centred) input."""
+    return torch.rsqrt(second_moment + config.eps)
+
+
+def centred(config: ModelConfig, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """The linear part of the norm: LayerNorm subtracts the mean, RMSNorm nothing."""
+    return x - x.mean(-1, keepdim=True) if config.norm == "layer" else x
+
+
+class Gram:
+    """Inner products of the senders' centred differences, row by row, in float64.
+
+    The mean square of a norm's input after any set of removals follows from these without forming the input: the norm's
+    scale costs a few numbers per row instead of d_model. float64, since large senders cancel each other.
+    """
+
+    def __init__(self, clean: CleanRun) -> None:
+        self._clean = clean
+        difference = clean.difference
+        senders, batch, positions, _ = difference.shape
+        self.products = difference.new_empty((senders, senders, batch, positions), dtype=torch.float64)
+        for b in range(batch):  # one example at a time: the float64 copy stays small
+            rows = centred(clean.config, difference[:, b].double()).transpose(0, 1)  # [pos, sender, d]
+            self.products[:, :, b] = (rows @ rows.transpose(1, 2)).permute(1, 2, 0)
+
+    @staticmethod
+    def bytes(senders: int, batch: int, positions: int) -> int:
+        return senders * senders * batch * positions * 8
+
+    def with_residual(self, resid: Float[Tensor, "batch pos d_model"], senders: int) -> tuple[Tensor, Tensor]:
+        """Inner products of a residual stream with itself [batch, pos] and with each sender [sender, batch, pos]."""
+        x = centred(self._clean.config, resid.double())
+        cross = x.new_empty((senders, *x.shape[:-1]))
+        for b in range(x.shape[0]):
+            rows = centred(self._clean.config, self._clean.difference[:senders, b].double())
+            cross[:, b] = (rows * x[b]).sum(-1)
+        return x.square().sum(-1), cross

@@ -1,0 +1,297 @@
+"""The suffix engine: the reference engine's losses from the part of the network behind the edge under test.
+
+It relies on the order of visits (from the output down). Its exactness rests on four facts, each in a module of its own:
+senders upstream of the receiver under test are clean (``clean``), only live and changed nodes downstream are computed
+again (``wave``), at the positions that still matter (``state``), and a head's input needs no d_model-wide sum
+(``inputs``). Trials that differ in edges of one letter of one layer share a wave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pahq.circuit import outputs_of
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem
+from pahq.engine.suffix.clean import CleanRun, Gram
+from pahq.engine.suffix.inputs import HeadInput, LinearInputs, PlainInputs
+from pahq.engine.suffix.losses import losses_for
+from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
+from pahq.engine.suffix.wave import Wave
+from pahq.errors import PahqError
+from pahq.graph import Graph, Receiver
+from pahq.metrics import gather_items
+from pahq.model.forward import mlp, project
+from pahq.model.weights import LayerWeights
+from pahq.precision.store import NO_FOCUS, Focus, focus_of
+
+Stage = tuple[str, int, str, bool]  # kind, layer, letter, direct: what may share a wave
+
+
+class SuffixEngine:
+    """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
+
+    ``gram_bytes`` bounds the table of inner products (0: never made).
+    """
+
+    def __init__(self, problem: Problem, *, rows: int = 512, widest: int = 64, gram_bytes: int = 2 << 30) -> None:
+        if problem.focus in ("sender", "both"):
+            raise PahqError(f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)")
+        self.problem = problem
+        self._rows, self._widest = rows, widest
+        with torch.no_grad():
+            self._clean = CleanRun(problem)
+            self._state = State(problem, self._clean)
+            self._losses = losses_for(problem)
+            self._loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
+            senders, batch, positions, _ = self._clean.difference.shape
+            wanted = self._clean.config.norm != "none" and Gram.bytes(senders, batch, positions) <= gram_bytes
+            self._gram = Gram(self._clean) if wanted else None
+        self._settled = len(problem.graph.senders)
+        self._stage: Stage | None = None
+        self._open: dict[Receiver, HeadInput | None] = {}
+        self._focus: Focus = NO_FOCUS
+        self._wave: Wave | None = None
+        self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
+
+    @property
+    def graph(self) -> Graph:
+        return self.problem.graph
+
+    @torch.no_grad()
+    def window(self, edge: int) -> int:
+        """How many trials around ``edge`` may sensibly share a wave: bounded by the rows that its receiver needs."""
+        self._enter(edge)
+        need = self._wave_need(self.graph.edges[edge].receiver)
+        batch, positions = self._clean.difference.shape[1:3]
+        rows = batch * (positions if need == EVERYWHERE else 1)
+        return max(1, min(self._widest, self._rows // rows))
+
+    def _wave_need(self, receiver: Receiver) -> int:
+        """Positions that a wave from this receiver computes: those its outputs are needed at."""
+        outputs = outputs_of(self.graph, receiver)
+        return max(self._state.need[i] for i in outputs) if outputs else self._state.receiver_need(receiver)
+
+    @torch.no_grad()
+    def measure(self, trials: Sequence[Trial]) -> list[float]:
+        """The loss of each trial. One device synchronisation for all of them."""
+        for trial in trials:
+            self._enter(trial.edge)
+        losses = self._evaluate(trials)
+        values: list[float] = losses.tolist()
+        return values
+
+    @torch.no_grad()
+    def remove(self, edges: Sequence[int]) -> None:
+        """Take edges away for good; the state of a trial just measured is taken over, not computed again."""
+        chosen = frozenset(edges)
+        if not chosen:
+            return
+        if chosen not in self._answers:
+            self._enter(edges[0])
+            if self._matters(edges[0]):
+                self._evaluate([Trial(edges[0], tuple(edges))])
+        if chosen in self._answers:
+            index, loss = self._answers[chosen]
+            assert self._wave is not None
+            self._wave.choose(index)
+            self._loss = loss
+        for edge in edges:
+            self._state.take(edge)
+        self._wave, self._answers = None, {}
+
+    def _matters(self, edge: int) -> bool:
+        """Whether removing this edge can change anything: its receiver is connected and online."""
+        receiver = self.graph.edges[edge].receiver
+        offline = receiver.kind == "head" and not self._state.online[receiver]
+        return self._state.receiver_need(receiver) != NOWHERE and not offline
+
+    # ---- stages: which receivers are being tested
+
+    def _enter(self, edge: int) -> None:
+        """Move on to the stage of ``edge``: close what was open, settle which positions still matter."""
+        tested = self.graph.edges[edge]
+        receiver = tested.receiver
+        stage = (receiver.kind, receiver.layer, receiver.letter, tested.direct)
+        if stage != self._stage:
+            for opened in self._open:
+                self._state.close(opened)
+            self._open = {}
+            self._stage = stage
+            self._wave, self._answers = None, {}
+            lowest = self.graph.upstream(receiver)
+            while self._settled > lowest:
+                self._settled -= 1
+                self._state.settle(self._settled)
+        self._refocus(edge)
+        if not tested.direct and receiver not in self._open and self._matters(edge):
+            self._state.open(receiver)
+            self._open[receiver] = self._head_input(receiver) if receiver.kind == "head" else None
+
+    def _head_input(self, receiver: Receiver) -> HeadInput:
+        weights = self._weights(receiver.layer)
+        if self._gram is None and self._clean.config.norm != "none":
+            return PlainInputs(self._state, receiver, weights)
+        return LinearInputs(self._state, receiver, weights, self._gram)
+
+    def _weights(self, layer: int) -> LayerWeights:
+        return self.problem.store.layer(layer, self._focus)
+
+    # ---- trials
+
+    def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
+        """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
+        wave = Wave(self._state, len(trials), self._weights)
+        kind, layer, _, direct = self._stage or ("", 0, "", False)
+        if not any(trial.removed for trial in trials):
+            return self._loss.expand(len(trials))
+        if kind == "head":
+            if direct:
+                self._direct_trials(wave, layer, trials)
+            else:
+                self._head_trials(wave, layer, trials)
+            final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
+        else:
+            final = self._stream_trials(wave, Receiver(kind, layer), trials)
+        losses = self._loss.expand(len(trials)) if final is None else self._final_losses(final).expand(len(trials))
+        self._wave = wave
+        self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
+        return losses
+
+    def _final_losses(self, final: Tensor) -> Tensor:
+        items = self.problem.prompts.items.to(final.device)
+        positions = items[:, 1] if final.shape[-2] > 1 else torch.zeros_like(items[:, 1])
+        return self._losses(final[..., items[:, 0], positions, :])
+
+    def _senders(self, trial: Trial, receiver: Receiver) -> tuple[int, ...]:
+        """The senders that a trial takes from a receiver, as indices."""
+        incoming = self.graph.incoming(receiver)
+        return tuple(sorted(edge - incoming[0] for edge in trial.removed if edge in incoming))
+
+    def _stream_trials(self, wave: Wave, receiver: Receiver, trials: Sequence[Trial]) -> Tensor | None:
+        """Trials at an MLP's input or at the logits."""
+        state, need = self._state, self._state.receiver_need(receiver)
+        gone = at_need(self._clean.difference, need)
+        current = state.inputs[receiver]
+        sets = [self._senders(trial, receiver) for trial in trials]
+        senders = sorted({sender for members in sets for sender in members})
+        selection = current.new_tensor([[float(s in members) for s in senders] for members in sets])
+        x = current - (selection @ gone[senders].flatten(1)).view(len(trials), *gone.shape[1:])
+        wave.set_input(receiver, x)
+        if receiver.kind == "logits":
+            return x
+        wave.set_mlp(receiver.layer, mlp(self._clean.config, self._weights(receiver.layer), x))
+        return wave.run(receiver.layer + 1, heads_from=receiver.layer + 1, mlp_from=receiver.layer + 1)
+
+    def _head_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
+        """Trials of Addition edges into inputs of one letter of one layer."""
+        state, first = self._state, self._state.first_sender(layer)
+        for receiver, head_input in self._open.items():
+            sets = [self._senders(trial, receiver) for trial in trials]
+            distinct = sorted(set(sets) - {()})
+            if not distinct or head_input is None:
+                continue
+            index = [distinct.index(members) + 1 if members else 0 for members in sets]
+            projections = head_input.project(distinct)
+            old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
+            spread = index != list(range(1, len(distinct) + 1))
+            rows = torch.tensor(index, device=old.device)
+
+            def by_trial(values: Tensor, current: Tensor, rows: Tensor = rows, spread: bool = spread) -> Tensor:
+                return torch.cat((current[None], values))[rows] if spread else values
+
+            wave.set_projection(receiver, by_trial(projections, old))
+            for head in self.graph.shape.query_heads(receiver.letter, receiver.head):
+                if state.need[first + head] != NOWHERE:
+                    z = wave.attend(layer, head, {receiver: projections})
+                    wave.set_head(layer, head, by_trial(z, at_need(state.z[layer][head], state.need[first + head])))
+            wave.write(lambda j, at=head_input, sets=sets, r=receiver: self._take_senders(r, at, sets[j]))
+
+    def _take_senders(self, receiver: Receiver, head_input: HeadInput, senders: tuple[int, ...]) -> None:
+        if senders:
+            head_input.remove(senders)
+            gone = at_need(self._clean.difference, self._state.receiver_need(receiver))[list(senders)]
+            self._state.inputs[receiver] = self._state.inputs[receiver] - gone.sum(0)
+
+    def _direct_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
+        """Trials of Direct edges of one letter of one layer: the projection takes its ablated value."""
+        state, first = self._state, self._state.first_sender(layer)
+        receivers = {self.graph.edges[edge].receiver: edge for trial in trials for edge in trial.removed}
+        for receiver, edge in receivers.items():
+            need = state.receiver_need(receiver)
+            if need == NOWHERE:
+                continue
+            taken = torch.tensor([edge in trial.removed for trial in trials], device=self._clean.difference.device)
+            choice = taken[:, None, None, None]
+            ablated = at_need(self._ablated(receiver), need)[None]
+            old = at_need(state.projections[layer][receiver.letter][receiver.head], need)[None]
+            wave.set_projection(receiver, torch.where(choice, ablated, old))
+            for head in self.graph.shape.query_heads(receiver.letter, receiver.head):
+                if state.need[first + head] != NOWHERE:
+                    z = wave.attend(layer, head, {receiver: ablated})
+                    current = at_need(state.z[layer][head], state.need[first + head])[None]
+                    wave.set_head(layer, head, torch.where(choice, z, current))
+
+    def _ablated(self, receiver: Receiver) -> Tensor:
+        """A projection's value in the ablated run, by the weights under the current focus."""
+        corrupted, layer = self.problem.corrupted, receiver.layer
+        group = receiver.head
+        if receiver.letter == "q":
+            group = receiver.head * self.graph.shape.kv_heads // self.graph.shape.heads
+        if (layer, group) not in self._focus:
+            return corrupted.projections[layer][receiver.letter][receiver.head]
+        x = corrupted.resid_pre[layer][None]
+        return project(self._clean.config, self._weights(layer), receiver.letter, x, rows=[receiver.head])[0]
+
+    # ---- mixed precision: the state follows the focus
+
+    def _refocus(self, edge: int) -> None:
+        """Bring the current state under the focus of ``edge``: one wave per layer whose heads change precision."""
+        wanted = focus_of(self.graph, self.graph.edges[edge], self.problem.focus)
+        changed = self._focus ^ wanted
+        for layer in sorted({layer for layer, _ in changed}, reverse=True):
+            before = self._weights(layer)
+            self._focus = frozenset(at for at in self._focus if at[0] != layer) | {at for at in wanted if at[0] == layer}
+            self._change_weights(layer, sorted(group for at, group in changed if at == layer), before)
+
+    def _change_weights(self, layer: int, groups: Sequence[int], before: LayerWeights) -> None:
+        """Compute the groups' heads again by the weights under the new focus, from their current inputs."""
+        state, shape = self._state, self.graph.shape
+        after, first = self._weights(layer), state.first_sender(layer)
+        wave = Wave(state, 1, self._weights)
+        per_group = shape.heads // shape.kv_heads
+        for group in groups:
+            heads = range(group * per_group, (group + 1) * per_group)
+            fresh: dict[Receiver, Tensor] = {}
+            for letter, indices in (("q", heads), ("k", (group,)), ("v", (group,))):
+                for index in indices:
+                    receiver = Receiver("head", layer, index, letter)
+                    if state.receiver_need(receiver) != NOWHERE:
+                        fresh[receiver] = self._projection(receiver, after)[None]
+                        wave.set_projection(receiver, fresh[receiver])
+            for head in heads:
+                need = state.need[first + head]
+                if need != NOWHERE:
+                    old = at_need(state.z[layer][head], need) @ before.W_O[head]
+                    z = wave.attend(layer, head, fresh)
+                    wave.set_head(layer, head, z)
+                    wave.changes[first + head] = z @ after.W_O[head] - old
+        final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
+        wave.choose(0)
+        self._open = {receiver: self._head_input(receiver) if at else None for receiver, at in self._open.items()}
+        self._wave, self._answers = None, {}
+        if final is not None:
+            self._loss = self._final_losses(final)[0]
+
+    def _projection(self, receiver: Receiver, weights: LayerWeights) -> Tensor:
+        """A head's current projection, computed from its current input by ``weights``."""
+        state, need = self._state, self._state.receiver_need(receiver)
+        if not state.online[receiver]:
+            return at_need(self._ablated(receiver), need)
+        x = state.inputs.get(receiver)
+        x = at_need(state.clean_input(receiver), need) if x is None else x
+        start = 0 if need == EVERYWHERE else self._clean.difference.shape[-2] - 1
+        return project(self._clean.config, weights, receiver.letter, x[None], first=start, rows=[receiver.head])[0]

@@ -1,0 +1,109 @@
+"""The loss of many trials from their final residual streams, at the least cost each objective allows.
+
+KL(clean || patched) needs no log-probabilities of the vocabulary: with p the clean distribution, x the patched and x0 the
+clean normed residual, KL = logsumexp(x W_U + b) - logsumexp(x0 W_U + b) - (x - x0) . (W_U p). The vocabulary is walked in
+tiles that stay in cache, and the dot product is taken in float64, since it cancels against the logsumexp. Differences of
+logits need the columns they name and no others.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.engine.problem import Problem
+from pahq.metrics import Kl, LogitDifference, Margin, Objective, gather_items
+from pahq.model.forward import normalise
+from pahq.model.forward import logits as model_logits
+
+TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
+
+
+class Losses(Protocol):
+    """[*trial, item, d_model] residuals at the metric's items, before the final norm, to [*trial] losses in float64."""
+
+    def __call__(self, resid: Float[Tensor, "*trial item d_model"]) -> Float[Tensor, "*trial"]: ...
+
+
+def losses_for(problem: Problem) -> Losses:
+    """The cheapest exact evaluation of the problem's objective."""
+    objective = problem.objective
+    if isinstance(objective, Kl):
+        return _KlLosses(problem)
+    if isinstance(objective, LogitDifference):
+        columns = torch.stack((objective.answer, objective.wrong), dim=1)
+        return _ColumnLosses(problem, columns)
+    if isinstance(objective, Margin):
+        return _ColumnLosses(problem, torch.cat((objective.answer[:, None], objective.wrong), dim=1))
+    return _PlainLosses(problem)
+
+
+class _PlainLosses:
+    """All logits, then the objective itself."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._model, self._objective = problem.store.full, problem.objective
+
+    def __call__(self, resid: Tensor) -> Tensor:
+        model = self._model
+        normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
+        return self._objective.loss(normed @ model.W_U + model.b_U).double()
+
+
+class _ColumnLosses:
+    """Logit of column 0 minus the largest of the other columns, each item having columns of its own."""
+
+    def __init__(self, problem: Problem, columns: Tensor) -> None:
+        model = self._model = problem.store.full
+        self._weights = model.W_U.T[columns]  # [item, column, d_model]
+        self._bias = model.b_U[columns]
+        self.objective: Objective = problem.objective
+
+    def __call__(self, resid: Tensor) -> Tensor:
+        model = self._model
+        normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
+        logits = torch.einsum("...id,icd->...ic", normed, self._weights) + self._bias
+        return -(logits[..., 0] - logits[..., 1:].amax(-1)).double().mean(-1)
+
+
+class _KlLosses:
+    """The identity of the module's text."""
+
+    def __init__(self, problem: Problem) -> None:
+        model = self._model = problem.store.full
+        assert isinstance(problem.objective, Kl)
+        probabilities = problem.objective.clean.exp()
+        self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [item, d_model]
+        self._mean_bias = (probabilities @ model.b_U).double()
+        self._has_bias = bool((model.b_U != 0).any())
+        self._by_token = model.W_U.T if model.W_U.T.is_contiguous() else model.W_U.T.contiguous()
+        # KL is taken against the full-precision clean model, whose logits the objective was made from.
+        clean_logits = gather_items(model_logits(model, problem.prompts.clean), problem.prompts.items)
+        clean = clean_logits.double()
+        expected = (problem.objective.clean.double().exp() * clean).sum(-1)
+        self._constant = expected - clean.logsumexp(-1)  # sum_t p_t log p_t
+
+    def __call__(self, resid: Tensor) -> Tensor:
+        model = self._model
+        normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
+        mean_logit = (normed.double() * self._direction).sum(-1) + self._mean_bias
+        return (self._constant + self._logsumexp(normed) - mean_logit).mean(-1)
+
+    def _logsumexp(self, normed: Tensor) -> Tensor:
+        """Over the vocabulary in tiles, each row's running maximum taken out first, so that nothing overflows."""
+        rows = normed.reshape(-1, normed.shape[-1])
+        vocabulary = self._by_token.shape[0]
+        tile = min(vocabulary, max(256, TILE // rows.shape[0]))
+        highest = rows.new_full((rows.shape[0], 1), float("-inf"))
+        total = rows.new_zeros(rows.shape[0], dtype=torch.float64)
+        for start in range(0, vocabulary, tile):
+            part = slice(start, start + tile)
+            bias = self._model.b_U[part] if self._has_bias else None
+            logits = torch.nn.functional.linear(rows, self._by_token[part], bias)
+            before, highest = highest, torch.maximum(highest, logits.amax(-1, keepdim=True))
+            total *= (before - highest)[:, 0].double().exp()
+            total += logits.sub_(highest).exp_().sum(-1)
+        return (total.log() + highest[:, 0]).view(normed.shape[:-1])

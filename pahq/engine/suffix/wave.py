@@ -1,0 +1,150 @@
+"""One wave: many trials' changes carried from where they start down to the logits.
+
+Only nodes that are alive and whose input changed are computed again; a changed sender adds (new - current) along its
+present edges and nowhere else. The trials are the leading axis of every tensor ([trial, batch, pos, ...], or 1 where
+all trials agree). Nothing is written to the state until one trial is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
+from pahq.graph import Receiver
+from pahq.model.forward import attention, mlp, project
+from pahq.model.weights import LayerWeights
+
+
+class Wave:
+    """Collects what each trial would change. ``weights(l)`` gives the layer's weights under the current focus."""
+
+    def __init__(self, state: State, trials: int, weights: Callable[[int], LayerWeights]) -> None:
+        self.state = state
+        self.trials = trials
+        self.weights = weights
+        self.changes: dict[int, Float[Tensor, "trial batch pos d_model"]] = {}  # by sender: new minus current output
+        self._writes: list[Callable[[int], None]] = []
+
+    def write(self, action: Callable[[int], None]) -> None:
+        """Register what choosing a trial (by its index) does to the state."""
+        self._writes.append(action)
+
+    def choose(self, trial: int) -> None:
+        """Make one trial the current state."""
+        for action in self._writes:
+            action(trial)
+
+    def set_input(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_model"]) -> None:
+        self.write(lambda j: self.state.inputs.__setitem__(receiver, pick(values, j).clone()))
+
+    def set_projection(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_head"]) -> None:
+        place = self.state.projections[receiver.layer][receiver.letter][receiver.head]
+        self.write(lambda j: self.state.write(place, pick(values, j)))
+
+    def set_head(self, layer: int, head: int, z: Float[Tensor, "trial batch pos d_head"]) -> None:
+        """A head's new z: its change goes on through W_O."""
+        sender = self.state.first_sender(layer) + head
+        place = self.state.z[layer][head]
+        self.changes[sender] = (z - at_need(place, self.state.need[sender])) @ self.weights(layer).W_O[head]
+        self.write(lambda j: self.state.write(place, pick(z, j)))
+
+    def set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"]) -> None:
+        sender = self.state.first_sender(layer) + self.state.graph.shape.heads
+        place = self.state.mlp[layer]
+        self.changes[sender] = output - at_need(place, self.state.need[sender])
+        self.write(lambda j: self.state.write(place, pick(output, j)))
+
+    def run(self, layer: int, *, heads_from: int, mlp_from: int) -> Float[Tensor, "trial batch pos d_model"] | None:
+        """Carry the changes on: heads of layers ``heads_from`` on, MLPs of layers ``mlp_from`` on.
+
+        Returns the final residual stream where the metric needs it, or None if no change arrives there.
+        """
+        shape = self.state.graph.shape
+        for at in range(layer, shape.layers):
+            if at >= heads_from:
+                self._heads(at)
+            if shape.mlp and at >= mlp_from:
+                self._mlp(at)
+        return self._gather(Receiver("logits"))
+
+    def _touched(self, layer: int) -> dict[Receiver, list[int]]:
+        found: dict[Receiver, list[int]] = {}
+        for sender in self.changes:
+            for child in self.state.children[sender]:
+                if child.layer == layer and child.kind == "head":
+                    found.setdefault(child, []).append(sender)
+        return found
+
+    def _gather(self, receiver: Receiver) -> Tensor | None:
+        """The receiver's new input, or None if none of its senders changed."""
+        need = self.state.receiver_need(receiver)
+        senders = [sender for sender in self.changes if receiver in self.state.children[sender]]
+        if need == NOWHERE or not senders:
+            return None
+        total = at_need(self.changes[senders[0]], need)
+        for sender in senders[1:]:
+            total = total + at_need(self.changes[sender], need)
+        value = self.state.inputs[receiver] + total
+        self.set_input(receiver, value)
+        return value
+
+    def _heads(self, layer: int) -> None:
+        state = self.state
+        touched = self._touched(layer)
+        batches: dict[tuple[str, int], list[Receiver]] = {}
+        for receiver in touched:
+            need = state.receiver_need(receiver)
+            if need != NOWHERE:
+                batches.setdefault((receiver.letter, need), []).append(receiver)
+        fresh: dict[Receiver, Tensor] = {}
+        for (letter, need), receivers in batches.items():
+            values = self._project(layer, letter, need, receivers, touched)
+            fresh.update(zip(receivers, values, strict=True))
+        changed = {head for r in fresh for head in state.graph.shape.query_heads(r.letter, r.head)}
+        first = state.first_sender(layer)
+        for head in sorted(changed):
+            if state.need[first + head] != NOWHERE:
+                self.set_head(layer, head, self.attend(layer, head, fresh))
+
+    def _project(
+        self, layer: int, letter: str, need: int, receivers: list[Receiver], touched: dict[Receiver, list[int]]
+    ) -> Float[Tensor, "receiver trial batch pos d_head"]:
+        state = self.state
+        senders = sorted({sender for receiver in receivers for sender in touched[receiver]})
+        changes = torch.stack([at_need(self.changes[s], need).expand(self.trials, -1, -1, -1) for s in senders])
+        mask = changes.new_tensor([[float(s in touched[r]) for s in senders] for r in receivers])
+        inputs = torch.stack([state.inputs[receiver] for receiver in receivers])[:, None]
+        x = inputs + (mask @ changes.flatten(1)).view(len(receivers), *changes.shape[1:])
+        start = 0 if need == EVERYWHERE else state.clean.z[layer].shape[-2] - 1
+        rows = [receiver.head for receiver in receivers]
+        flat = project(state.clean.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
+        values = flat.unflatten(1, x.shape[1:3])
+        for i, receiver in enumerate(receivers):
+            self.set_input(receiver, x[i])
+            self.set_projection(receiver, values[i])
+        return values
+
+    def attend(self, layer: int, head: int, fresh: dict[Receiver, Tensor]) -> Float[Tensor, "trial batch pos d_head"]:
+        """A head's z from its current projections, those in ``fresh`` replaced."""
+        state, shape = self.state, self.state.graph.shape
+        group = head * shape.kv_heads // shape.heads
+        parts = {}
+        for letter, index in (("q", head), ("k", group), ("v", group)):
+            new = fresh.get(Receiver("head", layer, index, letter))
+            parts[letter] = state.projections[layer][letter][index][None] if new is None else new
+        need = state.need[state.first_sender(layer) + head]
+        return attention(state.clean.config, at_need(parts["q"], need), parts["k"], parts["v"])
+
+    def _mlp(self, layer: int) -> None:
+        x = self._gather(Receiver("mlp", layer))
+        if x is not None:
+            self.set_mlp(layer, mlp(self.state.clean.config, self.weights(layer), x))
+
+
+def pick(values: Float[Tensor, "trial *rest"], trial: int) -> Float[Tensor, "*rest"]:
+    """A trial's row of a tensor whose trial axis may be 1 (all trials agree)."""
+    return values[trial if values.shape[0] > 1 else 0]

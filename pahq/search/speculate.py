@@ -1,0 +1,168 @@
+"""ACDC many tests at a time: the sequential algorithm, not an approximation of it.
+
+The coming decisions are predicted (at first: all removed), a window of tests is measured in one call as if the
+predictions held, and the answers are accepted up to and including the first wrong prediction; what was measured behind
+it predicts the next window. Tests share a window when they belong to one letter of one layer, since their nodes'
+connections are all decided before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import groupby
+from typing import Protocol
+
+from pahq.engine.base import Engine, Trial
+from pahq.search.acdc import Decision, Liveness, check_done, is_removed, visit_edges
+from pahq.search.order import Order, Visit, visits
+
+# Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
+FIRST_GUESS = {"logits": 0.5, "mlp": 0.1, "direct": 0.2, "head": 0.03}
+MEMORY = 0.9  # of the running share of wrong predictions
+
+
+class WindowEngine(Engine, Protocol):
+    """An engine that says how many trials around an edge it likes to measure at once."""
+
+    def window(self, edge: int) -> int: ...
+
+
+def speculate(
+    engine: WindowEngine,
+    order: Order,
+    threshold: float,
+    *,
+    absolute: bool = False,
+    focus: Callable[[int], Hashable] = lambda edge: None,
+    done: Sequence[Decision] = (),
+    widest: int | None = None,
+    adaptive: bool = True,
+) -> Iterator[Decision]:
+    """The decisions of ``pahq.search.acdc.acdc``, in its order.
+
+    ``widest`` caps the windows (1: one test at a time); without ``adaptive`` every window is as wide as allowed.
+    """
+    search = _Search(engine, threshold, absolute, focus, list(done), widest, adaptive)
+    live = Liveness(engine.graph)
+    for key, members in groupby(visits(engine.graph), key=_stage):
+        edges: list[int] = []
+        for visit in members:
+            tests = visit_edges(engine.graph, visit, order)
+            if live.needed(visit):
+                edges += tests
+            else:
+                engine.remove(tests)
+                for edge in tests:
+                    live.take(edge)
+        for decision in search.run(edges, FIRST_GUESS["direct" if key[3] else key[0]]):
+            if decision.removed:
+                live.take(decision.edge)
+            if decision.index >= len(done):
+                yield decision
+
+
+def _stage(visit: Visit) -> tuple[str, int, str, bool]:
+    return visit.receiver.kind, visit.receiver.layer, visit.receiver.letter, visit.direct
+
+
+class _Search:
+    """Runs one stage after the other; carries the current loss, the focus and the resumed decisions."""
+
+    def __init__(
+        self,
+        engine: WindowEngine,
+        threshold: float,
+        absolute: bool,
+        focus: Callable[[int], Hashable],
+        done: list[Decision],
+        widest: int | None,
+        adaptive: bool,
+    ) -> None:
+        self._engine, self._threshold, self._absolute = engine, threshold, absolute
+        self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
+        self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
+
+    def run(self, edges: list[int], wrong: float) -> Iterator[Decision]:
+        position = 0
+        predicted: dict[int, bool] = {}  # edge -> removed
+        while position < len(edges):
+            if self._index < len(self._done):
+                yield self._repeat(edges[position])
+                position += 1
+                continue
+            window = self._window(edges[position:], wrong)
+            guesses = [predicted.get(edge, True) for edge in window]
+            accepted = self._measure(window, guesses, predicted)
+            yield from accepted
+            position += len(accepted)
+            missed = accepted[-1].removed != guesses[len(accepted) - 1]
+            wrong = MEMORY * wrong + (1 - MEMORY) * (missed / len(accepted))
+
+    def _repeat(self, edge: int) -> Decision:
+        decision = self._done[self._index]
+        check_done(self._engine.graph, decision, self._index, edge)
+        if decision.removed:
+            self._engine.remove([edge])
+        self._advance(decision)
+        return decision
+
+    def _advance(self, decision: Decision) -> None:
+        self._current = decision.after if decision.removed else decision.before
+        self._in_focus = self._focus(decision.edge)
+        self._index += 1
+
+    def _window(self, edges: list[int], wrong: float) -> list[int]:
+        """The next edges to measure together: one focus, as many as pay off."""
+        cap = self._engine.window(edges[0])
+        cap = min(cap, len(edges), self._widest or cap)
+        if self._adaptive:
+            cap = worthwhile(cap, wrong)
+        in_focus = self._focus(edges[0])
+        count = 1
+        while count < cap and self._focus(edges[count]) == in_focus:
+            count += 1
+        return edges[:count]
+
+    def _measure(self, window: list[int], guesses: list[bool], predicted: dict[int, bool]) -> list[Decision]:
+        """Measure a window, accept up to the first wrong guess, take the accepted removals for good."""
+        trials, gone = [], list[int]()
+        before = []  # index of the trial whose loss is each test's current loss; -1: the state's own
+        last = -1
+        for i, (edge, guess) in enumerate(zip(window, guesses, strict=True)):
+            trials.append(Trial(edge, (*gone, edge)))
+            before.append(last)
+            if guess:
+                gone.append(edge)
+                last = i
+        if self._index == 0 or self._focus(window[0]) != self._in_focus:
+            self._current = self._engine.measure([Trial(window[0], ())])[0]
+        losses = self._engine.measure(trials)
+        accepted: list[Decision] = []
+        taken: list[int] = []
+        stopped = False
+        for i, (edge, guess) in enumerate(zip(window, guesses, strict=True)):
+            current = self._current if before[i] < 0 else losses[before[i]]
+            removed = is_removed(losses[i] - current, self._threshold, absolute=self._absolute)
+            if stopped:
+                predicted[edge] = removed  # measured in a state that did not come about: a guess, no decision
+                continue
+            accepted.append(Decision(self._index + i, edge, current, losses[i], removed))
+            if removed:
+                taken.append(edge)
+            stopped = removed != guess
+        self._engine.remove(taken)
+        for decision in accepted:
+            self._advance(decision)
+        return accepted
+
+
+def worthwhile(cap: int, wrong: float, overhead: float = 1.0) -> int:
+    """The window that accepts most tests per unit of work, if each guess is wrong with probability ``wrong``.
+
+    A window of k costs ``overhead`` + k and is expected to accept (1 - (1 - wrong)^k) / wrong.
+    """
+    wrong = max(wrong, 1e-3)
+    sizes = [1]
+    while sizes[-1] < cap:
+        sizes.append(min(cap, 2 * sizes[-1]))
+    return max(sizes, key=lambda k: (1 - (1 - wrong) ** k) / wrong / (overhead + k))
