@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
-from pahq.engine.base import Engine
 from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
 from pahq.memory import PeakMemory
 from pahq.model import load_model
 from pahq.model.weights import Model
-from pahq.precision.store import focus_of
+from pahq.precision.store import Focus, focus_of
 from pahq.results import (
     SCHEMA,
     Journal,
@@ -37,10 +37,13 @@ from pahq.results import (
 )
 from pahq.search.acdc import Decision, acdc, circuit_of
 from pahq.search.order import Order
+from pahq.search.speculate import speculate
 from pahq.tasks import build_task
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
 
+
+ENGINES = ("suffix", "reference")
 
 
 def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
@@ -64,7 +67,7 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     decisions = [_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
-    write_json(folder / "circuit.json", circuit.to_json())
+    write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
     values = _summary(cell, model, problem.graph, decisions, circuit) | {
         "fresh": judge(model, task, circuit, cell),
         "seconds": sum(line.seconds for line in lines),
@@ -85,25 +88,33 @@ def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
     return model.to(dtype=getattr(torch, cell.engine.dtype)), build_task(cell.task, model, cell.seed)
 
 
-def make_engine(name: str, problem: Problem) -> Engine:
-    """The engine called ``name`` on a problem."""
-    engines = {"reference": ReferenceEngine}
-    if name not in engines:
-        raise unknown("engine", name, engines)
-    return engines[name](problem)
+def start_search(
+    engine: str,
+    problem: Problem,
+    order: Order,
+    threshold: float,
+    *,
+    absolute: bool = False,
+    done: Sequence[Decision] = (),
+) -> Iterator[Decision]:
+    """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
+    graph = problem.graph
+
+    def focus(edge: int) -> Focus:
+        return focus_of(graph, graph.edges[edge], problem.focus)
+
+    if engine == "reference":
+        return acdc(ReferenceEngine(problem), order, threshold, absolute=absolute, focus=focus, done=done)
+    if engine == "suffix":
+        return speculate(SuffixEngine(problem), order, threshold, absolute=absolute, focus=focus, done=done)
+    raise unknown("engine", engine, ENGINES)
 
 
-def search(cell: CellConfig, problem: Problem, done: list[Decision]) -> Iterator[Decision]:
+def search(cell: CellConfig, problem: Problem, done: Sequence[Decision]) -> Iterator[Decision]:
     """The cell's search, going on after the decisions ``done``."""
-    method, graph = cell.method, problem.graph
-    return acdc(
-        make_engine(cell.engine.name, problem),
-        Order(method.heads, method.senders),
-        cell.threshold,
-        absolute=method.absolute,
-        focus=lambda edge: focus_of(graph, graph.edges[edge], method.focus),
-        done=done,
-    )
+    method = cell.method
+    order = Order(method.heads, method.senders)
+    return start_search(cell.engine.name, problem, order, cell.threshold, absolute=method.absolute, done=done)
 
 
 def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
@@ -188,7 +199,7 @@ def _summary(
         "kept": len(circuit),
         "kept_addition": len(circuit) - direct,
         "kept_direct": direct,
-        "kept_cleaned": len(circuit.cleaned()),
+        "kept_cleaned": len(circuit.cleaned(ablation=cell.task.ablation)),
         "search": {
             "metric": cell.task.metric,
             "start": decisions[0].before,

@@ -45,13 +45,15 @@ class Circuit:
     def __len__(self) -> int:
         return sum(self.present)
 
-    def cleaned(self) -> Circuit:
-        """The circuit without edges that lie on no path from an embedding to the logits.
+    def cleaned(self, *, ablation: str = "corrupted") -> Circuit:
+        """The circuit without edges that change no output: those on no path from an embedding to the logits.
 
-        ACDC keeps such edges (a Direct edge whose input lost every parent, say). Dropping them changes no output,
-        since a node without live input takes its corrupted value either way.
+        ACDC keeps such edges (a Direct edge whose input lost every parent, say). With corrupted prompts a node without
+        live input takes its corrupted value either way. Not so under zero and mean ``ablation``: what a node makes of
+        ablated inputs (its biases, at least) differs from its ablated output, so there every sender counts as a start.
         """
-        live = self._reached_from_embedding()
+        every = ablation != "corrupted"
+        live = [True] * len(self.graph.senders) if every else self._reached_from_embedding()
         used = self._reaching_logits()
         graph = self.graph
         kept = []
@@ -105,9 +107,10 @@ class Circuit:
             receiver.kind == "logits"
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, *, ablation: str = "corrupted") -> dict[str, Any]:
+        """What ``circuit.json`` holds; ``ablation`` decides what cleaning may drop."""
         shape = asdict(self.graph.shape) | {"direct_edges": self.graph.n_direct > 0}
-        return {"graph": shape, "edges": list(self.edges), "cleaned": list(self.cleaned().edges)}
+        return {"graph": shape, "edges": list(self.edges), "cleaned": list(self.cleaned(ablation=ablation).edges)}
 
     @classmethod
     def read(cls, path: Path) -> Circuit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -65,7 +66,9 @@ class PrecisionConfig(_Frozen):
 
 
 class EngineConfig(_Frozen):
-    name: Literal["reference"] = "reference"
+    """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions."""
+
+    name: Literal["suffix", "reference"] = "suffix"
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -91,13 +94,14 @@ class CellConfig(_Frozen):
     @classmethod
     def _settle_precision(cls, values: Any) -> Any:
         """``precision=auto``: float32 for ACDC, the recommended int8 (MLPs in bf16, as the paper) elsewhere."""
-        if isinstance(values, dict) and isinstance(values.get("precision"), dict) and isinstance(values.get("method"), dict):
-            if values["precision"].get("heads", "auto") == "auto":
-                full = values["method"].get("name") == "acdc"
-                settled = {"name": "float32" if full else "int8", "heads": "float32" if full else "int8", "scales": "row"}
-                settled["mlp"] = "float32" if full else "bf16"
-                return values | {"precision": settled}
-        return values
+        if not isinstance(values, dict):
+            return values
+        precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
+        if precision is None or method is None or precision.get("heads", "auto") != "auto":
+            return values
+        if method.get("name") == "acdc":
+            return values | {"precision": {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}}
+        return values | {"precision": {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}}
 
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:
@@ -134,32 +138,47 @@ class RunConfig(_Frozen):
 def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
     """Split a composed configuration into its two halves; PahqError in one sentence if anything is off."""
     values = dict(composed)
-    run = dict(values.pop("run", None) or {})
+    run = values.pop("run", None) or {}
+    if not isinstance(run, Mapping):
+        raise PahqError(f"run: a mapping was expected (got {run!r}); known keys: {', '.join(sorted(RunConfig.model_fields))}")
     if "wandb" in values:
-        run["wandb"] = values.pop("wandb")
+        run = {**run, "wandb": values.pop("wandb")}
     try:
-        return CellConfig(**values), RunConfig(**run)
+        cell = CellConfig(**values)
     except ValidationError as error:
-        raise PahqError(one_sentence(error)) from None
+        raise PahqError(one_sentence(error, CellConfig, also=("run", "wandb"))) from None
+    try:
+        return cell, RunConfig(**run)
+    except ValidationError as error:
+        raise PahqError(one_sentence(error, RunConfig, prefix="run.")) from None
 
 
-def one_sentence(error: ValidationError) -> str:
-    """The first fault of a validation error: where, what, and what is known there."""
+def one_sentence(
+    error: ValidationError, model: type[BaseModel] | None = None, *, prefix: str = "", also: tuple[str, ...] = ()
+) -> str:
+    """The first fault of a validation error: where (after ``prefix``), what, and what is known there.
+
+    ``model`` is what was being validated, for the keys that it knows (and ``also``) in the place of an unknown one.
+    """
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    place = prefix + ".".join(str(part) for part in fault["loc"]) if fault["loc"] else ""
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {place!r}; known: {', '.join(_known_keys(fault['loc']))}"
+        if model is None:
+            return f"unknown key {place!r}"
+        return f"unknown key {place!r}; known: {', '.join(_known_keys(model, fault['loc'], also))}"
     got = "" if fault["type"] in ("value_error", "missing") else f" (got {fault['input']!r})"
     return f"{place}: {message}{got}" if place else message
 
 
-def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    model: Any = CellConfig
-    keys = list(CellConfig.model_fields) + ["run", "wandb"]
+def _known_keys(model: Any, place: tuple[int | str, ...], also: tuple[str, ...]) -> list[str]:
     for part in place[:-1]:
-        model = model.model_fields[part].annotation
-        keys = list(model.model_fields)
-    if len(place) == 1 and place[0] in RunConfig.model_fields:
-        return list(RunConfig.model_fields)
-    return sorted(keys)
+        model, also = model.model_fields[part].annotation, ()
+    return sorted([*model.model_fields, *also])
+
+
+def _mapping(value: Any) -> dict[str, Any] | None:
+    """A part of a configuration as a mapping, be it one already or a validated value; None if it is neither."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return value if isinstance(value, dict) else None

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import torch
 
-from pahq.cell import check_device, make_engine, rerun
+from pahq.cell import ENGINES, check_device, rerun, start_search
 from pahq.config import CellConfig
-from pahq.engine.base import Engine
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
 from pahq.results import read_journal, read_json
-from pahq.search.acdc import Decision, acdc
+from pahq.search.acdc import Decision
 
 TOLERANCE = 1e-5  # of an effect, in the metric's units; what float32 engines differ by is a hundredth of it
-ENGINES = ("reference",)
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,7 @@ def replay(run: RecordedRun, *, engine: str, dtype: str, device: str) -> Compari
         direct_edges=run.direct_edges,
     )
     check_edges(run, problem.graph)
-    chosen: Engine = make_engine(engine, problem)
-    search = acdc(chosen, run.order, run.threshold, absolute=run.absolute)
+    search = start_search(engine, problem, run.order, run.threshold, absolute=run.absolute)
     return compare(run.name, run.tests, search, lambda edge: str(problem.graph.edges[edge]), run.threshold)
 
 

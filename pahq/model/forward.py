@@ -1,12 +1,13 @@
 """The forward pass as pure functions with an explicit head axis.
 
-One set of functions serves GPT-2-like, attention-only, Tracr and Llama/Qwen-like models; ``ModelConfig`` decides. Every
-head reads an input of its own ([head, ..., d_model]), since an edge search patches heads one by one.
+One set of functions serves GPT-2-like, attention-only, Tracr and Llama/Qwen-like models; ``ModelConfig``
+decides. Every head reads an input of its own ([head, ..., d_model]), since an edge search patches heads one
+by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pahq.errors import PahqError
 from pahq.model.weights import LayerWeights, Model, ModelConfig
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -40,10 +42,12 @@ def _rms(config: ModelConfig, x: Tensor, weight: Tensor | None) -> Tensor:
     return scaled if weight is None else scaled * weight
 
 
-def rotate(config: ModelConfig, x: Float[Tensor, "*batch pos d_head"], first: int) -> Float[Tensor, "*batch pos d_head"]:
-    """Rotary position embedding in the half-split layout of Llama; ``first`` is the position of ``x[..., 0, :]``.
+def rotate(
+    config: ModelConfig, x: Float[Tensor, "*batch pos d_head"], first: int
+) -> Float[Tensor, "*batch pos d_head"]:
+    """Rotary position embedding in Llama's half-split layout; ``first`` is the position of ``x[..., 0, :]``.
 
-    Su et al. 2021 (RoFormer). Angles are computed in float64, so that the dtype of x alone sets the precision.
+    Su et al. 2021 (RoFormer). Angles are computed in float64, so the dtype of x alone sets the precision.
     """
     half = x.shape[-1] // 2
     frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
@@ -65,19 +69,28 @@ def project(
 ) -> Float[Tensor, "letter_head batch pos d_head"]:
     """A head's q, k or v from that head's own residual input: norm, product, bias, q/k norm, rotation.
 
-    ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads that ``x``
-    holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
+    ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
+    that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
     weight, bias = layer.weight(letter), layer.bias(letter)
     if rows is not None:
         weight, bias = weight[list(rows)], bias[list(rows)]
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
-    out = torch.matmul(normed, weight[:, None]) + bias[:, None, None]
+    if normed.shape[0] != weight.shape[0]:
+        normed = normed.expand(weight.shape[0], *normed.shape[1:])
+    # One product per head over all its rows: broadcasting the weight over the batch would copy it.
+    rows_of_head = normed.reshape(weight.shape[0], -1, normed.shape[-1])
+    out = torch.baddbmm(bias[:, None], rows_of_head, weight).view(*normed.shape[:-1], weight.shape[-1])
     return finish_projection(config, layer, letter, out, first=first)
 
 
 def finish_projection(
-    config: ModelConfig, layer: LayerWeights, letter: str, out: Float[Tensor, "*batch pos d_head"], *, first: int = 0
+    config: ModelConfig,
+    layer: LayerWeights,
+    letter: str,
+    out: Float[Tensor, "*batch pos d_head"],
+    *,
+    first: int = 0,
 ) -> Float[Tensor, "*batch pos d_head"]:
     """What follows the product and bias of a projection: q/k norm and rotation (v has neither)."""
     if letter == "v":
@@ -113,7 +126,8 @@ def attention(
     scores = torch.matmul(q, k.transpose(-1, -2)) / config.d_head**0.5
     queries, positions = scores.shape[-2:]
     if config.causal and queries > 1:
-        future = torch.ones(queries, positions, dtype=torch.bool, device=q.device).triu(positions - queries + 1)
+        every = torch.ones(queries, positions, dtype=torch.bool, device=q.device)
+        future = every.triu(positions - queries + 1)
         scores = scores.masked_fill(future, float("-inf"))
     return torch.matmul(scores.softmax(-1), v)
 
@@ -122,12 +136,17 @@ def head_outputs(
     layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"]
 ) -> Float[Tensor, "head batch pos d_model"]:
     """Each head's contribution to the residual stream, without the shared bias b_O."""
-    return torch.matmul(z, layer.W_O[:, None])
+    return torch.bmm(z.flatten(1, -2), layer.W_O).view(*z.shape[:-1], layer.W_O.shape[-1])
 
 
-def mlp(config: ModelConfig, layer: LayerWeights, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+def mlp(
+    config: ModelConfig, layer: LayerWeights, x: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
     """Norm, MLP (gated or not) and its output bias."""
-    assert layer.W_in is not None and layer.W_out is not None
+    assert layer.W_in is not None
+    assert layer.b_in is not None
+    assert layer.W_out is not None
+    assert layer.b_out is not None
     normed = normalise(config, x, layer.ln2_w, layer.ln2_b)
     activation = ACTIVATIONS[config.activation]
     if layer.W_gate is not None:
@@ -144,8 +163,16 @@ def unembed(model: Model, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "
     return out
 
 
-def embeddings(model: Model, tokens: Int[Tensor, "batch pos"], *, split: bool) -> list[Float[Tensor, "batch pos d_model"]]:
-    """The senders below layer 0: token and position embedding, added up or (``split``) apart."""
+def embeddings(
+    model: Model, tokens: Int[Tensor, "batch pos"], *, split: bool
+) -> list[Float[Tensor, "batch pos d_model"]]:
+    """The senders below layer 0: token and position embedding, added up or (``split``) apart.
+
+    Raises PahqError for prompts longer than the model's context, which rotary models would otherwise accept.
+    """
+    length, context = tokens.shape[1], model.config.context
+    if length > context:
+        raise PahqError(f"prompts of {length} tokens exceed the model's context of {context}")
     tokens = tokens.to(model.W_E.device)
     token = model.W_E[tokens]
     if model.W_pos is None:
@@ -158,8 +185,9 @@ def embeddings(model: Model, tokens: Int[Tensor, "batch pos"], *, split: bool) -
 class Run:
     """Everything one forward pass computed that a search asks for.
 
-    ``senders`` follows ``Graph.senders``. ``projections[layer]`` maps a letter to [letter_head, batch, pos, d_head].
-    ``resid_pre``, ``resid_mid`` and ``final`` are the residual stream before attention, before the MLP and at the end.
+    ``senders`` follows ``Graph.senders``. ``projections[layer]`` maps a letter to [letter_head, batch, pos,
+    d_head]. ``resid_pre``, ``resid_mid`` and ``final`` are the residual stream before attention, before the
+    MLP and at the end.
     """
 
     senders: Float[Tensor, "sender batch pos d_model"]
@@ -177,7 +205,7 @@ def run_senders(
 ) -> Run:
     """Run the model from the embedding senders ``start``, keeping every sender's output.
 
-    With ``fixed`` (zero and mean ablation) each sender's output is replaced by its row before anything reads it.
+    With ``fixed`` (zero and mean ablation) each sender's output is replaced by its row before it is read.
     """
     config = model.config
     senders: list[Tensor] = []

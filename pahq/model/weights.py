@@ -1,7 +1,7 @@
 """A model's numbers: configuration, weights by head, and the check that a set of tensors is such a model.
 
-Tensor names and shapes follow TransformerLens (``blocks.0.attn.W_Q`` is [head, d_model, d_head]), since that is what
-recorded runs, compiled Tracr programs and the field's notebooks use.
+Tensor names and shapes follow TransformerLens (``blocks.0.attn.W_Q`` is [head, d_model, d_head]), since that
+is what recorded runs, compiled Tracr programs and the field's notebooks use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from pahq.errors import PahqError
@@ -35,16 +35,16 @@ class ModelConfig(BaseModel):
     kv_heads: PositiveInt
     d_model: PositiveInt
     d_head: PositiveInt
-    d_mlp: int
+    d_mlp: NonNegativeInt
     d_vocab: PositiveInt
     d_vocab_out: PositiveInt
     context: PositiveInt
     norm: Literal["layer", "rms", "none"]
-    eps: float = 1e-5
+    eps: PositiveFloat = 1e-5
     activation: Activation = "gelu_new"
     gated: bool = False
     positions: Literal["learned", "rotary"] = "learned"
-    rotary_base: float = 10000.0
+    rotary_base: PositiveFloat = 10000.0
     causal: bool = True
     tied_embedding: bool = False
     qk_norm: bool = False
@@ -55,18 +55,24 @@ class ModelConfig(BaseModel):
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
         if self.positions == "rotary" and self.d_head % 2:
             raise ValueError("rotary positions need an even d_head")
+        if self.tied_embedding and self.d_vocab != self.d_vocab_out:
+            raise ValueError(
+                f"a tied embedding has one vocabulary, not {self.d_vocab} in and {self.d_vocab_out} out"
+            )
         return self
 
     def shape(self, *, split_embed: bool = False) -> ModelShape:
         """The graph's view of this model; ``split_embed`` needs learned positions."""
         if split_embed and self.positions != "learned":
-            raise PahqError(f"model {self.name!r} has no position embedding to split from the token embedding")
+            raise PahqError(
+                f"model {self.name!r} has no position embedding to split from the token embedding"
+            )
         return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed)
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer. Vectors that a family lacks (norm biases, q/k norms, gate) are None; attention biases are zeros."""
+    """One layer. What a family lacks (norm biases, q/k norms, gate) is None; absent biases are zeros."""
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]
@@ -190,6 +196,22 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 _OPTIONAL = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
 
 
+def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise PahqError naming a tensor that is missing (biases may be), unexpected or of a wrong shape."""
+    shapes = tensor_shapes(config)
+    surplus = sorted(set(found) - set(shapes))
+    if surplus:
+        raise PahqError(
+            f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)"
+        )
+    for name, shape in shapes.items():
+        if name not in found:
+            if not name.endswith(_OPTIONAL):
+                raise PahqError(f"model {config.name!r} lacks the tensor {name!r} of shape {list(shape)}")
+        elif tuple(found[name]) != shape:
+            raise PahqError(f"tensor {name!r} has shape {list(found[name])}; {list(shape)} was expected")
+
+
 def model_from_tensors(
     config: ModelConfig,
     tensors: Mapping[str, Tensor],
@@ -201,33 +223,26 @@ def model_from_tensors(
 
     Raises PahqError, naming the tensor, when one is missing, unexpected, of a wrong shape or not finite.
     """
-    shapes = tensor_shapes(config)
-    surplus = sorted(set(tensors) - set(shapes))
-    if surplus:
-        raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
-    example = next(iter(tensors.values()), torch.zeros(1))
+    check_shapes(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    example = next(iter(tensors.values()))
     checked: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
+    for name, shape in tensor_shapes(config).items():
         tensor = tensors.get(name)
         if tensor is None:
-            if not name.endswith(_OPTIONAL):
-                raise PahqError(f"model {config.name!r} lacks the tensor {name!r} of shape {list(shape)}")
             tensor = example.new_zeros(shape)
-        if tuple(tensor.shape) != shape:
-            raise PahqError(f"tensor {name!r} has shape {list(tensor.shape)}; {list(shape)} was expected")
         if not torch.isfinite(tensor).all():
             raise PahqError(f"tensor {name!r} holds NaN or infinite values")
         checked[name] = tensor
-    layers = tuple(
-        LayerWeights(**{attr: checked.get(f"blocks.{i}.{place}") for attr, place in _PLACES.items()})  # type: ignore[arg-type]
-        for i in range(config.layers)
-    )
+    layers = []
+    for i in range(config.layers):
+        named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in _PLACES.items()}
+        layers.append(LayerWeights(**named))
     embedding = checked["embed.W_E"]
     return Model(
         config=config,
         W_E=embedding,
         W_pos=checked.get("pos_embed.W_pos"),
-        layers=layers,
+        layers=tuple(layers),
         ln_final_w=checked.get("ln_final.w"),
         ln_final_b=checked.get("ln_final.b"),
         W_U=embedding.T if config.tied_embedding else checked["unembed.W_U"],

@@ -124,6 +124,8 @@ def acdc(
             current = decision.after if decision.removed else decision.before
             in_focus = focus(edge)
             index += 1
+    if next(past, None) is not None:
+        raise PahqError(f"{len(done)} decisions are recorded, this search has {index} tests")
 
 
 def check_done(graph: Graph, decision: Decision, index: int, edge: int) -> None:

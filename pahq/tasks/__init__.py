@@ -1,0 +1,40 @@
+"""Tasks: prompts to search on, fresh prompts to judge by, and what the metrics read. One module and one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from pahq.config import TaskConfig
+from pahq.errors import unknown
+from pahq.metrics import objective
+from pahq.model.weights import Model
+from pahq.tasks import docstring, greaterthan, induction, ioi, tracr
+from pahq.tasks.task import Prompts, Task
+
+TASKS: dict[str, Callable[[TaskConfig, Model, int], Task]] = {
+    "ioi": ioi.build,
+    "greaterthan": greaterthan.build,
+    "docstring": docstring.build,
+    "induction": induction.build,
+    "tracr-reverse": tracr.build,
+    "tracr-proportion": tracr.build,
+}
+
+
+def build_task(config: TaskConfig, model: Model, seed: int) -> Task:
+    """The task that a configuration describes, its prompts in the model's tokens (on the CPU).
+
+    Search and fresh prompts are functions of ``config`` and ``seed``, never of the weights. Raises PahqError for an unknown
+    kind, for a model that cannot read the prompts, and for a metric that the task lacks.
+    """
+    if config.kind not in TASKS:
+        raise unknown("task kind", config.kind, TASKS)
+    task = TASKS[config.kind](config, model, seed)
+    # The metrics' own table says what each of them needs: bind it once to logits that hold nothing.
+    objective(config.metric, task.search.targets, torch.zeros(len(task.search.items), model.config.d_vocab_out))
+    return task
+
+
+__all__ = ["TASKS", "Prompts", "Task", "build_task"]

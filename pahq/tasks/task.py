@@ -5,14 +5,17 @@ Search prompts decide the circuit; fresh prompts, never searched on, judge it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.weights import Model
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,53 @@ def stack_rows(rows: Sequence[Sequence[int]], what: str) -> Int[Tensor, "batch p
         if len(row) != len(rows[0]):
             raise PahqError(f"{what} prompt {i} has {len(row)} tokens where prompt 0 has {len(rows[0])}")
     return torch.tensor([list(row) for row in rows], dtype=torch.long)
+
+
+class Example(Protocol):
+    """A prompt in words, as the generators of the language tasks draw it (most with its corrupted twin)."""
+
+    @property
+    def clean(self) -> tuple[str, ...]: ...
+
+
+E = TypeVar("E", bound=Example)
+
+
+def draw_distinct(draw: Callable[[Random], E], count: int, rng: Random, task: str) -> list[E]:
+    """``count`` examples with different clean prompts; PahqError where the generator has no so many."""
+    drawn: dict[tuple[str, ...], E] = {}
+    for _ in range(200 * count):
+        example = draw(rng)
+        drawn.setdefault(example.clean, example)
+        if len(drawn) == count:
+            return list(drawn.values())
+    raise PahqError(f"task {task!r} has fewer than {count} different prompts; ask for fewer examples")
+
+
+def encode(model: Model, prompts: Sequence[Sequence[str]], what: str) -> Int[Tensor, "batch pos"]:
+    """Token ids of prompts in words.
+
+    Raises PahqError if the model is not word-level, lacks a word (naming it and its prompt) or is too short for the
+    prompts, and if a prompt's length differs from the first one's.
+    """
+    ids = vocabulary_ids(model, what)
+    for i, prompt in enumerate(prompts):
+        for word in prompt:
+            if word not in ids:
+                raise PahqError(
+                    f"{what} prompt {i} ({' '.join(prompt)}) has the word {word!r}, which the vocabulary of model "
+                    f"{model.config.name!r} lacks"
+                )
+    tokens = stack_rows([[ids[word] for word in prompt] for prompt in prompts], what)
+    if tokens.shape[1] > model.config.context:
+        raise PahqError(
+            f"{what} prompts have {tokens.shape[1]} tokens; model {model.config.name!r} reads {model.config.context}"
+        )
+    return tokens
+
+
+def vocabulary_ids(model: Model, what: str) -> dict[str, int]:
+    """Token id by word; PahqError for a model without a word-level vocabulary."""
+    if model.vocabulary is None:
+        raise PahqError(f"{what} prompts are made of words; model {model.config.name!r} has no word-level vocabulary")
+    return {word: i for i, word in enumerate(model.vocabulary)}

@@ -62,15 +62,22 @@ class Gram:
             rows = centred(clean.config, difference[:, b].double()).transpose(0, 1)  # [pos, sender, d]
             self.products[:, :, b] = (rows @ rows.transpose(1, 2)).permute(1, 2, 0)
 
+        self._layer, self._products = -1, (self.products[0, 0], self.products[0])
+
     @staticmethod
     def bytes(senders: int, batch: int, positions: int) -> int:
         return senders * senders * batch * positions * 8
 
-    def with_residual(self, resid: Float[Tensor, "batch pos d_model"], senders: int) -> tuple[Tensor, Tensor]:
-        """Inner products of a residual stream with itself [batch, pos] and with each sender [sender, batch, pos]."""
-        x = centred(self._clean.config, resid.double())
-        cross = x.new_empty((senders, *x.shape[:-1]))
-        for b in range(x.shape[0]):
-            rows = centred(self._clean.config, self._clean.difference[:senders, b].double())
-            cross[:, b] = (rows * x[b]).sum(-1)
-        return x.square().sum(-1), cross
+    def with_residual(self, layer: int, senders: int) -> tuple[Tensor, Tensor]:
+        """Inner products of a layer's clean residual with itself [batch, pos] and with each sender [sender, batch, pos].
+
+        Made once for all inputs of a layer.
+        """
+        if layer != self._layer:
+            x = centred(self._clean.config, self._clean.resid_pre[layer].double())
+            cross = x.new_empty((senders, *x.shape[:-1]))
+            for b in range(x.shape[0]):
+                rows = centred(self._clean.config, self._clean.difference[:senders, b].double())
+                cross[:, b] = torch.einsum("spd,pd->sp", rows, x[b])
+            self._layer, self._products = layer, (x.square().sum(-1), cross)
+        return self._products

@@ -34,21 +34,30 @@ Stage = tuple[str, int, str, bool]  # kind, layer, letter, direct: what may shar
 class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
-    ``gram_bytes`` bounds the table of inner products (0: never made).
+    ``rows`` and ``widest`` bound a window (rows of the residual stream, trials). ``gram_bytes`` bounds the table of
+    inner products (0: never made). Without ``positions`` every node is computed everywhere. ``measured`` counts trials.
     """
 
-    def __init__(self, problem: Problem, *, rows: int = 512, widest: int = 64, gram_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        rows: int = 512,
+        widest: int = 64,
+        gram_bytes: int = 2 << 30,
+        positions: bool = True,
+    ) -> None:
         if problem.focus in ("sender", "both"):
             raise PahqError(f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)")
         self.problem = problem
         self._rows, self._widest = rows, widest
         with torch.no_grad():
             self._clean = CleanRun(problem)
-            self._state = State(problem, self._clean)
+            self._state = State(problem, self._clean, positions=positions)
             self._losses = losses_for(problem)
             self._loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
-            senders, batch, positions, _ = self._clean.difference.shape
-            wanted = self._clean.config.norm != "none" and Gram.bytes(senders, batch, positions) <= gram_bytes
+            senders, batch, length, _ = self._clean.difference.shape
+            wanted = self._clean.config.norm != "none" and Gram.bytes(senders, batch, length) <= gram_bytes
             self._gram = Gram(self._clean) if wanted else None
         self._settled = len(problem.graph.senders)
         self._stage: Stage | None = None
@@ -56,6 +65,7 @@ class SuffixEngine:
         self._focus: Focus = NO_FOCUS
         self._wave: Wave | None = None
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
+        self.measured = 0
 
     @property
     def graph(self) -> Graph:
@@ -80,6 +90,7 @@ class SuffixEngine:
         """The loss of each trial. One device synchronisation for all of them."""
         for trial in trials:
             self._enter(trial.edge)
+        self.measured += len(trials)
         losses = self._evaluate(trials)
         values: list[float] = losses.tolist()
         return values

@@ -85,7 +85,7 @@ class LinearInputs:
         if gram is not None:
             rows = slice(None) if self._need == EVERYWHERE else slice(-1, None)
             self._gram = gram.products[:upstream, :upstream, :, rows]
-            square, cross = gram.with_residual(clean.resid_pre[receiver.layer], upstream)
+            square, cross = gram.with_residual(receiver.layer, upstream)
             self._square, self._cross = square[:, rows], cross[:, :, rows]
         self._start = 0 if self._need == EVERYWHERE else clean.difference.shape[-2] - 1
         gone = [sender for sender, present in enumerate(state.present[receiver]) if not present]

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.problem import Problem
-from pahq.metrics import Kl, LogitDifference, Margin, Objective, gather_items
+from pahq.metrics import Kl, LogitDifference, Margin, Objective
 from pahq.model.forward import normalise
-from pahq.model.forward import logits as model_logits
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
 
@@ -80,17 +79,15 @@ class _KlLosses:
         self._mean_bias = (probabilities @ model.b_U).double()
         self._has_bias = bool((model.b_U != 0).any())
         self._by_token = model.W_U.T if model.W_U.T.is_contiguous() else model.W_U.T.contiguous()
-        # KL is taken against the full-precision clean model, whose logits the objective was made from.
-        clean_logits = gather_items(model_logits(model, problem.prompts.clean), problem.prompts.items)
-        clean = clean_logits.double()
-        expected = (problem.objective.clean.double().exp() * clean).sum(-1)
-        self._constant = expected - clean.logsumexp(-1)  # sum_t p_t log p_t
+        p = probabilities.double()
+        self._mass = p.sum(-1)  # 1 but for rounding, which the logsumexp would multiply
+        self._entropy = -(p * problem.objective.clean.double()).sum(-1)
 
     def __call__(self, resid: Tensor) -> Tensor:
         model = self._model
         normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
         mean_logit = (normed.double() * self._direction).sum(-1) + self._mean_bias
-        return (self._constant + self._logsumexp(normed) - mean_logit).mean(-1)
+        return (self._mass * self._logsumexp(normed) - mean_logit - self._entropy).mean(-1)
 
     def _logsumexp(self, normed: Tensor) -> Tensor:
         """Over the vocabulary in tiles, each row's running maximum taken out first, so that nothing overflows."""

@@ -7,7 +7,6 @@ its children have been visited by then: a metric on the last position reaches ea
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +25,7 @@ def at_need(x: Float[Tensor, "*batch pos d"], need: int) -> Float[Tensor, "*batc
 class State:
     """Mutable, and private to one engine."""
 
-    def __init__(self, problem: Problem, clean: CleanRun) -> None:
+    def __init__(self, problem: Problem, clean: CleanRun, *, positions: bool = True) -> None:
         graph = problem.graph
         self.graph: Graph = graph
         self.clean = clean
@@ -39,7 +38,7 @@ class State:
         self.online: dict[Receiver, bool] = {receiver: True for receiver in graph.head_inputs}
         self.children: list[list[Receiver]] = [[] for _ in graph.senders]  # visited receivers, present edges
         self.need = [NOWHERE] * len(graph.senders)
-        self._output_need = LAST if problem.prompts.last_only else EVERYWHERE
+        self._output_need = LAST if positions and problem.prompts.last_only else EVERYWHERE
 
     def first_sender(self, layer: int) -> int:
         """Index of the layer's head 0 among the senders."""

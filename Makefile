@@ -1,0 +1,64 @@
+# make reproduce and make test are all that a visitor needs; both set everything up in .venv first.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+	if $$name -c '$(SUPPORTED)' 2>/dev/null; then echo $$name; break; fi; done)
+# CUDA users name the index of their build here; the README has the line.
+TORCH_INDEX ?=
+TORCH := $(shell grep '^torch' requirements-torch.txt)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# One thread per process: two that spin beside a busy neighbour are many times slower.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND := Agg
+
+.PHONY: setup reproduce test nano format lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock requirements-torch.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)'; then \
+		echo "make: pahq needs Python 3.11 or 3.12, and $(or $(PYTHON),no python3.11, python3.12 or python3) is neither;" \
+			"name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
+	@touch $(STAMP)
+
+reproduce: $(STAMP)
+	$(BIN)/snakemake --cores all
+	@echo
+	@echo "Tables and figures: $(CURDIR)/results/analysis/default"
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+nano: $(STAMP)
+	$(BIN)/python -m pahq.nano --out pahq/data/models/nano
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+# For developers, after a change of dependencies: needs uv (pip install uv).
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+		-c requirements-torch.txt --no-annotate --custom-compile-command 'make lock' -q -o requirements.lock $(LOCK_FLAGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

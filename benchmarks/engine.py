@@ -1,0 +1,202 @@
+"""Whole searches by the suffix engine against plain forwards, in one process on the same work.
+
+    python benchmarks/engine.py --prompts 16 --density sparse --json FILE
+
+Two baselines: the reference engine (one whole patched forward per test, all heads in one product) and the same forward
+skipping the layers below the tested edge. Running them to the end would take hours, so a sample of tests spread evenly
+over the search is measured by both, each from the very state that the search was in; the same sample checks the losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from synthetic import Shape, make_model, make_prompts
+from torch.utils.flop_counter import FlopCounterMode
+
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.clean import CleanRun
+from pahq.memory import PeakMemory
+from pahq.search.acdc import Decision
+from pahq.search.order import Order
+from pahq.search.speculate import speculate
+
+# Thresholds that keep about 0.2-0.3%, 1% and 18% (of tests) on the synthetic models, by metric.
+THRESHOLDS = {
+    "kl": {"sparse": 0.006, "medium": 0.001, "dense": 2e-5},
+    "logit_diff": {"sparse": 0.02, "medium": 0.004, "dense": 1e-4},
+}
+IDEAS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "without speculation": {"widest": 1},
+    "without positions": {"positions": False},
+    "without inner products": {"gram_bytes": 0},
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """One whole search: its decisions, seconds by kind of receiver, and counts."""
+
+    decisions: list[Decision]
+    seconds: float
+    setup_seconds: float
+    by_kind: dict[str, float]
+    measured: int
+    peak_bytes: int
+
+
+def search(problem: Problem, threshold: float, **settings: Any) -> Search:
+    """Run the suffix engine to the end; set-up is part of ``seconds``."""
+    memory, start = PeakMemory("cpu"), time.perf_counter()
+    engine = SuffixEngine(problem, **settings)
+    setup = time.perf_counter() - start
+    decisions, by_kind, last = [], {"set-up": setup}, time.perf_counter()
+    for decision in speculate(engine, Order(), threshold):
+        now, edge = time.perf_counter(), problem.graph.edges[decision.edge]
+        kind = "direct" if edge.direct else edge.receiver.kind
+        by_kind[kind] = by_kind.get(kind, 0.0) + now - last
+        decisions.append(decision)
+        last = now
+    return Search(decisions, time.perf_counter() - start, setup, by_kind, engine.measured, memory.bytes())
+
+
+def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int) -> dict[str, Any]:
+    """Time both baselines on ``count`` tests spread over the search; report the worst difference of a loss."""
+    engine, clean = ReferenceEngine(problem), CleanRun(problem).difference
+    chosen = {round(i * (len(decisions) - 1) / (count - 1)) for i in range(count)}
+    whole, skipping, worst = [], [], 0.0
+    engine.measure([Trial(0, ())])  # warm-up
+    memory = PeakMemory("cpu")
+    for decision in decisions:
+        if decision.index in chosen:
+            start = time.perf_counter()
+            loss = engine.measure([Trial(decision.edge, (decision.edge,))])[0]
+            whole.append(time.perf_counter() - start)
+            present = engine.present.clone()
+            present[decision.edge] = False
+            layer = problem.graph.edges[decision.edge].receiver.layer
+            layer = problem.graph.shape.layers if problem.graph.edges[decision.edge].receiver.kind == "logits" else layer
+            start = time.perf_counter()
+            if layer < problem.graph.shape.layers:
+                skipped = problem.objective.loss(circuit_logits(problem, present, from_layer=layer, clean=clean))
+            else:
+                mask = present[list(problem.graph.incoming(problem.graph.receivers[-1]))].to(clean)
+                final = problem.corrupted.final + (mask @ clean.flatten(1)).view(clean.shape[1:])
+                skipped = problem.objective.loss(problem.item_logits(final))
+            skipping.append(time.perf_counter() - start)
+            worst = max(worst, abs(loss - decision.after), abs(float(skipped) - decision.after))
+        if decision.removed:
+            engine.remove([decision.edge])
+    return {"whole": whole, "skipping": skipping, "worst_loss_difference": worst, "peak_bytes": memory.bytes()}
+
+
+def ratio(times: Sequence[float], tests: int, seconds: float) -> tuple[float, tuple[float, float]]:
+    """Estimated baseline seconds over ``seconds``, with a 95% interval from the sample's standard error."""
+    mean = statistics.fmean(times)
+    error = 2.0 * statistics.stdev(times) / len(times) ** 0.5
+    return mean * tests / seconds, ((mean - error) * tests / seconds, (mean + error) * tests / seconds)
+
+
+def product_rate() -> float:
+    """FLOP/s of one large matrix product on this machine, as the searches are run (best of five)."""
+    left, right = torch.randn(3600, 768), torch.randn(768, 3072)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - start)
+    return 2 * left.numel() * right.shape[1] / best
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--density", choices=("sparse", "medium", "dense"), default="sparse")
+    parser.add_argument("--vocabulary", type=int, default=5003)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--metric", choices=tuple(THRESHOLDS), default="kl")
+    parser.add_argument("--threshold", type=float, help="instead of the density's")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sample", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ideas", action="store_true", help="also run with each idea switched off")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    threshold = options.threshold or THRESHOLDS[options.metric][options.density]
+    shape = Shape(layers=options.layers, vocabulary=options.vocabulary)
+    with torch.no_grad():
+        prompts = make_prompts(shape, options.prompts)
+        problem = build_problem(make_model(shape), prompts, metric=options.metric)
+        report = measure(problem, threshold, options.repeats, options.sample, options.ideas)
+    report = {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}} | report
+    text = json.dumps(report, indent=1)
+    sys.stdout.write(text + "\n")
+    if options.json:
+        options.json.write_text(text + "\n")
+    return 0
+
+
+def measure(problem: Problem, threshold: float, repeats: int, sample: int, ideas: bool) -> dict[str, Any]:
+    """All figures of one setting."""
+    runs = [search(problem, threshold) for _ in range(repeats)]
+    middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+    decisions = middle.decisions
+    tests, kept = len(decisions), sum(not decision.removed for decision in decisions)
+    forwards = sample_forwards(problem, decisions, sample)
+    rate = product_rate()
+    with FlopCounterMode(display=False) as counter:
+        search(problem, threshold)
+    flops = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        ReferenceEngine(problem).measure([Trial(0, (0,))])
+    reference_flops = counter.get_total_flops()
+    to_reference, reference_interval = ratio(forwards["whole"], tests, middle.seconds)
+    to_skip, skip_interval = ratio(forwards["skipping"], tests, middle.seconds)
+    report = {
+        "threshold": threshold,
+        "edges": len(problem.graph.edges),
+        "tests": tests,
+        "kept": kept,
+        "kept_fraction": kept / len(problem.graph.edges),
+        "kept_of_tests": kept / tests,
+        "seconds": middle.seconds,
+        "seconds_all": [run.seconds for run in runs],
+        "seconds_by_kind": middle.by_kind,
+        "ratio_to_reference": to_reference,
+        "ratio_to_reference_spread": reference_interval,
+        "ratio_to_layer_skip": to_skip,
+        "ratio_to_layer_skip_spread": skip_interval,
+        "reference_seconds_per_test": statistics.fmean(forwards["whole"]),
+        "layer_skip_seconds_per_test": statistics.fmean(forwards["skipping"]),
+        "wasted_fraction": 1 - tests / middle.measured,
+        "flops_per_test": flops / tests,
+        "seconds_over_floor": middle.seconds / (flops / rate),
+        "reference_share_of_product_rate": reference_flops / statistics.fmean(forwards["whole"]) / rate,
+        "product_rate": rate,
+        "peak_bytes": middle.peak_bytes,
+        "reference_peak_bytes": forwards["peak_bytes"],
+        "worst_loss_difference": forwards["worst_loss_difference"],
+        "smallest_margin": min(abs(decision.effect - threshold) for decision in decisions),
+    }
+    if ideas:
+        seconds = {name: search(problem, threshold, **settings).seconds for name, settings in IDEAS.items()}
+        report["seconds_by_idea"] = seconds
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

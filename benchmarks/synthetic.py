@@ -1,0 +1,77 @@
+"""Seeded models of GPT-2's shape whose searches end in circuits of chosen sparsity, and prompts for them.
+
+Trained weights of that size are not to be had everywhere; what an engine's speed depends on is the shape, the share of
+edges kept and how the kept ones hang together. Heads and MLPs differ in strength by a heavy-tailed factor, as trained
+ones do, so that a threshold separates a connected core from the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.tasks.task import Prompts, last_items
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one benchmark model."""
+
+    layers: int = 12
+    heads: int = 12
+    d_model: int = 768
+    d_head: int = 64
+    vocabulary: int = 5003
+    positions: int = 15
+
+
+def make_model(shape: Shape, *, seed: int = 0, spread: float = 1.5) -> Model:
+    """A GPT-2-like model; ``spread`` is the standard deviation of the log-strength of heads and MLPs."""
+    config = ModelConfig(
+        name="synthetic",
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.heads,
+        d_model=shape.d_model,
+        d_head=shape.d_head,
+        d_mlp=4 * shape.d_model,
+        d_vocab=shape.vocabulary,
+        d_vocab_out=shape.vocabulary,
+        context=shape.positions,
+        norm="layer",
+    )
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, size in tensor_shapes(config).items():
+        values = torch.randn(size, generator=generator)
+        if name.endswith((".w",)):
+            tensors[name] = torch.ones(size)
+        elif ".b" in name:
+            tensors[name] = 0.02 * values
+        elif name.endswith(("W_Q", "W_K")):
+            tensors[name] = values * 2.0 * shape.d_model**-0.5
+        elif name.endswith("W_O"):
+            strength = (spread * torch.randn((shape.heads, 1, 1), generator=generator)).exp()
+            tensors[name] = values * 0.3 * strength * shape.d_head**-0.5
+        elif name.endswith("W_out"):
+            strength = float((0.5 * torch.randn((), generator=generator)).exp())
+            tensors[name] = values * 0.3 * strength * (4 * shape.d_model) ** -0.5
+        elif name in ("embed.W_E", "pos_embed.W_pos"):
+            tensors[name] = values
+        else:
+            tensors[name] = values * shape.d_model**-0.5
+    return model_from_tensors(config, tensors)
+
+
+def make_prompts(shape: Shape, count: int, *, seed: int = 1) -> Prompts:
+    """Random prompts; the corrupted ones differ in three positions, as names do in the IOI task."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(0, shape.vocabulary, (count, shape.positions), generator=generator)
+    corrupted = clean.clone()
+    for position in (2, shape.positions // 2, shape.positions - 5):
+        corrupted[:, position] = torch.randint(0, shape.vocabulary, (count,), generator=generator)
+    answers = torch.randint(0, shape.vocabulary, (2, count), generator=generator)
+    targets = {"answer": answers[0], "wrong": answers[1]}
+    return Prompts(clean, corrupted, last_items(count, shape.positions), targets)

@@ -1,0 +1,64 @@
+"""Circuit search in transformers with per-head mixed precision: ACDC, RTN-Q and PAHQ on one engine.
+
+Public names load on first use: ``import pahq`` costs nothing, torch comes with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pahq.cell import run_cell
+    from pahq.circuit import Circuit
+    from pahq.config import CellConfig, RunConfig, parse_config
+    from pahq.errors import PahqError
+    from pahq.experiment import cells
+    from pahq.graph import Graph, ModelShape, build_graph
+    from pahq.model import load_model
+    from pahq.results import read_result
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CellConfig": "pahq.config",
+    "Circuit": "pahq.circuit",
+    "Graph": "pahq.graph",
+    "ModelShape": "pahq.graph",
+    "PahqError": "pahq.errors",
+    "RunConfig": "pahq.config",
+    "build_graph": "pahq.graph",
+    "cells": "pahq.experiment",
+    "load_model": "pahq.model",
+    "parse_config": "pahq.config",
+    "read_result": "pahq.results",
+    "run_cell": "pahq.cell",
+}
+
+__all__ = [
+    "CellConfig",
+    "Circuit",
+    "Graph",
+    "ModelShape",
+    "PahqError",
+    "RunConfig",
+    "__version__",
+    "build_graph",
+    "cells",
+    "load_model",
+    "parse_config",
+    "read_result",
+    "run_cell",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pahq' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,219 @@
+"""The command line: ``pahq`` or ``python -m pahq``. With Hydra's overrides it runs cells; a few commands do the rest.
+
+torch is imported only once everything that was typed has been checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pahq.config import CellConfig, RunConfig, parse_config
+from pahq.errors import PahqError
+
+HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sweep over lists of values
+       pahq COMMAND [ARGUMENT ...]       do one of the things below (COMMAND --help tells more)
+
+  pahq task=nano-ioi method=pahq precision=int8 threshold=0.01
+  pahq -m task=nano-ioi precision=int4,int8,fp8
+
+commands
+  verify DIR        run a recorded search or a stored cell again and compare test by test
+  models NAME       load a model, checks included, and write what it is to a file
+  evaluate          judge an experiment's finished cells
+  tables            write an experiment's tables
+  figures           draw an experiment's figures
+
+groups (GROUP=NAME)
+{groups}
+
+keys (KEY=VALUE; single settings too, as task.examples=8)
+  threshold, seed   of the search
+  wandb             auto, online, offline or disabled
+  run.*             {run}
+
+options
+  -m, --multirun    a sweep: every combination of comma-separated values, all checked before one runs
+  -h, --help        this text
+  --version         the version
+  --cfg job, --info, --config-dir, hydra/launcher=..., hydra.*: Hydra's own, handed to it
+
+experiments (snakemake --config experiment=NAME): {experiments}
+"""
+_HYDRA_FLAGS = tuple(
+    "--cfg -c --info -i --resolve --package -p --run -r --shell-completion -sc --hydra-help".split()
+)
+_HYDRA_PLACES = tuple("--config-path -cp --config-name -cn --config-dir -cd".split())
+_SWEEP = ("-m", "--multirun")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 a disagreement (verify), 2 bad input in one sentence, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s")
+    try:
+        return _dispatch(arguments)
+    except PahqError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.stderr.write("pahq: interrupted; the same command goes on where this one stopped\n")
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in _COMMANDS:
+        return _COMMANDS[arguments[0]](arguments[1:])
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(help_text())
+        return 0
+    if arguments == ["--version"]:
+        from pahq import __version__
+
+        sys.stdout.write(f"pahq {__version__}\n")
+        return 0
+    from pahq.experiment import compose_runs
+
+    sweep = any(word in _SWEEP for word in arguments)
+    if _for_hydra(arguments):
+        # Other folders and sweepers mean cells that only Hydra can tell; all else is checked before it starts.
+        elsewhere = (*_HYDRA_PLACES, "hydra/sweeper")
+        if not any(word.split("=")[0] in elsewhere for word in arguments):
+            compose_runs([word for word in arguments if _of_a_cell(word)], sweep=sweep)
+        return _run_in_hydra(arguments)
+    overrides = [word for word in arguments if word not in _SWEEP]
+    for word in overrides:
+        if not _of_a_cell(word):
+            kind = "option" if word.startswith("-") else "command"
+            known = ", ".join(_COMMANDS)
+            raise PahqError(f"unknown {kind} {word!r}; commands: {known}; cells are typed as KEY=VALUE")
+    run_all(compose_runs(overrides, sweep=sweep))
+    return 0
+
+
+def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
+    """Run cells one after the other, one line for each that is finished."""
+    from pahq.cell import run_cell
+
+    for cell, run in runs:
+        result = run_cell(cell, run)
+        values = result.values
+        numbers = f"{values['tests']} tests, {values['kept']} kept, {values['seconds']:.1f} s"
+        sys.stdout.write(f"{result.id}: {numbers}, {result.folder}\n")
+        sys.stdout.flush()
+
+
+def help_text() -> str:
+    """What ``pahq --help`` prints: commands, and the groups as they stand in the configuration folder."""
+    from pahq.experiment import GROUPS, options
+
+    return HELP.format(
+        groups="\n".join(f"  {group:<17} {', '.join(options(group))}" for group in GROUPS),
+        run=", ".join(name for name in RunConfig.model_fields if name != "wandb"),
+        experiments=", ".join(options("experiment")),
+    )
+
+
+def _of_a_cell(word: str) -> bool:
+    """Whether a word is an override of a cell's configuration: no option, no setting of Hydra's own."""
+    if word.startswith("-") or not ("=" in word or word.startswith("~")):
+        return False
+    return not word.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def _for_hydra(arguments: list[str]) -> bool:
+    """Whether the words ask for something of Hydra's own: a launcher, another folder, a look at the config."""
+    flags = (*_HYDRA_FLAGS, *_HYDRA_PLACES)
+    return any(
+        word.split("=")[0] in flags or word.lstrip("+~").startswith(("hydra.", "hydra/"))
+        for word in arguments
+    )
+
+
+def _run_in_hydra(arguments: list[str]) -> int:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pahq.experiment import configuration_folder, hydra_sentence
+
+    def run_one(config: DictConfig) -> None:
+        composed: Any = OmegaConf.to_container(config, resolve=True)
+        run_all([parse_config(composed)])
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
+    sys.argv = ["pahq", *arguments]
+    decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
+    try:
+        decorate(run_one)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PahqError(hydra_sentence(error)) from None
+    return 0
+
+
+def _verify(argv: Sequence[str]) -> int:
+    from pahq.verify import main as verify
+
+    return verify(argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    from pahq.analysis.evaluate import main as evaluate
+    from pahq.experiment import cells
+
+    return evaluate(argv, lambda name: list(cells(name)))
+
+
+def _tables(argv: Sequence[str]) -> int:
+    from pahq.analysis.tables import main as tables
+
+    return tables(argv)
+
+
+def _figures(argv: Sequence[str]) -> int:
+    from pahq.analysis.figures import main as figures
+
+    return figures(argv)
+
+
+def _models(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="pahq models", description="load a model; write its name, digest and shape"
+    )
+    parser.add_argument("name", metavar="NAME", help="embedded model, folder, or hub name with --revision")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write the JSON")
+    parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")
+    options = parser.parse_args(argv)
+    from pahq.model import load_model
+    from pahq.results import write_json
+
+    model = load_model(options.name, revision=options.revision)
+    config = model.config.model_dump(mode="json")
+    write_json(options.out, {"name": options.name, "digest": model.digest, "config": config})
+    return 0
+
+
+def _fail(sentence: str) -> int:
+    sys.stderr.write(f"pahq: error: {sentence}\n")
+    return 2
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "verify": _verify,
+    "models": _models,
+    "evaluate": _evaluate,
+    "tables": _tables,
+    "figures": _figures,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

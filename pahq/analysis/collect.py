@@ -1,0 +1,180 @@
+"""An experiment's cells as one tidy table: one row a finished cell, and a list of the unfinished ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pahq.circuit import Circuit
+from pahq.errors import PahqError
+from pahq.results import cell_folder, read_journal, read_result
+
+BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
+
+_ORDER = ["task", "method", "precision", "variant", "threshold"]
+
+# What may differ between a search and the ACDC search it is compared with. The engine may: engines are exact.
+_FREE = ("method.name", "method.focus", "precision", "engine")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """``cells``: one row a finished cell; ``missing``: columns id, reason; ``circuits``: by cell id."""
+
+    cells: pd.DataFrame
+    missing: pd.DataFrame
+    circuits: Mapping[str, Circuit]
+
+
+def collect(root: str | Path, ids: Sequence[str]) -> Collected:
+    """Read the cells ``ids`` below ``root``.
+
+    Columns that join cells: ``series`` is equal for cells that differ in threshold alone, ``pair`` for
+    cells that differ in method, precision, engine and threshold alone (so it finds a cell's ACDC),
+    ``variant`` tells apart the series of one task, method and precision (empty where there is just one).
+
+    Raises PahqError, naming the file, for a result that is not readable or contradicts its circuit or its
+    journal.
+    """
+    rows, missing, configs = [], [], []
+    circuits: dict[str, Circuit] = {}
+    for cell_id in dict.fromkeys(ids):
+        folder = cell_folder(root, cell_id)
+        if not (folder / "result.json").exists():
+            missing.append({"id": cell_id, "reason": _why_missing(folder)})
+            continue
+        row, config, circuits[cell_id] = read_cell(folder, cell_id)
+        rows.append(row)
+        configs.append(config)
+    for row, variant in zip(rows, variants(configs), strict=True):
+        row["variant"] = variant
+    frame = pd.DataFrame(rows)
+    if rows:
+        frame["faithfulness"] = frame["faithfulness"].astype(float)  # all None would be no number at all
+        frame = frame.sort_values(_ORDER, kind="stable", ignore_index=True)
+    return Collected(frame, pd.DataFrame(missing, columns=["id", "reason"]), circuits)
+
+
+def read_cell(folder: Path, cell_id: str) -> tuple[dict[str, Any], dict[str, Any], Circuit]:
+    """A finished cell's row, its configuration as stored, and its circuit."""
+    result = read_result(folder)
+    circuit = Circuit.read(folder / "circuit.json")
+    journal = read_journal(folder / "decisions.jsonl")
+    where = folder / "result.json"
+    try:
+        config, fresh = result["config"], result["fresh"]
+        row = _row(result, config, fresh)
+    except (KeyError, TypeError) as error:
+        raise PahqError(f"{where} is not a whole result: {error} is missing or of another form") from None
+    if row["id"] != cell_id:
+        raise PahqError(f"{where} belongs to the cell {row['id']!r}, not to its folder's {cell_id!r}")
+    if row["kept"] != len(circuit):
+        raise PahqError(f"{where} counts {row['kept']} edges kept where circuit.json has {len(circuit)}")
+    if journal and len(journal) != row["tests"]:
+        raise PahqError(
+            f"{where} counts {row['tests']} tests where decisions.jsonl has {len(journal)} whole lines"
+        )
+    row["median_test_seconds"] = (
+        statistics.median(line.seconds for line in journal) if journal else float("nan")
+    )
+    row["kept_cleaned"] = len(circuit.cleaned())
+    return row, config, circuit
+
+
+def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    task, method, precision = config["task"], config["method"], config["precision"]
+    search, versions = result["search"], result["versions"]
+    return {
+        "id": str(result["id"]),
+        "task": task["name"],
+        "kind": task["kind"],
+        "ablation": task["ablation"],
+        "search_metric": task["metric"],
+        "model": result["model"]["name"],
+        "model_digest": result["model"]["digest"],
+        "method": method["name"],
+        "focus": method["focus"],
+        "heads_order": method["heads"],
+        "precision": precision["name"],
+        "format": precision["heads"],
+        "scales": precision["scales"],
+        "mlp": precision["mlp"],
+        "bits": BITS[precision["heads"]],
+        "engine": config["engine"]["name"],
+        "dtype": config["engine"]["dtype"],
+        "seed": int(config["seed"]),
+        "threshold": float(config["threshold"]),
+        "series": _digest(flatten(config), leave_out=("threshold",)),
+        "pair": _digest(flatten(config), leave_out=("threshold", *_FREE)),
+        "tests": int(result["tests"]),
+        "edges": int(result["graph"]["addition"]) + int(result["graph"]["direct"]),
+        "edges_addition": int(result["graph"]["addition"]),
+        "edges_direct": int(result["graph"]["direct"]),
+        "kept": int(result["kept"]),
+        "kept_addition": int(result["kept_addition"]),
+        "kept_direct": int(result["kept_direct"]),
+        "search_start": float(search["start"]),
+        "search_final": float(search["final"]),
+        "smallest_margin": float(search["smallest_margin"]),
+        "kl": float(fresh["kl"]),
+        "metric": fresh["metric"],
+        "value": float(fresh["value"]),
+        "clean": float(fresh["clean"]),
+        "corrupted": float(fresh["corrupted"]),
+        "faithfulness": None if fresh["faithfulness"] is None else float(fresh["faithfulness"]),
+        "seconds": float(result["seconds"]),
+        "peak_bytes": int(result["peak_bytes"]),
+        "resumed": bool(result["resumed"]),
+        "device": result["device"],
+        "threads": int(result["threads"]),
+        "pahq_version": versions["pahq"],
+        "torch_version": versions["torch"],
+        "python_version": versions["python"],
+    }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _digest(flat: Mapping[str, Any], *, leave_out: Sequence[str]) -> str:
+    dropped = {key for key in flat for name in leave_out if key == name or key.startswith(name + ".")}
+    kept = {key: value for key, value in flat.items() if key not in dropped}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def variants(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """By cell: what tells its series from others of equal task, method and precision, such as ``seed=1``."""
+    flats = [flatten(config) for config in configs]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for flat in flats:
+        groups.setdefault(_group(flat), []).append(flat)
+    found = []
+    for flat in flats:
+        group = groups[_group(flat)]
+        keys = sorted({key for other in group for key in other} - {"threshold"})
+        differing = [key for key in keys if len({json.dumps(other.get(key)) for other in group}) > 1]
+        found.append(" ".join(f"{key}={flat.get(key)}" for key in differing))
+    return found
+
+
+def _group(flat: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(flat.get(key) for key in ("task.name", "method.name", "precision.name"))
+
+
+def _why_missing(folder: Path) -> str:
+    if not folder.exists():
+        return "not started"
+    tests = len(read_journal(folder / "decisions.jsonl"))
+    return f"unfinished after {tests} tests" if tests else "started, no test done"

@@ -1,0 +1,116 @@
+"""One row a series: what a sweep over thresholds comes to. The tables and figures are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pahq.analysis.evaluate import BY_CONSTRUCTION, PUBLISHED, is_acdc_by_construction
+from pahq.analysis.frames import analysis_folder, read_parquet
+
+AGAINST_PUBLISHED = "published circuit"
+AGAINST_ACDC = "full-precision ACDC, same threshold"
+_SERIES = (
+    "task kind ablation search_metric model method precision format mlp bits variant engine device threads"
+)
+METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The parquet files of an evaluated experiment."""
+
+    folder: Path
+    cells: pd.DataFrame
+    missing: pd.DataFrame
+    roc: pd.DataFrame
+    auc: pd.DataFrame
+    agreement: pd.DataFrame
+
+    @classmethod
+    def read(cls, root: str | Path, experiment: str) -> Evaluation:
+        """Read what ``evaluate`` wrote; PahqError in one sentence if it is missing or broken."""
+        folder = analysis_folder(root, experiment)
+        names = ("cells", "missing", "roc", "auc", "agreement")
+        return cls(folder, *(read_parquet(folder, name) for name in names))
+
+
+def summarise(found: Evaluation) -> pd.DataFrame:
+    """One row a series, in the order of task, method, bits and precision."""
+    cells = found.cells
+    thresholds = cells.groupby("task")["threshold"].nunique()
+    rows = []
+    for series, sweep in cells.groupby("series", sort=False):
+        first = sweep.iloc[0].to_dict()
+        row: dict[str, Any] = {name: first[name] for name in _SERIES.split()}
+        row |= {"series": series, "thresholds": len(sweep), "of_thresholds": int(thresholds[first["task"]])}
+        row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | _cost(cells, sweep)
+        row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": sweep["kl"].mean()}
+        row["note"] = "; ".join(_notes(row, first, sweep))
+        rows.append(row)
+    order = pd.DataFrame(rows).sort_values(["task", "method", "bits", "precision", "variant"], kind="stable")
+    return order.reset_index(drop=True)
+
+
+def _area(auc: pd.DataFrame, series: str) -> dict[str, Any]:
+    found = auc[(auc["series"] == series) & (auc["reference"] == PUBLISHED)]
+    if found.empty:
+        nothing = dict.fromkeys(("auc_steps", "auc_trapezoid", "points"), float("nan"))
+        return {"against": AGAINST_ACDC, "area_note": "", **nothing}
+    row = found.iloc[0]
+    areas = {"auc_steps": row["auc_steps"], "auc_trapezoid": row["auc_trapezoid"]}
+    return {"against": AGAINST_PUBLISHED, "points": row["interior_points"], "area_note": row["note"], **areas}
+
+
+def _agreement(agreement: pd.DataFrame, series: str) -> dict[str, Any]:
+    found = agreement[(agreement["series"] == series) & agreement["jaccard"].notna()]
+    names = ("mean_jaccard", "jaccard_by_chance", "edges_differing")
+    if found.empty:
+        return dict.fromkeys(names, float("nan")) | {"agreement_thresholds": 0}
+    values = (found["jaccard"].mean(), found["jaccard_by_chance"].mean(), found["differing"].sum())
+    return dict(zip(names, values, strict=True)) | {"agreement_thresholds": len(found)}
+
+
+def _cost(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
+    """Seconds and bytes; ratios to ACDC's at the same thresholds on the same engine, device and threads."""
+    same = ["pair", "engine", "dtype", "device", "threads", "threshold"]
+    acdc = cells[cells["method"] == "acdc"].drop_duplicates(same)
+    both = sweep.merge(acdc, on=same, suffixes=("", "_acdc"))
+    comparable = len(both) > 0 and both["seconds_acdc"].sum() > 0
+    return {
+        "tests": int(sweep["tests"].sum()),
+        "seconds": sweep["seconds"].sum(),
+        "ms_per_test": 1000 * sweep["seconds"].sum() / max(sweep["tests"].sum(), 1),
+        "peak_mib": sweep["peak_bytes"].max() / 2**20,
+        "seconds_to_acdc": both["seconds"].sum() / both["seconds_acdc"].sum() if comparable else float("nan"),
+        "peak_to_acdc": both["peak_bytes"].max() / both["peak_bytes_acdc"].max()
+        if comparable
+        else float("nan"),
+        "resumed": int(sweep["resumed"].sum()),
+    }
+
+
+def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame) -> list[str]:
+    notes = [row["area_note"]] if row["area_note"] else []
+    if is_acdc_by_construction(first) and BY_CONSTRUCTION not in row["area_note"]:
+        notes.append(BY_CONSTRUCTION)
+    if row["against"] == AGAINST_ACDC and row["method"] == "acdc":
+        notes.append("is the reference")
+    if row["thresholds"] < row["of_thresholds"]:
+        notes.append(f"{row['thresholds']} of {row['of_thresholds']} thresholds")
+    elif row["method"] != "acdc" and row["agreement_thresholds"] < len(sweep):
+        notes.append(f"ACDC at {row['agreement_thresholds']} of {len(sweep)} thresholds")
+    if row["against"] == AGAINST_ACDC and row["thresholds"] == 1:
+        notes.append("one threshold")
+    return notes
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A series' name in a legend: ``PAHQ int8``, plain ``ACDC``, with its variant where it has one."""
+    name = METHODS.get(row["method"], row["method"])
+    text = name if row["method"] == "acdc" else f"{name} {row['precision']}"
+    return f"{text} ({row['variant']})" if row["variant"] else text

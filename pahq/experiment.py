@@ -1,0 +1,245 @@
+"""Hydra's YAML files as cells: overrides -> configurations, an experiment's name -> its cells. No torch.
+
+Command line, sweeps and Snakemake all come through here, so one cell has one address however it was typed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pahq.config import CellConfig, RunConfig, parse_config
+from pahq.errors import PahqError, unknown
+
+GROUPS = ("task", "model", "method", "precision", "engine")
+_WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of an experiment: how to type it, and what it is."""
+
+    overrides: tuple[str, ...]
+    config: CellConfig
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that differ in threshold alone, for one process; ``name`` is unique in its experiment."""
+
+    name: str
+    cells: Mapping[str, Cell]
+
+    @property
+    def config(self) -> CellConfig:
+        """The first cell's configuration: the others differ in threshold alone."""
+        return next(iter(self.cells.values())).config
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The sweep over all cells, as typed behind ``python -m pahq -m``."""
+        first = next(iter(self.cells.values()))
+        thresholds = ",".join(_threshold_text(cell) for cell in self.cells.values())
+        return (*first.overrides[:-1], f"threshold={thresholds}")
+
+
+def configuration_folder() -> Path:
+    """The folder of Hydra's files: inside the installed package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parent
+    inside, beside = package / "conf", package.parent / "conf"
+    return inside if (inside / "config.yaml").is_file() else beside
+
+
+def options(group: str) -> tuple[str, ...]:
+    """Names of the files of a configuration group, ``task`` say, or of all experiments (``experiment``)."""
+    return tuple(sorted(path.stem for path in (configuration_folder() / group).glob("*.yaml")))
+
+
+def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple[CellConfig, RunConfig]]:
+    """Every cell that a command line means, composed and validated before any of them runs; duplicates once.
+
+    ``sweep`` splits lists of values as Hydra's basic sweeper does. Raises PahqError in one sentence.
+    """
+    parsed = parse_overrides(overrides)
+    if sweep:
+        try:
+            lines = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        except HydraException as error:
+            raise PahqError(_first_line(error)) from None
+    else:
+        for override in parsed:
+            if override.is_sweep_override():
+                raise PahqError(f"several values in {override.input_line!r} are a sweep; put -m in front")
+        lines = [[str(override.input_line) for override in parsed]]
+    with _hydra():
+        runs = [parse_config(_compose(line)) for line in lines]
+    return list({cell.id: (cell, run) for cell, run in runs}.values())
+
+
+def parse_overrides(overrides: Iterable[str]) -> list[Override]:
+    """Hydra's own reading of ``key=value``; PahqError for what it cannot read and for a name not in its group."""
+    parsed: list[Override] = []
+    for text in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([text])
+        except HydraException:
+            raise PahqError(
+                f"cannot read the override {text!r}; write key=value, say threshold=0.01"
+            ) from None
+    for override in parsed:
+        group = override.key_or_group
+        if group not in GROUPS or override.is_delete():
+            continue
+        several = override.is_sweep_override()
+        for value in override.sweep_string_iterator() if several else [override.value()]:
+            if value not in options(group):
+                raise unknown(group, value, options(group))
+    return parsed
+
+
+def cells(name: str) -> dict[str, Cell]:
+    """All cells of ``conf/experiment/<name>.yaml`` by id, in the file's order; PahqError if it is faulty."""
+    found: dict[str, Cell] = {}
+    for group in groups(name):
+        found.update(group.cells)
+    return found
+
+
+def groups(name: str) -> list[Group]:
+    """The cells of an experiment in bundles that differ in threshold alone."""
+    if name not in options("experiment"):
+        raise unknown("experiment", name, options("experiment"))
+    thresholds: dict[tuple[str, ...], dict[str, None]] = {}
+    for base, threshold in itertools.chain.from_iterable(_products(name, row) for row in _rows(name)):
+        thresholds.setdefault(base, {})[threshold] = None
+    with _hydra():
+        bundles = [_bundle(name, base, list(values)) for base, values in thresholds.items()]
+    return _named(bundles)
+
+
+def _rows(name: str) -> list[Mapping[str, Any]]:
+    path = configuration_folder() / "experiment" / f"{name}.yaml"
+    try:
+        rows = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise PahqError(f"experiment {name!r} is not readable YAML: {_first_line(error)}") from None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
+        example = "{task: nano-ioi, threshold: [0.01, 0.1]}"
+        raise PahqError(f"experiment {name!r} must be a list of rows such as {example}")
+    return rows
+
+
+def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """A row's combinations: (overrides without the threshold, the threshold as typed)."""
+    row = {"threshold": 0.01} | dict(row)
+    for key, value in row.items():
+        if str(key).split(".")[0].split("/")[0].lstrip("+~") in _WHERE:
+            raise PahqError(f"experiment {name!r} sets {key!r}; rows say what is computed, not where")
+        if isinstance(value, dict) or value == []:
+            raise PahqError(f"experiment {name!r} gives {key!r} neither a name, a number nor a list of these")
+    values = [value if isinstance(value, list) else [value] for value in row.values()]
+    combinations: list[tuple[tuple[str, ...], str]] = []
+    for choice in itertools.product(*values):
+        typed = dict(zip(row, map(_typed, choice), strict=True))
+        threshold = typed.pop("threshold")
+        combinations.append((tuple(f"{key}={value}" for key, value in typed.items()), threshold))
+    return combinations
+
+
+def _typed(value: Any) -> str:
+    """A YAML value as it is typed on a command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _bundle(name: str, base: tuple[str, ...], thresholds: Sequence[str]) -> dict[str, Cell]:
+    """Compose once, then set each threshold: the same cells (a test says so) in a quarter of the time."""
+    try:
+        parse_overrides(base)
+        composed = _compose(base)
+        bundle = {}
+        for text in thresholds:
+            cell, _ = parse_config(composed | {"threshold": yaml.safe_load(text)})
+            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell)
+        return bundle
+    except PahqError as error:
+        raise PahqError(f"experiment {name!r}, row {' '.join(base)}: {error}") from None
+
+
+def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
+    """Give every bundle a readable name of its own; a cell that two bundles share stays in the first."""
+    seen: set[str] = set()
+    used: dict[str, int] = {}
+    named: list[Group] = []
+    for bundle in bundles:
+        own = {cell_id: cell for cell_id, cell in bundle.items() if cell_id not in seen}
+        seen.update(own)
+        if not own:
+            continue
+        config = next(iter(own.values())).config
+        name = f"{config.task.name}-{config.method.name}-{config.precision.name}"
+        used[name] = used.get(name, 0) + 1
+        named.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", own))
+    return named
+
+
+def _threshold_text(cell: Cell) -> str:
+    return cell.overrides[-1].removeprefix("threshold=")
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on our folder, whatever the caller has it on: Hydra itself refuses to be initialised twice."""
+    instance = GlobalHydra.instance()
+    outer = instance.hydra
+    instance.clear()
+    try:
+        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+            yield
+    finally:
+        instance.hydra = outer
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """One configuration through Hydra, as plain values; PahqError in one sentence. Needs ``_hydra()``."""
+    try:
+        composed = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PahqError(hydra_sentence(error)) from None
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
+
+
+def hydra_sentence(error: Exception) -> str:
+    """Hydra's or OmegaConf's words in one sentence, with the known keys where a key is not known."""
+    text = _first_line(error)
+    match = re.search(r"Could not override '([^']*)'", text)
+    if not match:
+        return text
+    *parents, key = match.group(1).split(".")
+    with _hydra():
+        composed: Any = OmegaConf.to_container(compose("config"), resolve=True)
+    for parent in parents:
+        composed = composed.get(parent) if isinstance(composed, dict) else None
+    where = f" in {'.'.join(parents)!r}" if parents else ""
+    known = sorted(str(name) for name in composed) if isinstance(composed, dict) else []
+    return f"unknown key {key!r}{where}; known: {', '.join(known) or 'none'}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

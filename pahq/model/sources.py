@@ -1,0 +1,241 @@
+"""Where models come from: the package, a folder of ours, a Hugging Face folder, the hub at a pinned commit.
+
+A folder of ours holds config.json (a ModelConfig), model.safetensors (TransformerLens names) and, for
+word-level models, vocab.json (the tokens in order). Embedded models are such folders below
+``pahq/data/models``, each file's sha256 in checksums.json. Everything that can be checked is checked before a
+weight is read, and neither transformers nor TransformerLens is imported unless a Hugging Face checkpoint has
+passed those checks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from pahq.config import one_sentence
+from pahq.errors import PahqError, unknown
+from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
+from pahq.model.weights import Model, ModelConfig, check_shapes, model_from_tensors
+from pahq.results import read_json, write_atomic, write_json
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
+# Safetensors weights (sharded or not, not a repository's second copy of them), configuration, tokenizer. No
+# pickle.
+HUB_FILES = ("model*.safetensors", "*.json", "*.txt", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder on this machine; ``name`` is what results call it."""
+
+    kind: Literal["embedded", "folder", "huggingface"]
+    name: str
+    folder: Path
+
+
+def load_model(source: str | Path, device: str = "cpu", revision: str | None = None) -> Model:
+    """Load a model by embedded name, folder or hub name (tried in this order) onto ``device``.
+
+    A hub name needs ``revision``, a commit of 40 hex digits. Weights come in float32, or float64 where stored
+    so. Raises PahqError in one sentence: unknown name, missing or corrupt file, wrong shape, checksum
+    mismatch, unsupported architecture, unreachable hub, unavailable device.
+    """
+    target = check_device(device)
+    found = resolve(source, revision)
+    if found.kind == "huggingface":
+        from pahq.model.load import load_huggingface
+
+        return load_huggingface(found.folder, found.name).to(device=target)
+    if found.kind == "embedded":
+        _check_embedded(found)
+    return _load_folder(found.folder).to(device=target)
+
+
+def resolve(source: str | Path, revision: str | None = None) -> Source:
+    """A model's folder; a hub name is fetched into the hub's cache. PahqError if there is no such model."""
+    text = str(source)
+    folder = Path(source)
+    local = bool(text) and folder.is_dir()  # Path("") would be the current folder
+    embedded = isinstance(source, str) and text in embedded_models()
+    if revision is not None and (embedded or local):
+        raise PahqError(
+            f"a revision belongs to a hub name; {text!r} is {'embedded' if embedded else 'a folder'}"
+        )
+    if embedded:
+        return Source("embedded", text, models_folder() / text)
+    if local:
+        return _classify(folder, folder.resolve().name)
+    if isinstance(source, Path) or not _HUB_NAME.fullmatch(text):
+        raise PahqError(f"there is no model folder {text!r}; embedded models: {', '.join(embedded_models())}")
+    if revision is None:
+        raise PahqError(
+            f"unknown model {text!r}: neither embedded (known: {', '.join(embedded_models())}) nor a folder, "
+            "and a hub name needs a pinned revision (a commit of 40 hex digits)"
+        )
+    if not _COMMIT.fullmatch(revision):
+        raise PahqError(f"revision {revision!r} of hub model {text!r} is not a commit of 40 hex digits")
+    return _classify(_fetch(text, revision), text)
+
+
+def models_folder() -> Path:
+    """The folder of the embedded models inside the installed package."""
+    return Path(str(resources.files("pahq.data"))) / "models"
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the models that the package carries."""
+    folder = models_folder()
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()))
+
+
+def check_device(device: str) -> torch.device:
+    """The device, if this machine has it; PahqError otherwise."""
+    known = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        target = None
+    count = torch.cuda.device_count() if target is not None and target.type == "cuda" else 1
+    if target is None or target.type not in known or (target.index or 0) >= count:
+        raise PahqError(f"device {device!r} is not available on this machine; available: {', '.join(known)}")
+    return target
+
+
+def save_model(model: Model, folder: str | Path) -> str:
+    """Write a model as a folder of ours and return its digest (sha256 of model.safetensors).
+
+    Each file is replaced whole; config.json comes last, so a folder that was cut short is no model.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Copies: safetensors refuses tensors that share storage, as slices of one checkpoint tensor do.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.tensors().items()}
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{WEIGHTS}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary)
+        digest = file_digest([Path(temporary)])
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, folder / WEIGHTS)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if model.vocabulary is None:
+        (folder / "vocab.json").unlink(missing_ok=True)
+    else:
+        write_atomic(folder / "vocab.json", json.dumps(model.vocabulary, ensure_ascii=False) + "\n")
+    write_json(folder / "config.json", model.config.model_dump(mode="json"))
+    return digest
+
+
+def _load_folder(folder: Path) -> Model:
+    config = _read_config(folder / "config.json")
+    path = folder / WEIGHTS
+    entries = read_headers([path])
+    check_floats(entries)
+    check_shapes(config, {name: entry.shape for name, entry in entries.items()})
+    vocabulary = _read_vocabulary(folder / "vocab.json", config)
+    return model_from_tensors(config, read_tensors(path), vocabulary=vocabulary, digest=file_digest([path]))
+
+
+def _read_config(path: Path) -> ModelConfig:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise PahqError(f"{path} is no JSON object")
+    for key in values:
+        if key not in ModelConfig.model_fields:
+            raise unknown(f"key in {path}:", key, ModelConfig.model_fields)
+    try:
+        return ModelConfig(**values)
+    except ValidationError as error:
+        raise PahqError(f"{path} describes no model: {one_sentence(error)}") from None
+
+
+def _read_vocabulary(path: Path, config: ModelConfig) -> tuple[str, ...] | None:
+    if not path.exists():
+        return None
+    words = read_json(path)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise PahqError(f"{path} is not a list of tokens")
+    if len(words) != config.d_vocab or len(set(words)) != len(words):
+        raise PahqError(f"{path} has {len(set(words))} different tokens; the model has {config.d_vocab}")
+    return tuple(words)
+
+
+def _classify(folder: Path, name: str) -> Source:
+    values = read_json(folder / "config.json")
+    foreign = isinstance(values, Mapping) and bool({"model_type", "architectures"} & set(values))
+    if foreign:
+        weight_files(folder)
+    return Source("huggingface" if foreign else "folder", name, folder)
+
+
+def _check_embedded(source: Source) -> None:
+    """Compare every file of an embedded model with the sha256 that the package states for it."""
+    table = read_json(models_folder() / "checksums.json")
+    for path in sorted(source.folder.iterdir()):
+        key = f"{source.name}/{path.name}"
+        if path.suffix in (".json", ".safetensors") and key not in table and path.name == WEIGHTS:
+            raise PahqError(f"checksums.json states no sha256 for the embedded file {key}")
+        if key in table and file_digest([path]) != table[key]:
+            raise PahqError(
+                f"the embedded file {key} does not have the sha256 that checksums.json states; reinstall pahq"
+            )
+
+
+def _fetch(name: str, revision: str) -> Path:
+    """A hub repository's folder in the cache: untouched where it is complete there, else downloaded."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    patterns = list(HUB_FILES)
+    try:
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*", local_files_only=True
+            )
+        )
+        weight_files(folder)
+        return folder
+    except (EntryNotFoundError, OSError, PahqError):
+        pass  # not, or not wholly, in the cache: the hub has to be asked
+    try:
+        listed = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
+        if not any(re.fullmatch(r"model[^/]*\.safetensors", file.rfilename) for file in listed):
+            raise PahqError(
+                f"hub model {name!r} has no safetensors weights at {revision[:12]}; pickles are not read"
+            )
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*")
+        )
+    except PahqError:
+        raise
+    except OfflineModeIsEnabled:
+        raise PahqError(
+            f"hub model {name!r} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
+        ) from None
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()
+        raise PahqError(
+            f"the hub refused {name!r} at revision {revision[:12]} ({reason[0] if reason else error!r})"
+        ) from None
+    except (
+        Exception
+    ) as error:  # no network shows in many ways: name resolution, proxies, time-outs, broken transfers
+        raise PahqError(
+            f"hub model {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__})"
+        ) from None

@@ -1,0 +1,110 @@
+"""Reading safetensors files: what one holds (from its header alone), its tensors, its digest.
+
+The header tells names, types and shapes without touching the weights, so a wrong file is refused before any
+is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pahq.errors import PahqError
+from pahq.results import read_json
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file: its safetensors type (``F32``) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """A folder's weights: ``model.safetensors``, or the shards that its index names.
+
+    Raises PahqError when there are none or a shard is missing.
+    """
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.is_file():
+        return (single,)
+    if not index.is_file():
+        raise PahqError(f"{folder} holds no {WEIGHTS}; other weight formats (pickle among them) are not read")
+    values = read_json(index)
+    shards = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise PahqError(f"{index} has no weight_map that names the shards")
+    names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise PahqError(f"{index} names the shard {name!r}, which {folder} lacks")
+    return tuple(folder / name for name in names)
+
+
+def read_headers(paths: Sequence[Path]) -> dict[str, Entry]:
+    """Names, types and shapes of all tensors in the files; no weight is read.
+
+    Raises PahqError when a file is missing, truncated or no safetensors file, or a tensor is not floating
+    point.
+    """
+    entries: dict[str, Entry] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (the handle is no mapping)
+                    part = file.get_slice(name)
+                    entries[name] = Entry(str(part.get_dtype()), tuple(part.get_shape()))
+        except (OSError, SafetensorError) as error:
+            raise _broken(path, error) from None
+    return entries
+
+
+def check_floats(entries: dict[str, Entry]) -> None:
+    """Raise PahqError, naming the tensor, unless all tensors are ordinary floating point."""
+    for name, entry in entries.items():
+        if entry.dtype not in FLOATS:
+            raise PahqError(f"tensor {name!r} holds {entry.dtype} values; known: {', '.join(FLOATS)}")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A file's tensors; 16-bit ones in float32, since that is what everything here computes in."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _broken(path, error) from None
+    return {
+        name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def file_digest(paths: Sequence[Path]) -> str:
+    """sha256 in hex of the files' bytes, one after the other in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise _broken(path, error) from None
+    return digest.hexdigest()
+
+
+def _broken(path: Path, error: Exception) -> PahqError:
+    if not path.is_file():
+        return PahqError(f"{path} does not exist")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return PahqError(f"{path} is truncated or no safetensors file ({reason})")

@@ -1,0 +1,73 @@
+"""Docstring completion (Heimersheim and Janiak 2023): which argument is documented next?
+
+Clean: ``def FN ( self , A0 , A1 , A2 , A3 , A4 , A5 ) : \"\"\" W W W . :param A1 : W W :param A2 : W W :param`` -> A3.
+Corrupted: the middle arguments of the signature (A1, A2, A3) and the two documented ones become five unrelated names, so
+neither the answer nor a link from docstring to signature is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from pahq.config import TaskConfig
+from pahq.model.weights import Model
+from pahq.tasks.task import Prompts, Task, draw_distinct, encode, last_items
+from pahq.tasks.words import ARGUMENTS, DESCRIPTIONS, FUNCTIONS
+
+METRIC = "margin"
+
+
+@dataclass(frozen=True)
+class DocstringExample:
+    """A prompt pair; ``choices`` are all argument names of both prompts but ``answer``, always ten."""
+
+    clean: tuple[str, ...]
+    corrupted: tuple[str, ...]
+    answer: str
+    choices: tuple[str, ...]
+
+
+def sentence(
+    function: str,
+    arguments: Sequence[str],
+    summary: Sequence[str],
+    documented: Sequence[tuple[str, Sequence[str]]],
+) -> tuple[str, ...]:
+    """Signature and unfinished docstring, ending on ``:param``; ``documented`` pairs a name with its description."""
+    words = ["def", function, "(", "self"]
+    for argument in arguments:
+        words += [",", argument]
+    words += [")", ":", '"""', *summary, "."]
+    for name, description in documented:
+        words += [":param", name, ":", *description]
+    return (*words, ":param")
+
+
+def draw(rng: Random) -> DocstringExample:
+    """One prompt pair of 34 words; its eleven argument names all differ."""
+    names = rng.sample(ARGUMENTS, 11)
+    arguments, unrelated = names[:6], names[6:]
+    function = rng.choice(FUNCTIONS)
+    summary = rng.sample(DESCRIPTIONS, 3)
+    texts = [rng.sample(DESCRIPTIONS, 2) for _ in range(2)]
+    clean = sentence(function, arguments, summary, list(zip(arguments[1:3], texts, strict=True)))
+    changed = [arguments[0], *unrelated[:3], *arguments[4:]]
+    corrupted = sentence(function, changed, summary, list(zip(unrelated[3:], texts, strict=True)))
+    return DocstringExample(clean, corrupted, arguments[3], tuple(name for name in names if name != arguments[3]))
+
+
+def build(config: TaskConfig, model: Model, seed: int) -> Task:
+    """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
+    examples = draw_distinct(draw, 2 * config.examples, Random(f"docstring/{seed}"), config.name)
+    search, fresh = examples[: config.examples], examples[config.examples :]
+    return Task(config.name, _prompts(search, model), _prompts(fresh, model), METRIC)
+
+
+def _prompts(examples: list[DocstringExample], model: Model) -> Prompts:
+    clean = encode(model, [example.clean for example in examples], "clean docstring")
+    corrupted = encode(model, [example.corrupted for example in examples], "corrupted docstring")
+    answers = encode(model, [(example.answer, *example.choices) for example in examples], "docstring answer")
+    targets = {"answer": answers[:, 0], "choices": answers[:, 1:]}
+    return Prompts(clean, corrupted, last_items(*clean.shape), targets)

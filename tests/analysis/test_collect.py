@@ -1,0 +1,145 @@
+"""Reading cells: a finished one is a row, an unfinished one is listed, a broken one is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
+from pahq.analysis.collect import collect
+from pahq.errors import PahqError
+
+MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
+config, cell, graph = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+TASK = "nano-induction"
+EDGES = ["embed->a0.h1<v>", "a0.h1<v>", "a0.h1->logits"]
+
+
+def test_one_row_a_cell(experiment: tuple[Path, list[str]]) -> None:
+    root, ids = experiment
+    found = collect(root, ids)
+    assert sorted(found.cells["id"]) == sorted(ids)
+    assert found.missing.empty
+    assert set(found.circuits) == set(ids)
+
+
+def test_row_holds_what_the_files_hold(tmp_path: Path) -> None:
+    cell_id = cell(tmp_path, config(TASK, "rtn-q", "int4", 0.05), EDGES)
+    row = collect(tmp_path, [cell_id]).cells.iloc[0]
+    wanted = {
+        "task": TASK,
+        "method": "rtn-q",
+        "precision": "int4",
+        "format": "int4",
+        "bits": 4,
+        "threshold": 0.05,
+        "kept": 3,
+        "kept_direct": 1,
+        "kept_cleaned": 3,
+        "edges": 105,
+        "tests": 105,
+        "median_test_seconds": 0.002,
+        "metric": "nll",
+        "variant": "",
+    }
+    assert {name: row[name] for name in wanted} == wanted
+
+
+def test_cleaned_edges_are_counted_from_the_circuit(tmp_path: Path) -> None:
+    dangling = [*EDGES, "a1.h0<q>"]
+    row = collect(tmp_path, [cell(tmp_path, config(TASK, "acdc", "float32", 0.05), dangling)]).cells.iloc[0]
+    assert (row["kept"], row["kept_cleaned"]) == (4, 3)
+
+
+def test_unfinished_cells_are_listed_with_their_reason(tmp_path: Path) -> None:
+    done = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
+    stopped = cell(tmp_path, config(TASK, "acdc", "float32", 0.2), EDGES)
+    begun = cell(tmp_path, config(TASK, "acdc", "float32", 0.3), EDGES)
+    for cell_id in (stopped, begun):
+        (tmp_path / "cells" / cell_id / "result.json").unlink()
+    (tmp_path / "cells" / begun / "decisions.jsonl").unlink()
+    found = collect(tmp_path, [done, stopped, begun, "t/never"])
+    assert list(found.cells["id"]) == [done]
+    assert dict(found.missing.itertuples(index=False)) == {
+        stopped: "unfinished after 105 tests",
+        begun: "started, no test done",
+        "t/never": "not started",
+    }
+
+
+def test_no_cell_at_all(tmp_path: Path) -> None:
+    found = collect(tmp_path, ["t/never"])
+    assert found.cells.empty
+    assert len(found.missing) == 1
+
+
+def test_an_id_given_twice_counts_once(tmp_path: Path) -> None:
+    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
+    assert len(collect(tmp_path, [cell_id, cell_id]).cells) == 1
+
+
+def sentence(tmp_path: Path, cell_id: str) -> str:
+    with pytest.raises(PahqError) as raised:
+        collect(tmp_path, [cell_id])
+    text = str(raised.value)
+    assert cell_id in text
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("broken", ['{"schema": 1, "id":', "[]", '{"schema": 1}', '{"schema": 99}', ""])
+def test_corrupt_result_is_one_sentence(tmp_path: Path, broken: str) -> None:
+    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
+    (tmp_path / "cells" / cell_id / "result.json").write_text(broken)
+    assert "result.json" in sentence(tmp_path, cell_id)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"kept": 4}, "circuit.json"), ({"tests": 7}, "decisions.jsonl"), ({"id": "another"}, "another")],
+)
+def test_contradicting_files_are_refused(tmp_path: Path, changes: dict[str, object], word: str) -> None:
+    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES, **changes)
+    assert word in sentence(tmp_path, cell_id)
+
+
+@pytest.mark.parametrize("name", ["fresh", "search", "versions", "graph", "config"])
+def test_entry_missing_from_a_result(tmp_path: Path, name: str) -> None:
+    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
+    path = tmp_path / "cells" / cell_id / "result.json"
+    values = json.loads(path.read_text())
+    del values[name]
+    path.write_text(json.dumps(values))
+    assert name in sentence(tmp_path, cell_id)
+
+
+def test_missing_circuit_is_refused(tmp_path: Path) -> None:
+    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
+    (tmp_path / "cells" / cell_id / "circuit.json").unlink()
+    assert "circuit.json" in sentence(tmp_path, cell_id)
+
+
+def test_faithfulness_without_value_is_no_number(tmp_path: Path) -> None:
+    fresh = {"kl": 0.1, "metric": "mse", "value": 0.0, "clean": 0.0, "corrupted": 0.0, "faithfulness": None}
+    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES, fresh=fresh)
+    frame = collect(tmp_path, [cell_id]).cells
+    assert frame["faithfulness"].dtype == float
+    assert frame["faithfulness"].isna().all()
+
+
+def test_series_pair_and_variant(tmp_path: Path) -> None:
+    """series: all but threshold. pair: all but method, precision, engine, threshold. variant: only at need."""
+    configs = [
+        config(TASK, "acdc", "float32", 0.1),
+        config(TASK, "acdc", "float32", 0.2),
+        config(TASK, "rtn-q", "int8", 0.1),
+        config(TASK, "rtn-q", "int8", 0.1, seed=1),
+    ]
+    ids = [cell(tmp_path, one, EDGES) for one in configs]
+    rows = collect(tmp_path, ids).cells.set_index("id").loc[ids]
+    series, pair = list(rows["series"]), list(rows["pair"])
+    assert series[0] == series[1] != series[2] != series[3]
+    assert pair[0] == pair[1] == pair[2] != pair[3]
+    assert list(rows["variant"]) == ["", "", "seed=0", "seed=1"]

@@ -1,0 +1,177 @@
+"""Evaluation of synthetic experiments: references, areas, agreement, missing cells."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from runpy import run_path
+
+import pandas as pd
+import pytest
+
+from pahq.analysis.evaluate import evaluate, main
+from pahq.analysis.frames import analysis_folder, read_parquet
+from pahq.errors import PahqError
+from pahq.published import published_circuit
+
+MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
+config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+TRACR, NANO = "tracr-reverse", "nano-induction"
+TRUTH = sorted(published_circuit(TRACR, graph_of(TRACR)) or ())
+WRONG = sorted(set(graph_of(TRACR).edge_index) - set(TRUTH))
+
+
+def only(frame: pd.DataFrame, **values: object) -> pd.Series:
+    """The one row with these values."""
+    for name, value in values.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_area_against_the_published_circuit_by_hand(tmp_path: Path) -> None:
+    """15 true and 91 false edges: (0, 5/15), (0, 5/15) again, (13/91, 10/15), and a dominated point."""
+    sweep = {0.4: TRUTH[:5], 0.3: TRUTH[3:8], 0.2: TRUTH[:10] + WRONG[:13], 0.1: TRUTH[:6] + WRONG[:26]}
+    ids = [cell(tmp_path, config(TRACR, "acdc", "float32", t), edges) for t, edges in sweep.items()]
+    folder = evaluate(tmp_path, "tiny", ids)
+    row = only(read_parquet(folder, "auc"), reference="published")
+    assert (row["reference_edges"], row["edges"], row["thresholds"], row["interior_points"]) == (
+        15,
+        106,
+        4,
+        2,
+    )
+    assert row["auc_steps"] == pytest.approx(1 / 3 + (1 - 1 / 7) * (1 / 3))
+    assert row["auc_trapezoid"] == pytest.approx(1 / 7 * 1 / 2 + 6 / 7 * 5 / 6)
+    assert "few points" in row["note"]
+    points = read_parquet(folder, "roc").query("reference == 'published'").set_index("threshold")
+    assert points.loc[0.2, "fpr"] == pytest.approx(1 / 7)
+    assert points["on_front"].to_dict() == {0.4: True, 0.3: True, 0.2: True, 0.1: False}
+
+
+def test_one_threshold_is_noted(tmp_path: Path) -> None:
+    folder = evaluate(tmp_path, "one", [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)])
+    row = only(read_parquet(folder, "auc"), reference="published")
+    assert (row["auc_steps"], row["note"]) == (1.0, "few points")
+
+
+def test_three_points_carry_no_note(tmp_path: Path) -> None:
+    sweep = {0.3: TRUTH[:5], 0.2: TRUTH[:10] + WRONG[:2], 0.1: TRUTH[:12] + WRONG[:9]}
+    ids = [cell(tmp_path, config(TRACR, "acdc", "float32", t), edges) for t, edges in sweep.items()]
+    row = only(read_parquet(evaluate(tmp_path, "three", ids), "auc"), reference="published")
+    assert (row["interior_points"], row["note"]) == (3, "")
+
+
+def test_task_without_published_circuit_is_held_against_acdc(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)
+    acdc = cell(tmp_path, config(NANO, "acdc", "float32", 0.1), names[:4])
+    mine = cell(tmp_path, config(NANO, "rtn-q", "int4", 0.1), names[1:7])
+    folder = evaluate(tmp_path, "nano", [acdc, mine])
+    row = only(read_parquet(folder, "agreement"))
+    assert (row["id"], row["reference"]) == (mine, acdc)
+    assert (row["shared"], row["only_here"], row["only_reference"], row["differing"]) == (3, 3, 1, 4)
+    assert row["jaccard"] == pytest.approx(3 / 7)
+    assert row["jaccard_by_chance"] == pytest.approx((24 / 105) / (10 - 24 / 105))
+    areas = read_parquet(folder, "auc")
+    assert set(areas["reference"]) == {"acdc@t0.1"}
+    against = only(areas, method="rtn-q")
+    assert against["auc_steps"] == pytest.approx((1 - 3 / 101) * 3 / 4)
+    assert "1 by construction" in only(areas, method="acdc")["note"]
+
+
+def test_acdc_of_the_same_threshold_and_seed_alone_is_the_reference(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)
+    ids = [
+        cell(tmp_path, config(NANO, "acdc", "float32", 0.2), names[:4]),
+        cell(tmp_path, config(NANO, "acdc", "float32", 0.1, seed=1), names[:4]),
+        cell(tmp_path, config(NANO, "pahq", "int8", 0.1), names[:4]),
+    ]
+    row = only(read_parquet(evaluate(tmp_path, "nano", ids), "agreement"))
+    assert pd.isna(row["jaccard"])
+    assert row["note"] == "no finished ACDC cell at this threshold"
+
+
+def test_float32_is_noted_as_acdc_by_construction(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)[:4]
+    ids = [cell(tmp_path, config(NANO, method, "float32", 0.1), names) for method in ("acdc", "pahq")]
+    folder = evaluate(tmp_path, "nano", ids)
+    assert "ACDC by construction" in only(read_parquet(folder, "agreement"))["note"]
+    areas = read_parquet(folder, "auc")
+    assert "ACDC by construction" in only(areas, method="pahq")["note"]
+    assert "ACDC by construction" not in only(areas, method="acdc")["note"]
+
+
+def test_empty_circuits_agree_with_a_note(tmp_path: Path) -> None:
+    ids = [
+        cell(tmp_path, config(NANO, *which, 1.0), []) for which in (("acdc", "float32"), ("rtn-q", "int8"))
+    ]
+    folder = evaluate(tmp_path, "empty", ids)
+    row = only(read_parquet(folder, "agreement"))
+    assert (row["jaccard"], row["note"]) == (1.0, "both circuits are empty")
+    assert read_parquet(folder, "auc").empty  # an empty circuit is no reference
+
+
+def test_missing_cell_is_listed_and_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    done = cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)
+    with caplog.at_level(logging.WARNING):
+        folder = evaluate(tmp_path, "part", [done, "tracr-reverse/never"])
+    assert list(read_parquet(folder, "cells")["id"]) == [done]
+    assert read_parquet(folder, "missing").to_dict("records") == [
+        {"id": "tracr-reverse/never", "reason": "not started"}
+    ]
+    assert "1 of 2 cells" in caplog.text
+    assert "tracr-reverse/never" in caplog.text
+
+
+def test_nothing_finished_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PahqError, match="none of the 1 cells"):
+        evaluate(tmp_path, "none", ["tracr-reverse/never"])
+    with pytest.raises(PahqError, match="no cells"):
+        evaluate(tmp_path, "none", [])
+    assert not (tmp_path / "analysis").exists()
+
+
+def test_whole_experiment(experiment: tuple[Path, list[str]]) -> None:
+    root, ids = experiment
+    folder = evaluate(root, "whole", ids)
+    areas, agreement = read_parquet(folder, "auc"), read_parquet(folder, "agreement")
+    published = areas[areas["reference"] == "published"]
+    assert set(published["task"]) == {"tracr-reverse", "tracr-proportion-zero"}
+    assert len(published) == 2 * 11
+    assert published["auc_steps"].between(0, 1).all()
+    assert (published["auc_trapezoid"] >= published["auc_steps"]).all()
+    assert len(agreement) == 4 * 10 * 4
+    exact = agreement[agreement["format"] == "float32"]
+    assert (exact["jaccard"] == 1).all()
+    coarse = agreement[(agreement["precision"] == "int4") & (agreement["method"] == "rtn-q")]
+    assert coarse["jaccard"].mean() < 0.9
+
+
+def test_evaluating_twice_gives_the_same(experiment: tuple[Path, list[str]]) -> None:
+    root, ids = experiment
+    first = read_parquet(evaluate(root, "again", ids), "auc")
+    second = read_parquet(evaluate(root, "again", list(reversed(ids))), "auc")
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["", "../out", "a/b", ".hidden"])
+def test_experiment_name_cannot_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PahqError, match="name of an experiment"):
+        analysis_folder(tmp_path, name)
+
+
+def test_unreadable_parquet_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PahqError, match="evaluate the experiment"):
+        read_parquet(tmp_path, "auc")
+    (tmp_path / "auc.parquet").write_text("no parquet")
+    with pytest.raises(PahqError, match=r"auc\.parquet") as raised:
+        read_parquet(tmp_path, "auc")
+    assert "\n" not in str(raised.value)
+
+
+def test_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = {"good": [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)], "bad": ["t/never"]}
+    assert main(["good", "--root", str(tmp_path)], ids.__getitem__) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "analysis" / "good")
+    assert main(["bad", "--root", str(tmp_path)], ids.__getitem__) == 2
+    assert capsys.readouterr().err.count("\n") == 1

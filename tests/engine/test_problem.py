@@ -1,0 +1,107 @@
+"""The ground engines stand on: what absent edges carry, what the metric compares with, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from pahq.config import PrecisionConfig
+from pahq.engine.problem import build_problem
+from pahq.errors import PahqError
+from pahq.metrics import gather_items
+from pahq.model.forward import logits, unembed
+from pahq.tasks.task import Prompts, last_items
+
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
+random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
+
+
+def test_the_corrupted_run_is_the_low_models_own(family: str = "gpt2") -> None:
+    model = random_model(family)
+    prompts = random_prompts(model)
+    problem = build_problem(model, prompts, metric="kl", precision=INT4)
+    expected = logits(problem.store.low, prompts.corrupted)
+    assert torch.allclose(unembed(model, problem.corrupted.final), expected, rtol=1e-10)
+    assert not torch.allclose(logits(model, prompts.corrupted), expected, rtol=1e-3)
+
+
+def test_the_metric_compares_with_the_full_precision_model() -> None:
+    model = random_model("gpt2")
+    prompts = random_prompts(model)
+    problem = build_problem(model, prompts, metric="kl", precision=INT4)
+    clean = gather_items(logits(model, prompts.clean), prompts.items)
+    assert float(problem.objective.loss(clean)) == pytest.approx(0.0, abs=1e-12)
+    assert float(problem.objective.loss(gather_items(logits(problem.store.low, prompts.clean), prompts.items))) > 1e-6
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_position_order_permutes_the_corrupted_position_embedding_alone(split: bool) -> None:
+    model = random_model("tracr")
+    order = torch.tensor([3, 0, 4, 1, 2])
+    prompts = random_prompts(model)
+    permuted = dataclasses.replace(prompts, position_order=order)
+    problem = build_problem(model, permuted, metric="kl", split_embed=split)
+    plain = build_problem(model, prompts, metric="kl", split_embed=split)
+    shuffled = model.W_pos[:5][order]
+    token = model.W_E[prompts.corrupted]
+    if split:
+        assert torch.equal(problem.corrupted.senders[0], token)
+        assert torch.equal(problem.corrupted.senders[1], shuffled.expand_as(token))
+    else:
+        assert torch.allclose(problem.corrupted.senders[0], token + shuffled)
+    assert all(torch.equal(a, b) for a, b in zip(problem.clean, plain.clean, strict=True))
+
+
+def test_zero_ablation_leaves_biases(family: str = "gpt2") -> None:
+    """Every sender is zero, so a projection is W.norm(biases) + b: not zero (method notes, section 2)."""
+    model = random_model(family)
+    run = build_problem(model, random_prompts(model), metric="kl", ablation="zero").corrupted
+    assert not run.senders.any()
+    assert not run.resid_pre[0].any()
+    assert torch.allclose(run.resid_mid[0], model.layers[0].b_O.expand_as(run.resid_mid[0]))
+    assert torch.allclose(run.final, (model.layers[0].b_O + model.layers[1].b_O).expand_as(run.final))
+    # LayerNorm of a zero row is its bias
+    expected = torch.einsum("d,hde->he", model.layers[0].ln1_b, model.layers[0].W_Q) + model.layers[0].b_Q
+    assert torch.allclose(run.projections[0]["q"], expected[:, None, None].expand_as(run.projections[0]["q"]))
+
+
+def test_mean_ablation_carries_each_senders_mean_over_the_corrupted_prompts() -> None:
+    model = random_model("llama")
+    prompts = random_prompts(model)
+    plain = build_problem(model, prompts, metric="kl").corrupted.senders
+    mean = build_problem(model, prompts, metric="kl", ablation="mean").corrupted
+    for sender, row in zip(plain, mean.senders, strict=True):
+        for example in row:
+            assert torch.allclose(example, (sender[0] + sender[1] + sender[2]) / 3)
+    assert torch.allclose(mean.final, mean.senders.sum(0) + model.layers[0].b_O + model.layers[1].b_O)
+
+
+def test_an_unknown_ablation_is_refused() -> None:
+    model = random_model("gpt2")
+    with pytest.raises(PahqError, match="unknown ablation 'noise'; known: corrupted, mean, zero"):
+        build_problem(model, random_prompts(model), metric="kl", ablation="noise")
+
+
+def test_prompts_that_do_not_fit_the_model_are_refused() -> None:
+    model = random_model("gpt2")
+    with pytest.raises(PahqError, match="prompts have 9 tokens; model 'gpt2' has 8 positions"):
+        build_problem(model, random_prompts(model, length=9), metric="kl")
+    good = torch.zeros(3, 4, dtype=torch.long)
+    for bad in (11, -1):
+        wrong = good.clone()
+        wrong[2, 1] = bad
+        for clean, corrupted, name in ((wrong, good, "clean"), (good, wrong, "corrupted")):
+            with pytest.raises(PahqError, match=f"{name} prompt 2 has a token outside the vocabulary of 11"):
+                build_problem(model, Prompts(clean, corrupted, last_items(3, 4)), metric="kl")
+
+
+def test_rotary_models_have_no_position_embedding_to_split() -> None:
+    model = random_model("qwen")
+    with pytest.raises(PahqError, match="no position embedding to split"):
+        build_problem(model, random_prompts(model), metric="kl", split_embed=True)
+    assert build_problem(model, random_prompts(model, length=7), metric="kl").graph.senders[0].kind == "embed"

@@ -1,0 +1,234 @@
+"""The functional forward against an independent float64 one, a recorded run, and its own parts."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pahq.errors import PahqError
+from pahq.model.forward import attend, embeddings, logits, project, rotate, run_senders, unembed
+from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+
+ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "plain_forward.py"))["logits"]
+GOLDEN = Path(__file__).parents[1] / "golden"
+TOKENS = torch.tensor([[3, 7, 4, 0, 10, 1], [8, 8, 5, 2, 9, 1]])
+
+_SIZES: dict[str, Any] = {
+    "layers": 2,
+    "heads": 3,
+    "kv_heads": 3,
+    "d_model": 15,
+    "d_head": 4,
+    "d_vocab": 11,
+    "d_vocab_out": 11,
+    "context": 8,
+}
+LEARNED = {
+    "gpt2": {"d_mlp": 7, "norm": "layer", "eps": 1e-3, "tied_embedding": True},
+    "attention-only": {"d_mlp": 0, "norm": "layer"},
+    "tracr": {"d_mlp": 7, "norm": "none", "activation": "relu", "causal": False, "d_vocab_out": 5},
+    "tracr-one-head": {
+        "d_mlp": 7,
+        "norm": "none",
+        "activation": "relu",
+        "causal": False,
+        "heads": 1,
+        "kv_heads": 1,
+    },
+}
+LLAMA = {
+    "d_mlp": 7,
+    "norm": "rms",
+    "activation": "silu",
+    "gated": True,
+    "positions": "rotary",
+    "heads": 6,
+    "rotary_base": 30.0,
+}
+ALL = LEARNED | {"llama": LLAMA, "qwen3": LLAMA | {"qk_norm": True}}
+
+
+def random_model(change: dict[str, Any]) -> Model:
+    """Every tensor random, in float64: norms, and biases that random initialisation would leave at zero."""
+    config = ModelConfig(**_SIZES | change)
+    generator = torch.Generator().manual_seed(1)
+    shapes = tensor_shapes(config)
+    return model_from_tensors(
+        config,
+        {
+            name: 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
+            for name, shape in shapes.items()
+        },
+    )
+
+
+@pytest.fixture(params=ALL)
+def model(request: pytest.FixtureRequest) -> Model:
+    return random_model(ALL[request.param])
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_logits_equal_an_independent_forward(name: str) -> None:
+    model = random_model(LEARNED[name])
+    config = model.config
+    expected = ORACLE(
+        model.tensors(), TOKENS, causal=config.causal, activation=config.activation, eps=config.eps
+    )
+    assert expected.std() > 0.3
+    assert (logits(model, TOKENS) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["tracr_reverse", "tracr_proportion"])
+def test_compiled_programs_equal_an_independent_forward(name: str) -> None:
+    from pahq.recorded import read_recorded
+
+    run = read_recorded(GOLDEN / name)[0]
+    model, tokens = run.model.to(dtype=torch.float64), run.prompts.clean[:6]
+    expected = ORACLE(model.tensors(), tokens, causal=False, activation="relu", eps=1e-5)
+    assert (logits(model, tokens) - expected).abs().max() < 1e-10
+
+
+def test_recorded_log_probabilities_are_met() -> None:
+    from pahq.recorded import read_recorded
+
+    run = read_recorded(GOLDEN / "attn2l_t0.008")[0]
+    recorded = load_file(GOLDEN / "attn2l_t0.008" / "reference.safetensors")["base_logprobs_last"]
+    ours = logits(run.model, run.prompts.clean)[:, -1].log_softmax(-1)
+    assert (ours - recorded).abs().max() < 1e-5
+
+
+def test_senders_and_biases_add_up_to_the_final_residual(model: Model) -> None:
+    run = run_senders(model, embeddings(model, TOKENS, split=False))
+    biases = torch.stack([layer.b_O for layer in model.layers]).sum(0)
+    assert len(run.senders) == 1 + 2 * (model.config.heads + (model.config.d_mlp > 0))
+    assert (run.senders.sum(0) + biases - run.final).abs().max() < 1e-12
+    assert (unembed(model, run.final) - logits(model, TOKENS)).abs().max() < 1e-12
+
+
+def test_a_run_keeps_what_each_receiver_reads(model: Model) -> None:
+    run = run_senders(model, embeddings(model, TOKENS, split=False))
+    heads = model.config.heads
+    attention = run.senders[1 : 1 + heads].sum(0) + model.layers[0].b_O
+    assert torch.equal(run.resid_pre[0], run.senders[0])
+    assert (run.resid_mid[0] - run.resid_pre[0] - attention).abs().max() < 1e-12
+    after = run.resid_mid[0] + run.senders[1 + heads] if model.config.d_mlp else run.resid_mid[0]
+    assert (run.resid_pre[1] - after).abs().max() < 1e-12
+    assert run.projections[1]["k"].shape == (model.config.kv_heads, 2, 6, model.config.d_head)
+
+
+def test_a_split_embedding_is_one_more_sender_and_the_same_model() -> None:
+    model = random_model(LEARNED["gpt2"])
+    whole = run_senders(model, embeddings(model, TOKENS, split=False))
+    split = run_senders(model, embeddings(model, TOKENS, split=True))
+    assert len(split.senders) == len(whole.senders) + 1
+    assert (split.senders[:2].sum(0) - whole.senders[0]).abs().max() < 1e-12
+    assert (split.final - whole.final).abs().max() < 1e-12
+
+
+def test_zero_ablation_leaves_biases_alone(model: Model) -> None:
+    """With every sender at zero, projections are W.norm(biases so far) + b, not zero."""
+    start = embeddings(model, TOKENS, split=False)
+    clean = run_senders(model, start)
+    run = run_senders(model, start, fixed=torch.zeros_like(clean.senders))
+    b_O = [layer.b_O for layer in model.layers]
+    assert not run.senders.any()
+    assert torch.equal(run.resid_pre[0], torch.zeros_like(start[0]))
+    assert (run.resid_pre[1] - b_O[0]).abs().max() < 1e-12
+    assert (run.final - b_O[0] - b_O[1]).abs().max() < 1e-12
+    for i, resid in enumerate(run.resid_pre):
+        for letter in "qkv":
+            expected = project(model.config, model.layers[i], letter, resid[None])
+            assert torch.equal(run.projections[i][letter], expected)
+            assert expected.abs().max() > 1e-3
+
+
+def test_fixing_the_clean_values_changes_nothing(model: Model) -> None:
+    start = embeddings(model, TOKENS, split=False)
+    clean = run_senders(model, start)
+    again = run_senders(model, start, fixed=clean.senders)
+    assert torch.equal(again.final, clean.final)
+
+
+def test_fixing_one_sender_reaches_all_below_it_alone(model: Model) -> None:
+    start = embeddings(model, TOKENS, split=False)
+    clean = run_senders(model, start)
+    changed = clean.senders.clone()
+    last = 1 + model.config.heads + (model.config.d_mlp > 0)  # the first head of layer 1
+    changed[last] = 0
+    run = run_senders(model, start, fixed=changed)
+    assert torch.equal(run.resid_pre[1], clean.resid_pre[1])
+    assert (clean.final - run.final - clean.senders[last]).abs().max() < 1e-12
+
+
+def test_every_head_reads_its_own_input(model: Model) -> None:
+    """A change to head 2's input moves head 2's projection and no other's."""
+    config, layer = model.config, model.layers[0]
+    x = torch.randn(
+        config.heads, 2, 6, config.d_model, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    patched = x.clone()
+    patched[-1] += 1 + torch.arange(config.d_model)  # no constant, which LayerNorm would remove
+    before, after = project(config, layer, "q", x), project(config, layer, "q", patched)
+    assert torch.equal(before[:-1], after[:-1])
+    assert (before[-1] - after[-1]).abs().max() > 1e-3
+
+
+def test_fewer_queries_are_the_last_ones(model: Model) -> None:
+    config, layer = model.config, model.layers[0]
+    resid = embeddings(model, TOKENS, split=False)[0]
+    q, k, v = (project(config, layer, letter, resid[None]) for letter in "qkv")
+    full = attend(config, q, k, v)
+    for queries in (1, 3):
+        late = project(config, layer, "q", resid[None, :, -queries:], first=resid.shape[1] - queries)
+        assert (late - q[:, :, -queries:]).abs().max() < 1e-12
+        assert (attend(config, late, k, v) - full[:, :, -queries:]).abs().max() < 1e-12
+
+
+def test_causal_models_do_not_look_ahead(model: Model) -> None:
+    changed = TOKENS.clone()
+    changed[:, -1] = 6
+    difference = (logits(model, changed) - logits(model, TOKENS))[:, :-1].abs().max()
+    assert difference < 1e-12 if model.config.causal else difference > 1e-3
+
+
+def test_rotation_counts_from_first_and_only_differences_matter() -> None:
+    config = ModelConfig(**_SIZES | LLAMA)
+    x = torch.randn(5, config.d_head, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert torch.equal(rotate(config, x, 0)[0], x[0])
+    assert (rotate(config, x, 0)[3:] - rotate(config, x[3:], 3)).abs().max() < 1e-12
+    near, far = rotate(config, x, 0), rotate(config, x, 1000)
+    assert (near @ near.T - far @ far.T).abs().max() < 1e-10
+    assert (near - far).abs().max() > 0.1
+    # By hand: pair (0, 2) of position 2 turns by 2 radians, pair (1, 3) by 2 / base^(1/2).
+    turned = torch.polar(
+        torch.ones(2, dtype=torch.float64), torch.tensor([2.0, 2.0 / 30.0**0.5], dtype=torch.float64)
+    )
+    by_hand = torch.complex(x[2, :2], x[2, 2:]) * turned
+    assert (near[2] - torch.cat((by_hand.real, by_hand.imag))).abs().max() < 1e-12
+
+
+def test_a_group_of_heads_shares_its_keys_and_values() -> None:
+    config = ModelConfig(**_SIZES | LLAMA)
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(heads: int) -> Tensor:
+        return torch.randn(heads, 2, 6, config.d_head, generator=generator, dtype=torch.float64)
+
+    q, k, v = draw(6), draw(3), draw(3)
+    grouped = attend(config, q, k, v)
+    single = config.model_copy(update={"heads": 1, "kv_heads": 1})
+    for head in range(6):
+        kv = head // 2
+        alone = attend(single, q[head : head + 1], k[kv : kv + 1], v[kv : kv + 1])
+        assert (grouped[head] - alone[0]).abs().max() < 1e-12
+
+
+def test_prompts_beyond_the_context_are_refused(model: Model) -> None:
+    with pytest.raises(PahqError, match="prompts of 9 tokens exceed the model's context of 8"):
+        logits(model, torch.zeros(1, 9, dtype=torch.long))

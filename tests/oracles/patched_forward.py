@@ -1,0 +1,202 @@
+"""An independent patched forward: a recursion over edge names, one head, example and position at a time.
+
+Written from the definitions (Conmy et al. 2023, section 2; Su et al. 2021; Ainslie et al. 2023). It shares no code with
+the package and reads of it only the model's tensors, so that the reference engine has something to be wrong against.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def circuit_logits(
+    full,
+    low,
+    clean_tokens,
+    corrupted_tokens,
+    items,
+    edges,
+    *,
+    ablation="corrupted",
+    split_embed=False,
+    direct_edges=True,
+    position_order=None,
+    focus=frozenset(),
+):
+    """[item, vocab] logits of the circuit that has the ``edges`` named.
+
+    ``low`` is the network under test, ``full`` lends the weights of the (layer, key-value head) pairs in ``focus``.
+    """
+    rows = []
+    means = _means(low, corrupted_tokens, split_embed, position_order) if ablation == "mean" else None
+    runs = {}
+    for example, position in items.tolist():
+        if example not in runs:
+            clean, corrupted = clean_tokens[example].tolist(), corrupted_tokens[example].tolist()
+            runs[example] = _Example(
+                full, low, clean, corrupted, edges, ablation, split_embed, direct_edges, position_order, focus, means
+            )
+        rows.append(runs[example].logits(position))
+    return torch.stack(rows)
+
+
+class _Example:
+    def __init__(
+        self, full, low, clean, corrupted, edges, ablation, split, direct_edges, position_order, focus, means
+    ):
+        self.full, self.low, self.edges, self.focus = full, low, set(edges), focus
+        self.direct_edges, self.split = direct_edges, split
+        self.embedded = _embeddings(low, clean, split, None)
+        self.cache = _Cache(low, corrupted, split, position_order)
+        if ablation == "zero":
+            self.cache.force({name: [torch.zeros_like(x) for x in value] for name, value in self.cache.out.items()})
+        if ablation == "mean":
+            self.cache.force(means)
+        self.memo = {}
+
+    def logits(self, position):
+        config = self.low.config
+        x = self.input("logits", config.layers, "logits")[position]
+        return _norm(config, x, self.low.ln_final_w, self.low.ln_final_b) @ self.low.W_U + self.low.b_U
+
+    def input(self, receiver, layer, kind):
+        """The residual stream that a receiver reads: its corrupted one plus what its present edges change."""
+        stream = list(self.cache.residual(layer, kind))
+        for sender in self.cache.upstream(layer, kind):
+            if f"{sender}->{receiver}" in self.edges:
+                online, corrupted = self.output(sender), self.cache.out[sender]
+                stream = [x + a - b for x, a, b in zip(stream, online, corrupted, strict=True)]
+        return stream
+
+    def output(self, sender):
+        if sender not in self.memo:
+            self.memo[sender] = self._output(sender)
+        return self.memo[sender]
+
+    def _output(self, sender):
+        if sender in ("embed", "pos"):
+            return self.embedded[sender]
+        if sender[0] == "m":
+            layer = int(sender[1:])
+            return [_mlp(self.low, layer, x) for x in self.input(sender, layer, "mlp")]
+        layer, head = (int(part) for part in sender[1:].split(".h"))
+        group = head // (self.low.config.heads // self.low.config.kv_heads)
+        model = self.full if (layer, group) in self.focus else self.low
+        parts = {}
+        for letter, index in (("q", head), ("k", group), ("v", group)):
+            receiver = f"a{layer}.h{index}<{letter}>"
+            offline = self.direct_edges and receiver not in self.edges
+            stream = self.cache.residual(layer, "head") if offline else self.input(receiver, layer, "head")
+            parts[letter] = _project(model, layer, letter, index, stream)
+        return _head(model, layer, head, parts)
+
+
+class _Cache:
+    """The run that absent edges take their values from: every sender's output by name, position by position."""
+
+    def __init__(self, model, tokens, split, position_order):
+        self.model, self.split = model, split
+        self.out = dict(_embeddings(model, tokens, split, position_order))
+        config = model.config
+        for layer in range(config.layers):
+            stream = self.residual(layer, "head")
+            for head in range(config.heads):
+                group = head // (config.heads // config.kv_heads)
+                parts = {
+                    letter: _project(model, layer, letter, index, stream)
+                    for letter, index in (("q", head), ("k", group), ("v", group))
+                }
+                self.out[f"a{layer}.h{head}"] = _head(model, layer, head, parts)
+            if config.d_mlp:
+                self.out[f"m{layer}"] = [_mlp(model, layer, x) for x in self.residual(layer, "mlp")]
+
+    def force(self, values):
+        self.out = values
+
+    def upstream(self, layer, kind):
+        names = ["embed", "pos"] if self.split else ["embed"]
+        heads = [f"h{head}" for head in range(self.model.config.heads)]
+        for below in range(layer):
+            names += [f"a{below}.{head}" for head in heads] + ([f"m{below}"] if self.model.config.d_mlp else [])
+        return names + ([f"a{layer}.{head}" for head in heads] if kind == "mlp" else [])
+
+    def residual(self, layer, kind):
+        biases = [self.model.layers[below].b_O for below in range(layer + (kind == "mlp"))]
+        terms = [self.out[name] for name in self.upstream(layer, kind)]
+        return [sum(values) + sum(biases) for values in zip(*terms, strict=True)]
+
+
+def _means(model, corrupted_tokens, split, position_order):
+    runs = [_Cache(model, row.tolist(), split, position_order).out for row in corrupted_tokens]
+    return {
+        name: [sum(run[name][p] for run in runs) / len(runs) for p in range(corrupted_tokens.shape[1])]
+        for name in runs[0]
+    }
+
+
+def _embeddings(model, tokens, split, position_order):
+    token = [model.W_E[t] for t in tokens]
+    if model.W_pos is None:
+        return {"embed": token}
+    order = range(len(tokens)) if position_order is None else position_order.tolist()
+    position = [model.W_pos[p] for p in order]
+    if split:
+        return {"embed": token, "pos": position}
+    return {"embed": [a + b for a, b in zip(token, position, strict=True)]}
+
+
+def _norm(config, x, weight, bias):
+    if config.norm == "none":
+        return x
+    if config.norm == "layer":
+        centred = x - x.sum() / len(x)
+        return centred / ((centred * centred).sum() / len(x) + config.eps).sqrt() * weight + bias
+    return x / ((x * x).sum() / len(x) + config.eps).sqrt() * weight
+
+
+def _project(model, layer, letter, index, stream):
+    config, weights = model.config, model.layers[layer]
+    matrix, bias = weights.weight(letter)[index], weights.bias(letter)[index]
+    out = []
+    for position, x in enumerate(stream):
+        y = _norm(config, x, weights.ln1_w, weights.ln1_b) @ matrix + bias
+        if config.qk_norm and letter != "v":
+            scale = weights.q_norm if letter == "q" else weights.k_norm
+            y = y / ((y * y).sum() / len(y) + config.eps).sqrt() * scale
+        if config.positions == "rotary" and letter != "v":
+            half = len(y) // 2
+            turns = torch.tensor(
+                [position * config.rotary_base ** (-2 * i / len(y)) for i in range(half)], dtype=y.dtype
+            )
+            turned = torch.complex(y[:half], y[half:]) * torch.polar(torch.ones_like(turns), turns)
+            y = torch.cat((turned.real, turned.imag))
+        out.append(y)
+    return out
+
+
+def _head(model, layer, head, parts):
+    out = []
+    for p, query in enumerate(parts["q"]):
+        seen = range(p + 1) if model.config.causal else range(len(parts["k"]))
+        scores = torch.stack([query @ parts["k"][other] for other in seen]) / math.sqrt(model.config.d_head)
+        pattern = (scores - scores.max()).exp()
+        pattern = pattern / pattern.sum()
+        z = sum(pattern[i] * parts["v"][other] for i, other in enumerate(seen))
+        out.append(z @ model.layers[layer].W_O[head])
+    return out
+
+
+def _mlp(model, layer, x):
+    config, weights = model.config, model.layers[layer]
+    normed = _norm(config, x, weights.ln2_w, weights.ln2_b)
+    into = normed @ weights.W_in + weights.b_in
+    gate = normed @ weights.W_gate if config.gated else into
+    if config.activation == "relu":
+        active = gate * (gate > 0)
+    elif config.activation == "silu":
+        active = gate / (1 + (-gate).exp())
+    else:
+        active = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    return (active * into if config.gated else active) @ weights.W_out + weights.b_out

@@ -1,0 +1,207 @@
+"""Low-precision formats: how far a weight may move, and whose scale it depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pahq.config import FORMATS
+from pahq.errors import PahqError
+from pahq.precision.formats import BITS, Format, round_trip
+
+ALL = [
+    ("float32", "row"), ("bf16", "row"), ("fp16", "row"), ("fp8", "row"), ("fp8", "head"), ("fp8", "none"),
+    ("int8", "row"), ("int8", "head"), ("int4", "group32"), ("int4", "row"), ("int4", "head"),
+]  # fmt: skip
+EVERY = pytest.mark.parametrize(("name", "scales"), ALL)
+SLACK = 1 + 1e-5  # the rounding's own float32 arithmetic
+
+
+def rounded(weight: Tensor, name: str, scales: str = "row") -> Tensor:
+    return round_trip(weight, Format(name, scales))
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> Tensor:
+    """[head, in, out] float32: random sizes (``in`` often no multiple of 32), magnitudes, heavy tails, zeros."""
+    heads, rows, columns = draw(st.integers(1, 3)), draw(st.sampled_from([1, 7, 31, 32, 41, 64, 70])), draw(st.integers(1, 4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    values = torch.randn(heads, rows, columns, generator=generator)
+    values = values * values.abs() ** draw(st.sampled_from([0, 2])) * 10.0 ** draw(st.integers(-3, 1))
+    values += draw(st.sampled_from([0.0, 0.0, 0.5]))
+    return torch.where(torch.rand(values.shape, generator=generator) < draw(st.sampled_from([0.0, 0.5])), 0.0, values)
+
+
+def reach(w: Tensor, scales: str) -> Tensor:
+    """The largest magnitude within the reach of a scale: one output column of one head, or one head."""
+    return w.abs().amax((-2, -1) if scales == "head" else -2, keepdim=True)
+
+
+@given(w=weights(), scales=st.sampled_from(["row", "head", "none"]))
+@settings(deadline=None)
+def test_fp8_moves_a_weight_by_half_a_step_of_e4m3(w: Tensor, scales: str) -> None:
+    """3 mantissa bits: relative 2^-4 for normal values; below 2^-6 (in units of the scale) steps of 2^-9."""
+    w = w.clamp(-448, 448)
+    scale = torch.tensor(1.0) if scales == "none" else reach(w, scales) / 448
+    bound = torch.maximum(w.abs() * 2.0**-4, scale * 2.0**-10)
+    assert bool(((rounded(w, "fp8", scales) - w).abs() <= bound * SLACK).all())
+
+
+@given(w=weights(), scales=st.sampled_from(["row", "head"]))
+@settings(deadline=None)
+def test_int8_moves_a_weight_by_half_a_step(w: Tensor, scales: str) -> None:
+    scale = reach(w, scales) / 127
+    after = rounded(w, "int8", scales)
+    assert bool(((after - w).abs() <= scale / 2 * SLACK).all())
+    assert torch.allclose(reach(after, scales), reach(w, scales), rtol=1e-6)  # the largest weight is met
+
+
+@given(w=weights(), scales=st.sampled_from(["group32", "row", "head"]))
+@settings(deadline=None)
+def test_int4_moves_a_weight_by_half_a_step_and_the_rounding_of_its_constants(w: Tensor, scales: str) -> None:
+    after = rounded(w, "int4", scales)
+    blocks = zip(w.split(32, -2), after.split(32, -2), strict=True) if scales == "group32" else [(w, after)]
+    for group, got in blocks:
+        axes = (-2, -1) if scales == "head" else (-2,)
+        low, high = group.amin(axes, keepdim=True), group.amax(axes, keepdim=True)
+        step = (high - low) / 15
+        # fp16 keeps 11 bits (half a step of 2^-11, relative) and nothing finer than 2^-25 below its normal range; an
+        # error of the scale counts up to 15 times, one of the smallest value twice: in the offset and in the spread.
+        constants = 15 * (step * 2.0**-11 + 2.0**-24) + 2 * (low.abs() * 2.0**-11 + 2.0**-24)
+        assert bool(((got - group).abs() <= (step / 2 + constants) * SLACK).all())
+
+
+@given(w=weights())
+@settings(deadline=None)
+def test_half_precision_formats_keep_their_mantissa(w: Tensor) -> None:
+    assert bool(((rounded(w, "bf16") - w).abs() <= w.abs() * 2.0**-8 * SLACK).all())  # 8 significant bits
+    assert bool(((rounded(w, "fp16") - w).abs() <= torch.clamp(w.abs() * 2.0**-11, min=2.0**-25) * SLACK).all())
+    assert rounded(w, "float32") is w
+
+
+@EVERY
+def test_zeros_and_constants(name: str, scales: str) -> None:
+    assert torch.equal(rounded(torch.zeros(2, 40, 3), name, scales), torch.zeros(2, 40, 3))
+    constant = torch.full((2, 40, 3), 0.375)  # exact in every format, scales included
+    assert torch.allclose(rounded(constant, name, scales), constant, rtol=1e-6, atol=0)
+    assert torch.allclose(rounded(-constant, name, scales), -constant, rtol=1e-6, atol=0)
+
+
+@EVERY
+def test_tiny_weights_stay_finite(name: str, scales: str) -> None:
+    for tiny in (1e-30, 1e-41, 1e-45):
+        after = rounded(torch.tensor([[[tiny, 0.0], [-tiny, tiny]]]), name, scales)
+        assert bool(torch.isfinite(after).all()) and float(after.abs().max()) <= 2e-7
+
+
+@EVERY
+def test_heads_are_independent(name: str, scales: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    w = torch.randn(5, 41, 6, generator=generator)
+    changed = w.clone()
+    changed[3] = 50 * torch.randn(41, 6, generator=generator)
+    before, after = rounded(w, name, scales), rounded(changed, name, scales)
+    others = [0, 1, 2, 4]
+    assert torch.equal(before[others], after[others])
+    assert not torch.equal(before[3], after[3])
+    assert torch.equal(rounded(w[:1], name, scales), before[:1])  # nor does a head depend on how many there are
+
+
+@pytest.mark.parametrize(("name", "scales"), [("fp8", "row"), ("int8", "row"), ("int4", "row"), ("int4", "group32")])
+def test_output_columns_are_independent_under_row_and_group_scales(name: str, scales: str) -> None:
+    w = torch.randn(2, 41, 6, generator=torch.Generator().manual_seed(5))
+    changed = w.clone()
+    changed[..., 2] *= 100
+    others = [0, 1, 3, 4, 5]
+    assert torch.equal(rounded(w, name, scales)[..., others], rounded(changed, name, scales)[..., others])
+
+
+@pytest.mark.parametrize(("name", "scales"), [("fp8", "head"), ("int8", "head"), ("int4", "head")])
+def test_one_scale_per_head_reaches_over_its_columns(name: str, scales: str) -> None:
+    w = torch.randn(2, 41, 6, generator=torch.Generator().manual_seed(5))
+    changed = w.clone()
+    changed[0, :, 2] *= 100
+    assert not torch.equal(rounded(w, name, scales)[0, :, 0], rounded(changed, name, scales)[0, :, 0])
+
+
+def test_a_ragged_last_group_has_constants_of_its_own() -> None:
+    w = torch.randn(1, 41, 4, generator=torch.Generator().manual_seed(6))
+    changed = w.clone()
+    changed[:, 32:] *= 1000
+    before, after = rounded(w, "int4", "group32"), rounded(changed, "int4", "group32")
+    assert before.shape == w.shape
+    assert torch.equal(before[:, :32], after[:, :32])
+    assert torch.equal(rounded(w[:, 32:], "int4", "row"), before[:, 32:])
+    assert torch.equal(rounded(w[:, :32], "int4", "row"), before[:, :32])
+
+
+def test_int4_of_stored_four_bit_blocks_is_lossless() -> None:
+    """What a Q4_1 file unpacks to, d q + m with d and m in fp16, is met exactly: such weights cannot lose twice."""
+    generator = torch.Generator().manual_seed(7)
+    levels = torch.randint(0, 16, (3, 4, 32, 5), generator=generator).float()
+    levels[:, :, 0], levels[:, :, 1] = 0, 15  # the packer spans its group, so both ends occur
+    scale = (0.01 * torch.rand(3, 4, 1, 5, generator=generator) + 1e-4).half().float()
+    low = (-0.2 * torch.rand(3, 4, 1, 5, generator=generator)).half().float()
+    w = (levels * scale + low).flatten(1, 2)
+    assert torch.equal(rounded(w, "int4", "group32"), w)
+    assert not torch.equal(rounded(w, "int4", "row"), w)
+
+
+def test_fp8_clamps_what_a_bare_cast_would_lose() -> None:
+    """Above 464 a cast to E4M3 without saturation gives NaN."""
+    w = torch.tensor([[[500.0], [-1e6], [3.0]]])
+    assert rounded(w, "fp8", "none").flatten().tolist() == [448.0, -448.0, 3.0]
+    assert bool(torch.isfinite(rounded(w, "fp8", "row")).all())
+
+
+def test_a_bare_fp8_cast_underflows_where_a_scale_does_not() -> None:
+    w = torch.full((1, 4, 1), 2.0**-11)
+    assert float(rounded(w, "fp8", "none").abs().max()) == 0.0
+    assert torch.allclose(rounded(w, "fp8", "row"), w, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "name", "what"),
+    [(70_000.0, "fp16", "a weight"), (-70_000.0, "int4", "smallest weight"), (1.5e6, "int4", "scale")],
+)
+def test_what_does_not_fit_fp16_is_refused(weight: float, name: str, what: str) -> None:
+    w = torch.tensor([[[weight], [0.0]]])
+    with pytest.raises(PahqError, match=f"{what}.* does not fit fp16"):
+        rounded(w, name, "row" if name == "fp16" else "group32")
+
+
+@EVERY
+def test_the_dtype_is_kept_and_float32_decides(name: str, scales: str) -> None:
+    w = torch.randn(2, 41, 3, generator=torch.Generator().manual_seed(8))
+    double = rounded(w.double(), name, scales)
+    assert double.dtype == torch.float64
+    assert torch.equal(double, rounded(w, name, scales).double())
+
+
+@EVERY
+def test_rounding_twice_is_rounding_once(name: str, scales: str) -> None:
+    """Up to the float32 arithmetic of the scales."""
+    w = torch.randn(2, 41, 3, generator=torch.Generator().manual_seed(9))
+    once = rounded(w, name, scales)
+    assert torch.allclose(rounded(once, name, scales), once, rtol=1e-5, atol=2e-3 if name == "int4" else 1e-7)
+
+
+def test_more_bits_are_closer() -> None:
+    w = torch.randn(4, 96, 16, generator=torch.Generator().manual_seed(10))
+
+    def error(name: str, scales: str = "row") -> float:
+        return float((rounded(w, name, scales) - w).square().mean())
+
+    ranks = [error("fp16"), error("bf16"), error("int8"), error("fp8"), error("int4", "group32"), error("int4", "head")]
+    assert ranks == sorted(ranks) and error("int8") < error("int8", "head")
+
+
+def test_unknown_formats_and_scales_are_refused() -> None:
+    assert set(BITS) == set(FORMATS)
+    with pytest.raises(PahqError, match="unknown format 'int3'; known: bf16, float32, fp16, fp8, int4, int8"):
+        Format("int3")
+    with pytest.raises(PahqError, match="format int8 has no scales 'group32'; known: row, head"):
+        Format("int8", "group32")
