@@ -1,4 +1,4 @@
-"""The command line: ``pahq`` or ``python -m pahq``. With Hydra's overrides it runs cells; a few commands do the rest.
+"""The command line, ``pahq`` or ``python -m pahq``: Hydra's overrides run cells, a few commands do the rest.
 
 torch is imported only once everything that was typed has been checked.
 """
@@ -45,10 +45,9 @@ options
 
 experiments (snakemake --config experiment=NAME): {experiments}
 """
-_HYDRA_FLAGS = tuple(
-    "--cfg -c --info -i --resolve --package -p --run -r --shell-completion -sc --hydra-help".split()
-)
-_HYDRA_PLACES = tuple("--config-path -cp --config-name -cn --config-dir -cd".split())
+_HYDRA_PLACES = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_HYDRA_LOOKS = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
+_HYDRA_FLAGS = (*_HYDRA_PLACES, *_HYDRA_LOOKS, "--run", "-r", "--shell-completion", "-sc")
 _SWEEP = ("-m", "--multirun")
 
 
@@ -84,7 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
 
     sweep = any(word in _SWEEP for word in arguments)
     if _for_hydra(arguments):
-        # Other folders and sweepers mean cells that only Hydra can tell; all else is checked before it starts.
+        # With other folders and sweepers only Hydra can tell the cells; all else is checked before it starts.
         elsewhere = (*_HYDRA_PLACES, "hydra/sweeper")
         if not any(word.split("=")[0] in elsewhere for word in arguments):
             compose_runs([word for word in arguments if _of_a_cell(word)], sweep=sweep)
@@ -130,11 +129,9 @@ def _of_a_cell(word: str) -> bool:
 
 
 def _for_hydra(arguments: list[str]) -> bool:
-    """Whether the words ask for something of Hydra's own: a launcher, another folder, a look at the config."""
-    flags = (*_HYDRA_FLAGS, *_HYDRA_PLACES)
+    """Whether the words ask for something of Hydra's own: a launcher, another folder, a look."""
     return any(
-        word.split("=")[0] in flags or word.lstrip("+~").startswith(("hydra.", "hydra/"))
-        for word in arguments
+        word.split("=")[0] in _HYDRA_FLAGS or word.lstrip("+~").startswith(("hydra.", "hydra/")) for word in arguments
     )
 
 
@@ -186,9 +183,7 @@ def _figures(argv: Sequence[str]) -> int:
 
 
 def _models(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="pahq models", description="load a model; write its name, digest and shape"
-    )
+    parser = argparse.ArgumentParser(prog="pahq models", description="load a model; write its name, digest and shape")
     parser.add_argument("name", metavar="NAME", help="embedded model, folder, or hub name with --revision")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write the JSON")
     parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")

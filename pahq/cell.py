@@ -35,7 +35,7 @@ from pahq.results import (
     read_result,
     write_json,
 )
-from pahq.search.acdc import Decision, acdc, circuit_of
+from pahq.search.acdc import Decision, acdc, circuit_of, margin
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.tasks import build_task
@@ -204,7 +204,9 @@ def _summary(
             "metric": cell.task.metric,
             "start": decisions[0].before,
             "final": last.after if last.removed else last.before,
-            "smallest_margin": min(abs(decision.effect - cell.threshold) for decision in decisions),
+            "smallest_margin": min(
+                margin(decision.effect, cell.threshold, absolute=cell.method.absolute) for decision in decisions
+            ),
         },
     }
 

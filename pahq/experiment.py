@@ -92,15 +92,13 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
 
 
 def parse_overrides(overrides: Iterable[str]) -> list[Override]:
-    """Hydra's own reading of ``key=value``; PahqError for what it cannot read and for a name not in its group."""
+    """Hydra's own reading of ``key=value``; PahqError for what it cannot read and for unknown names."""
     parsed: list[Override] = []
     for text in overrides:
         try:
             parsed += OverridesParser.create().parse_overrides([text])
         except HydraException:
-            raise PahqError(
-                f"cannot read the override {text!r}; write key=value, say threshold=0.01"
-            ) from None
+            raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01") from None
     for override in parsed:
         group = override.key_or_group
         if group not in GROUPS or override.is_delete():

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
 from pahq.model.weights import Model, ModelConfig, model_from_tensors
@@ -69,14 +71,32 @@ def read_recorded(folder: Path) -> list[RecordedRun]:
         if (folder / "acdc_runs.json").exists():
             return _tracr_runs(folder.name, read_json(folder / "acdc_runs.json"), model, tensors)
         return [_single_run(folder.name, read_json(folder / "result.json"), model, tensors)]
+    except PahqError:
+        raise
     except KeyError as error:
         raise PahqError(f"{folder} lacks the entry {error} that a recorded run has") from None
+    except ValidationError as error:
+        raise PahqError(f"{folder / 'config.json'} describes no model: {one_sentence(error, ModelConfig)}") from None
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise PahqError(f"{folder} is not a readable recorded run: {' '.join(str(error).split())}") from None
+
+
+# What the forward pass takes for granted, by TransformerLens' names.
+_FIXED = {
+    "parallel_attn_mlp": False,
+    "scale_attn_by_inverse_layer_idx": False,
+    "use_attn_scale": True,
+    "use_local_attn": False,
+}
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """A TransformerLens 1.x configuration as a ModelConfig."""
     norms = {"LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms", None: "none"}
     norm = values.get("normalization_type")
+    for name, wanted in _FIXED.items():
+        if values.get(name, wanted) != wanted:
+            raise PahqError(f"a recorded model with {name} = {values[name]!r} is not supported; {wanted!r} was expected")
     if norm not in norms:
         raise unknown("normalization_type", norm, [str(name) for name in norms])
     positions = {"standard": "learned", "rotary": "rotary"}
@@ -97,7 +117,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         d_head=values["d_head"],
         d_mlp=0 if only else values.get("d_mlp") or 4 * values["d_model"],
         d_vocab=values["d_vocab"],
-        d_vocab_out=values.get("d_vocab_out") or values["d_vocab"],
+        d_vocab_out=values["d_vocab"] if (values.get("d_vocab_out") or -1) < 0 else values["d_vocab_out"],
         context=values["n_ctx"],
         norm=norms[norm],  # type: ignore[arg-type]
         eps=values.get("eps", 1e-5),
@@ -127,7 +147,7 @@ def _single_run(name: str, result: Mapping[str, Any], model: Model, tensors: Map
     described = str(result.get("metric", "KL, last position"))
     if "kl" not in described.lower() or "last" not in described.lower():
         raise PahqError(f"{name} records the metric {described!r}; known: KL at the last position")
-    clean, corrupted = tensors["tokens.clean"], tensors["tokens.corrupted"]
+    clean, corrupted = _tokens(tensors, "clean"), _tokens(tensors, "corrupted")
     tests = tuple(
         RecordedTest(edge_name(test["sender"], test["receiver"]), float(test["effect"]), bool(test["kept"]))
         for test in result["tests"]
@@ -151,13 +171,13 @@ def _single_run(name: str, result: Mapping[str, Any], model: Model, tensors: Map
 def _tracr_runs(
     name: str, recorded: Mapping[str, Any], model: Model, tensors: Mapping[str, Tensor]
 ) -> list[RecordedRun]:
-    clean = tensors["tokens.validation"]
+    clean = _tokens(tensors, "validation")
     batch, length = clean.shape
     items = torch.cartesian_prod(torch.arange(batch), torch.arange(1, length))
     targets = {"columns": torch.tensor([0])} if "output 0 only" in recorded["metric"] else {}
     generator = torch.Generator().manual_seed(TRACR_POSITION_SEED)
     order = torch.randperm(length, generator=generator)
-    prompts = Prompts(clean, tensors["tokens.validation_patch"], items, targets, position_order=order)
+    prompts = Prompts(clean, _tokens(tensors, "validation_patch"), items, targets, position_order=order)
     runs = []
     for run in recorded["runs"]:
         threshold = float(run["threshold"])
@@ -186,6 +206,13 @@ def _tracr_runs(
             )
         )
     return runs
+
+
+def _tokens(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    tokens = tensors[f"tokens.{name}"]
+    if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32):
+        raise PahqError(f"tokens.{name} must be whole numbers [batch, pos], got {tokens.dtype} {list(tokens.shape)}")
+    return tokens.long()
 
 
 def _order(recorded: Mapping[str, Any]) -> Order:

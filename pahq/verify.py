@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from pahq.cell import ENGINES, check_device, rerun, start_search
-from pahq.config import CellConfig
+from pahq.config import CellConfig, one_sentence
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
 from pahq.results import read_journal, read_json
-from pahq.search.acdc import Decision
+from pahq.search.acdc import Decision, margin
 
 TOLERANCE = 1e-5  # of an effect, in the metric's units; what float32 engines differ by is a hundredth of it
 
@@ -46,6 +47,8 @@ def compare(
     replayed: Iterator[Decision],
     edge_name: Callable[[int], str],
     threshold: float,
+    *,
+    absolute: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Comparison:
     """Hold a replay against the record: same edges in the same order, same decisions, effects within ``tolerance``."""
@@ -69,8 +72,8 @@ def compare(
         first = first or fault
     if first is None and len(recorded) != len(decisions):
         first = f"{len(decisions)} tests, recorded {len(recorded)}"
-    margin = min((abs(test.effect - threshold) for test in recorded), default=float("inf"))
-    return Comparison(name, max(len(recorded), len(decisions)), equal, worst, margin, first)
+    smallest = min((margin(test.effect, threshold, absolute=absolute) for test in recorded), default=float("inf"))
+    return Comparison(name, max(len(recorded), len(decisions)), equal, worst, smallest, first)
 
 
 def replay(run: RecordedRun, *, engine: str, dtype: str, device: str) -> Comparison:
@@ -85,17 +88,34 @@ def replay(run: RecordedRun, *, engine: str, dtype: str, device: str) -> Compari
     )
     check_edges(run, problem.graph)
     search = start_search(engine, problem, run.order, run.threshold, absolute=run.absolute)
-    return compare(run.name, run.tests, search, lambda edge: str(problem.graph.edges[edge]), run.threshold)
+
+    def name(edge: int) -> str:
+        return str(problem.graph.edges[edge])
+
+    return compare(run.name, run.tests, search, name, run.threshold, absolute=run.absolute)
 
 
 def replay_cell(folder: Path, *, engine: str, dtype: str, device: str) -> Comparison:
     """Run a stored cell's search again and compare with its journal."""
-    cell = CellConfig(**read_json(folder / "config.json"))
+    cell = read_cell(folder / "config.json")
     lines = read_journal(folder / "decisions.jsonl")
     recorded = [RecordedTest(line.edge, line.after - line.before, not line.removed) for line in lines]
     changed = cell.model_copy(update={"engine": cell.engine.model_copy(update={"name": engine, "dtype": dtype})})
     graph, search = rerun(changed, device)
-    return compare(cell.id, recorded, search, lambda edge: str(graph.edges[edge]), cell.threshold)
+
+    def name(edge: int) -> str:
+        return str(graph.edges[edge])
+
+    return compare(cell.id, recorded, search, name, cell.threshold, absolute=cell.method.absolute)
+
+
+def read_cell(path: Path) -> CellConfig:
+    """A stored cell's configuration; PahqError in one sentence if the file is no such thing."""
+    values = read_json(path)
+    try:
+        return CellConfig.model_validate(values)
+    except ValidationError as error:
+        raise PahqError(f"{path} is no cell's configuration: {one_sentence(error, CellConfig)}") from None
 
 
 def verify(folder: Path, *, engine: str, dtype: str, device: str) -> list[Comparison]:

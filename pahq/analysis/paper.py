@@ -35,7 +35,7 @@ class PaperArea:
     source: str
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is of this task kind, search metric, method and format, with corrupted activations."""
+        """Whether a row has this task kind, search metric, method and format, and corrupted activations."""
         same = (row["kind"], row["search_metric"], row["method"]) == (self.kind, self.metric, self.method)
         return bool(same and row["ablation"] == "corrupted" and row["format"] in self.formats)
 

@@ -45,7 +45,7 @@ def summarise(found: Evaluation) -> pd.DataFrame:
     thresholds = cells.groupby("task")["threshold"].nunique()
     rows = []
     for series, sweep in cells.groupby("series", sort=False):
-        first = sweep.iloc[0].to_dict()
+        first = {str(name): value for name, value in sweep.iloc[0].items()}
         row: dict[str, Any] = {name: first[name] for name in _SERIES.split()}
         row |= {"series": series, "thresholds": len(sweep), "of_thresholds": int(thresholds[first["task"]])}
         row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | _cost(cells, sweep)

@@ -1,4 +1,4 @@
-"""Tables in the paper's shape from an evaluated experiment (Markdown, CSV, parquet), and a report of them all."""
+"""Tables in the paper's shape (Markdown, CSV, parquet) of an evaluated experiment, and a report of all."""
 
 from __future__ import annotations
 
@@ -42,24 +42,26 @@ HEADINGS = {
 }
 
 NOTES = """\
-- **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight lines. They
-  differ a lot where a sweep has few points. An area that rests on fewer than three distinct interior points has
-  the note *few points*: read the circuits, not the area.
-- **Agreement is not truth.** Where no circuit was published for a task's model, a method is held against what
-  full-precision ACDC found at the same threshold. A Jaccard index says something only above what two random
-  circuits of the same sizes reach (*by chance*).
-- **ACDC by construction.** A row whose formats are all float32 is ACDC under another name: its agreement is no
-  finding.
+- **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight
+  lines. They differ a lot where a sweep has few points. An area that rests on fewer than three distinct
+  interior points has the note *few points*: read the circuits, not the area.
+- **Agreement is not truth.** Where no circuit was published for a task's model, a method is held against
+  what full-precision ACDC found at the same threshold. A Jaccard index says something only above what two
+  random circuits of the same sizes reach (*by chance*).
+- **ACDC by construction.** A row whose formats are all float32 is ACDC under another name: its agreement
+  is no finding.
 - **An area against a hand-made circuit is a weak claim alone.** Read it beside KL, the task's metric and
-  faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric, on the
-  full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there, read the mean squared error, not KL.
-- **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and the models
-  are tiny: a low format can only cost time. Seconds are those of the tests alone, on the device named.
+  faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric,
+  on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there, read the mean
+  squared error, not KL.
+- **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and
+  the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
+  device named.
 - **Peak memory does not fall with the format.** There is no packed storage yet, so rows differ by noise.
-- **The papers' numbers** stand in their own column with their source, on the rows that they belong to. Their areas
-  are steps against the published circuit with corrupted activations, mostly on other models: compare the order and
-  the gaps, not the values. ACDC paper: Conmy et al. 2023, arXiv 2304.14997. PAHQ paper: arXiv 2510.23264. What is
-  not known to be printed there is "not published here".
+- **The papers' numbers** stand in their own column with their source, on the rows that they belong to.
+  Their areas are steps against the published circuit with corrupted activations, mostly on other models:
+  compare the order and the gaps, not the values. ACDC paper: Conmy et al. 2023, arXiv 2304.14997. PAHQ
+  paper: arXiv 2510.23264. What is not known to be printed there is "not published here".
 """
 
 
@@ -126,8 +128,8 @@ def circuit_table(cells: pd.DataFrame) -> Table:
     names = "task method precision variant threshold edges kept kept_cleaned kl metric value clean corrupted"
     notes = [_circuit_note(row) for row in cells.to_dict("records")]  # type: ignore[arg-type]
     caption = (
-        "One row a circuit; KL and the task's metric on fresh prompts, on the full-precision model. Value: of the "
-        "circuit; clean: of the whole model; corrupted: of the empty circuit."
+        "One row a circuit; KL and the task's metric on fresh prompts, on the full-precision model. Value: "
+        "of the circuit; clean: of the whole model; corrupted: of the empty circuit."
     )
     return Table("circuits", "Circuits", caption, cells[[*names.split(), "faithfulness"]].assign(note=notes))
 
@@ -146,7 +148,7 @@ def cost_table(series: pd.DataFrame) -> Table:
         "task method precision variant engine device threads thresholds tests seconds ms_per_test peak_mib"
     )
     names += " seconds_to_acdc peak_to_acdc paper_runtime paper_memory paper_source note"
-    pahq = series["method"] == "pahq"
+    pahq = (series["method"] == "pahq") & (series["format"] != "float32")
     notes = [f"{n} resumed: peak of the last run alone" if n else "" for n in series["resumed"]]
     frame = series.assign(
         paper_runtime=np.where(pahq, RUNTIME[0], NOT_PUBLISHED),
@@ -155,8 +157,8 @@ def cost_table(series: pd.DataFrame) -> Table:
         note=["; ".join(filter(None, pair)) for pair in zip(_cost_notes(series), notes, strict=True)],
     )
     caption = (
-        "Seconds of all tests, peak memory of the worst cell. Ratios: over the thresholds shared with ACDC on the "
-        "same engine, device and threads. They say nothing about low bits on real hardware; see the notes."
+        "Seconds of all tests, peak memory of the worst cell. Ratios: over the thresholds shared with ACDC "
+        "on the same engine, device and threads. They do not show what low bits save; see the notes."
     )
     return Table("cost", "Seconds and memory", caption, frame[names.split()])
 
@@ -170,7 +172,7 @@ def _cost_notes(series: pd.DataFrame) -> list[str]:
 
 
 def against_acdc(found: Evaluation) -> Table:
-    names = "task method precision variant reference reference_edges thresholds points auc_steps auc_trapezoid note"
+    names = "task method precision variant reference thresholds points auc_steps auc_trapezoid note"
     frame = found.auc[found.auc["reference"] != PUBLISHED].rename(columns={"interior_points": "points"})
     caption = (
         "Areas with a circuit of full-precision ACDC as reference: agreement with a method, not with a truth."

@@ -38,6 +38,11 @@ def is_removed(effect: float, threshold: float, *, absolute: bool = False) -> bo
     return (abs(effect) if absolute else effect) < threshold
 
 
+def margin(effect: float, threshold: float, *, absolute: bool = False) -> float:
+    """How far an effect lies from the threshold: a decision whose margin is within float noise could fall either way."""
+    return abs((abs(effect) if absolute else effect) - threshold)
+
+
 class Liveness:
     """Which nodes still reach the output, as the search takes edges away.
 

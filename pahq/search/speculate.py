@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Protocol
 
 from pahq.engine.base import Engine, Trial
+from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Liveness, check_done, is_removed, visit_edges
 from pahq.search.order import Order, Visit, visits
 
@@ -59,6 +60,8 @@ def speculate(
                 live.take(decision.edge)
             if decision.index >= len(done):
                 yield decision
+    if search.tests < len(done):
+        raise PahqError(f"{len(done)} decisions are recorded, this search has {search.tests} tests")
 
 
 def _stage(visit: Visit) -> tuple[str, int, str, bool]:
@@ -81,6 +84,11 @@ class _Search:
         self._engine, self._threshold, self._absolute = engine, threshold, absolute
         self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
         self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
+
+    @property
+    def tests(self) -> int:
+        """How many tests have been decided."""
+        return self._index
 
     def run(self, edges: list[int], wrong: float) -> Iterator[Decision]:
         position = 0

@@ -60,7 +60,7 @@ def make_config(task: str, method: str, precision: str, threshold: float, seed: 
 
 
 def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: Any) -> str:
-    """Write a finished cell of circuit ``edges``, ``changes`` over the entries of result.json; return its id."""
+    """Write a finished cell of circuit ``edges``; ``changes`` replace entries of result.json. Its id."""
     graph = graph_of(config.task.name)
     circuit = Circuit.from_names(graph, edges)
     folder = root / "cells" / config.id

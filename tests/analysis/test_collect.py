@@ -1,4 +1,4 @@
-"""Reading cells: a finished one is a row, an unfinished one is listed, a broken one is refused in a sentence."""
+"""Reading cells: a finished one is a row, an unfinished one listed, a broken one refused in a sentence."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_faithfulness_without_value_is_no_number(tmp_path: Path) -> None:
 
 
 def test_series_pair_and_variant(tmp_path: Path) -> None:
-    """series: all but threshold. pair: all but method, precision, engine, threshold. variant: only at need."""
+    """series: all but threshold; pair: all but method, precision, engine, threshold; variant: at need."""
     configs = [
         config(TASK, "acdc", "float32", 0.1),
         config(TASK, "acdc", "float32", 0.2),

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pahq.engine.base import Trial
 from pahq.errors import PahqError
 from pahq.graph import Graph, ModelShape, build_graph
-from pahq.search.acdc import Decision, acdc, circuit_of, is_removed
+from pahq.search.acdc import Decision, acdc, circuit_of, is_removed, margin
 from pahq.search.order import Order
+from pahq.search.speculate import speculate
 
 SHAPE = ModelShape(2, 2, 2, True)
 GRAPH = build_graph(SHAPE)
@@ -46,7 +47,7 @@ def search(engine: FakeEngine, threshold: float = 0.5, **settings: object) -> li
     return list(acdc(engine, Order(), threshold, **settings))  # type: ignore[arg-type]
 
 
-def tested(decisions: list[Decision], graph: Graph = GRAPH) -> list[str]:
+def edges_of(decisions: list[Decision], graph: Graph = GRAPH) -> list[str]:
     return [str(graph.edges[decision.edge]) for decision in decisions]
 
 
@@ -67,7 +68,7 @@ def test_it_finds_what_matters_and_numbers_its_tests() -> None:
 def test_effects_are_taken_against_the_current_loss() -> None:
     engine = FakeEngine({"m1->logits": 0.4, "a1.h1->logits": 0.4, "a1.h0->logits": 9.0, "m0->logits": -0.3})
     first = search(engine)[:4]
-    assert tested(first) == ["m1->logits", "a1.h1->logits", "a1.h0->logits", "m0->logits"]
+    assert edges_of(first) == ["m1->logits", "a1.h1->logits", "a1.h0->logits", "m0->logits"]
     numbers = [(round(d.before, 6), round(d.after, 6), d.removed) for d in first]
     assert numbers == [(0.0, 0.4, True), (0.4, 0.8, True), (0.8, 9.8, False), (0.8, 0.5, True)]
 
@@ -83,6 +84,11 @@ def test_the_threshold_is_strict_and_nan_keeps() -> None:
     assert [decision.before for decision in first] == [0.0, 0.0, 0.0]  # what was kept leaves no trace
 
 
+def test_the_margin_is_the_distance_to_what_would_change_the_decision() -> None:
+    assert margin(0.2, 0.5) == pytest.approx(0.3) and margin(-0.2, 0.5) == pytest.approx(0.7)
+    assert margin(-0.2, 0.5, absolute=True) == pytest.approx(0.3) and margin(-0.9, 0.5, absolute=True) == pytest.approx(0.4)
+
+
 def test_a_harmful_edge_goes_unless_absolute_values_are_asked_for() -> None:
     assert is_removed(-3.0, 0.5) and not is_removed(-3.0, 0.5, absolute=True) and is_removed(-0.3, 0.5, absolute=True)
     cost = {"m1->logits": -3.0}
@@ -93,7 +99,7 @@ def test_a_harmful_edge_goes_unless_absolute_values_are_asked_for() -> None:
 def test_a_node_without_children_is_disconnected_and_this_cascades() -> None:
     # m1 loses its only child (logits), so a1.h1, which only m1 would have read, goes untested, and so does what it reads
     decisions = search(keep("a1.h0->logits", "a1.h0<v>", "m0->a1.h0<v>"))
-    names = tested(decisions)
+    names = edges_of(decisions)
     assert not any(name.endswith("->m1") for name in names)
     assert not any("a1.h1<" in name for name in names)  # neither its Direct edges nor its inputs
     assert "a1.h0<q>" in names and "a1.h0<v>" in names
@@ -113,7 +119,7 @@ def test_a_kept_direct_edge_whose_input_lost_every_parent_stays() -> None:
 
 
 def test_a_removed_direct_edge_disconnects_its_input_alone() -> None:
-    names = tested(search(keep("a1.h0->logits", "a1.h0<q>", "a1.h0<k>", "m0->a1.h0<q>", "m0->a1.h0<k>")))
+    names = edges_of(search(keep("a1.h0->logits", "a1.h0<q>", "a1.h0<k>", "m0->a1.h0<q>", "m0->a1.h0<k>")))
     assert not any(name.endswith("->a1.h0<v>") for name in names)
     assert "embed->a1.h0<q>" in names and "embed->a1.h0<k>" in names
 
@@ -121,14 +127,14 @@ def test_a_removed_direct_edge_disconnects_its_input_alone() -> None:
 def test_a_key_value_head_is_tested_while_any_head_of_its_group_is_read() -> None:
     graph = build_graph(ModelShape(1, 4, 2, False))
     engine = FakeEngine({"a0.h3->logits": 1.0}, graph)
-    names = tested(search(engine), graph)
+    names = edges_of(search(engine), graph)
     assert "a0.h1<v>" in names and "a0.h1<k>" in names and "a0.h0<v>" not in names
     assert [name for name in names if "<q>" in name] == ["a0.h3<q>"]
 
 
-def test_without_direct_edges_every_connected_input_is_tested() -> None:
+def test_without_direct_edges_every_connected_input_is_edges_of() -> None:
     graph = build_graph(SHAPE, direct_edges=False)
-    names = tested(search(FakeEngine({"a1.h0->logits": 1.0}, graph), 0.5), graph)
+    names = edges_of(search(FakeEngine({"a1.h0->logits": 1.0}, graph), 0.5), graph)
     assert {name.split("->")[1] for name in names} == {"logits", "a1.h0<v>", "a1.h0<k>", "a1.h0<q>"}
 
 
@@ -136,7 +142,7 @@ def test_order_settings_reach_the_tests() -> None:
     names = {}
     for heads, senders in (("descending", "nearest"), ("ascending", "nearest"), ("descending", "farthest")):
         decisions = list(acdc(FakeEngine({}), Order(heads, senders), 0.5))
-        names[heads, senders] = tested(decisions)[:3]
+        names[heads, senders] = edges_of(decisions)[:3]
     assert names["descending", "nearest"] == ["m1->logits", "a1.h1->logits", "a1.h0->logits"]
     assert names["ascending", "nearest"] == ["m1->logits", "a1.h0->logits", "a1.h1->logits"]
     assert names["descending", "farthest"] == ["embed->logits", "a0.h1->logits", "a0.h0->logits"]
@@ -147,9 +153,16 @@ def head_of(edge: int) -> object:
     return (receiver.layer, receiver.head) if receiver.kind == "head" else None
 
 
+def number_of(edge: int) -> int:
+    """A number of its own for every head, 0 for what is no head."""
+    receiver = GRAPH.edges[edge].receiver
+    return 1 + 2 * receiver.layer + receiver.head if receiver.kind == "head" else 0
+
+
 def test_a_change_of_focus_measures_the_state_again_once() -> None:
     """Under each focus the whole loss moves; were it not measured again, the first edge would be charged with it."""
-    engine = FakeEngine({"a1.h1->logits": 1.0, "a1.h0->logits": 1.0}, base=lambda edge: 10.0 * (hash(head_of(edge)) % 7))
+    needed = ("a1.h1->logits", "a1.h0->logits", "a1.h1<v>", "a1.h1<q>", "a1.h0<k>", "a1.h0<v>", "m0->a1.h1<v>")
+    engine = FakeEngine(dict.fromkeys(needed, 1.0), base=lambda edge: 10.0 * number_of(edge))
     decisions = search(engine, focus=head_of)
     assert all(abs(decision.effect) in (0.0, 1.0) for decision in decisions)
     focuses = [head_of(decision.edge) for decision in decisions]
@@ -172,7 +185,7 @@ def noisy(seed: int) -> FakeEngine:
     rng = random.Random(seed)
     return FakeEngine(
         {str(edge): rng.choice([0.0, 0.3, 0.7, -0.2, 2.0]) for edge in GRAPH.edges},
-        base=lambda edge: 0.1 * (hash(head_of(edge)) % 5),
+        base=lambda edge: 0.1 * number_of(edge),
     )
 
 
@@ -206,6 +219,10 @@ def test_more_decisions_than_tests_are_refused() -> None:
     extra = Decision(len(whole), whole[-1].edge, 0.0, 0.0, True)
     with pytest.raises(PahqError, match=f"{len(whole) + 1} decisions are recorded, this search has {len(whole)} tests"):
         search(noisy(1), done=[*whole, extra])
+    engine = noisy(1)
+    engine.window = lambda edge: 8  # type: ignore[attr-defined]
+    with pytest.raises(PahqError, match=f"{len(whole) + 1} decisions are recorded, this search has {len(whole)} tests"):
+        list(speculate(engine, Order(), 0.5, done=[*whole, extra]))  # type: ignore[arg-type]
 
 
 def test_a_recorded_decision_is_taken_as_it_stands() -> None:
@@ -214,7 +231,7 @@ def test_a_recorded_decision_is_taken_as_it_stands() -> None:
     other = Decision(first.index, first.edge, first.before, first.after, removed=True)
     engine = keep("m1->logits")
     decisions = search(engine, done=[other])
-    assert decisions[0].before == other.after and "m1->logits" not in tested(decisions)
+    assert decisions[0].before == other.after and "m1->logits" not in edges_of(decisions)
     assert GRAPH.index_of("m1->logits") in engine.gone
 
 

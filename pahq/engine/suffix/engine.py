@@ -31,6 +31,16 @@ from pahq.precision.store import NO_FOCUS, Focus, focus_of
 Stage = tuple[str, int, str, bool]  # kind, layer, letter, direct: what may share a wave
 
 
+def stages(graph: Graph) -> list[Stage]:
+    """The order in which a search comes down the graph (``pahq.search.order.visits``), by stage."""
+    order: list[Stage] = [("logits", -1, "", False)]
+    for layer in reversed(range(graph.shape.layers)):
+        if graph.shape.mlp:
+            order.append(("mlp", layer, "", False))
+        order += [("head", layer, letter, direct) for direct in (True, False) for letter in "vkq"]
+    return order
+
+
 class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
@@ -60,7 +70,7 @@ class SuffixEngine:
             wanted = self._clean.config.norm != "none" and Gram.bytes(senders, batch, length) <= gram_bytes
             self._gram = Gram(self._clean) if wanted else None
         self._settled = len(problem.graph.senders)
-        self._stage: Stage | None = None
+        self._stages, self._at = stages(problem.graph), -1
         self._open: dict[Receiver, HeadInput | None] = {}
         self._focus: Focus = NO_FOCUS
         self._wave: Wave | None = None
@@ -123,24 +133,33 @@ class SuffixEngine:
     # ---- stages: which receivers are being tested
 
     def _enter(self, edge: int) -> None:
-        """Move on to the stage of ``edge``: close what was open, settle which positions still matter."""
+        """Move on to the stage of ``edge``, through every stage on the way (none may be skipped: resuming relies on it)."""
         tested = self.graph.edges[edge]
         receiver = tested.receiver
-        stage = (receiver.kind, receiver.layer, receiver.letter, tested.direct)
-        if stage != self._stage:
+        wanted = self._stages.index((receiver.kind, receiver.layer, receiver.letter, tested.direct))
+        if wanted < self._at:
+            raise PahqError(f"the suffix engine tests from the output down; {tested} comes before what was tested last")
+        while self._at < wanted:
             for opened in self._open:
                 self._state.close(opened)
-            self._open = {}
-            self._stage = stage
-            self._wave, self._answers = None, {}
-            lowest = self.graph.upstream(receiver)
-            while self._settled > lowest:
-                self._settled -= 1
-                self._state.settle(self._settled)
+            self._at += 1
+            self._wave, self._answers, self._open = None, {}, {}
+            self._begin(self._stages[self._at])
         self._refocus(edge)
-        if not tested.direct and receiver not in self._open and self._matters(edge):
-            self._state.open(receiver)
-            self._open[receiver] = self._head_input(receiver) if receiver.kind == "head" else None
+
+    def _begin(self, stage: Stage) -> None:
+        """Settle which positions the stage's nodes still need, and open the receivers that are connected."""
+        kind, layer, letter, direct = stage
+        heads = range(self.graph.shape.letter_heads(letter)) if kind == "head" else range(1)
+        receivers = [Receiver(kind, layer, head, letter) for head in heads]
+        lowest = self.graph.upstream(receivers[0])
+        while self._settled > lowest:
+            self._settled -= 1
+            self._state.settle(self._settled)
+        for receiver in receivers:
+            if not direct and self._state.receiver_need(receiver) != NOWHERE and self._state.online.get(receiver, True):
+                self._state.open(receiver)
+                self._open[receiver] = None
 
     def _head_input(self, receiver: Receiver) -> HeadInput:
         weights = self._weights(receiver.layer)
@@ -156,7 +175,7 @@ class SuffixEngine:
     def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
         """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
         wave = Wave(self._state, len(trials), self._weights)
-        kind, layer, _, direct = self._stage or ("", 0, "", False)
+        kind, layer, _, direct = self._stages[self._at]
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         if kind == "head":
@@ -200,11 +219,13 @@ class SuffixEngine:
     def _head_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
         """Trials of Addition edges into inputs of one letter of one layer."""
         state, first = self._state, self._state.first_sender(layer)
-        for receiver, head_input in self._open.items():
+        for receiver, head_input in list(self._open.items()):
             sets = [self._senders(trial, receiver) for trial in trials]
             distinct = sorted(set(sets) - {()})
-            if not distinct or head_input is None:
+            if not distinct:
                 continue
+            if head_input is None:
+                head_input = self._open[receiver] = self._head_input(receiver)
             index = [distinct.index(members) + 1 if members else 0 for members in sets]
             projections = head_input.project(distinct)
             old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
@@ -292,7 +313,7 @@ class SuffixEngine:
                     wave.changes[first + head] = z @ after.W_O[head] - old
         final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         wave.choose(0)
-        self._open = {receiver: self._head_input(receiver) if at else None for receiver, at in self._open.items()}
+        self._open = dict.fromkeys(self._open)  # projections made by the old weights are made again when asked for
         self._wave, self._answers = None, {}
         if final is not None:
             self._loss = self._final_losses(final)[0]

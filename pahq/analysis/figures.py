@@ -1,0 +1,241 @@
+"""Figures of an evaluated experiment, PNG and PDF, one panel a task: colour is precision, marker is method.
+
+Colours are Okabe and Ito's, safe for colour-blind readers. A line joins two points or more, never one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
+from pahq.analysis.frames import replacing
+from pahq.analysis.summary import METHODS, Evaluation, label, summarise
+from pahq.errors import PahqError
+
+FIGURES = ("roc", "edges_kl", "bits", "agreement")
+COLOURS = {  # by precision
+    "float32": "#000000",
+    "bf16": "#0072B2",
+    "fp16": "#56B4E9",
+    "fp8": "#E69F00",
+    "int8": "#009E73",
+    "int4": "#D55E00",
+    "fp8-head": "#CC79A7",
+    "int8-head": "#999999",
+}
+MARKERS = {"acdc": "o", "pahq": "^", "rtn-q": "s"}
+LINES = {"acdc": "-", "pahq": "-", "rtn-q": "--"}
+WIDTH, HEIGHT = 3.9, 3.3  # inches a panel
+
+Panel = Callable[[Axes, pd.DataFrame], None]
+
+
+def write_figures(root: str | Path, experiment: str) -> list[Path]:
+    """Write every figure to ``<root>/analysis/<experiment>/figures/`` as PNG and PDF; return the paths.
+
+    A figure without data says so in words, so that the set of files is always the same.
+    Raises PahqError if the experiment was not evaluated.
+    """
+    found = Evaluation.read(root, experiment)
+    series = summarise(found)
+    made = {
+        "roc": roc_figure(found.roc, series),
+        "edges_kl": edges_figure(found.cells),
+        "bits": bits_figure(series),
+        "agreement": agreement_figure(found.agreement),
+    }
+    paths = []
+    for name, figure in made.items():
+        for suffix in ("png", "pdf"):
+            path = found.folder / "figures" / f"{name}.{suffix}"
+            with replacing(path) as temporary:
+                figure.savefig(temporary, dpi=150, format=suffix)
+            paths.append(path)
+    return paths
+
+
+def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
+    """True against false positive rate where a circuit is published; a circuit a marker, ACDC's steps lines."""
+    areas = series.set_index("series")
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        for name, sweep in rows.groupby("series", sort=False):
+            first = _first(sweep)
+            area = _first(areas.loc[[str(name)]])
+            few = "*" if FEW_POINTS_NOTE in area["area_note"] else ""
+            style = _style(first) | {"label": f"{label(first)}: {area['auc_steps']:.3f}{few}"}
+            front = sweep[sweep["on_front"]].drop_duplicates(["fpr", "tpr"]).sort_values(["fpr", "tpr"])
+            axes.plot(sweep["fpr"], sweep["tpr"], **style | {"linestyle": "none"})
+            if len(front) > 1:
+                x, y = [0.0, *front["fpr"], 1.0], [0.0, *front["tpr"], 1.0]
+                axes.plot(
+                    x, y, drawstyle="steps-post", color=style["color"], linestyle=style["linestyle"], lw=1
+                )
+        axes.plot([0, 1], [0, 1], color="0.8", lw=0.8, zorder=0)
+        axes.set(
+            xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="false positive rate", ylabel="true positive rate"
+        )
+        axes.legend(
+            title="AUC (steps), * few points", fontsize=6, title_fontsize=6, loc="lower right", framealpha=0.9
+        )
+
+    published = roc[roc["reference"] == PUBLISHED].sort_values(
+        ["task", "method", "bits", "precision", "variant"]
+    )
+    return panels(published, panel, "Edges against the published circuit", "No task has a published circuit.")
+
+
+def edges_figure(cells: pd.DataFrame) -> Figure:
+    """KL to the full model against edges kept; mean squared error where outputs are no logits (Tracr)."""
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        error = (rows["metric"] == "mse").all()
+        column = "value" if error else "kl"
+        for _, sweep in rows.groupby("series", sort=False):
+            style = _style(_first(sweep))
+            ordered = sweep.sort_values("threshold")
+            if len(ordered.drop_duplicates(["kept", column])) < 2:
+                style["linestyle"] = "none"
+            axes.plot(ordered["kept"], ordered[column], lw=1, **style)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=min(rows["kept"].min() * 0.8, 0.8), right=rows["edges"].max() * 1.3)
+        axes.axvline(rows["edges"].max(), color="0.7", lw=0.8, linestyle=":")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_ylim(bottom=min(0, rows[column].min()))
+        axes.set_xlabel("edges kept (dotted: all edges)")
+        axes.set_ylabel("mean squared error" if error else "KL to the full model (nats)")
+
+    figure = panels(
+        cells, panel, "Size of the circuit against its error on fresh prompts", "No finished cell."
+    )
+    return _with_legend(figure, cells)
+
+
+def bits_figure(series: pd.DataFrame) -> Figure:
+    """Area against the published circuit, else mean Jaccard to ACDC, by width and format."""
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        published = rows["auc_steps"].notna().any()
+        column = "auc_steps" if published else "mean_jaccard"
+        rows = rows[rows[column].notna()].sort_values(["bits", "precision"])
+        places = {name: i for i, name in enumerate(dict.fromkeys(rows["precision"]))}
+        bits = dict(zip(rows["precision"], rows["bits"], strict=True))
+        for (method, _), line in rows.groupby(["method", "variant"], sort=False):
+            shift = {"pahq": -0.08, "rtn-q": 0.08}.get(str(method), 0.0)
+            x = [places[name] + shift for name in line["precision"]]
+            if len(x) > 1:
+                axes.plot(
+                    x, line[column], color="0.6", linestyle=LINES.get(str(method), "-"), lw=0.8, zorder=1
+                )
+            for place, row in zip(x, line.to_dict("records"), strict=True):
+                axes.plot(place, row[column], **_style(row) | {"linestyle": "none"})  # type: ignore[arg-type]
+        axes.set_xticks(range(len(places)), [f"{name}\n{bits[name]} bits" for name in places], fontsize=7)
+        axes.set_xlim(-0.5, len(places) - 0.5)
+        axes.set_ylim(-0.03, 1.05)
+        axes.set_ylabel("AUC (steps), published circuit" if published else "Jaccard to ACDC (mean)")
+        axes.set_xlabel("attention weights out of focus")
+
+    shown = series[series["auc_steps"].notna() | series["mean_jaccard"].notna()]
+    figure = panels(shown, panel, "Bit widths", "No circuit of ACDC or of a publication to compare with.")
+    return _with_legend(figure, shown)
+
+
+def agreement_figure(agreement: pd.DataFrame) -> Figure:
+    """Jaccard index to full-precision ACDC at the same threshold, and how many edges differ."""
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        rows = rows.assign(row=[label(row) for row in rows.to_dict("records")])  # type: ignore[arg-type]
+        rows = rows.sort_values(["method", "bits", "precision", "variant"], kind="stable")
+        names, thresholds = list(dict.fromkeys(rows["row"])), sorted(rows["threshold"].unique())
+        values = rows.pivot_table(index="row", columns="threshold", values="jaccard", dropna=False)
+        grid = values.reindex(index=names, columns=thresholds).to_numpy(dtype=float)
+        axes.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        for row in rows.to_dict("records"):
+            dark = row["jaccard"] < 0.55
+            text = f"{row['jaccard']:.2f} ({row['differing']:.0f})"
+            at = (thresholds.index(row["threshold"]), names.index(row["row"]))
+            axes.text(*at, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+        axes.set_xticks(range(len(thresholds)), [f"{value:g}" for value in thresholds], fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_xlabel("threshold")
+
+    title = "Jaccard index to full-precision ACDC at the same threshold (in brackets: edges that differ)"
+    return panels(agreement[agreement["jaccard"].notna()], panel, title, "No ACDC cell to compare with.")
+
+
+def panels(frame: pd.DataFrame, draw: Panel, title: str, nothing: str) -> Figure:
+    """A figure with one panel a task; the words ``nothing`` if there is no row."""
+    tasks = list(dict.fromkeys(frame["task"]))
+    columns = min(math.ceil(math.sqrt(max(len(tasks), 1))), 3)
+    lines = -(-max(len(tasks), 1) // columns)
+    figure = Figure(figsize=(max(WIDTH * columns, 5.5), HEIGHT * lines + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    if not tasks:
+        figure.text(0.5, 0.5, nothing, ha="center", va="center")
+        return figure
+    for i, task in enumerate(tasks):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        axes.set_title(task, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+        draw(axes, frame[frame["task"] == task])
+    return figure
+
+
+def _style(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Colour by precision, marker and line by method; sizes differ so that equal points all show."""
+    colour = COLOURS.get(row["precision"], COLOURS.get(row["format"], "#F0E442"))
+    hollow = row["method"] != "pahq"
+    return {
+        "color": colour,
+        "marker": MARKERS.get(row["method"], "D"),
+        "linestyle": LINES.get(row["method"], ":"),
+        "markersize": {"acdc": 9, "rtn-q": 6.5}.get(row["method"], 4.5),
+        "markerfacecolor": "none" if hollow else colour,
+        "markeredgewidth": 1.0,
+    }
+
+
+def _with_legend(figure: Figure, frame: pd.DataFrame) -> Figure:
+    """Add one legend for all panels: methods by marker, precisions by colour."""
+    if frame.empty:
+        return figure
+    handles = []
+    for method in [name for name in METHODS if name in set(frame["method"])]:
+        style = _style({"method": method, "precision": "float32", "format": "float32"}) | {"color": "0.3"}
+        style["markerfacecolor"] = "0.3" if method == "pahq" else "none"
+        handles.append(Line2D([], [], label=METHODS[method], **style))
+    for name in [name for name in COLOURS if name in set(frame["precision"])]:
+        handles.append(Line2D([], [], color=COLOURS[name], lw=4, label=name))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
+    return figure
+
+
+def _first(sweep: pd.DataFrame) -> dict[str, Any]:
+    return {str(name): value for name, value in sweep.iloc[0].items()}
+
+
+def main(argv: Sequence[str]) -> int:
+    """``EXPERIMENT [--root results]``: draw the figures, say where they lie. 0, or 2 on bad input."""
+    parser = argparse.ArgumentParser(prog="figures", description="figures of an evaluated experiment")
+    parser.add_argument("experiment", nargs="?", default="default")
+    parser.add_argument("--root", type=Path, default=Path("results"))
+    given = parser.parse_args(argv)
+    try:
+        paths = write_figures(given.root, given.experiment)
+    except PahqError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{paths[0].parent}\n")
+    return 0

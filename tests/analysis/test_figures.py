@@ -1,0 +1,113 @@
+"""Figures: always the same files, no line through one point, words where there is nothing to draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+from matplotlib.figure import Figure
+
+from pahq.analysis.evaluate import evaluate
+from pahq.analysis.figures import COLOURS, FIGURES, bits_figure, edges_figure, main, roc_figure, write_figures
+from pahq.analysis.summary import Evaluation, summarise
+from pahq.errors import PahqError
+from pahq.published import published_circuit
+
+MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
+config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+TRACR, NANO = "tracr-reverse", "nano-induction"
+TRUTH = sorted(published_circuit(TRACR, graph_of(TRACR)) or ())
+WRONG = sorted(set(graph_of(TRACR).edge_index) - set(TRUTH))
+
+
+def found(root: Path, ids: list[str]) -> Evaluation:
+    evaluate(root, "tiny", ids)
+    return Evaluation.read(root, "tiny")
+
+
+def drawn_lines(figure: Figure) -> list[list[float]]:
+    """x values of every line that joins points, without guides (diagonal, dotted)."""
+    lines = [line for axes in figure.axes for line in axes.lines]
+    guides = ("0.8", "0.7")
+    return [
+        list(line.get_xdata())
+        for line in lines
+        if line.get_linestyle() != "None" and line.get_color() not in guides
+    ]
+
+
+def test_writes_png_and_pdf(experiment: tuple[Path, list[str]]) -> None:
+    root, ids = experiment
+    evaluate(root, "figures", ids)
+    paths = write_figures(root, "figures")
+    assert {path.name for path in paths} == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    for path in paths:
+        head = path.read_bytes()[:4]
+        assert head == (b"\x89PNG" if path.suffix == ".png" else b"%PDF")
+        assert path.stat().st_size > 5000
+    assert len(list(paths[0].parent.iterdir())) == len(paths)
+
+
+def test_no_line_through_one_point(tmp_path: Path) -> None:
+    one = found(tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH[:9])])
+    series = summarise(one)
+    for figure in (roc_figure(one.roc, series), edges_figure(one.cells), bits_figure(series)):
+        assert figure.axes
+        assert drawn_lines(figure) == []
+
+
+def test_no_line_through_ties(tmp_path: Path) -> None:
+    """Three thresholds, one circuit: still one point."""
+    ids = [cell(tmp_path, config(TRACR, "acdc", "float32", t), TRUTH[:9]) for t in (0.1, 0.2, 0.3)]
+    one = found(tmp_path, ids)
+    assert drawn_lines(roc_figure(one.roc, summarise(one))) == []
+    assert drawn_lines(edges_figure(one.cells)) == []
+
+
+def test_two_points_are_joined(tmp_path: Path) -> None:
+    sweep = {0.1: TRUTH + WRONG[:13], 0.2: TRUTH[:9]}
+    two = found(
+        tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", t), edges) for t, edges in sweep.items()]
+    )
+    figure = roc_figure(two.roc, summarise(two))
+    assert drawn_lines(figure) == [[0.0, 0.0, pytest.approx(1 / 7), 1.0]]
+    assert drawn_lines(edges_figure(two.cells)) == [[28, 9]]
+
+
+def test_few_points_are_marked_in_the_legend(tmp_path: Path) -> None:
+    one = found(tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)])
+    legend = roc_figure(one.roc, summarise(one)).axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["ACDC: 1.000*"]
+
+
+def test_axes_have_units(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)
+    ids = [
+        cell(tmp_path, config(NANO, "acdc", "float32", 0.1), names[:9]),
+        cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH),
+    ]
+    axes = {one.get_title(): one for one in edges_figure(found(tmp_path, ids).cells).axes}
+    assert "nats" in axes[NANO].get_ylabel()
+    assert axes[TRACR].get_ylabel() == "mean squared error"
+
+
+def test_words_where_there_is_nothing(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)
+    nano = found(tmp_path, [cell(tmp_path, config(NANO, "acdc", "float32", 0.1), names[:9])])
+    figure = roc_figure(nano.roc, summarise(nano))
+    assert not figure.axes
+    assert "No task has a published circuit." in [text.get_text() for text in figure.texts]
+    assert len(write_figures(tmp_path, "tiny")) == 2 * len(FIGURES)
+
+
+def test_colours_differ() -> None:
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PahqError, match="evaluate the experiment"):
+        write_figures(tmp_path, "x")
+    assert main(["x", "--root", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,56 @@
+# From the cells' files alone: judgement, tables, figures.
+ANALYSIS = f"{ROOT}/analysis/{EXPERIMENT}"
+
+
+rule evaluate:
+    input:
+        [path for group in GROUPS for path in results(group)],
+    output:
+        expand(
+            f"{ANALYSIS}/{{name}}.parquet",
+            name=["cells", "missing", "roc", "auc", "agreement"],
+        ),
+    log:
+        f"{ROOT}/logs/{EXPERIMENT}/evaluate.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
+    shell:
+        "python -m pahq evaluate {params.arguments} > {log:q} 2>&1"
+
+
+rule tables:
+    input:
+        rules.evaluate.output,
+    output:
+        f"{ANALYSIS}/tables/REPORT.md",
+    log:
+        f"{ROOT}/logs/{EXPERIMENT}/tables.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
+    shell:
+        "python -m pahq tables {params.arguments} > {log:q} 2>&1"
+
+
+rule figures:
+    input:
+        rules.evaluate.output,
+    output:
+        expand(
+            f"{ANALYSIS}/figures/{{name}}.png",
+            name=["roc", "edges_kl", "bits", "agreement"],
+        ),
+    log:
+        f"{ROOT}/logs/{EXPERIMENT}/figures.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
+    shell:
+        "python -m pahq figures {params.arguments} > {log:q} 2>&1"

@@ -1,0 +1,39 @@
+# The searches in low precision: PAHQ (the head under test in full precision) and RTN-Q (no head is).
+for group in of("pahq"):
+
+    rule:
+        name:
+            f"pahq_{group.name}"
+        input:
+            model_file(group),
+        output:
+            results(group),
+        log:
+            f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
+        conda:
+            ENVIRONMENT
+        threads: 1
+        params:
+            cells=sweep(group),
+        shell:
+            "python -m pahq -m {params.cells} run.threads={threads} > {log:q} 2>&1"
+
+
+for group in of("rtn-q"):
+
+    rule:
+        name:
+            f"rtnq_{group.name}"
+        input:
+            model_file(group),
+        output:
+            results(group),
+        log:
+            f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
+        conda:
+            ENVIRONMENT
+        threads: 1
+        params:
+            cells=sweep(group),
+        shell:
+            "python -m pahq -m {params.cells} run.threads={threads} > {log:q} 2>&1"
