@@ -1,9 +1,9 @@
 # From configuration to tables and figures:
 #   snakemake --cores all [--config experiment=NAME root=FOLDER wandb=MODE]
 # Hydra's files under conf/ say what is computed; nothing here does.
-import os
 import shlex
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -12,17 +12,15 @@ from pahq.experiment import groups
 
 EXPERIMENT = str(config.get("experiment", "default"))
 ROOT = str(config.get("root", "results"))
-ENVIRONMENT = workflow.source_path("environment.yml")
-# Rules say `python`, and mean the one that runs Snakemake, whether or not its environment is activated.
-os.environ["PATH"] = os.pathsep.join(
-    [os.path.dirname(sys.executable), os.environ["PATH"]]
-)
+# Rules say `python` and mean the one that runs Snakemake, whether or not its environment is activated.
+shell.prefix(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 try:
     GROUPS = groups(EXPERIMENT)
 except PahqError as error:
     raise WorkflowError(str(error)) from None
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/acdc.smk"
 include: "workflow/rules/pahq.smk"
@@ -32,5 +30,7 @@ include: "workflow/rules/analysis.smk"
 rule all:
     default_target: True
     input:
+        # Cells too: Snakemake would not miss a result whose tables are there already.
+        CELLS,
         rules.tables.output,
         rules.figures.output,

@@ -143,9 +143,14 @@ def _run_in_hydra(arguments: list[str]) -> int:
 
     from pahq.experiment import configuration_folder, hydra_sentence
 
+    faults: list[PahqError] = []
+
     def run_one(config: DictConfig) -> None:
         composed: Any = OmegaConf.to_container(config, resolve=True)
-        run_all([parse_config(composed)])
+        try:
+            run_all([parse_config(composed)])
+        except PahqError as error:  # kept from Hydra, which would add lines of its own
+            faults.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
     sys.argv = ["pahq", *arguments]
@@ -154,6 +159,8 @@ def _run_in_hydra(arguments: list[str]) -> int:
         decorate(run_one)()
     except (HydraException, OmegaConfBaseException) as error:
         raise PahqError(hydra_sentence(error)) from None
+    if faults:
+        raise faults[0]
     return 0
 
 

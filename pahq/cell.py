@@ -21,6 +21,7 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
 from pahq.memory import PeakMemory
 from pahq.model import load_model
+from pahq.model.sources import check_device
 from pahq.model.weights import Model
 from pahq.precision.store import Focus, focus_of
 from pahq.results import (
@@ -36,12 +37,12 @@ from pahq.results import (
     write_json,
 )
 from pahq.search.acdc import Decision, acdc, circuit_of, margin
+from pahq.search.audit import at_risk, audit, noise_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.tasks import build_task
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
-
 
 ENGINES = ("suffix", "reference")
 
@@ -69,6 +70,7 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     circuit = circuit_of(problem.graph, decisions)
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
     values = _summary(cell, model, problem.graph, decisions, circuit) | {
+        "certainty": certainty(cell, model, task, problem, decisions, circuit),
         "fresh": judge(model, task, circuit, cell),
         "seconds": sum(line.seconds for line in lines),
         "peak_bytes": peak,
@@ -184,6 +186,25 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[
     }
 
 
+def certainty(
+    cell: CellConfig, model: Model, task: Task, problem: Problem, decisions: Sequence[Decision], circuit: Circuit
+) -> dict[str, Any]:
+    """Float noise, tests at risk and, with ``audit=float64``, what float64 says of these."""
+    graph, absolute = problem.graph, cell.method.absolute
+    last = decisions[-1]
+    focus = focus_of(graph, graph.edges[last.edge], problem.focus)
+    fresh = float(problem.objective.loss(circuit_logits(problem, torch.tensor(circuit.present), focus)))
+    noise = noise_of(last.after if last.removed else last.before, fresh)
+    risky = at_risk(decisions, cell.threshold, noise, absolute=absolute)
+    values: dict[str, Any] = {"noise": noise, "at_risk": len(risky), "audit": None}
+    if cell.audit == "float64":
+        exact = ReferenceEngine(cell_problem(cell, model.to(dtype=torch.float64), task.search))
+        found = audit(exact, decisions, risky, cell.threshold, absolute=absolute)
+        flipped = [str(graph.edges[decisions[i].edge]) for i in found.flipped]
+        values["audit"] = {"tests": len(found.tests), "flipped": flipped, "worst_difference": found.worst}
+    return values
+
+
 def _summary(
     cell: CellConfig, model: Model, graph: Graph, decisions: list[Decision], circuit: Circuit
 ) -> dict[str, Any]:
@@ -218,7 +239,9 @@ def _claim(folder: Path, cell: CellConfig, model: Model) -> None:
     if (folder / "decisions.jsonl").exists():
         for name, wanted in (("config.json", config), ("provenance.json", provenance)):
             if read_json(folder / name) != wanted:
-                raise PahqError(f"{folder} holds the journal of another run ({name} differs); move it away to start anew")
+                raise PahqError(
+                    f"{folder} holds the journal of another run ({name} differs); move it away to start anew"
+                )
     write_json(folder / "config.json", config)
     write_json(folder / "provenance.json", provenance)
 
@@ -227,17 +250,10 @@ def _decision(graph: Graph, line: JournalLine) -> Decision:
     return Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed)
 
 
-def check_device(device: str) -> None:
-    """Raise PahqError unless the device exists here."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise PahqError(f"device {device!r} is not available here; cpu always is") from None
-
-
 def device_name(device: str) -> str:
-    """A GPU's product name, or ``cpu``."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+    """A GPU's product name, or the kind of device (cpu, mps)."""
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
 
 
 def versions() -> dict[str, str]:

@@ -103,9 +103,9 @@ class Circuit:
         return used
 
     def _input_used(self, receiver: Receiver, used: list[bool]) -> bool:
-        return self._online(receiver) and any(used[i] for i in outputs_of(self.graph, receiver)) or (
-            receiver.kind == "logits"
-        )
+        if receiver.kind == "logits":
+            return True
+        return self._online(receiver) and any(used[i] for i in outputs_of(self.graph, receiver))
 
     def to_json(self, *, ablation: str = "corrupted") -> dict[str, Any]:
         """What ``circuit.json`` holds; ``ablation`` decides what cleaning may drop."""

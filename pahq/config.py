@@ -19,6 +19,12 @@ Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4"]
 Scales = Literal["row", "head", "group32", "none"]
 Focus = Literal["receiver", "sender", "both", "none"]
 FORMATS: tuple[str, ...] = ("float32", "bf16", "fp16", "fp8", "int8", "int4")
+# How far one scale may reach, for the formats that have scales.
+SCALES: dict[str, tuple[str, ...]] = {
+    "fp8": ("row", "head", "none"),
+    "int8": ("row", "head"),
+    "int4": ("group32", "row", "head"),
+}
 METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
 
 
@@ -64,6 +70,13 @@ class PrecisionConfig(_Frozen):
     scales: Scales = "row"
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
 
+    @model_validator(mode="after")
+    def _scales_fit(self) -> PrecisionConfig:
+        allowed = SCALES.get(self.heads)
+        if allowed and self.scales not in allowed:
+            raise ValueError(f"format {self.heads} has no scales {self.scales!r}; known: {', '.join(allowed)}")
+        return self
+
 
 class EngineConfig(_Frozen):
     """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions."""
@@ -82,6 +95,7 @@ class CellConfig(_Frozen):
     engine: EngineConfig = EngineConfig()
     threshold: float
     seed: int = Field(default=0, ge=0)
+    audit: Literal["none", "float64"] = "none"
 
     @field_validator("threshold")
     @classmethod
@@ -110,6 +124,10 @@ class CellConfig(_Frozen):
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        if self.engine.name == "suffix" and method.focus in ("sender", "both"):
+            raise ValueError(
+                f"engine suffix has no focus {method.focus!r}; known: none, receiver (or engine=reference)"
+            )
         return self
 
     @property
@@ -140,7 +158,9 @@ def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
     values = dict(composed)
     run = values.pop("run", None) or {}
     if not isinstance(run, Mapping):
-        raise PahqError(f"run: a mapping was expected (got {run!r}); known keys: {', '.join(sorted(RunConfig.model_fields))}")
+        raise PahqError(
+            f"run: a mapping was expected (got {run!r}); known keys: {', '.join(sorted(RunConfig.model_fields))}"
+        )
     if "wandb" in values:
         run = {**run, "wandb": values.pop("wandb")}
     try:

@@ -202,14 +202,13 @@ def _threshold_text(cell: Cell) -> str:
 @contextmanager
 def _hydra() -> Iterator[None]:
     """Hydra on our folder, whatever the caller has it on: Hydra itself refuses to be initialised twice."""
-    instance = GlobalHydra.instance()
-    outer = instance.hydra
-    instance.clear()
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
             yield
     finally:
-        instance.hydra = outer
+        GlobalHydra.instance().hydra = outer
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ allocator's peak.
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,10 +24,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
             return
-        try:
+        # Without it the mark counts from the process's start, which bounds the answer from above.
+        with suppress(OSError):
             _CLEAR.write_text("5")  # resets VmHWM to the present level
-        except OSError:
-            pass  # then the mark counts from the process's start, which bounds the answer from above
         self._start = _status_bytes("VmRSS")
 
     def bytes(self) -> int:

@@ -27,9 +27,7 @@ class Objective(Protocol):
     def loss(self, logits: Float[Tensor, "*trial item vocab"]) -> Float[Tensor, "*trial"]: ...
 
 
-def kl(
-    logits: Float[Tensor, "*trial item vocab"], clean: Float[Tensor, "item vocab"]
-) -> Float[Tensor, "*trial"]:
+def kl(logits: Float[Tensor, "*trial item vocab"], clean: Float[Tensor, "item vocab"]) -> Float[Tensor, "*trial"]:
     """KL(clean || patched) in nats, summed over the vocabulary, mean over items.
 
     ``clean`` holds log-probabilities of the full-precision clean model. Conmy et al. 2023, section 3.
@@ -133,9 +131,7 @@ def pick(values: Float[Tensor, "*trial item vocab"], index: Int[Tensor, " item"]
     return values.gather(-1, index.expand(values.shape[:-1])[..., None])[..., 0]
 
 
-def objective(
-    name: str, targets: Mapping[str, Tensor], clean_logits: Float[Tensor, "item vocab"]
-) -> Objective:
+def objective(name: str, targets: Mapping[str, Tensor], clean_logits: Float[Tensor, "item vocab"]) -> Objective:
     """Bind metric ``name`` to the targets of one prompt set and the clean full-precision logits at its items.
 
     Raises PahqError when the prompts lack what the metric needs.
@@ -164,9 +160,9 @@ def objective(
     return SquaredError(clean_logits, tuple(columns))
 
 
-def gather_items(values: Float[Tensor, "*trial batch pos d"], items: Int[Tensor, "item 2"]) -> Float[Tensor, "*trial item d"]:
+def gather_items(
+    values: Float[Tensor, "*trial batch pos d"], items: Int[Tensor, "item 2"]
+) -> Float[Tensor, "*trial item d"]:
     """Rows (example, position) of a [.., batch, pos, d] tensor, as the objectives read them."""
     at = items.to(values.device)
     return values[..., at[:, 0], at[:, 1], :]
-
-

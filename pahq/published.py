@@ -34,9 +34,7 @@ class PublishedCircuit:
 
         A graph without Direct edges gets the Addition edges alone.
         """
-        names = [
-            f"{sender}->{receiver}" for receiver, senders in self.receivers.items() for sender in senders
-        ]
+        names = [f"{sender}->{receiver}" for receiver, senders in self.receivers.items() for sender in senders]
         if graph.n_direct:
             names += [receiver for receiver, senders in self.receivers.items() if senders and "<" in receiver]
         for name in names:

@@ -1,7 +1,7 @@
 """Recorded runs of the original ACDC code, read into this project's terms.
 
-Two formats: one run with its weights and tokens (config.json, tensors.safetensors, result.json), and the sweeps recorded
-on a compiled Tracr program (config.json, tensors.safetensors, acdc_runs.json).
+Two formats: one run with its weights and tokens (config.json, tensors.safetensors, result.json), and the sweeps
+recorded on a compiled Tracr program (config.json, tensors.safetensors, acdc_runs.json).
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     norm = values.get("normalization_type")
     for name, wanted in _FIXED.items():
         if values.get(name, wanted) != wanted:
-            raise PahqError(f"a recorded model with {name} = {values[name]!r} is not supported; {wanted!r} was expected")
+            raise PahqError(
+                f"a recorded model with {name} = {values[name]!r} is not supported; {wanted!r} was expected"
+            )
     if norm not in norms:
         raise unknown("normalization_type", norm, [str(name) for name in norms])
     positions = {"standard": "learned", "rotary": "rotary"}
@@ -119,11 +121,11 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         d_vocab=values["d_vocab"],
         d_vocab_out=values["d_vocab"] if (values.get("d_vocab_out") or -1) < 0 else values["d_vocab_out"],
         context=values["n_ctx"],
-        norm=norms[norm],  # type: ignore[arg-type]
+        norm=norms[norm],
         eps=values.get("eps", 1e-5),
         activation="gelu_new" if only else activation,
         gated=bool(values.get("gated_mlp", False)),
-        positions=positions[kind],  # type: ignore[arg-type]
+        positions=positions[kind],
         rotary_base=float(values.get("rotary_base", 10000)),
         causal=values.get("attention_dir", "causal") == "causal",
     )

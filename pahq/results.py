@@ -1,7 +1,7 @@
 """A cell's files: addresses, atomic writes, and the journal that survives a kill.
 
-``results/cells/<id>/``: config.json (first), provenance.json, decisions.jsonl (journal), circuit.json, result.json (last;
-its presence means done).
+``results/cells/<id>/``: config.json (first), provenance.json, decisions.jsonl (journal), circuit.json, result.json
+(last; its presence means done).
 """
 
 from __future__ import annotations
@@ -110,13 +110,21 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
 
 def _dump(line: JournalLine) -> str:
     values = {name: getattr(line, name) for name in JournalLine.__slots__}
     return json.dumps(values, separators=(",", ":")) + "\n"
+
+
+def _well_typed(line: JournalLine) -> bool:
+    numbers = (line.before, line.after, line.seconds)
+    plain = all(type(number) in (int, float) for number in numbers)
+    return plain and isinstance(line.edge, str) and isinstance(line.removed, bool)
 
 
 def read_journal(path: Path) -> list[JournalLine]:
@@ -131,7 +139,7 @@ def read_journal(path: Path) -> list[JournalLine]:
             line = JournalLine(**json.loads(raw))
         except (ValueError, TypeError):
             break
-        if line.i != len(lines):
+        if line.i != len(lines) or not _well_typed(line):
             break
         lines.append(line)
     return lines

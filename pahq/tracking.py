@@ -70,6 +70,7 @@ def _choose(asked: str) -> str:
         return "offline"
     import wandb
 
+    wandb.setup(settings=wandb.Settings(silent=True))
     if not wandb.login(prompt=False, verify=False):
         if asked == "online":
             LOG.warning("W&B: no key is configured (wandb login); tracking goes on offline")

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from pahq.cell import ENGINES, check_device, rerun, start_search
+from pahq.cell import ENGINES, rerun, start_search
 from pahq.config import CellConfig, one_sentence
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
+from pahq.model.sources import check_device
 from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
 from pahq.results import read_journal, read_json
 from pahq.search.acdc import Decision, margin

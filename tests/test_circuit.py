@@ -54,8 +54,11 @@ def test_every_edge_left_lies_on_a_path_from_an_embedding_to_the_logits(density:
     kept = set(Circuit(GRAPH, tuple(present.tolist())).cleaned().edges)
     for name in kept:
         start, _, end = name.rpartition("->")
-        assert not start or start == "embed" or any(other.endswith("->" + start) for other in kept) or any(
-            other.startswith(start + "<") for other in kept
+        assert (
+            not start
+            or start == "embed"
+            or any(other.endswith("->" + start) for other in kept)
+            or any(other.startswith(start + "<") for other in kept)
         )
         head = end.split("<")[0]
         assert head == "logits" or any(other.startswith(head + "->") for other in kept)
@@ -93,9 +96,12 @@ def test_a_key_value_head_is_used_by_any_head_of_its_group() -> None:
 
 def test_full_and_empty_circuits() -> None:
     full = Circuit(GRAPH, (True,) * len(GRAPH.edges))
-    assert full.cleaned() == full and len(full) == len(GRAPH.edges)
+    assert full.cleaned() == full
+    assert len(full) == len(GRAPH.edges)
     empty = Circuit(GRAPH, (False,) * len(GRAPH.edges))
-    assert empty.cleaned() == empty and len(empty) == 0 and empty.edges == ()
+    assert empty.cleaned() == empty
+    assert len(empty) == 0
+    assert empty.edges == ()
 
 
 @pytest.mark.parametrize("direct_edges", [True, False])
@@ -107,7 +113,8 @@ def test_a_file_leads_back_to_the_circuit(tmp_path: Path, shape: ModelShape, dir
     path.write_text(json.dumps(circuit.to_json()))
     assert Circuit.read(path) == circuit
     values = json.loads(path.read_text())
-    assert values["edges"] == list(circuit.edges) and values["cleaned"] == list(circuit.cleaned().edges)
+    assert values["edges"] == list(circuit.edges)
+    assert values["cleaned"] == list(circuit.cleaned().edges)
     assert circuit.to_json(ablation="zero")["cleaned"] == list(circuit.cleaned(ablation="zero").edges)
 
 

@@ -48,7 +48,9 @@ def is_upstream(graph: Graph, sender: int, receiver: Receiver) -> bool:
     node = graph.senders[sender]
     if receiver.kind == "logits" or node.kind in ("embed", "pos"):
         return True
-    return node.layer < receiver.layer or (node.layer == receiver.layer and (node.kind, receiver.kind) == ("head", "mlp"))
+    return node.layer < receiver.layer or (
+        node.layer == receiver.layer and (node.kind, receiver.kind) == ("head", "mlp")
+    )
 
 
 @given(shapes)
@@ -94,7 +96,8 @@ def test_names_read_as_documented() -> None:
     graph = build_graph(ModelShape(6, 3, 3, True, split_embed=True))
     names = {str(edge) for edge in graph.edges}
     assert {"a3.h2->a5.h1<q>", "a5.h1<q>", "m5->logits", "a5.h0->m5", "embed->a0.h0<v>", "pos->logits"} <= names
-    assert "m5->m5" not in names and "a5.h1->a5.h1<q>" not in names
+    assert "m5->m5" not in names
+    assert "a5.h1->a5.h1<q>" not in names
     assert [str(node) for node in graph.senders[:6]] == ["embed", "pos", "a0.h0", "a0.h1", "a0.h2", "m0"]
 
 
@@ -103,7 +106,9 @@ def test_grouped_queries_read_their_key_value_head() -> None:
     assert [list(shape.query_heads("k", head)) for head in range(2)] == [[0, 1, 2], [3, 4, 5]]
     assert [list(shape.query_heads("q", head)) for head in range(6)] == [[head] for head in range(6)]
     names = {str(receiver) for receiver in build_graph(shape).head_inputs}
-    assert "a0.h5<q>" in names and "a0.h1<v>" in names and "a0.h2<v>" not in names
+    assert "a0.h5<q>" in names
+    assert "a0.h1<v>" in names
+    assert "a0.h2<v>" not in names
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 4, 3), (1, 2, 4)])
@@ -130,7 +135,9 @@ def test_published_circuits_are_subsets(task: str) -> None:
     assert len(graph.edges) == published["graph_edges_counted"]
 
     def name(edge: dict[str, str]) -> str:
-        layer, head, *letter = edge["receiver"].removeprefix("a").split(".") + [""] if "." in edge["receiver"] else "   "
+        layer, head, *letter = (
+            edge["receiver"].removeprefix("a").split(".") + [""] if "." in edge["receiver"] else "   "
+        )
         receiver = f"a{layer}.h{head}<{letter[0]}>" if "." in edge["receiver"] else edge["receiver"]
         if edge["type"] == "DIRECT_COMPUTATION":
             return receiver

@@ -139,7 +139,9 @@ def test_the_refusal_lists_what_the_task_can_do() -> None:
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(PahqError, match="unknown metric 'accuracy'; known: kl, logit_diff, margin, mse, nll, prob_diff"):
+    with pytest.raises(
+        PahqError, match="unknown metric 'accuracy'; known: kl, logit_diff, margin, mse, nll, prob_diff"
+    ):
         objective("accuracy", {}, torch.zeros(1, 3))
 
 

@@ -30,9 +30,7 @@ def edges_of(kind: str) -> frozenset[str]:
     return edges
 
 
-@pytest.mark.parametrize(
-    ("kind", "addition", "direct"), [("tracr-reverse", 11, 4), ("tracr-proportion", 7, 3)]
-)
+@pytest.mark.parametrize(("kind", "addition", "direct"), [("tracr-reverse", 11, 4), ("tracr-proportion", 7, 3)])
 def test_counts(kind: str, addition: int, direct: int) -> None:
     edges = edges_of(kind)
     assert sum("->" in edge for edge in edges) == addition

@@ -54,8 +54,10 @@ def test_the_single_run() -> None:
     (run,) = read_recorded(ATTN)
     assert (run.name, run.metric, run.ablation, run.threshold) == ("attn2l_t0.008", "kl", "corrupted", 0.008)
     assert (run.split_embed, run.direct_edges, run.absolute) == (False, True, False)
-    assert run.order == Order("ascending", "nearest") and len(run.tests) == 99
-    assert run.prompts.last_only and run.prompts.clean.shape == (16, 12)
+    assert run.order == Order("ascending", "nearest")
+    assert len(run.tests) == 99
+    assert run.prompts.last_only
+    assert run.prompts.clean.shape == (16, 12)
     config = run.model.config
     assert (config.layers, config.heads, config.d_mlp, config.norm, config.causal) == (2, 4, 0, "layer", True)
     kept = {test.edge for test in run.tests if test.kept}
@@ -75,14 +77,19 @@ def test_the_clean_model_is_the_recorded_one() -> None:
 @pytest.mark.parametrize(("name", "columns", "split"), [("tracr_reverse", 3, True), ("tracr_proportion", 1, True)])
 def test_the_compiled_programs_runs(name: str, columns: int, split: bool) -> None:
     runs = read_recorded(GOLDEN / name)
-    assert len(runs) == 8 and len({run.name for run in runs}) == 8
+    assert len(runs) == 8
+    assert len({run.name for run in runs}) == 8
     for run in runs:
-        assert run.metric == "mse" and run.split_embed == split and run.direct_edges
+        assert run.metric == "mse"
+        assert run.split_embed == split
+        assert run.direct_edges
         assert run.order == Order("descending", "nearest")
         assert set(run.prompts.items[:, 1].tolist()) == {1, 2, 3}
         order = run.prompts.position_order
         assert (order is None) == (run.ablation == "zero")
-        assert order is None or order.tolist() == torch.randperm(4, generator=torch.Generator().manual_seed(49)).tolist()
+        assert (
+            order is None or order.tolist() == torch.randperm(4, generator=torch.Generator().manual_seed(49)).tolist()
+        )
         assert len(run.prompts.targets.get("columns", range(run.model.config.d_vocab_out))) == columns
         recorded = {edge_name(e["sender"], e["receiver"]) for e in _kept(name, run.ablation, run.threshold)}
         assert {test.edge for test in run.tests if test.kept} == recorded
@@ -96,9 +103,13 @@ def _kept(name: str, ablation: str, threshold: float) -> list[dict[str, str]]:
 
 
 def test_order_settings_are_read(copy: Path) -> None:
-    edit(copy / "result.json", indices_mode="normal", names_mode="reverse", abs_value_threshold=True, zero_ablation=True)
+    edit(
+        copy / "result.json", indices_mode="normal", names_mode="reverse", abs_value_threshold=True, zero_ablation=True
+    )
     (run,) = read_recorded(copy)
-    assert run.order == Order("descending", "farthest") and run.absolute and run.ablation == "zero"
+    assert run.order == Order("descending", "farthest")
+    assert run.absolute
+    assert run.ablation == "zero"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,9 @@ def test_order_settings_are_read(copy: Path) -> None:
         ("config.json", {"d_model": None}, "describes no model"),
     ],
 )
-def test_settings_that_cannot_be_replayed_are_refused(copy: Path, file: str, changes: dict[str, Any], words: str) -> None:
+def test_settings_that_cannot_be_replayed_are_refused(
+    copy: Path, file: str, changes: dict[str, Any], words: str
+) -> None:
     edit(copy / file, **changes)
     with pytest.raises(PahqError, match=words) as caught:
         read_recorded(copy)
@@ -192,7 +205,7 @@ def test_no_folder_and_unknown_edges_are_refused(tmp_path: Path, copy: Path) -> 
     recorded["tests"][4]["sender"] = "a7.1"
     (copy / "result.json").write_text(json.dumps(recorded))
     (run,) = read_recorded(copy)
-    with pytest.raises(PahqError, match="no edge 'a7.h1->"):
+    with pytest.raises(PahqError, match=r"no edge 'a7\.h1->"):
         check_edges(run, build_problem(run.model, run.prompts, metric="kl").graph)
 
 
@@ -217,5 +230,6 @@ def test_folded_norms_have_no_weights_of_their_own(copy: Path, norm: str) -> Non
     save_file(tensors, copy / "tensors.safetensors")
     edit(copy / "config.json", normalization_type=norm)
     (run,) = read_recorded(copy)
-    assert bool((run.model.layers[1].ln1_w == 1).all()) and run.model.layers[0].ln2_w is None
+    assert bool((run.model.layers[1].ln1_w == 1).all())
+    assert run.model.layers[0].ln2_w is None
     assert (run.model.ln_final_b is None) == (norm == "RMSPre")

@@ -20,8 +20,8 @@ BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8":
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
-# What may differ between a search and the ACDC search it is compared with. The engine may: engines are exact.
-_FREE = ("method.name", "method.focus", "precision", "engine")
+# What may differ between a search and the ACDC search it is compared with. Engines are exact, an audit only reports.
+_FREE = ("method.name", "method.focus", "precision", "engine", "audit")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def collect(root: str | Path, ids: Sequence[str]) -> Collected:
     """Read the cells ``ids`` below ``root``.
 
     Columns that join cells: ``series`` is equal for cells that differ in threshold alone, ``pair`` for
-    cells that differ in method, precision, engine and threshold alone (so it finds a cell's ACDC),
+    cells that differ in method, precision, engine, audit and threshold alone (so it finds a cell's ACDC),
     ``variant`` tells apart the series of one task, method and precision (empty where there is just one).
 
     Raises PahqError, naming the file, for a result that is not readable or contradicts its circuit or its
@@ -78,12 +78,8 @@ def read_cell(folder: Path, cell_id: str) -> tuple[dict[str, Any], dict[str, Any
     if row["kept"] != len(circuit):
         raise PahqError(f"{where} counts {row['kept']} edges kept where circuit.json has {len(circuit)}")
     if journal and len(journal) != row["tests"]:
-        raise PahqError(
-            f"{where} counts {row['tests']} tests where decisions.jsonl has {len(journal)} whole lines"
-        )
-    row["median_test_seconds"] = (
-        statistics.median(line.seconds for line in journal) if journal else float("nan")
-    )
+        raise PahqError(f"{where} counts {row['tests']} tests where decisions.jsonl has {len(journal)} whole lines")
+    row["median_test_seconds"] = statistics.median(line.seconds for line in journal) if journal else float("nan")
     row["kept_cleaned"] = len(circuit.cleaned())
     return row, config, circuit
 

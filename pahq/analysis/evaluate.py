@@ -85,9 +85,7 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
     collected = collect(root, ids)
     missing = collected.missing
     if collected.cells.empty:
-        raise PahqError(
-            f"none of the {len(missing)} cells of the experiment {experiment!r} is finished below {root}"
-        )
+        raise PahqError(f"none of the {len(missing)} cells of the experiment {experiment!r} is finished below {root}")
     if len(missing):
         names = ", ".join(missing["id"].head(3)) + (", ..." if len(missing) > 3 else "")
         LOG.warning("%d of %d cells are not finished and left out: %s", len(missing), len(set(ids)), names)
@@ -203,14 +201,14 @@ def _edges(circuit: Circuit) -> frozenset[str]:
 
 def main(argv: Sequence[str], ids: Callable[[str], Sequence[str]]) -> int:
     """``EXPERIMENT [--root results]``; ``ids``: the cell ids of an experiment. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="evaluate", description="judge an experiment's circuits")
+    parser = argparse.ArgumentParser(prog="pahq evaluate", description="judge an experiment's circuits")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
     try:
         folder = evaluate(given.root, given.experiment, ids(given.experiment))
     except PahqError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"pahq: error: {error}\n")
         return 2
     sys.stdout.write(f"{folder}\n")
     return 0

@@ -65,7 +65,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
 
 
 def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
-    """True against false positive rate where a circuit is published; a circuit a marker, ACDC's steps lines."""
+    """True against false positive rate where a circuit is published: circuits as markers, steps as lines."""
     areas = series.set_index("series")
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
@@ -78,20 +78,12 @@ def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
             axes.plot(sweep["fpr"], sweep["tpr"], **style | {"linestyle": "none"})
             if len(front) > 1:
                 x, y = [0.0, *front["fpr"], 1.0], [0.0, *front["tpr"], 1.0]
-                axes.plot(
-                    x, y, drawstyle="steps-post", color=style["color"], linestyle=style["linestyle"], lw=1
-                )
+                axes.plot(x, y, drawstyle="steps-post", color=style["color"], linestyle=style["linestyle"], lw=1)
         axes.plot([0, 1], [0, 1], color="0.8", lw=0.8, zorder=0)
-        axes.set(
-            xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="false positive rate", ylabel="true positive rate"
-        )
-        axes.legend(
-            title="AUC (steps), * few points", fontsize=6, title_fontsize=6, loc="lower right", framealpha=0.9
-        )
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="false positive rate", ylabel="true positive rate")
+        axes.legend(title="AUC (steps), * few points", fontsize=6, title_fontsize=6, loc="lower right", framealpha=0.9)
 
-    published = roc[roc["reference"] == PUBLISHED].sort_values(
-        ["task", "method", "bits", "precision", "variant"]
-    )
+    published = roc[roc["reference"] == PUBLISHED].sort_values(["task", "method", "bits", "precision", "variant"])
     return panels(published, panel, "Edges against the published circuit", "No task has a published circuit.")
 
 
@@ -111,13 +103,15 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
         axes.set_xlim(left=min(rows["kept"].min() * 0.8, 0.8), right=rows["edges"].max() * 1.3)
         axes.axvline(rows["edges"].max(), color="0.7", lw=0.8, linestyle=":")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_ylim(bottom=min(0, rows[column].min()))
-        axes.set_xlabel("edges kept (dotted: all edges)")
+        # Float noise must not fill the axis: it reaches up to the empty circuit's error, or a thousandth of a nat.
+        top = max(rows[column].max(), rows["corrupted"].max() if error else 1e-3)
+        axes.set_ylim(bottom=min(0, rows[column].min()) - 0.03 * top, top=1.05 * top)
+        if error:
+            axes.axhline(rows["corrupted"].max(), color="0.7", lw=0.8, linestyle=":")
+        axes.set_xlabel("edges kept (dotted: all edges" + ("; error of the empty circuit)" if error else ")"))
         axes.set_ylabel("mean squared error" if error else "KL to the full model (nats)")
 
-    figure = panels(
-        cells, panel, "Size of the circuit against its error on fresh prompts", "No finished cell."
-    )
+    figure = panels(cells, panel, "Size of the circuit against its error on fresh prompts", "No finished cell.")
     return _with_legend(figure, cells)
 
 
@@ -134,9 +128,7 @@ def bits_figure(series: pd.DataFrame) -> Figure:
             shift = {"pahq": -0.08, "rtn-q": 0.08}.get(str(method), 0.0)
             x = [places[name] + shift for name in line["precision"]]
             if len(x) > 1:
-                axes.plot(
-                    x, line[column], color="0.6", linestyle=LINES.get(str(method), "-"), lw=0.8, zorder=1
-                )
+                axes.plot(x, line[column], color="0.6", linestyle=LINES.get(str(method), "-"), lw=0.8, zorder=1)
             for place, row in zip(x, line.to_dict("records"), strict=True):
                 axes.plot(place, row[column], **_style(row) | {"linestyle": "none"})  # type: ignore[arg-type]
         axes.set_xticks(range(len(places)), [f"{name}\n{bits[name]} bits" for name in places], fontsize=7)
@@ -228,14 +220,14 @@ def _first(sweep: pd.DataFrame) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """``EXPERIMENT [--root results]``: draw the figures, say where they lie. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="figures", description="figures of an evaluated experiment")
+    parser = argparse.ArgumentParser(prog="pahq figures", description="figures of an evaluated experiment")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
     try:
         paths = write_figures(given.root, given.experiment)
     except PahqError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"pahq: error: {error}\n")
         return 2
     sys.stdout.write(f"{paths[0].parent}\n")
     return 0

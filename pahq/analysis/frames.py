@@ -16,9 +16,7 @@ from pahq.errors import PahqError
 def analysis_folder(root: str | Path, experiment: str) -> Path:
     """Where an experiment's analysis lies; PahqError if the name could lead elsewhere."""
     if not experiment or experiment != Path(experiment).name or experiment.startswith("."):
-        raise PahqError(
-            f"{experiment!r} is no name of an experiment; a plain name such as 'default' is expected"
-        )
+        raise PahqError(f"{experiment!r} is no name of an experiment; a plain name such as 'default' is expected")
     return Path(root) / "analysis" / experiment
 
 

@@ -54,12 +54,8 @@ AREAS: tuple[PaperArea, ...] = (
     _acdc("tracr-reverse", "mse", "0.2", "tracr-reverse", ", 3 of 15 edges"),
     _acdc("tracr-proportion", "mse", "0.6", "tracr-proportion", ", 6 of 10 edges"),
     PaperArea("docstring", "kl", "rtn-q", ("fp8",), "0.534", "attn-only-4l", "PAHQ paper"),
-    PaperArea(
-        "docstring", "kl", "pahq", _LOW[4], "0.61", "attn-only-4l", "PAHQ paper, by a secondary source"
-    ),
-    PaperArea(
-        "docstring", "kl", "pahq", _LOW[16], "0.96", "attn-only-4l", "PAHQ paper, by a secondary source"
-    ),
+    PaperArea("docstring", "kl", "pahq", _LOW[4], "0.61", "attn-only-4l", "PAHQ paper, by a secondary source"),
+    PaperArea("docstring", "kl", "pahq", _LOW[16], "0.96", "attn-only-4l", "PAHQ paper, by a secondary source"),
 )
 
 

@@ -36,12 +36,8 @@ def point(edges: Set[str], reference: Set[str], universe: int) -> Point:
     Raises PahqError if the reference is empty or the whole graph, since one of the rates is undefined then.
     """
     if not 0 < len(reference) < universe:
-        raise PahqError(
-            f"a reference circuit of {len(reference)} of {universe} edges leaves a rate undefined"
-        )
-    return Point(
-        len(edges - reference) / (universe - len(reference)), len(edges & reference) / len(reference)
-    )
+        raise PahqError(f"a reference circuit of {len(reference)} of {universe} edges leaves a rate undefined")
+    return Point(len(edges - reference) / (universe - len(reference)), len(edges & reference) / len(reference))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from pahq.analysis.frames import analysis_folder, read_parquet
 
 AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
-_SERIES = (
-    "task kind ablation search_metric model method precision format mlp bits variant engine device threads"
-)
+_SERIES = "task kind ablation search_metric model method precision format mlp bits variant engine device threads"
+HARMLESS = 0.01  # of the smallest threshold: a rounded model that starts with less loss can hardly lose an edge
 METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 
 
@@ -49,7 +48,8 @@ def summarise(found: Evaluation) -> pd.DataFrame:
         row: dict[str, Any] = {name: first[name] for name in _SERIES.split()}
         row |= {"series": series, "thresholds": len(sweep), "of_thresholds": int(thresholds[first["task"]])}
         row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | _cost(cells, sweep)
-        row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": sweep["kl"].mean()}
+        row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": kl_of_logits(sweep).mean()}
+        row["start_loss"] = sweep["search_start"].max() if first["search_metric"] in ("kl", "mse") else float("nan")
         row["note"] = "; ".join(_notes(row, first, sweep))
         rows.append(row)
     order = pd.DataFrame(rows).sort_values(["task", "method", "bits", "precision", "variant"], kind="stable")
@@ -87,9 +87,7 @@ def _cost(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
         "ms_per_test": 1000 * sweep["seconds"].sum() / max(sweep["tests"].sum(), 1),
         "peak_mib": sweep["peak_bytes"].max() / 2**20,
         "seconds_to_acdc": both["seconds"].sum() / both["seconds_acdc"].sum() if comparable else float("nan"),
-        "peak_to_acdc": both["peak_bytes"].max() / both["peak_bytes_acdc"].max()
-        if comparable
-        else float("nan"),
+        "peak_to_acdc": both["peak_bytes"].max() / both["peak_bytes_acdc"].max() if comparable else float("nan"),
         "resumed": int(sweep["resumed"].sum()),
     }
 
@@ -98,6 +96,8 @@ def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame
     notes = [row["area_note"]] if row["area_note"] else []
     if is_acdc_by_construction(first) and BY_CONSTRUCTION not in row["area_note"]:
         notes.append(BY_CONSTRUCTION)
+    elif row["method"] != "acdc" and row["start_loss"] < HARMLESS * sweep["threshold"].min():
+        notes.append("rounding hardly changes this model")
     if row["against"] == AGAINST_ACDC and row["method"] == "acdc":
         notes.append("is the reference")
     if row["thresholds"] < row["of_thresholds"]:
@@ -107,6 +107,11 @@ def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame
     if row["against"] == AGAINST_ACDC and row["thresholds"] == 1:
         notes.append("one threshold")
     return notes
+
+
+def kl_of_logits(cells: pd.DataFrame) -> pd.Series[float]:
+    """KL of the cells whose outputs are logits; no number for Tracr, whose outputs are not."""
+    return cells["kl"].where(cells["metric"] != "mse")
 
 
 def label(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.frames import write_parquet
 from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
-from pahq.analysis.summary import Evaluation, summarise
+from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.errors import PahqError
 from pahq.results import write_atomic
 
@@ -32,6 +32,7 @@ HEADINGS = {
     "kept_cleaned": "kept, cleaned",
     "kl": "KL (nats)",
     "mean_kl": "KL (nats, mean)",
+    "start_loss": "loss by rounding alone",
     "mean_kept": "edges kept (mean)",
     "ms_per_test": "ms a test",
     "peak_mib": "peak MiB",
@@ -40,6 +41,8 @@ HEADINGS = {
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }
+
+APART = ("auc_against_acdc",)  # tables that the report names and does not hold
 
 NOTES = """\
 - **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight
@@ -50,14 +53,19 @@ NOTES = """\
   random circuits of the same sizes reach (*by chance*).
 - **ACDC by construction.** A row whose formats are all float32 is ACDC under another name: its agreement
   is no finding.
+- **Rounding hardly changes this model.** The loss by rounding alone is below a hundredth of the smallest threshold,
+  so agreement with ACDC was to be expected and says nothing for the method. Tracr's attention weights, for one, are
+  0, 1, 50 and 100, which every format holds almost exactly.
 - **An area against a hand-made circuit is a weak claim alone.** Read it beside KL, the task's metric and
   faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric,
-  on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there, read the mean
-  squared error, not KL.
+  on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there the mean squared error
+  stands in for KL.
 - **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and
   the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
   device named.
-- **Peak memory does not fall with the format.** There is no packed storage yet, so rows differ by noise.
+- **Peak memory does not fall with the format.** There is no packed storage yet. A peak counts from what the
+  process held when the cell began, so of cells that share a process the later ones show less, whatever their
+  format: only sweeps that ran in processes of their own compare.
 - **The papers' numbers** stand in their own column with their source, on the rows that they belong to.
   Their areas are steps against the published circuit with corrupted activations, mostly on other models:
   compare the order and the gaps, not the values. ACDC paper: Conmy et al. 2023, arXiv 2304.14997. PAHQ
@@ -99,21 +107,18 @@ def tables(found: Evaluation) -> list[Table]:
 
 
 def area_table(series: pd.DataFrame) -> Table:
-    names = (
-        "task method precision bits variant against thresholds points auc_steps auc_trapezoid mean_jaccard"
-    )
+    names = "task method precision bits variant against thresholds points auc_steps auc_trapezoid mean_jaccard"
     names += " jaccard_by_chance edges_differing paper paper_source note"
     caption = "Edges found by method and precision, against the published circuit where there is one."
     return Table("auc", "Areas and agreement", caption, with_paper(series)[names.split()])
 
 
 def bits_table(series: pd.DataFrame) -> Table:
-    names = (
-        "task method bits precision variant thresholds auc_steps auc_trapezoid mean_jaccard edges_differing"
-    )
-    names += " mean_kept mean_kl paper paper_source note"
+    names = "task method bits precision variant thresholds auc_steps auc_trapezoid mean_jaccard edges_differing"
+    names += " start_loss mean_kept mean_kl paper paper_source note"
     caption = (
-        "Width of the attention weights out of focus (RTN-Q: of all of them). Means run over the thresholds."
+        "Width of the attention weights out of focus (RTN-Q: of all of them). Means run over the thresholds. "
+        "Loss by rounding alone: of the search metric, before any edge is removed."
     )
     return Table("bits", "Bit widths", caption, with_paper(series)[names.split()])
 
@@ -127,11 +132,12 @@ def with_paper(series: pd.DataFrame) -> pd.DataFrame:
 def circuit_table(cells: pd.DataFrame) -> Table:
     names = "task method precision variant threshold edges kept kept_cleaned kl metric value clean corrupted"
     notes = [_circuit_note(row) for row in cells.to_dict("records")]  # type: ignore[arg-type]
+    shown = cells[[*names.split(), "faithfulness"]]
     caption = (
         "One row a circuit; KL and the task's metric on fresh prompts, on the full-precision model. Value: "
         "of the circuit; clean: of the whole model; corrupted: of the empty circuit."
     )
-    return Table("circuits", "Circuits", caption, cells[[*names.split(), "faithfulness"]].assign(note=notes))
+    return Table("circuits", "Circuits", caption, shown.assign(kl=kl_of_logits(cells), note=notes))
 
 
 def _circuit_note(row: Mapping[str, Any]) -> str:
@@ -144,17 +150,14 @@ def _circuit_note(row: Mapping[str, Any]) -> str:
 
 
 def cost_table(series: pd.DataFrame) -> Table:
-    names = (
-        "task method precision variant engine device threads thresholds tests seconds ms_per_test peak_mib"
-    )
+    names = "task method precision variant engine device threads thresholds tests seconds ms_per_test peak_mib"
     names += " seconds_to_acdc peak_to_acdc paper_runtime paper_memory paper_source note"
     pahq = (series["method"] == "pahq") & (series["format"] != "float32")
-    notes = [f"{n} resumed: peak of the last run alone" if n else "" for n in series["resumed"]]
     frame = series.assign(
         paper_runtime=np.where(pahq, RUNTIME[0], NOT_PUBLISHED),
         paper_memory=np.where(pahq, MEMORY[0], NOT_PUBLISHED),
         paper_source=np.where(pahq, RUNTIME[1], ""),
-        note=["; ".join(filter(None, pair)) for pair in zip(_cost_notes(series), notes, strict=True)],
+        note=[_cost_note(row) for row in series.to_dict("records")],  # type: ignore[arg-type]
     )
     caption = (
         "Seconds of all tests, peak memory of the worst cell. Ratios: over the thresholds shared with ACDC "
@@ -163,20 +166,21 @@ def cost_table(series: pd.DataFrame) -> Table:
     return Table("cost", "Seconds and memory", caption, frame[names.split()])
 
 
-def _cost_notes(series: pd.DataFrame) -> list[str]:
-    few = series["thresholds"] < series["of_thresholds"]
-    return [
-        f"{n} of {of} thresholds" if short else ""
-        for n, of, short in zip(series["thresholds"], series["of_thresholds"], few, strict=True)
-    ]
+def _cost_note(row: Mapping[str, Any]) -> str:
+    notes = []
+    if row["thresholds"] < row["of_thresholds"]:
+        notes.append(f"{row['thresholds']} of {row['of_thresholds']} thresholds")
+    if row["resumed"]:
+        notes.append(f"{row['resumed']} resumed: peak of the last run alone")
+    if row["peak_to_acdc"] < 0.5 or row["peak_to_acdc"] > 2:
+        notes.append("peak set by a shared process, not by the format")
+    return "; ".join(notes)
 
 
 def against_acdc(found: Evaluation) -> Table:
     names = "task method precision variant reference thresholds points auc_steps auc_trapezoid note"
     frame = found.auc[found.auc["reference"] != PUBLISHED].rename(columns={"interior_points": "points"})
-    caption = (
-        "Areas with a circuit of full-precision ACDC as reference: agreement with a method, not with a truth."
-    )
+    caption = "Areas with a circuit of full-precision ACDC as reference: agreement with a method, not with a truth."
     return Table("auc_against_acdc", "Areas against ACDC's circuits", caption, frame[names.split()])
 
 
@@ -225,23 +229,23 @@ def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
     if open_:
         parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]
     parts += ["## How to read the numbers", NOTES.rstrip(), "## Figures"]
+    parts.append("Circuits that coincide hide each other: the tables tell them apart.")
     parts += [f"![{name}](../figures/{name}.png)" for name in ("roc", "edges_kl", "bits", "agreement")]
-    parts += [table.markdown(level=2).rstrip() for table in made]
+    parts += [table.markdown(level=2).rstrip() for table in made if table.name not in APART]
+    parts.append(f"Apart, for their length: {', '.join(f'[{name}.md]({name}.md)' for name in APART)}.")
     return "\n\n".join(parts) + "\n"
 
 
 def main(argv: Sequence[str]) -> int:
     """``EXPERIMENT [--root results]``: write the tables, say where the report lies. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(
-        prog="tables", description="tables and report of an evaluated experiment"
-    )
+    parser = argparse.ArgumentParser(prog="pahq tables", description="tables and report of an evaluated experiment")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
     try:
         report_path = write_tables(given.root, given.experiment)
     except PahqError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"pahq: error: {error}\n")
         return 2
     sys.stdout.write(f"{report_path}\n")
     return 0

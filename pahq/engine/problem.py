@@ -22,8 +22,9 @@ from pahq.tasks.task import Prompts
 class Problem:
     """A network under test on one prompt set: everything a search needs except its decisions.
 
-    ``clean`` holds the embedding senders of the clean prompts; ``corrupted`` the run that absent edges take their values
-    from, made once with every head in its low format. ``objective`` compares with the full-precision clean model.
+    ``clean`` holds the embedding senders of the clean prompts; ``corrupted`` the run that absent edges take their
+    values from, made once with every head in its low format. ``objective`` compares with the full-precision clean
+    model.
     """
 
     graph: Graph

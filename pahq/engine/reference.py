@@ -69,7 +69,8 @@ def circuit_logits(
     def read(corrupted_resid: Tensor, receivers: list[Receiver]) -> Float[Tensor, "receiver batch pos d_model"]:
         upstream = graph.upstream(receivers[0])
         mask = torch.stack([on[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
-        return corrupted_resid + (mask @ delta[:upstream].flatten(1)).unflatten(1, delta.shape[1:])
+        changes: Tensor = mask @ delta[:upstream].flatten(1)
+        return corrupted_resid + changes.view(-1, *delta.shape[1:])
 
     for i, part in enumerate(problem.clean):
         delta[i] = part - corrupted_senders[i]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config import FORMATS
+from pahq.config import FORMATS, SCALES
 from pahq.errors import PahqError, unknown
 
 FP8_MAX = 448.0
@@ -20,7 +20,6 @@ INT8_MAX = 127.0
 INT4_LEVELS = 15.0
 GROUP = 32
 BITS = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
-_SCALES = {"fp8": ("row", "head", "none"), "int8": ("row", "head"), "int4": ("group32", "row", "head")}
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Format:
     def __post_init__(self) -> None:
         if self.name not in FORMATS:
             raise unknown("format", self.name, FORMATS)
-        allowed = _SCALES.get(self.name)
+        allowed = SCALES.get(self.name)
         if allowed and self.scales not in allowed:
             raise PahqError(f"format {self.name} has no scales {self.scales!r}; known: {', '.join(allowed)}")
 
@@ -84,7 +83,7 @@ def _int4(w: Tensor, scales: str) -> Tensor:
     whole = w.shape[-2] - w.shape[-2] % GROUP
     parts = []
     if whole:
-        grouped = w[..., :whole, :].unflatten(-2, (whole // GROUP, GROUP))
+        grouped = w[..., :whole, :].reshape(*w.shape[:-2], whole // GROUP, GROUP, w.shape[-1])
         parts.append(_int4_group(grouped, (-2,)).flatten(-3, -2))
     if whole < w.shape[-2]:  # the contraction axis need not be a multiple of the group: the last group is shorter
         parts.append(_int4_group(w[..., whole:, :], (-2,)))

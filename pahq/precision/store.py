@@ -1,8 +1,8 @@
 """Mixed precision of attention: who is in focus, and the weights that a forward then gets.
 
-PAHQ (arXiv 2510.23264): the head under test runs in full precision, every other head in the low format. The forward asks
-``layer(i, focus)`` and never learns what a format is. A focus unit is a key-value group: for ordinary attention that is
-one head; with grouped queries a k or v input belongs to all heads of its group.
+PAHQ (arXiv 2510.23264): the head under test runs in full precision, every other head in the low format. The forward
+asks ``layer(i, focus)`` and never learns what a format is. A focus unit is a key-value group: for ordinary attention
+that is one head; with grouped queries a k or v input belongs to all heads of its group.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def is_removed(effect: float, threshold: float, *, absolute: bool = False) -> bo
 
 
 def margin(effect: float, threshold: float, *, absolute: bool = False) -> float:
-    """How far an effect lies from the threshold: a decision whose margin is within float noise could fall either way."""
+    """How far an effect lies from the threshold; a decision within float noise of it could fall either way."""
     return abs((abs(effect) if absolute else effect) - threshold)
 
 

@@ -91,13 +91,11 @@ class _Search:
         return self._index
 
     def run(self, edges: list[int], wrong: float) -> Iterator[Decision]:
-        position = 0
+        resumed = self._repeat(edges)
+        yield from resumed
+        position = len(resumed)
         predicted: dict[int, bool] = {}  # edge -> removed
         while position < len(edges):
-            if self._index < len(self._done):
-                yield self._repeat(edges[position])
-                position += 1
-                continue
             window = self._window(edges[position:], wrong)
             guesses = [predicted.get(edge, True) for edge in window]
             accepted = self._measure(window, guesses, predicted)
@@ -106,13 +104,14 @@ class _Search:
             missed = accepted[-1].removed != guesses[len(accepted) - 1]
             wrong = MEMORY * wrong + (1 - MEMORY) * (missed / len(accepted))
 
-    def _repeat(self, edge: int) -> Decision:
-        decision = self._done[self._index]
-        check_done(self._engine.graph, decision, self._index, edge)
-        if decision.removed:
-            self._engine.remove([edge])
-        self._advance(decision)
-        return decision
+    def _repeat(self, edges: list[int]) -> list[Decision]:
+        """The stage's decisions that were taken before; its removals are applied together."""
+        past = self._done[self._index : self._index + len(edges)]
+        for decision, edge in zip(past, edges, strict=False):
+            check_done(self._engine.graph, decision, self._index, edge)
+            self._advance(decision)
+        self._engine.remove([decision.edge for decision in past if decision.removed])
+        return past
 
     def _advance(self, decision: Decision) -> None:
         self._current = decision.after if decision.removed else decision.before

@@ -26,8 +26,8 @@ TASKS: dict[str, Callable[[TaskConfig, Model, int], Task]] = {
 def build_task(config: TaskConfig, model: Model, seed: int) -> Task:
     """The task that a configuration describes, its prompts in the model's tokens (on the CPU).
 
-    Search and fresh prompts are functions of ``config`` and ``seed``, never of the weights. Raises PahqError for an unknown
-    kind, for a model that cannot read the prompts, and for a metric that the task lacks.
+    Search and fresh prompts are functions of ``config`` and ``seed``, never of the weights. Raises PahqError for an
+    unknown kind, for a model that cannot read the prompts, and for a metric that the task lacks.
     """
     if config.kind not in TASKS:
         raise unknown("task kind", config.kind, TASKS)

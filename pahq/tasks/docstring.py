@@ -1,8 +1,8 @@
 """Docstring completion (Heimersheim and Janiak 2023): which argument is documented next?
 
 Clean: ``def FN ( self , A0 , A1 , A2 , A3 , A4 , A5 ) : \"\"\" W W W . :param A1 : W W :param A2 : W W :param`` -> A3.
-Corrupted: the middle arguments of the signature (A1, A2, A3) and the two documented ones become five unrelated names, so
-neither the answer nor a link from docstring to signature is left.
+Corrupted: the middle arguments of the signature (A1, A2, A3) and the two documented ones become five unrelated names,
+so neither the answer nor a link from docstring to signature is left.
 """
 
 from __future__ import annotations

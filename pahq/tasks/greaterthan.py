@@ -1,7 +1,7 @@
 """Greater-than (Hanna et al. 2023, arXiv 2305.00586): a period ends in a later year than it began in.
 
-Clean: ``The NOUN lasted from the year 17 YY to 17`` -> any two digits above YY. Corrupted: YY is 01, after which every end
-from 02 on is right.
+Clean: ``The NOUN lasted from the year 17 YY to 17`` -> any two digits above YY. Corrupted: YY is 01, after which every
+end from 02 on is right.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Indirect object identification (Wang et al. 2022, arXiv 2211.00593): who receives what is given?
 
-Clean: ``Then , A and B went to the PLACE . B gave a OBJECT to`` -> A, order ABBA. Corrupted: three unrelated names stand in
-place of A and both Bs, so nothing in the prompt tells A from B.
+Clean: ``Then , A and B went to the PLACE . B gave a OBJECT to`` -> A, order ABBA. Corrupted: three unrelated names
+stand in place of A and both Bs, so nothing in the prompt tells A from B.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ class Prompts:
     """A batch of prompt pairs.
 
     ``items`` are the (example, position) rows that metrics read. ``targets`` by name, one row per item: ``answer`` and
-    ``wrong`` (token ids), ``choices`` (wrong ids, [item, choice]), ``sign`` ([item, vocab]), ``columns`` (output columns
-    of a regression). ``position_order`` permutes the rows of the position embedding in the corrupted run (Tracr).
+    ``wrong`` (token ids), ``choices`` (wrong ids, [item, choice]), ``sign`` ([item, vocab]), ``columns`` (output
+    columns of a regression). ``position_order`` permutes the rows of the position embedding in the corrupted run
+    (Tracr).
     """
 
     clean: Int[Tensor, "batch pos"]

@@ -84,7 +84,12 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
         "kept_addition": len(circuit) - direct,
         "kept_direct": direct,
         "kept_cleaned": len(circuit.cleaned()),
-        "search": {"metric": config.task.metric, "start": 0.0, "final": 0.2, "smallest_margin": 1e-4},
+        "search": {
+            "metric": config.task.metric,
+            "start": NOISE[config.precision.name] / 10,
+            "final": 0.2,
+            "smallest_margin": 1e-4,
+        },
         "fresh": {
             "kl": (1 - quality) ** 2,
             "metric": own,

@@ -129,6 +129,13 @@ def test_faithfulness_without_value_is_no_number(tmp_path: Path) -> None:
     assert frame["faithfulness"].isna().all()
 
 
+def test_an_audit_leaves_the_pair(tmp_path: Path) -> None:
+    plain, audited = config(TASK, "acdc", "float32", 0.1), config(TASK, "rtn-q", "int8", 0.1)
+    audited = audited.model_copy(update={"audit": "float64"})
+    rows = collect(tmp_path, [cell(tmp_path, one, EDGES) for one in (plain, audited)]).cells
+    assert rows["pair"].nunique() == 1
+
+
 def test_series_pair_and_variant(tmp_path: Path) -> None:
     """series: all but threshold; pair: all but method, precision, engine, threshold; variant: at need."""
     configs = [

@@ -102,9 +102,7 @@ def test_float32_is_noted_as_acdc_by_construction(tmp_path: Path) -> None:
 
 
 def test_empty_circuits_agree_with_a_note(tmp_path: Path) -> None:
-    ids = [
-        cell(tmp_path, config(NANO, *which, 1.0), []) for which in (("acdc", "float32"), ("rtn-q", "int8"))
-    ]
+    ids = [cell(tmp_path, config(NANO, *which, 1.0), []) for which in (("acdc", "float32"), ("rtn-q", "int8"))]
     folder = evaluate(tmp_path, "empty", ids)
     row = only(read_parquet(folder, "agreement"))
     assert (row["jaccard"], row["note"]) == (1.0, "both circuits are empty")

@@ -31,9 +31,7 @@ def drawn_lines(figure: Figure) -> list[list[float]]:
     lines = [line for axes in figure.axes for line in axes.lines]
     guides = ("0.8", "0.7")
     return [
-        list(line.get_xdata())
-        for line in lines
-        if line.get_linestyle() != "None" and line.get_color() not in guides
+        list(line.get_xdata()) for line in lines if line.get_linestyle() != "None" and line.get_color() not in guides
     ]
 
 
@@ -67,9 +65,7 @@ def test_no_line_through_ties(tmp_path: Path) -> None:
 
 def test_two_points_are_joined(tmp_path: Path) -> None:
     sweep = {0.1: TRUTH + WRONG[:13], 0.2: TRUTH[:9]}
-    two = found(
-        tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", t), edges) for t, edges in sweep.items()]
-    )
+    two = found(tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", t), edges) for t, edges in sweep.items()])
     figure = roc_figure(two.roc, summarise(two))
     assert drawn_lines(figure) == [[0.0, 0.0, pytest.approx(1 / 7), 1.0]]
     assert drawn_lines(edges_figure(two.cells)) == [[28, 9]]
@@ -91,6 +87,12 @@ def test_axes_have_units(tmp_path: Path) -> None:
     axes = {one.get_title(): one for one in edges_figure(found(tmp_path, ids).cells).axes}
     assert "nats" in axes[NANO].get_ylabel()
     assert axes[TRACR].get_ylabel() == "mean squared error"
+
+
+def test_float_noise_does_not_fill_the_axis(tmp_path: Path) -> None:
+    fresh = {"kl": 0.2, "metric": "mse", "value": 1e-17, "clean": 0.0, "corrupted": 0.2, "faithfulness": 1.0}
+    ids = [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH, fresh=fresh)]
+    assert edges_figure(found(tmp_path, ids).cells).axes[0].get_ylim()[1] > 0.2
 
 
 def test_words_where_there_is_nothing(tmp_path: Path) -> None:

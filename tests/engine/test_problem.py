@@ -21,8 +21,8 @@ random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 
 
-def test_the_corrupted_run_is_the_low_models_own(family: str = "gpt2") -> None:
-    model = random_model(family)
+def test_the_corrupted_run_is_the_low_models_own() -> None:
+    model = random_model("gpt2")
     prompts = random_prompts(model)
     problem = build_problem(model, prompts, metric="kl", precision=INT4)
     expected = logits(problem.store.low, prompts.corrupted)
@@ -57,9 +57,9 @@ def test_position_order_permutes_the_corrupted_position_embedding_alone(split: b
     assert all(torch.equal(a, b) for a, b in zip(problem.clean, plain.clean, strict=True))
 
 
-def test_zero_ablation_leaves_biases(family: str = "gpt2") -> None:
+def test_zero_ablation_leaves_biases() -> None:
     """Every sender is zero, so a projection is W.norm(biases) + b: not zero (method notes, section 2)."""
-    model = random_model(family)
+    model = random_model("gpt2")
     run = build_problem(model, random_prompts(model), metric="kl", ablation="zero").corrupted
     assert not run.senders.any()
     assert not run.resid_pre[0].any()

@@ -167,7 +167,8 @@ def test_measure_changes_nothing_and_remove_does() -> None:
     senders = problem.corrupted.senders.clone()
     first = engine.measure(trials)
     assert engine.measure(trials) == first == [twice.measure([trial])[0] for trial in trials]
-    assert bool(engine.present.all()) and torch.equal(senders, problem.corrupted.senders)
+    assert bool(engine.present.all())
+    assert torch.equal(senders, problem.corrupted.senders)
     engine.remove([5, 9])
     assert (~engine.present).nonzero().flatten().tolist() == [5, 9]
     assert engine.measure([Trial(12, (12,))]) == twice.measure([Trial(12, (5, 9, 12))])

@@ -51,7 +51,8 @@ searches = st.fixed_dictionaries(
 
 
 def make(spec: dict, dtype: torch.dtype) -> Problem:
-    model = random_model(spec["family"], spec["seed"], dtype=dtype, layers=spec["layers"])
+    model = random_model(spec["family"], spec["seed"], dtype=dtype, layers=spec["layers"], d_model=16)
+    # d_model 16: wide enough for the composites of two heads to pay
     low = PrecisionConfig(name="low", heads=spec["format"], scales="row", mlp="float32" if spec["split"] else "bf16")
     return build_problem(
         model,
@@ -131,12 +132,13 @@ def test_recorded_runs(folder: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_positions_may_be_left_on(family: str) -> None:
-    """Computing every node everywhere (the slow twin of position liveness) changes nothing."""
+@pytest.mark.parametrize("slow_twin", ["positions", "composites"])
+def test_ideas_switched_off_change_nothing(family: str, slow_twin: str) -> None:
+    """Every node computed everywhere, and every MLP from its whole input: the slow twins."""
     model = random_model(family)
     problem = build_problem(model, random_prompts(model), metric="kl")
     search = {"order": Order(), "threshold": 0.2, "absolute": False}
-    fast, slow = suffix_run(problem, search, "adaptive"), suffix_run(problem, search, "adaptive", positions=False)
+    fast, slow = suffix_run(problem, search, "adaptive"), suffix_run(problem, search, "adaptive", **{slow_twin: False})
     assert choices(fast) == choices(slow)
     assert worst(fast, slow) < 1e-12
 

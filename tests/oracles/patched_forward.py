@@ -43,9 +43,7 @@ def circuit_logits(
 
 
 class _Example:
-    def __init__(
-        self, full, low, clean, corrupted, edges, ablation, split, direct_edges, position_order, focus, means
-    ):
+    def __init__(self, full, low, clean, corrupted, edges, ablation, split, direct_edges, position_order, focus, means):
         self.full, self.low, self.edges, self.focus = full, low, set(edges), focus
         self.direct_edges, self.split = direct_edges, split
         self.embedded = _embeddings(low, clean, split, None)

@@ -40,7 +40,9 @@ def random_model(family: str, seed: int = 0, *, dtype: torch.dtype = torch.float
     return model_from_tensors(config, tensors)
 
 
-def random_prompts(model: Model, seed: int = 0, *, batch: int = 3, length: int = 5, every_item: bool = False) -> Prompts:
+def random_prompts(
+    model: Model, seed: int = 0, *, batch: int = 3, length: int = 5, every_item: bool = False
+) -> Prompts:
     """Clean and corrupted tokens that differ everywhere but in a few places, metrics at the last position or at all."""
     generator = torch.Generator().manual_seed(2000 + seed)
     clean, corrupted = torch.randint(model.config.d_vocab, (2, batch, length), generator=generator)

@@ -27,7 +27,11 @@ def rounded(weight: Tensor, name: str, scales: str = "row") -> Tensor:
 @st.composite
 def weights(draw: st.DrawFn) -> Tensor:
     """[head, in, out] float32: random sizes (``in`` often no multiple of 32), magnitudes, heavy tails, zeros."""
-    heads, rows, columns = draw(st.integers(1, 3)), draw(st.sampled_from([1, 7, 31, 32, 41, 64, 70])), draw(st.integers(1, 4))
+    heads, rows, columns = (
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from([1, 7, 31, 32, 41, 64, 70])),
+        draw(st.integers(1, 4)),
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     values = torch.randn(heads, rows, columns, generator=generator)
     values = values * values.abs() ** draw(st.sampled_from([0, 2])) * 10.0 ** draw(st.integers(-3, 1))
@@ -94,7 +98,8 @@ def test_zeros_and_constants(name: str, scales: str) -> None:
 def test_tiny_weights_stay_finite(name: str, scales: str) -> None:
     for tiny in (1e-30, 1e-41, 1e-45):
         after = rounded(torch.tensor([[[tiny, 0.0], [-tiny, tiny]]]), name, scales)
-        assert bool(torch.isfinite(after).all()) and float(after.abs().max()) <= 2e-7
+        assert bool(torch.isfinite(after).all())
+        assert float(after.abs().max()) <= 2e-7
 
 
 @EVERY
@@ -196,7 +201,8 @@ def test_more_bits_are_closer() -> None:
         return float((rounded(w, name, scales) - w).square().mean())
 
     ranks = [error("fp16"), error("bf16"), error("int8"), error("fp8"), error("int4", "group32"), error("int4", "head")]
-    assert ranks == sorted(ranks) and error("int8") < error("int8", "head")
+    assert ranks == sorted(ranks)
+    assert error("int8") < error("int8", "head")
 
 
 def test_unknown_formats_and_scales_are_refused() -> None:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -74,9 +75,13 @@ def test_effects_are_taken_against_the_current_loss() -> None:
 
 
 def test_the_threshold_is_strict_and_nan_keeps() -> None:
-    assert is_removed(0.4999, 0.5) and not is_removed(0.5, 0.5) and not is_removed(0.6, 0.5)
-    assert not is_removed(math.nan, 0.5) and not is_removed(math.nan, 0.5, absolute=True)
-    assert not is_removed(math.inf, 0.5) and is_removed(-math.inf, 0.5)
+    assert is_removed(0.4999, 0.5)
+    assert not is_removed(0.5, 0.5)
+    assert not is_removed(0.6, 0.5)
+    assert not is_removed(math.nan, 0.5)
+    assert not is_removed(math.nan, 0.5, absolute=True)
+    assert not is_removed(math.inf, 0.5)
+    assert is_removed(-math.inf, 0.5)
     assert not is_removed(0.0, 0.0)  # threshold 0 keeps an edge without effect
     engine = FakeEngine({"m1->logits": 0.5, "a1.h1->logits": math.nan, "a1.h0->logits": 0.0})
     first = search(engine)[:3]
@@ -85,29 +90,35 @@ def test_the_threshold_is_strict_and_nan_keeps() -> None:
 
 
 def test_the_margin_is_the_distance_to_what_would_change_the_decision() -> None:
-    assert margin(0.2, 0.5) == pytest.approx(0.3) and margin(-0.2, 0.5) == pytest.approx(0.7)
-    assert margin(-0.2, 0.5, absolute=True) == pytest.approx(0.3) and margin(-0.9, 0.5, absolute=True) == pytest.approx(0.4)
+    assert margin(0.2, 0.5) == pytest.approx(0.3)
+    assert margin(-0.2, 0.5) == pytest.approx(0.7)
+    assert margin(-0.2, 0.5, absolute=True) == pytest.approx(0.3)
+    assert margin(-0.9, 0.5, absolute=True) == pytest.approx(0.4)
 
 
 def test_a_harmful_edge_goes_unless_absolute_values_are_asked_for() -> None:
-    assert is_removed(-3.0, 0.5) and not is_removed(-3.0, 0.5, absolute=True) and is_removed(-0.3, 0.5, absolute=True)
+    assert is_removed(-3.0, 0.5)
+    assert not is_removed(-3.0, 0.5, absolute=True)
+    assert is_removed(-0.3, 0.5, absolute=True)
     cost = {"m1->logits": -3.0}
     assert "m1->logits" not in kept(search(FakeEngine(cost)))
     assert "m1->logits" in kept(search(FakeEngine(cost), absolute=True))
 
 
 def test_a_node_without_children_is_disconnected_and_this_cascades() -> None:
-    # m1 loses its only child (logits), so a1.h1, which only m1 would have read, goes untested, and so does what it reads
+    # m1 loses its only child (logits), so a1.h1, which only m1 would have read, goes untested, and so on down
     decisions = search(keep("a1.h0->logits", "a1.h0<v>", "m0->a1.h0<v>"))
     names = edges_of(decisions)
     assert not any(name.endswith("->m1") for name in names)
     assert not any("a1.h1<" in name for name in names)  # neither its Direct edges nor its inputs
-    assert "a1.h0<q>" in names and "a1.h0<v>" in names
+    assert "a1.h0<q>" in names
+    assert "a1.h0<v>" in names
     assert not any("->a1.h0<q>" in name or "->a1.h0<k>" in name for name in names)  # their Direct edges are gone
     assert {name for name in names if name.endswith("->a1.h0<v>")} == {
         f"{sender}->a1.h0<v>" for sender in ("m0", "a0.h1", "a0.h0", "embed")
     }
-    assert "embed->m0" in names and "a0.h1->m0" in names  # m0 is still read by a1.h0
+    assert "embed->m0" in names
+    assert "a0.h1->m0" in names
     assert not any(name.startswith("a0.h") and "<" in name[:6] for name in names)  # layer 0's heads are not
 
 
@@ -121,14 +132,17 @@ def test_a_kept_direct_edge_whose_input_lost_every_parent_stays() -> None:
 def test_a_removed_direct_edge_disconnects_its_input_alone() -> None:
     names = edges_of(search(keep("a1.h0->logits", "a1.h0<q>", "a1.h0<k>", "m0->a1.h0<q>", "m0->a1.h0<k>")))
     assert not any(name.endswith("->a1.h0<v>") for name in names)
-    assert "embed->a1.h0<q>" in names and "embed->a1.h0<k>" in names
+    assert "embed->a1.h0<q>" in names
+    assert "embed->a1.h0<k>" in names
 
 
 def test_a_key_value_head_is_tested_while_any_head_of_its_group_is_read() -> None:
     graph = build_graph(ModelShape(1, 4, 2, False))
     engine = FakeEngine({"a0.h3->logits": 1.0}, graph)
     names = edges_of(search(engine), graph)
-    assert "a0.h1<v>" in names and "a0.h1<k>" in names and "a0.h0<v>" not in names
+    assert "a0.h1<v>" in names
+    assert "a0.h1<k>" in names
+    assert "a0.h0<v>" not in names
     assert [name for name in names if "<q>" in name] == ["a0.h3<q>"]
 
 
@@ -166,9 +180,10 @@ def test_a_change_of_focus_measures_the_state_again_once() -> None:
     decisions = search(engine, focus=head_of)
     assert all(abs(decision.effect) in (0.0, 1.0) for decision in decisions)
     focuses = [head_of(decision.edge) for decision in decisions]
-    changes = 1 + sum(a != b for a, b in zip(focuses, focuses[1:], strict=False))
+    changes = 1 + sum(a != b for a, b in pairwise(focuses))
     states = [trial for trial in engine.asked if not trial.removed]
-    assert changes > 10 and len(states) == changes
+    assert changes > 10
+    assert len(states) == changes
     assert len(engine.asked) == len(decisions) + changes
     firsts = [d.edge for i, d in enumerate(decisions) if i == 0 or focuses[i] != focuses[i - 1]]
     assert [trial.edge for trial in states] == firsts  # under the focus of the edge that is tested next
@@ -231,7 +246,8 @@ def test_a_recorded_decision_is_taken_as_it_stands() -> None:
     other = Decision(first.index, first.edge, first.before, first.after, removed=True)
     engine = keep("m1->logits")
     decisions = search(engine, done=[other])
-    assert decisions[0].before == other.after and "m1->logits" not in edges_of(decisions)
+    assert decisions[0].before == other.after
+    assert "m1->logits" not in edges_of(decisions)
     assert GRAPH.index_of("m1->logits") in engine.gone
 
 

@@ -24,7 +24,8 @@ def senders(shape: ModelShape, receiver: Receiver, order: Order) -> list[str]:
 def test_receivers_run_from_the_output_down() -> None:
     layer_1 = [
         "m1",
-        "a1.h1<v> direct", "a1.h0<v> direct", "a1.h1<k> direct", "a1.h0<k> direct", "a1.h1<q> direct", "a1.h0<q> direct",
+        "a1.h1<v> direct", "a1.h0<v> direct", "a1.h1<k> direct", "a1.h0<k> direct",
+        "a1.h1<q> direct", "a1.h0<q> direct",
         "a1.h1<v>", "a1.h0<v>", "a1.h1<k>", "a1.h0<k>", "a1.h1<q>", "a1.h0<q>",
     ]  # fmt: skip
     layer_0 = [name.replace("1", "0", 1) for name in layer_1]
@@ -60,20 +61,27 @@ def test_senders_of_one_receiver(order: Order, expected: str) -> None:
 
 
 def test_an_mlp_reads_its_own_layers_heads_first() -> None:
-    assert senders(ModelShape(2, 2, 2, True), Receiver("mlp", 1), Order()) == "a1.h1 a1.h0 m0 a0.h1 a0.h0 embed".split()
-    assert senders(ModelShape(2, 2, 2, True), Receiver("head", 1, 0, "q"), Order()) == "m0 a0.h1 a0.h0 embed".split()
+    assert senders(ModelShape(2, 2, 2, True), Receiver("mlp", 1), Order()) == [
+        "a1.h1",
+        "a1.h0",
+        "m0",
+        "a0.h1",
+        "a0.h0",
+        "embed",
+    ]
+    assert senders(ModelShape(2, 2, 2, True), Receiver("head", 1, 0, "q"), Order()) == ["m0", "a0.h1", "a0.h0", "embed"]
     assert senders(ModelShape(2, 2, 2, False), Receiver("head", 0, 1, "k"), Order()) == ["embed"]
 
 
 @given(
-    shape=st.builds(ModelShape, st.integers(1, 3), st.just(4), st.sampled_from([1, 2, 4]), st.booleans(), st.booleans()),
+    shape=st.builds(
+        ModelShape, st.integers(1, 3), st.just(4), st.sampled_from([1, 2, 4]), st.booleans(), st.booleans()
+    ),
     heads=st.sampled_from(["descending", "ascending"]),
     nearest=st.sampled_from(["nearest", "farthest"]),
     direct_edges=st.booleans(),
 )
-def test_every_edge_comes_exactly_once(
-    shape: ModelShape, heads: str, nearest: str, direct_edges: bool
-) -> None:
+def test_every_edge_comes_exactly_once(shape: ModelShape, heads: str, nearest: str, direct_edges: bool) -> None:
     graph = build_graph(shape, direct_edges=direct_edges)
     edges = [edge for visit in visits(graph) for edge in visit_edges(graph, visit, Order(heads, nearest))]
     assert sorted(edges) == list(range(len(graph.edges)))

@@ -4,7 +4,7 @@ ANALYSIS = f"{ROOT}/analysis/{EXPERIMENT}"
 
 rule evaluate:
     input:
-        [path for group in GROUPS for path in results(group)],
+        CELLS,
     output:
         expand(
             f"{ANALYSIS}/{{name}}.parquet",
@@ -13,12 +13,12 @@ rule evaluate:
     log:
         f"{ROOT}/logs/{EXPERIMENT}/evaluate.log",
     conda:
-        ENVIRONMENT
+        "../../environment.yml"
     threads: 1
     params:
         arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
     shell:
-        "python -m pahq evaluate {params.arguments} > {log:q} 2>&1"
+        "python -m pahq evaluate {params.arguments} 2>&1 | tee -i {log:q}"
 
 
 rule tables:
@@ -29,12 +29,12 @@ rule tables:
     log:
         f"{ROOT}/logs/{EXPERIMENT}/tables.log",
     conda:
-        ENVIRONMENT
+        "../../environment.yml"
     threads: 1
     params:
         arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
     shell:
-        "python -m pahq tables {params.arguments} > {log:q} 2>&1"
+        "python -m pahq tables {params.arguments} 2>&1 | tee -i {log:q}"
 
 
 rule figures:
@@ -48,9 +48,9 @@ rule figures:
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",
     conda:
-        ENVIRONMENT
+        "../../environment.yml"
     threads: 1
     params:
         arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
     shell:
-        "python -m pahq figures {params.arguments} > {log:q} 2>&1"
+        "python -m pahq figures {params.arguments} 2>&1 | tee -i {log:q}"

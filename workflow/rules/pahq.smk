@@ -11,12 +11,12 @@ for group in of("pahq"):
         log:
             f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
         conda:
-            ENVIRONMENT
+            "../../environment.yml"
         threads: 1
         params:
             cells=sweep(group),
         shell:
-            "python -m pahq -m {params.cells} run.threads={threads} > {log:q} 2>&1"
+            "python -m pahq -m {params.cells} run.threads={threads} 2>&1 | tee -i {log:q}"
 
 
 for group in of("rtn-q"):
@@ -31,9 +31,9 @@ for group in of("rtn-q"):
         log:
             f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
         conda:
-            ENVIRONMENT
+            "../../environment.yml"
         threads: 1
         params:
             cells=sweep(group),
         shell:
-            "python -m pahq -m {params.cells} run.threads={threads} > {log:q} 2>&1"
+            "python -m pahq -m {params.cells} run.threads={threads} 2>&1 | tee -i {log:q}"

@@ -17,6 +17,7 @@ from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.clean import CleanRun, Gram
+from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.inputs import HeadInput, LinearInputs, PlainInputs
 from pahq.engine.suffix.losses import losses_for
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
@@ -45,7 +46,8 @@ class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
     ``rows`` and ``widest`` bound a window (rows of the residual stream, trials). ``gram_bytes`` bounds the table of
-    inner products (0: never made). Without ``positions`` every node is computed everywhere. ``measured`` counts trials.
+    inner products (0: never made). Without ``positions`` every node is computed everywhere, without ``composites``
+    every MLP from its whole input. ``measured`` counts trials.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SuffixEngine:
         widest: int = 64,
         gram_bytes: int = 2 << 30,
         positions: bool = True,
+        composites: bool = True,
     ) -> None:
         if problem.focus in ("sender", "both"):
             raise PahqError(f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)")
@@ -64,6 +67,7 @@ class SuffixEngine:
         with torch.no_grad():
             self._clean = CleanRun(problem)
             self._state = State(problem, self._clean, positions=positions)
+            self._composites = Composites(self._clean.config) if composites else None
             self._losses = losses_for(problem)
             self._loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
             senders, batch, length, _ = self._clean.difference.shape
@@ -174,7 +178,7 @@ class SuffixEngine:
 
     def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
         """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
-        wave = Wave(self._state, len(trials), self._weights)
+        wave = Wave(self._state, len(trials), self._weights, self._composites)
         kind, layer, _, direct = self._stages[self._at]
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
@@ -223,6 +227,7 @@ class SuffixEngine:
             sets = [self._senders(trial, receiver) for trial in trials]
             distinct = sorted(set(sets) - {()})
             if not distinct:
+                self._open[receiver] = None  # done with, or not begun: its table would be the engine's largest
                 continue
             if head_input is None:
                 head_input = self._open[receiver] = self._head_input(receiver)
@@ -293,7 +298,7 @@ class SuffixEngine:
         """Compute the groups' heads again by the weights under the new focus, from their current inputs."""
         state, shape = self._state, self.graph.shape
         after, first = self._weights(layer), state.first_sender(layer)
-        wave = Wave(state, 1, self._weights)
+        wave = Wave(state, 1, self._weights, self._composites)
         per_group = shape.heads // shape.kv_heads
         for group in groups:
             heads = range(group * per_group, (group + 1) * per_group)
@@ -310,7 +315,9 @@ class SuffixEngine:
                     old = at_need(state.z[layer][head], need) @ before.W_O[head]
                     z = wave.attend(layer, head, fresh)
                     wave.set_head(layer, head, z)
-                    wave.changes[first + head] = z @ after.W_O[head] - old
+                    wave.override(first + head, z @ after.W_O[head] - old)
+                    if self._composites is not None:
+                        self._composites.forget(first + head)
         final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         wave.choose(0)
         self._open = dict.fromkeys(self._open)  # projections made by the old weights are made again when asked for

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.graph import Receiver
 from pahq.model.forward import attention, mlp, project
@@ -22,8 +23,16 @@ from pahq.model.weights import LayerWeights
 class Wave:
     """Collects what each trial would change. ``weights(l)`` gives the layer's weights under the current focus."""
 
-    def __init__(self, state: State, trials: int, weights: Callable[[int], LayerWeights]) -> None:
+    def __init__(
+        self,
+        state: State,
+        trials: int,
+        weights: Callable[[int], LayerWeights],
+        composites: Composites | None = None,
+    ) -> None:
         self.state = state
+        self._composites = composites
+        self._z: dict[int, Float[Tensor, "trial batch pos d_head"]] = {}  # by head sender: new minus current z
         self.trials = trials
         self.weights = weights
         self.changes: dict[int, Float[Tensor, "trial batch pos d_model"]] = {}  # by sender: new minus current output
@@ -49,8 +58,14 @@ class Wave:
         """A head's new z: its change goes on through W_O."""
         sender = self.state.first_sender(layer) + head
         place = self.state.z[layer][head]
-        self.changes[sender] = (z - at_need(place, self.state.need[sender])) @ self.weights(layer).W_O[head]
+        self._z[sender] = z - at_need(place, self.state.need[sender])
+        self.changes[sender] = self._z[sender] @ self.weights(layer).W_O[head]
         self.write(lambda j: self.state.write(place, pick(z, j)))
+
+    def override(self, sender: int, change: Float[Tensor, "trial batch pos d_model"]) -> None:
+        """A head whose W_O changed: what it adds is no product of its z's change."""
+        self.changes[sender] = change
+        del self._z[sender]
 
     def set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"]) -> None:
         sender = self.state.first_sender(layer) + self.state.graph.shape.heads
@@ -140,9 +155,25 @@ class Wave:
         return attention(state.clean.config, at_need(parts["q"], need), parts["k"], parts["v"])
 
     def _mlp(self, layer: int) -> None:
-        x = self._gather(Receiver("mlp", layer))
-        if x is not None:
-            self.set_mlp(layer, mlp(self.state.clean.config, self.weights(layer), x))
+        receiver, weights, kept = Receiver("mlp", layer), self.weights(layer), self._composites
+        x = self._gather(receiver)
+        if x is None:
+            return
+        need = self.state.receiver_need(receiver)
+        senders = [sender for sender in self.changes if receiver in self.state.children[sender]]
+        if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(len(senders)):
+            self.set_mlp(layer, mlp(self.state.clean.config, weights, x))
+            if kept is not None:
+                self.write(lambda j: kept.stale(layer))
+            return
+        heads = {s: (at_need(self._z[s], need), self._output(s)) for s in senders}
+        product = kept.product(layer, weights, self.state.inputs[receiver], heads)
+        self.set_mlp(layer, kept.output(weights, product, x))
+        self.write(lambda j: kept.keep(layer, pick(product, j).clone()))
+
+    def _output(self, sender: int) -> Float[Tensor, "d_head d_model"]:
+        node = self.state.graph.senders[sender]
+        return self.weights(node.layer).W_O[node.head]
 
 
 def pick(values: Float[Tensor, "trial *rest"], trial: int) -> Float[Tensor, "*rest"]:

@@ -1,0 +1,379 @@
+"""Cells: what they leave, that nothing is computed twice, and that a kill at any moment costs one test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pahq import cell as cell_module
+from pahq import verify
+from pahq.cell import judge, load, run_cell
+from pahq.circuit import Circuit
+from pahq.config import CellConfig, RunConfig, parse_config
+from pahq.engine.reference import ReferenceEngine
+from pahq.errors import PahqError
+from pahq.recorded import read_recorded
+from pahq.results import cell_folder, read_journal, read_result
+
+GOLDEN = Path(__file__).parent / "golden"
+VARYING = ("seconds", "peak_bytes", "resumed")  # of a result: how long and how much, not what
+
+
+def values_of(kind: str = "tracr-proportion", **changes: Any) -> dict[str, Any]:
+    task = {"name": kind, "kind": kind, "examples": 6, "metric": "mse", "split_embed": True}
+    values: dict[str, Any] = {
+        "task": task | changes.pop("task", {}),
+        "model": {"name": kind, "source": kind},
+        "method": {"name": "acdc"},
+        "precision": {"name": "auto"},
+        "engine": {"name": "reference"},
+        "threshold": 0.01,
+    }
+    return values | changes
+
+
+def make(kind: str = "tracr-proportion", **changes: Any) -> CellConfig:
+    return parse_config(values_of(kind, **changes))[0]
+
+
+def run_in(root: Path) -> RunConfig:
+    return RunConfig(root=str(root), wandb="disabled", progress=False)
+
+
+def without_varying(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in VARYING}
+
+
+def decided(folder: Path) -> list[tuple[object, ...]]:
+    """The journal without its clock."""
+    return [
+        (line.i, line.edge, line.before, line.after, line.removed) for line in read_journal(folder / "decisions.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``make()`` run to its end without a break."""
+    return run_cell(make(), run_in(tmp_path_factory.mktemp("finished"))).folder
+
+
+def test_a_cell_leaves_its_files(finished: Path) -> None:
+    cell = make()
+    assert finished == cell_folder(finished.parents[2], cell.id)
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"config.json", "provenance.json", "decisions.jsonl", "circuit.json", "result.json"}
+    assert CellConfig(**json.loads((finished / "config.json").read_text())) == cell
+
+
+def test_the_result_follows_from_the_journal(finished: Path) -> None:
+    cell, result = make(), read_result(finished)
+    lines = read_journal(finished / "decisions.jsonl")
+    kept = [line.edge for line in lines if not line.removed]
+    assert (result["schema"], result["id"], result["config"]) == (1, cell.id, cell.model_dump(mode="json"))
+    assert result["graph"] == {"addition": 32, "direct": 6}
+    assert result["tests"] == len(lines)
+    assert result["kept"] == len(kept)
+    assert result["kept_addition"] == sum("->" in edge for edge in kept)
+    assert result["kept_direct"] == result["kept"] - result["kept_addition"]
+    circuit = Circuit.read(finished / "circuit.json")
+    assert set(circuit.edges) == set(kept)
+    assert result["kept_cleaned"] == len(circuit.cleaned()) <= len(kept)
+    search = result["search"]
+    assert search["metric"] == "mse"
+    assert search["start"] == lines[0].before
+    assert search["final"] == (lines[-1].after if lines[-1].removed else lines[-1].before)
+    assert search["smallest_margin"] == min(abs(line.after - line.before - 0.01) for line in lines) > 0
+    assert result["seconds"] == pytest.approx(sum(line.seconds for line in lines))
+    assert result["seconds"] > 0
+    assert result["peak_bytes"] > 0
+    assert result["resumed"] is False
+    assert (result["device"], result["threads"]) == ("cpu", 1)
+    assert set(result["versions"]) == {"pahq", "torch", "python"}
+    assert len(result["model"]["digest"]) == 64
+    assert result["model"]["name"] == "tracr-proportion"
+    fresh = result["fresh"]
+    assert fresh["metric"] == "mse"
+    assert fresh["clean"] == pytest.approx(0.0, abs=1e-9)
+    assert fresh["corrupted"] > 0.01
+    assert fresh["faithfulness"] == pytest.approx(
+        (fresh["value"] - fresh["corrupted"]) / (fresh["clean"] - fresh["corrupted"])
+    )
+
+
+def test_a_second_call_computes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **settings: object) -> None:
+        raise AssertionError("a finished cell was computed again")
+
+    for name in ("load_model", "build_task", "cell_problem", "log_cell", "write_json"):
+        monkeypatch.setattr(cell_module, name, fail)
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    again = run_cell(make(), run_in(finished.parents[2]))
+    assert again.folder == finished
+    assert again.values == read_result(finished)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+
+
+def test_what_is_returned_is_what_is_written(tmp_path: Path) -> None:
+    first = run_cell(make(method={"name": "rtn-q"}), run_in(tmp_path))
+    assert first.values == read_result(first.folder)
+    assert first.id == make(method={"name": "rtn-q"}).id
+
+
+def test_tracking_hears_of_a_cell_once_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+
+    def listen(cell: CellConfig, run: RunConfig, folder: Path) -> None:
+        heard.append((cell.id, run.root, read_result(folder)["id"]))
+
+    monkeypatch.setattr(cell_module, "log_cell", listen)
+    for _ in range(2):
+        run_cell(make(), run_in(tmp_path))
+    assert heard == [(make().id, str(tmp_path), make().id)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.31, 0.77, 1.0])
+def test_a_cut_journal_is_gone_on_with(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    folder = cell_folder(tmp_path, make().id)
+    folder.mkdir(parents=True)
+    for name in ("config.json", "provenance.json"):
+        (folder / name).write_bytes((finished / name).read_bytes())
+    journal = (finished / "decisions.jsonl").read_bytes()
+    cut = journal[: int(share * len(journal))]
+    (folder / "decisions.jsonl").write_bytes(cut)
+    whole, count = cut.count(b"\n"), count_measured(monkeypatch)
+    result = run_cell(make(), run_in(tmp_path))
+    assert without_varying(dict(result.values)) == without_varying(read_result(finished))
+    assert result.values["resumed"] == (whole > 0)
+    assert decided(folder) == decided(finished)
+    assert (folder / "decisions.jsonl").read_bytes().startswith(cut[: cut.rfind(b"\n") + 1])
+    assert (folder / "circuit.json").read_bytes() == (finished / "circuit.json").read_bytes()
+    tests = read_result(finished)["tests"]
+    assert sum(count) == tests - whole + (whole == 0)  # each remaining test once, and the first state
+
+
+def count_measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    count: list[int] = []
+    measure = ReferenceEngine.measure
+
+    def counted(engine: ReferenceEngine, trials: Any) -> list[float]:
+        count.append(len(trials))
+        return measure(engine, trials)
+
+    monkeypatch.setattr(ReferenceEngine, "measure", counted)
+    return count
+
+
+@pytest.mark.parametrize("engine", ["reference", "suffix"])
+@pytest.mark.parametrize("method", [{"name": "acdc"}, {"name": "pahq", "focus": "receiver"}, {"name": "rtn-q"}])
+def test_an_interrupt_costs_nothing_that_was_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, str], engine: str
+) -> None:
+    changes = {"method": method, "precision": {"name": "auto"}, "engine": {"name": engine}}
+    cell = make("tracr-reverse", **changes)
+    whole = run_cell(cell, run_in(tmp_path / "whole"))
+    lines: list[int] = []
+    append = cell_module.Journal.append
+
+    def interrupted(journal: Any, line: Any) -> None:
+        if line.i == 20:
+            raise KeyboardInterrupt
+        append(journal, line)
+        lines.append(line.i)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(cell_module.Journal, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, run_in(tmp_path / "cut"))
+    folder = cell_folder(tmp_path / "cut", cell.id)
+    assert not (folder / "result.json").exists()
+    assert len(read_journal(folder / "decisions.jsonl")) == len(lines) == 20
+    again = run_cell(cell, run_in(tmp_path / "cut"))
+    assert again.values["resumed"] is True
+    decisions = [(name, removed) for _, name, _, _, removed in decided(folder)]
+    assert decisions == [(name, removed) for _, name, _, _, removed in decided(whole.folder)]
+    assert again.values["kept"] == whole.values["kept"]
+    assert again.values["fresh"] == whole.values["fresh"]
+    if engine == "reference":
+        assert without_varying(dict(again.values)) == without_varying(dict(whole.values))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"threshold": 0.5}),
+        ("config.json", {"seed": 4}),
+        ("provenance.json", {"model": "0" * 64}),
+        ("provenance.json", {"pahq": "0.0.1"}),
+    ],
+)
+def test_the_journal_of_another_run_is_refused(
+    tmp_path: Path, finished: Path, name: str, change: dict[str, Any]
+) -> None:
+    folder = cell_folder(tmp_path, make().id)
+    folder.mkdir(parents=True)
+    for file in ("config.json", "provenance.json", "decisions.jsonl"):
+        (folder / file).write_bytes((finished / file).read_bytes())
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(
+        PahqError, match=rf"holds the journal of another run \({name} differs\); move it away"
+    ) as caught:
+        run_cell(make(), run_in(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert before == {file: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_journal_whose_tests_are_another_searchs_is_refused(tmp_path: Path, finished: Path) -> None:
+    folder = cell_folder(tmp_path, make().id)
+    folder.mkdir(parents=True)
+    for file in ("config.json", "provenance.json"):
+        (folder / file).write_bytes((finished / file).read_bytes())
+    lines = [json.loads(line) for line in (finished / "decisions.jsonl").read_text().splitlines()]
+    lines[2]["edge"] = lines[5]["edge"]
+    (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(PahqError, match="the recorded decision 2 is not this search's test 2"):
+        run_cell(make(), run_in(tmp_path))
+    lines[2]["edge"] = "a9.h9->logits"
+    (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(PahqError, match=r"no edge 'a9\.h9->logits'"):
+        run_cell(make(), run_in(tmp_path))
+
+
+def test_a_half_written_result_is_no_result(tmp_path: Path, finished: Path) -> None:
+    folder = cell_folder(tmp_path, make().id)
+    folder.mkdir(parents=True)
+    for file in finished.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    text = (finished / "result.json").read_text()
+    (folder / "result.json").write_text(text[: len(text) // 2])
+    result = run_cell(make(), run_in(tmp_path))
+    assert without_varying(dict(result.values)) == without_varying(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "words"),
+    [
+        ({}, "cuda:77", "device 'cuda:77' is not available"),
+        ({}, "abacus", "device 'abacus' is not available"),
+        ({"model": {"name": "x", "source": "no-such-model"}}, "cpu", "no-such-model"),
+        ({"task": {"kind": "chess"}}, "cpu", "unknown task kind 'chess'"),
+        ({"task": {"metric": "logit_diff"}}, "cpu", "metric 'logit_diff' needs"),
+        ({"task": {"examples": 10_000}}, "cpu", "10000 were asked for"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], device: str, words: str
+) -> None:
+    run = RunConfig(root=str(tmp_path), wandb="disabled", device=device, progress=False)
+    with pytest.raises(PahqError, match=words) as caught:
+        run_cell(make(**changes), run)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.rglob("*.json*")) == []
+
+
+@pytest.mark.parametrize("kind", ["tracr-reverse", "tracr-proportion"])
+def test_cells_find_the_circuits_that_the_original_recorded(tmp_path: Path, kind: str) -> None:
+    """The task's prompts and corruption are the recorded ones, so the recorded circuit comes out of a cell."""
+    examples = {"tracr-reverse": 6, "tracr-proportion": 50}[kind]
+    for recorded in read_recorded(GOLDEN / kind.replace("-", "_")):
+        task = {"ablation": recorded.ablation, "examples": examples}
+        result = run_cell(make(kind, task=task, threshold=recorded.threshold), run_in(tmp_path))
+        circuit = Circuit.read(result.folder / "circuit.json")
+        assert set(circuit.edges) == {test.edge for test in recorded.tests if test.kept}, recorded.name
+        assert result.values["tests"] == len(recorded.tests)
+
+
+def test_a_stored_cell_can_be_verified(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--engine", "reference"], ["--engine", "suffix", "--dtype", "float64"]):
+        assert verify.main([str(finished), *options]) == 0
+        assert f"{make().id}: " in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in finished.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    lines = (copy / "decisions.jsonl").read_text().splitlines(keepends=True)
+    (copy / "decisions.jsonl").write_text("".join(lines[:-1]))
+    assert verify.main([str(copy)]) == 1
+    assert f"{len(lines)} tests, recorded {len(lines) - 1}" in capsys.readouterr().out
+    for content, words in (
+        ("[]", "is no cell's configuration"),
+        ("{", "is not readable JSON"),
+        ("{}", "no cell's conf"),
+    ):
+        (copy / "config.json").write_text(content)
+        assert verify.main([str(copy)]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.splitlines()) == 1
+
+
+def test_absolute_values_count_for_the_margin(tmp_path: Path) -> None:
+    result = run_cell(make(method={"name": "acdc", "absolute": True}, threshold=0.2), run_in(tmp_path))
+    lines = read_journal(result.folder / "decisions.jsonl")
+    effects = [abs(line.after - line.before) for line in lines]
+    assert result.values["search"]["smallest_margin"] == min(abs(effect - 0.2) for effect in effects)
+
+
+def test_circuits_are_judged_on_the_full_precision_network() -> None:
+    """Two cells with the same circuit get the same marks, however coarse the search was."""
+    coarse = make(
+        method={"name": "rtn-q"}, precision={"name": "int4", "heads": "int4", "scales": "group32", "mlp": "bf16"}
+    )
+    marks = []
+    for cell in (make(), coarse):
+        model, task = load(cell, "cpu")
+        graph = cell_module.cell_problem(cell, model, task.search).graph
+        marks.append(judge(model, task, Circuit.from_names(graph, ["a1.h0->logits", "pos->logits"]), cell))
+    assert marks[0] == marks[1]
+
+
+KILLED = """
+import json, sys, time
+from pahq import cell as cells
+from pahq.config import parse_config
+from pahq.engine.reference import ReferenceEngine
+
+measure = ReferenceEngine.measure
+
+def slow(engine, trials):
+    time.sleep(0.1)
+    return measure(engine, trials)
+
+ReferenceEngine.measure = slow
+cells.run_cell(*parse_config(json.loads(sys.argv[1])))
+"""
+
+
+def test_a_killed_process_is_gone_on_with(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = {"root": str(tmp_path), "wandb": "disabled", "progress": False}
+    argument = json.dumps(values_of() | {"run": run})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, argument], env=environment)
+    folder = cell_folder(tmp_path, make().id)
+    deadline = time.monotonic() + 60
+    while len(read_journal(folder / "decisions.jsonl")) < 5:
+        assert process.poll() is None, "the process ended early"
+        assert time.monotonic() < deadline, "the process got nowhere"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    whole = len(read_journal(folder / "decisions.jsonl"))
+    tests = read_result(finished)["tests"]
+    assert 5 <= whole < tests
+    assert not (folder / "result.json").exists()
+    count = count_measured(monkeypatch)
+    result = run_cell(make(), run_in(tmp_path))
+    assert sum(count) == tests - whole
+    assert without_varying(dict(result.values)) == without_varying(read_result(finished))
+    assert decided(folder) == decided(finished)

@@ -1,0 +1,105 @@
+"""Every YAML file under conf/ composes into a valid cell, and says what its name says."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from pahq.config import METRICS, CellConfig, RunConfig
+from pahq.errors import PahqError
+from pahq.experiment import GROUPS, cells, compose_runs, configuration_folder, options
+
+EVERY = [(group, name) for group in GROUPS for name in options(group)]
+
+
+def one(*overrides: str) -> tuple[CellConfig, RunConfig]:
+    [run] = compose_runs(overrides)
+    return run
+
+
+def test_the_groups_are_the_folders() -> None:
+    folders = {path.name for path in configuration_folder().iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "experiment"}
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY, ids=[f"{group}={name}" for group, name in EVERY])
+def test_every_file_composes(group: str, name: str) -> None:
+    method = "rtn-q" if group == "precision" and name not in ("float32", "auto") else "acdc"
+    typed = [f"{group}={name}"] if group == "method" else [f"method={method}", f"{group}={name}"]
+    cell, _ = one(*typed)
+    chosen = getattr(cell, group)
+    assert chosen.name == ("float32" if name == "auto" else name)
+
+
+# The default experiment, the one that takes seconds to compose, has its tests in test_experiment.py.
+@pytest.mark.parametrize("name", sorted({*options("experiment")} - {"default"}))
+def test_every_experiment_composes(name: str) -> None:
+    found = cells(name)
+    assert found
+    assert all(cell_id == cell.config.id for cell_id, cell in found.items())
+
+
+def test_defaults() -> None:
+    cell, run = one()
+    assert (cell.task.name, cell.model.name, cell.method.name) == ("nano-ioi", "nano", "pahq")
+    assert (cell.threshold, cell.seed, cell.precision.name) == (0.01, 0, "int8")
+    assert run == RunConfig()
+    fields = CellConfig.model_fields
+    assert (cell.engine, cell.seed, cell.audit) == tuple(fields[name].default for name in ("engine", "seed", "audit"))
+
+
+@pytest.mark.parametrize("name", options("task"))
+def test_a_task_brings_its_model_and_the_command_line_wins(name: str) -> None:
+    own = one(f"task={name}")[0].model.name
+    assert own == (name.removesuffix("-zero") if name.startswith("tracr") else "nano")
+    other = "tracr-reverse" if own == "nano" else "nano"
+    assert one(f"task={name}", f"model={other}")[0].model.name == other
+    assert one(f"model={other}", f"task={name}")[0].model.name == other
+
+
+@pytest.mark.parametrize("name", options("task"))
+def test_a_task_says_all_of_its_settings(name: str) -> None:
+    task = one(f"task={name}")[0].task
+    tracr = task.kind.startswith("tracr")
+    assert task.metric in METRICS
+    assert task.metric == ("mse" if tracr else "kl")
+    assert task.split_embed is tracr
+    assert task.ablation == ("zero" if name.endswith("-zero") else "corrupted")
+
+
+def test_auto_is_the_recommended_format_and_no_second_address() -> None:
+    assert one("method=acdc")[0].id == one("method=acdc", "precision=float32")[0].id
+    assert one("method=pahq")[0].id == one("method=pahq", "precision=int8")[0].id
+    assert one("method=rtn-q")[0].id == one("method=rtn-q", "precision=int8")[0].id
+
+
+@pytest.mark.parametrize("name", [name for name in options("precision") if name not in ("auto", "float32")])
+def test_low_formats_keep_mlps_in_bf16(name: str) -> None:
+    precision = one("method=rtn-q", f"precision={name}")[0].precision
+    assert precision.mlp == "bf16"
+    assert precision.heads == name.removesuffix("-head")
+    assert precision.scales == ("head" if name.endswith("-head") else "group32" if name == "int4" else "row")
+
+
+def test_where_and_how_loudly_do_not_change_the_address() -> None:
+    plain = one()[0].id
+    assert one("run.root=elsewhere", "run.threads=2", "wandb=disabled", "run.experiment=other")[0].id == plain
+    assert one("threshold=0.02")[0].id != plain
+    assert one("seed=1")[0].id != plain
+    assert one("method.heads=ascending")[0].id != plain
+
+
+def test_hydra_leaves_no_dated_folders_and_does_not_change_directory() -> None:
+    settings = yaml.safe_load((configuration_folder() / "config.yaml").read_text())["hydra"]
+    assert settings["job"]["chdir"] is False
+    assert settings["output_subdir"] is None
+    assert "${now" not in str(settings)
+
+
+def test_a_float_typed_in_two_ways_is_one_cell() -> None:
+    assert one("threshold=1e-2")[0].id == one("threshold=0.010")[0].id
+
+
+def test_a_threshold_below_zero_is_refused() -> None:
+    with pytest.raises(PahqError, match="finite number of at least 0"):
+        compose_runs(["threshold=-0.1"])

@@ -1,0 +1,124 @@
+"""An experiment's YAML as cells: the same cells as typed one by one, in groups, faults in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from pahq import experiment
+from pahq.errors import PahqError
+from pahq.experiment import Cell, cells, compose_runs, configuration_folder, groups
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of conf/ to break."""
+    folder = tmp_path / "conf"
+    shutil.copytree(configuration_folder(), folder)
+    monkeypatch.setattr(experiment, "configuration_folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def default() -> dict[str, Cell]:
+    return cells("default")
+
+
+def test_the_cells_are_those_that_composing_each_anew_gives(default: dict[str, Cell]) -> None:
+    sample = [*cells("smoke").values(), *list(default.values())[::40]]
+    for cell in sample:
+        [(config, _)] = compose_runs(cell.overrides)
+        assert config == cell.config
+
+
+def test_the_default_experiment(default: dict[str, Cell]) -> None:
+    assert all(cell_id == cell.config.id for cell_id, cell in default.items())
+    found = [cell.config for cell in default.values()]
+    series = {(c.task.name, c.method.name, c.precision.name) for c in found}
+    for task in ("tracr-reverse", "tracr-reverse-zero", "tracr-proportion", "tracr-proportion-zero"):
+        assert (task, "acdc", "float32") in series
+    for task in ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction"):
+        for method in ("pahq", "rtn-q"):
+            for precision in ("fp8", "int8", "int4", "bf16"):
+                assert (task, method, precision) in series
+    for task, method, precision in series:
+        of = [c for c in found if (c.task.name, c.method.name, c.precision.name) == (task, method, precision)]
+        assert len({c.threshold for c in of}) >= 3
+
+
+def test_groups_differ_in_threshold_alone_and_hold_every_cell_once() -> None:
+    bundles = groups("smoke")
+    assert [group.name for group in bundles] == ["tracr-proportion-acdc-float32", "tracr-proportion-pahq-int8"]
+    assert [cell_id for group in bundles for cell_id in group.cells] == list(cells("smoke"))
+    for group in bundles:
+        alike = {cell.config.model_copy(update={"threshold": 0.0}) for cell in group.cells.values()}
+        assert len(alike) == 1
+        assert group.overrides[-1] == "threshold=0.001,0.01"
+
+
+def test_a_group_typed_as_a_sweep_is_its_cells() -> None:
+    for group in groups("smoke"):
+        typed = compose_runs(group.overrides, sweep=True)
+        assert [cell.id for cell, _ in typed] == list(group.cells)
+
+
+def test_names_of_groups_are_unique_and_cells_of_two_rows_count_once(conf: Path) -> None:
+    (conf / "experiment" / "twice.yaml").write_text(
+        "- {task: nano-ioi, method: [pahq, rtn-q], precision: int8, threshold: [0.01, 0.1]}\n"
+        "- {task: nano-ioi, method: pahq, threshold: [0.1, 0.2]}\n"  # auto is int8: 0.1 is there already
+        "- {task: nano-ioi, method: pahq, precision: int8, seed: 1, task.examples: 8, threshold: 0.1}\n"
+    )
+    bundles = groups("twice")
+    assert len({group.name for group in bundles}) == len(bundles) == 4
+    assert [len(group.cells) for group in bundles] == [2, 2, 1, 1]
+    assert len(cells("twice")) == 6
+    [last] = bundles[-1].cells.values()
+    assert (last.config.seed, last.config.task.examples) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- {task: nano-oi}", "experiment 'bad', row task=nano-oi: unknown task 'nano-oi'; known: nano-docstring"),
+        ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, engine, method"),
+        ("- {task.exampels: 3}", "unknown key 'exampels' in 'task'; known: ablation, examples"),
+        ("- {threshold: [0.1, high]}", "threshold: Input should be a valid number"),
+        ("- {method: acdc, precision: int8}", "method acdc is full precision"),
+        ("- {run.root: here}", "rows say what is computed, not where"),
+        ("- {wandb: offline}", "rows say what is computed, not where"),
+        ("- {task: {name: x}}", "neither a name, a number nor a list"),
+        ("- {task: []}", "neither a name, a number nor a list"),
+        ("task: nano-ioi", "must be a list of rows"),
+        ("", "must be a list of rows"),
+        ("- {task: [", "is not readable YAML"),
+    ],
+)
+def test_a_faulty_experiment_is_told_in_one_sentence(conf: Path, text: str, sentence: str) -> None:
+    (conf / "experiment" / "bad.yaml").write_text(text)
+    with pytest.raises(PahqError) as caught:
+        groups("bad")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_experiment_names_the_known_ones() -> None:
+    with pytest.raises(PahqError, match="unknown experiment 'papr'; known: default, smoke"):
+        cells("papr")
+
+
+def test_composing_works_inside_another_hydra_and_gives_it_back(conf: Path) -> None:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        assert len(compose_runs(["threshold=0.1,0.2"], sweep=True)) == 2
+        assert GlobalHydra.instance().hydra is outer
+
+
+def test_no_torch() -> None:
+    code = "import sys; from pahq.experiment import cells; cells('smoke'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

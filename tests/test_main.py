@@ -1,0 +1,196 @@
+"""The command line: what runs, what is refused before anything runs, and in which words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pahq import __version__, cell
+from pahq.__main__ import main
+from pahq.config import CellConfig, RunConfig
+from pahq.errors import PahqError
+from pahq.results import SearchResult, cell_folder
+
+SMALL = ("task=tracr-proportion", "task.examples=4", "wandb=disabled")
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CellConfig, RunConfig]]:
+    """The cells that would have run."""
+    seen: list[tuple[CellConfig, RunConfig]] = []
+
+    def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
+        seen.append((what, where))
+        values = {"id": what.id, "tests": 24, "kept": 9, "seconds": 1.25}
+        return SearchResult(cell_folder(where.root, what.id), values)
+
+    monkeypatch.setattr(cell, "run_cell", run_cell)
+    monkeypatch.setattr(sys, "argv", ["pahq"])  # Hydra's entry writes there
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    return seen
+
+
+def test_a_cell_from_its_overrides_to_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "method=acdc", "threshold=0.001", f"run.root={tmp_path}"]) == 0
+    [folder] = (tmp_path / "cells" / "tracr-proportion").iterdir()
+    assert folder.name.startswith("acdc-float32-t0.001-")
+    values = json.loads((folder / "result.json").read_text())
+    assert values["tests"] == len((folder / "decisions.jsonl").read_text().splitlines())
+    out = capsys.readouterr().out
+    assert out == (
+        f"{values['id']}: {values['tests']} tests, {values['kept']} kept, {values['seconds']:.1f} s, {folder}\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]  # no folder of Hydra's, no log file
+
+
+def test_a_sweep_runs_every_combination_once(
+    ran: list[tuple[CellConfig, RunConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", "method=pahq,rtn-q", "precision=int8,int4,auto", "threshold=0.1,0.2,0.10"]) == 0
+    names = {(c.method.name, c.precision.name, c.threshold) for c, _ in ran}
+    assert len(ran) == len(names) == 2 * 2 * 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert lines[0] == f"{ran[0][0].id}: 24 tests, 9 kept, 1.2 s, results/cells/{ran[0][0].id}"
+
+
+FAULTS = [
+    (["task=nano-oi"], "unknown task 'nano-oi'; known: nano-docstring, nano-greaterthan"),
+    (["model=gpt5"], "unknown model 'gpt5'; known: nano, tracr-proportion"),
+    (["thresold=0.1"], "unknown key 'thresold'; known: audit, engine, method, model"),
+    (["task.exampels=1"], "unknown key 'exampels' in 'task'; known: ablation, examples, kind"),
+    (["run.rot=x"], "unknown key 'rot' in 'run'; known: device, experiment, progress, root, threads"),
+    (["+task.colour=red"], "unknown key 'task.colour'; known: ablation, examples"),
+    (["precision=int4,int8"], "several values in 'precision=int4,int8' are a sweep; put -m in front"),
+    (["threshold=["], "cannot read the override 'threshold='"[:-1]),
+    (["threshold=high"], "threshold: Input should be a valid number"),
+    (["threshold=nan"], "threshold must be a finite number of at least 0"),
+    (["method=acdc", "precision=int8"], "method acdc is full precision"),
+    (["wandb=maybe"], "wandb: Input should be 'auto', 'online', 'offline' or 'disabled'"),
+    (["-m", "precision=int8,int5"], "unknown precision 'int5'; known: auto, bf16"),
+    (["-m", "threshold=interval(0,1)"], "BasicSweeper does not support sweep type"),
+    (["~threshold"], "threshold: Field required"),
+    (["verfy", "here"], "unknown command 'verfy'; commands: verify, models, evaluate, tables, figures"),
+    (["--colour"], "unknown option '--colour'"),
+    (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),
+    (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),
+    (["--config-name", "other"], "Cannot find primary config 'other'"),
+]
+
+
+@pytest.mark.parametrize(("typed", "sentence"), FAULTS, ids=[" ".join(typed) for typed, _ in FAULTS])
+def test_bad_input_is_one_sentence_and_exit_status_2(
+    ran: list[tuple[CellConfig, RunConfig]], capsys: pytest.CaptureFixture[str], typed: list[str], sentence: str
+) -> None:
+    assert main(typed) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("pahq: error: ")
+    assert sentence in shown.err
+    assert shown.err.count("\n") == 1
+    assert not ran
+
+
+@pytest.mark.parametrize("hydra", [[], ["hydra/launcher=basic"]], ids=["here", "in Hydra"])
+def test_no_cell_of_a_sweep_runs_when_one_is_faulty(
+    ran: list[tuple[CellConfig, RunConfig]], capsys: pytest.CaptureFixture[str], hydra: list[str]
+) -> None:
+    assert main(["-m", "method=acdc", "precision=float32,int8", *hydra]) == 2
+    assert "method acdc is full precision" in capsys.readouterr().err
+    assert not ran
+
+
+def test_hydras_own_settings_go_through_hydra(
+    ran: list[tuple[CellConfig, RunConfig]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["threshold=0.1,0.2", f"run.root={tmp_path}"]
+    assert main(["-m", "hydra/launcher=basic", *typed]) == 0
+    through = [c.id for c, _ in ran]
+    ran.clear()
+    assert main(["-m", *typed]) == 0
+    assert through == [c.id for c, _ in ran]
+    capsys.readouterr()
+    assert main(["--cfg", "job", "threshold=0.3"]) == 0
+    assert "threshold: 0.3" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} <= {".hydra"}  # one fixed place, no dates
+
+
+@pytest.mark.parametrize("hydra", [[], ["hydra/launcher=basic"]], ids=["here", "in Hydra"])
+def test_a_cell_that_refuses_is_told_in_its_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    ran: list[tuple[CellConfig, RunConfig]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    hydra: list[str],
+) -> None:
+    def refuse(what: Any, where: Any) -> None:
+        raise PahqError("device 'cuda' is not available here; cpu always is")
+
+    monkeypatch.setattr(cell, "run_cell", refuse)
+    assert main(["run.device=cuda", f"run.root={tmp_path}", *hydra]) == 2
+    assert capsys.readouterr().err == "pahq: error: device 'cuda' is not available here; cpu always is\n"
+
+
+def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(what: Any, where: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell, "run_cell", interrupt)
+    assert main([]) == 130
+    assert capsys.readouterr().err == "pahq: interrupted; the same command goes on where this one stopped\n"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([*SMALL, f"run.root={tmp_path / 'file'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pahq: error: {tmp_path / 'file'}")
+    assert error.count("\n") == 1
+
+
+def test_help_names_commands_groups_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    known = ("verify", "evaluate", "nano-ioi", "tracr-reverse-zero", "rtn-q", "int8-head", "threshold", "smoke")
+    for name in known:
+        assert name in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pahq {__version__}\n"
+
+
+def test_models_writes_what_a_model_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "model.json"
+    assert main(["models", "tracr-reverse", "--out", str(out)]) == 0
+    values = json.loads(out.read_text())
+    assert values["name"] == "tracr-reverse"
+    assert len(values["digest"]) == 64
+    assert values["config"]["causal"] is False
+    assert main(["models", "traker", "--out", str(tmp_path / "other.json")]) == 2
+    assert "known: " in capsys.readouterr().err
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_commands_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("verify", "models", "evaluate", "tables", "figures"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+    assert "usage: pahq verify" in capsys.readouterr().out
+
+
+def test_faults_cost_no_torch_and_show_no_traceback() -> None:
+    code = (
+        "import sys; from pahq.__main__ import main; status = main(['task=nano-oi']);"
+        "sys.exit(status if 'torch' not in sys.modules else 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,182 @@
+"""A cell's files: whole or absent, and a journal that may be cut anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from pahq.errors import PahqError
+from pahq.results import (
+    SCHEMA,
+    Journal,
+    JournalLine,
+    SearchResult,
+    cell_folder,
+    is_done,
+    read_journal,
+    read_json,
+    read_result,
+    write_atomic,
+    write_json,
+)
+
+LINES = [JournalLine(i, f"a1.h{i}->logits", 0.1 * i, 0.1 * i + 1e-9, i % 2 == 0, 0.004) for i in range(4)]
+
+
+def write(path: Path, lines: list[JournalLine]) -> bytes:
+    with Journal(path, []) as journal:
+        for line in lines:
+            journal.append(line)
+    return path.read_bytes()
+
+
+def test_a_journal_reads_back_exactly(tmp_path: Path) -> None:
+    odd = JournalLine(4, "embed->m0", math.inf, 1 / 3, False, 0.0)
+    content = write(tmp_path / "new" / "decisions.jsonl", [*LINES, odd])
+    assert read_journal(tmp_path / "new" / "decisions.jsonl") == [*LINES, odd]
+    first = json.loads(content.split(b"\n")[0])
+    assert list(first) == ["i", "edge", "before", "after", "removed", "seconds"]
+    assert content.count(b"\n") == 5
+
+
+def test_not_a_number_survives(tmp_path: Path) -> None:
+    write(tmp_path / "j", [JournalLine(0, "embed->m0", 0.0, math.nan, False, 0.0)])
+    assert math.isnan(read_journal(tmp_path / "j")[0].after)
+
+
+def test_every_line_is_on_disk_as_soon_as_it_falls(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j", []) as journal:
+        for count, line in enumerate(LINES, start=1):
+            journal.append(line)
+            assert read_journal(tmp_path / "j") == LINES[:count]
+
+
+def test_a_journal_cut_at_any_byte_gives_the_whole_lines_before_the_cut(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    content = write(path, LINES)
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        whole = content[:cut].count(b"\n")
+        assert read_journal(path) == LINES[:whole], cut
+        if cut % 5:
+            continue
+        with Journal(path, read_journal(path)) as journal:  # what was half written is gone before the next line comes
+            for line in LINES[whole:]:
+                journal.append(line)
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"\n",
+        b"{}\n",
+        b"[1]\n",
+        b"\x00\x00\x00\n",
+        b"\xff\xfe\n",
+        b'{"i":2,"edge":"m0->logits","before":0.0}\n',
+        b'{"i":7,"edge":"m0->logits","before":0.0,"after":0.0,"removed":true,"seconds":0.0}\n',
+        b'{"i":1,"edge":"m0->logits","before":0.0,"after":0.0,"removed":true,"seconds":0.0}\n',
+        b'{"i":2,"edge":"m0->logits","before":null,"after":0.0,"removed":true,"seconds":0.0}\n',
+        b'{"i":2,"edge":"m0->logits","before":0.0,"after":"x","removed":true,"seconds":0.0}\n',
+        b'{"i":2,"edge":5,"before":0.0,"after":0.0,"removed":true,"seconds":0.0}\n',
+        b'{"i":2,"edge":"m0->logits","before":0.0,"after":0.0,"removed":"no","seconds":0.0}\n',
+    ],
+)
+def test_reading_stops_at_a_line_that_is_none_of_ours(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "decisions.jsonl"
+    lines = write(path, LINES).splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + bad + b"".join(lines[2:]))
+    assert read_journal(path) == LINES[:2]
+
+
+def test_a_missing_journal_is_empty(tmp_path: Path) -> None:
+    assert read_journal(tmp_path / "none") == []
+
+
+def test_going_on_keeps_the_lines_given(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    write(path, LINES)
+    with Journal(path, LINES[:2]):
+        assert read_journal(path) == LINES[:2]
+
+
+def test_a_write_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "result.json"
+    write_atomic(path, "old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    for step in ("fsync", "replace", "chmod"):
+        with monkeypatch.context() as broken:
+            broken.setattr(os, step, fail)
+            with pytest.raises(OSError, match="no space left"):
+                write_atomic(path, "new and longer")
+        assert path.read_text() == "old"
+        assert list(path.parent.iterdir()) == [path]  # no half file is left behind
+    with pytest.raises(TypeError):
+        write_json(path, {"value": object()})
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+    write_atomic(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_interrupt_while_writing_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "result.json", "half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_reads_or_says_why_not(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": [1, 2.5, None, True]})
+    assert read_json(tmp_path / "a.json") == {"x": [1, 2.5, None, True]}
+    with pytest.raises(PahqError, match=r"none\.json does not exist"):
+        read_json(tmp_path / "none.json")
+    for content in (b"", b"{", b"\xff\xfe"):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(PahqError, match=r"bad\.json is not readable JSON"):
+            read_json(tmp_path / "bad.json")
+    with pytest.raises(PahqError, match="is not readable JSON"):
+        read_json(tmp_path)
+
+
+def test_a_cell_is_done_only_with_a_whole_result(tmp_path: Path) -> None:
+    folder = cell_folder(tmp_path, "tracr/acdc-float32-t0.1-0123456789abcdef")
+    assert folder == tmp_path / "cells" / "tracr" / "acdc-float32-t0.1-0123456789abcdef"
+    assert not is_done(folder)
+    whole = json.dumps({"schema": SCHEMA, "id": "tracr/x", "tests": 3}) + "\n"
+    folder.mkdir(parents=True)
+    for cut in range(len(whole) - 2):
+        (folder / "result.json").write_text(whole[:cut])
+        assert not is_done(folder)
+    (folder / "result.json").write_text(whole)
+    assert is_done(folder)
+    assert read_result(folder)["tests"] == 3
+    assert SearchResult(folder, read_result(folder)).id == "tracr/x"
+
+
+@pytest.mark.parametrize(
+    "values", [[], 3, None, {}, {"schema": SCHEMA + 1, "id": "x"}, {"schema": SCHEMA}, {"schema": SCHEMA, "id": ""}]
+)
+def test_other_json_is_no_finished_cell(tmp_path: Path, values: object) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    assert not is_done(tmp_path)
+
+
+def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", {"schema": 99, "id": "x"})
+    with pytest.raises(PahqError, match=f"is not a result of schema {SCHEMA}"):
+        read_result(tmp_path)
+    with pytest.raises(PahqError, match="does not exist"):
+        read_result(tmp_path / "nowhere")

@@ -1,0 +1,159 @@
+"""The workflow from end to end on the smoke experiment: once, again, after a sweep, after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pahq.experiment import cells, groups
+from pahq.results import read_journal
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ("roc", "edges_kl", "bits", "agreement")
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    """Snakemake on a working folder of its own, where its locks and records lie too."""
+    files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    return [sys.executable, "-m", "snakemake", *files, "--cores", "2", *more]
+
+
+def snakemake(folder: Path, *more: str, experiment: str = "smoke") -> str:
+    """Run to the end; return all output."""
+    full = command(folder, *more, "--config", f"experiment={experiment}", "wandb=disabled")
+    done = subprocess.run(full, capture_output=True, text=True, timeout=300)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def results(folder: Path) -> dict[str, Path]:
+    return {cell: folder / "results" / "cells" / cell / "result.json" for cell in cells("smoke")}
+
+
+def assert_complete(folder: Path) -> None:
+    for cell, path in results(folder).items():
+        assert json.loads(path.read_text())["id"] == cell
+    analysis = folder / "results" / "analysis" / "smoke"
+    assert (analysis / "tables" / "REPORT.md").is_file()
+    assert all((analysis / "figures" / f"{name}.png").stat().st_size for name in FIGURES)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the smoke experiment has run once."""
+    folder = tmp_path_factory.mktemp("smoke")
+    output = snakemake(folder)
+    assert "profile profiles/default" in output or "profiles/default" in output  # found without being named
+    return folder
+
+
+def test_the_smoke_experiment_runs_to_tables_and_figures(finished: Path) -> None:
+    assert_complete(finished)
+    assert (finished / "results" / "models" / "tracr-proportion.json").is_file()
+    for group in groups("smoke"):
+        log = (finished / "results" / "logs" / "smoke" / f"{group.name}.log").read_text()
+        assert all(f"{cell}: " in log for cell in group.cells)
+
+
+def test_a_second_time_there_is_nothing_to_do(finished: Path) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in results(finished).values()}
+    assert "Nothing to be done" in snakemake(finished)
+    assert stamps == {path: path.stat().st_mtime_ns for path in results(finished).values()}
+
+
+def test_a_newer_model_file_leaves_the_cells_as_they_are(finished: Path) -> None:
+    os.utime(finished / "results" / "models" / "tracr-proportion.json")
+    assert "Nothing to be done" in snakemake(finished)
+
+
+def test_cells_of_a_sweep_are_up_to_date(tmp_path: Path) -> None:
+    """They are Snakemake's cells, typed in another way; only the analysis is left to do."""
+    for group in groups("smoke"):
+        typed = [sys.executable, "-m", "pahq", "-m", *reversed(group.overrides), "wandb=disabled"]
+        subprocess.run(typed, cwd=tmp_path, check=True, capture_output=True)
+    stamps = {path: path.stat().st_mtime_ns for path in results(tmp_path).values()}
+    output = snakemake(tmp_path)
+    assert "Finished jobid" in output
+    assert not [group.name for group in groups("smoke") if group.name in output]
+    assert_complete(tmp_path)
+    assert stamps == {path: path.stat().st_mtime_ns for path in results(tmp_path).values()}
+
+
+def test_killed_in_mid_run_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    full = command(tmp_path, "--config", "experiment=smoke", "wandb=disabled")
+    with (tmp_path / "output").open("w") as output:
+        running = subprocess.Popen(full, stdout=output, stderr=output, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("results/cells/*/*/decisions.jsonl")):
+            assert running.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    before = {path: read_journal(path) for path in tmp_path.glob("results/cells/*/*/decisions.jsonl")}
+    assert not all(path.exists() for path in results(tmp_path).values())  # it was in mid-run
+
+    locked = subprocess.run(full, capture_output=True, text=True)
+    assert locked.returncode != 0
+    assert "--unlock" in locked.stdout + locked.stderr
+    snakemake(tmp_path, "--unlock")
+    snakemake(tmp_path)
+    assert_complete(tmp_path)
+    for path, lines in before.items():
+        assert read_journal(path)[: len(lines)] == lines  # seconds included: these tests were not run again
+
+
+def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) -> None:
+    """A job that fails loses its declared outputs; the journal makes the cell anew without a single test."""
+    [cell, *_] = cells("smoke")
+    folder = finished / "results" / "cells" / cell
+    journal, result = (folder / "decisions.jsonl").read_bytes(), json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    snakemake(finished)
+    again = json.loads((folder / "result.json").read_text())
+    assert (folder / "decisions.jsonl").read_bytes() == journal
+    assert again["resumed"] is True
+    same = ("id", "config", "model", "tests", "kept", "fresh", "seconds")
+    assert {key: again[key] for key in same} == {key: result[key] for key in same}
+
+
+def test_an_unknown_experiment_is_told_in_one_sentence(tmp_path: Path) -> None:
+    full = command(tmp_path, "--config", "experiment=papr")
+    done = subprocess.run(full, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "unknown experiment 'papr'; known: default, smoke" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_job_that_fails_says_why_on_the_terminal(tmp_path: Path) -> None:
+    full = command(tmp_path, "--config", "experiment=smoke", "wandb=maybe")
+    done = subprocess.run(full, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "pahq: error: run.wandb: Input should be 'auto', 'online'" in done.stdout + done.stderr
+    log = tmp_path / "results" / "logs" / "smoke" / "tracr-proportion-acdc-float32.log"
+    assert log.read_text().startswith("pahq: error: ")
+
+
+def test_the_profile_lies_where_snakemake_looks() -> None:
+    profile = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
+    assert profile["rerun-incomplete"] is True
+    assert profile["rerun-triggers"] == ["mtime"]
+    assert profile["keep-going"] is True
+    assert not (ROOT / "workflow" / "profiles").exists()
+
+
+def test_rules_are_thin() -> None:
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    assert "directory(" not in rules
+    assert "run:" not in rules
+    assert "script:" not in rules
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 45

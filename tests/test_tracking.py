@@ -1,0 +1,212 @@
+"""What W&B gets of a cell, read back from its offline files, and that no fault of W&B's reaches a search."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pahq import tracking
+from pahq.config import CellConfig, RunConfig
+from pahq.experiment import compose_runs
+from pahq.results import cell_folder
+from pahq.tracking import log_cell
+
+[(CELL, _)] = compose_runs(["task=nano-ioi", "method=pahq", "threshold=0.05"])
+TESTS = 5
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's key, and no memory of an earlier failure."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setattr(tracking, "_settled", {})
+
+
+def finished_cell(root: Path, cell: CellConfig = CELL, kl: float = 0.25) -> Path:
+    """A finished cell's folder, written by hand."""
+    folder = cell_folder(root, cell.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = [
+        {
+            "i": i,
+            "edge": f"m{i}->logits",
+            "before": i / 10,
+            "after": (i + 1) / 10,
+            "removed": i % 2 == 0,
+            "seconds": 0.1,
+        }
+        for i in range(TESTS)
+    ]
+    (folder / "config.json").write_text(json.dumps(cell.model_dump(mode="json")))
+    (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in journal))
+    (folder / "circuit.json").write_text(json.dumps({"graph": {}, "edges": ["m0->logits"], "cleaned": []}))
+    result = {"schema": 1, "id": cell.id, "config": cell.model_dump(mode="json"), "tests": TESTS, "kept": 2}
+    result |= {"fresh": {"kl": kl, "metric": "logit_diff", "faithfulness": None}, "seconds": 0.5}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def run_folders(root: Path) -> list[Path]:
+    return sorted((root / "wandb").glob("*run-*-*"))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """All records of a run's file, by W&B's own reader."""
+    [file] = folder.glob("*.wandb")
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_cell_is_logged_whole(tmp_path: Path) -> None:
+    log_cell(CELL, RunConfig(root=str(tmp_path), wandb="offline", experiment="smoke"), finished_cell(tmp_path))
+    [folder] = run_folders(tmp_path)
+    found = records(folder)
+    [run] = [record["run"] for record in found if record["type"] == "run"]
+    assert run["run_id"] == CELL.digest
+    assert run["run_group"] == "smoke"
+    assert run["job_type"] == "pahq"
+    assert run["display_name"] == CELL.id
+    assert run["project"] == "pahq"
+    config = {key: value for key, value in run["config"]["update"].items() if key != "_wandb"}
+    assert CellConfig(**config) == CELL
+
+    history = [record["history"] for record in found if record["type"] == "history"]
+    assert [entry["step"].get("num", 0) for entry in history] == list(range(TESTS))
+    items = [entry["item"] for entry in history]
+    assert [item["effect"] for item in items] == pytest.approx([0.1] * TESTS)
+    assert [item["metric"] for item in items] == pytest.approx([0.1, 0.1, 0.3, 0.3, 0.5])
+    assert [item["kept"] for item in items] == [0, 1, 1, 2, 2]
+
+    summary: dict[str, Any] = {}
+    for record in found:
+        if record["type"] == "summary":
+            summary |= record["summary"]["update"]
+    assert summary["tests"] == TESTS
+    assert summary["fresh.kl"] == 0.25
+    assert summary["fresh.metric"] == "logit_diff"
+    assert not any(key.startswith("config.") for key in summary)
+
+    [artifact] = [record["artifact"] for record in found if record["type"] == "artifact"]
+    assert artifact["type"] == "circuit"
+    assert artifact["name"] == f"circuit-{CELL.digest}"
+    assert {entry["path"] for entry in artifact["manifest"]["contents"]} == {"circuit.json", "config.json"}
+
+
+def test_logging_again_replaces_the_offline_folder(tmp_path: Path) -> None:
+    run = RunConfig(root=str(tmp_path), wandb="offline")
+    log_cell(CELL, run, finished_cell(tmp_path))
+    (run_folders(tmp_path)[0] / "stale").touch()
+    log_cell(CELL, run, finished_cell(tmp_path, kl=0.75))
+    [folder] = run_folders(tmp_path)
+    assert not (folder / "stale").exists()
+    found = records(folder)
+    assert sum(record["type"] == "history" for record in found) == TESTS
+    assert any(record.get("summary", {}).get("update", {}).get("fresh.kl") == 0.75 for record in found)
+
+
+def test_disabled_does_nothing_at_all(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pahq.config import CellConfig, RunConfig;"
+        "from pahq.results import read_json; from pahq.tracking import log_cell;"
+        "folder = Path(sys.argv[1]); cell = CellConfig(**read_json(folder / 'config.json'));"
+        "log_cell(cell, RunConfig(root=sys.argv[2], wandb='disabled'), folder);"
+        "sys.exit('wandb' in sys.modules)"
+    )
+    folder = finished_cell(tmp_path)
+    assert subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)]).returncode == 0
+    assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "warning"),
+    [
+        ("auto", {}, None),
+        ("online", {}, "no key is configured"),
+        ("auto", {"WANDB_API_KEY": "0123456789" * 4}, "cannot be reached"),
+        ("online", {"WANDB_API_KEY": "0123456789" * 4}, "cannot be reached"),
+        ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": "0123456789" * 4}, None),
+    ],
+    ids=["auto, no key", "online, no key", "auto, key, no network", "online, key, no network", "WANDB_MODE"],
+)
+def test_what_cannot_go_online_goes_on_offline(
+    tmp_path: Path, asked: str, environment: dict[str, str], warning: str | None
+) -> None:
+    """In a process of its own, since W&B remembers keys; two cells, so that a warning would show twice."""
+    code = (
+        "import logging, sys; from pathlib import Path; from pahq.config import CellConfig, RunConfig;"
+        "from pahq.results import read_json; from pahq.tracking import log_cell;"
+        "logging.basicConfig(format='%(message)s');"
+        "cells = [(Path(f), CellConfig(**read_json(Path(f) / 'config.json'))) for f in sys.argv[3:]];"
+        "[log_cell(c, RunConfig(root=sys.argv[1], wandb=sys.argv[2]), f) for f, c in cells]"
+    )
+    other = CELL.model_copy(update={"seed": 1})
+    folders = [str(finished_cell(tmp_path, cell)) for cell in (CELL, other)]
+    proxies = {name: "" for name in os.environ if name.lower().endswith("_proxy")}
+    # A closed port on this host stands for the network that is not there.
+    variables = os.environ | proxies | {"WANDB_BASE_URL": "http://127.0.0.1:9"} | environment
+    command = [sys.executable, "-c", code, str(tmp_path), asked, *folders]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [folder.name.split("-")[0] for folder in run_folders(tmp_path)] == ["offline", "offline"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == (0 if warning is None else 1), done.stderr
+    assert warning is None or warning in lines[0]
+
+
+def test_a_fault_online_falls_back_offline_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    real, asked = wandb.init, []
+
+    def init(**options: Any) -> Any:
+        asked.append(options["mode"])
+        if options["mode"] == "online":
+            raise wandb.errors.CommError("the server is gone")
+        return real(**options)
+
+    monkeypatch.setattr(tracking, "_choose", lambda asked: "online")
+    monkeypatch.setattr(wandb, "init", init)
+    run = RunConfig(root=str(tmp_path), wandb="online")
+    with caplog.at_level(logging.WARNING):
+        log_cell(CELL, run, finished_cell(tmp_path))
+        log_cell(CELL, run, finished_cell(tmp_path))
+    assert asked == ["online", "offline", "offline"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "W&B: CommError (the server is gone); tracking goes on offline"
+    ]
+    assert len(run_folders(tmp_path)) == 1
+
+
+def test_when_even_offline_fails_nothing_is_tracked_and_nothing_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    calls: list[str] = []
+
+    def init(**options: Any) -> Any:
+        calls.append(options["mode"])
+        raise RuntimeError("disk\nfull")
+
+    monkeypatch.setattr(wandb, "init", init)
+    run = RunConfig(root=str(tmp_path), wandb="offline")
+    with caplog.at_level(logging.WARNING):
+        log_cell(CELL, run, finished_cell(tmp_path))
+        log_cell(CELL, run, finished_cell(tmp_path))
+    assert calls == ["offline"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "W&B: RuntimeError (disk full); cells are no longer tracked"
+    ]

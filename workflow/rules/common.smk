@@ -1,0 +1,34 @@
+# Paths and command lines of an experiment's cells.
+MODELS = {group.config.model.name: group.config.model for group in GROUPS}
+
+
+def model_arguments(wildcards):
+    """What `pahq models` needs to find the model."""
+    model = MODELS[wildcards.model]
+    revision = ["--revision", model.revision] if model.revision else []
+    return shlex.join([model.source, *revision])
+
+
+def of(method):
+    """The groups of cells of one method."""
+    return [group for group in GROUPS if group.config.method.name == method]
+
+
+def model_file(group):
+    """Needed before the cells, but never newer than them: made anew, it leaves finished cells as they are."""
+    return ancient(f"{ROOT}/models/{group.config.model.name}.json")
+
+
+def results(group):
+    """Where the group's cells say that they are done."""
+    return [f"{ROOT}/cells/{cell_id}/result.json" for cell_id in group.cells]
+
+
+def sweep(group):
+    """The group as typed behind `python -m pahq -m`."""
+    run = [f"run.root={ROOT}", f"run.experiment={EXPERIMENT}", "run.progress=false"]
+    wandb = [f"wandb={config['wandb']}"] if "wandb" in config else []
+    return shlex.join([*group.overrides, *run, *wandb])
+
+
+CELLS = [path for group in GROUPS for path in results(group)]
