@@ -88,7 +88,9 @@ def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int)
             present = engine.present.clone()
             present[decision.edge] = False
             layer = problem.graph.edges[decision.edge].receiver.layer
-            layer = problem.graph.shape.layers if problem.graph.edges[decision.edge].receiver.kind == "logits" else layer
+            layer = (
+                problem.graph.shape.layers if problem.graph.edges[decision.edge].receiver.kind == "logits" else layer
+            )
             start = time.perf_counter()
             if layer < problem.graph.shape.layers:
                 skipped = problem.objective.loss(circuit_logits(problem, present, from_layer=layer, clean=clean))

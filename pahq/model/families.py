@@ -58,25 +58,20 @@ def missing_feature(values: Mapping[str, Any]) -> str | None:
     rope = _rope(values)
     found = {
         "rope scaling": (rope.get("rope_type") or rope.get("type") or "default") != "default",
-        "rotary positions that differ between layers": any(
-            isinstance(value, dict) for value in rope.values()
-        ),
+        "rotary positions that differ between layers": any(isinstance(value, dict) for value in rope.values()),
         "partial rotary positions": any(
             source.get(key) not in (None, 1, 1.0)
             for source in (values, rope)
             for key in ("partial_rotary_factor", "rotary_pct")
         ),
         "soft caps on attention or logits": any(
-            values.get(key)
-            for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
+            values.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
         ),
         "a mixture of experts": any(
             values.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")
         ),
         "ALiBi positions": bool(values.get("alibi")),
-        "attention and MLP in parallel": bool(
-            values.get("use_parallel_residual") or values.get("parallel_attn")
-        ),
+        "attention and MLP in parallel": bool(values.get("use_parallel_residual") or values.get("parallel_attn")),
         "quantised weights": bool(values.get("quantization_config")),
         "attention scores scaled by layer": bool(values.get("scale_attn_by_inverse_layer_idx")),
         "unscaled attention scores": values.get("scale_attn_weights") is False,
@@ -216,9 +211,7 @@ def check_checkpoint(values: Mapping[str, Any], config: ModelConfig, entries: Ma
             raise PahqError(f"tensor {name!r} has shape {list(found[name])}; {list(shape)} was expected")
     surplus = sorted(name for name in found if name not in expected and not _IGNORED.fullmatch(name))
     if surplus:
-        raise PahqError(
-            f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)"
-        )
+        raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
 
 
 def _gpt2_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

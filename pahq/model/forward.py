@@ -78,7 +78,7 @@ def project(
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
     if normed.shape[0] == 1 < weight.shape[0]:  # all heads read one input: one product for all of them
         together = normed[0] @ weight.permute(1, 0, 2).flatten(1)
-        out = torch.movedim(together.unflatten(-1, (weight.shape[0], -1)), -2, 0) + bias[:, None, None]
+        out = torch.movedim(together.view(*normed.shape[1:-1], weight.shape[0], -1), -2, 0) + bias[:, None, None]
         return finish_projection(config, layer, letter, out, first=first)
     # One product per head over all its rows: broadcasting the weight over the batch would copy it.
     rows_of_head = normed.reshape(weight.shape[0], -1, normed.shape[-1])

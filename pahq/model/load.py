@@ -61,9 +61,7 @@ def _boot(folder: Path, dtype: torch.dtype) -> Any:
             return TransformerBridge.boot_transformers(
                 path, device="cpu", dtype=dtype, tokenizer=_placeholder_tokenizer()
             )
-    except (
-        Exception
-    ) as error:  # the boundary to two large libraries: whatever they raise, the user reads one sentence
+    except Exception as error:  # the boundary to two large libraries: whatever they raise, the user reads one sentence
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise PahqError(f"TransformerBridge cannot load {folder} ({reason})") from error
 

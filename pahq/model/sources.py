@@ -70,9 +70,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     local = bool(text) and folder.is_dir()  # Path("") would be the current folder
     embedded = isinstance(source, str) and text in embedded_models()
     if revision is not None and (embedded or local):
-        raise PahqError(
-            f"a revision belongs to a hub name; {text!r} is {'embedded' if embedded else 'a folder'}"
-        )
+        raise PahqError(f"a revision belongs to a hub name; {text!r} is {'embedded' if embedded else 'a folder'}")
     if embedded:
         return Source("embedded", text, models_folder() / text)
     if local:
@@ -216,26 +214,18 @@ def _fetch(name: str, revision: str) -> Path:
     try:
         listed = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
         if not any(re.fullmatch(r"model[^/]*\.safetensors", file.rfilename) for file in listed):
-            raise PahqError(
-                f"hub model {name!r} has no safetensors weights at {revision[:12]}; pickles are not read"
-            )
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*")
-        )
+            raise PahqError(f"hub model {name!r} has no safetensors weights at {revision[:12]}; pickles are not read")
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*"))
     except PahqError:
         raise
     except OfflineModeIsEnabled:
-        raise PahqError(
-            f"hub model {name!r} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
-        ) from None
+        raise PahqError(f"hub model {name!r} is not in the cache, and HF_HUB_OFFLINE forbids fetching it") from None
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()
         raise PahqError(
             f"the hub refused {name!r} at revision {revision[:12]} ({reason[0] if reason else error!r})"
         ) from None
-    except (
-        Exception
-    ) as error:  # no network shows in many ways: name resolution, proxies, time-outs, broken transfers
+    except Exception as error:  # no network shows in many ways: name resolution, proxies, time-outs, broken transfers
         raise PahqError(
             f"hub model {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__})"
         ) from None

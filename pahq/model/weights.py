@@ -56,17 +56,13 @@ class ModelConfig(BaseModel):
         if self.positions == "rotary" and self.d_head % 2:
             raise ValueError("rotary positions need an even d_head")
         if self.tied_embedding and self.d_vocab != self.d_vocab_out:
-            raise ValueError(
-                f"a tied embedding has one vocabulary, not {self.d_vocab} in and {self.d_vocab_out} out"
-            )
+            raise ValueError(f"a tied embedding has one vocabulary, not {self.d_vocab} in and {self.d_vocab_out} out")
         return self
 
     def shape(self, *, split_embed: bool = False) -> ModelShape:
         """The graph's view of this model; ``split_embed`` needs learned positions."""
         if split_embed and self.positions != "learned":
-            raise PahqError(
-                f"model {self.name!r} has no position embedding to split from the token embedding"
-            )
+            raise PahqError(f"model {self.name!r} has no position embedding to split from the token embedding")
         return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed)
 
 
@@ -201,9 +197,7 @@ def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> N
     shapes = tensor_shapes(config)
     surplus = sorted(set(found) - set(shapes))
     if surplus:
-        raise PahqError(
-            f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)"
-        )
+        raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
     for name, shape in shapes.items():
         if name not in found:
             if not name.endswith(_OPTIONAL):

@@ -1,4 +1,4 @@
-"""The suffix engine must be the reference engine: same decisions, same order, same effects, for everything it claims."""
+"""The suffix engine must be the reference engine: same decisions, same order, same effects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ problems = st.fixed_dictionaries(
 searches = st.fixed_dictionaries(
     {
         "threshold": st.floats(-4, 0).map(lambda power: 10**power),
-        "order": st.builds(Order, st.sampled_from(["descending", "ascending"]), st.sampled_from(["nearest", "farthest"])),
+        "order": st.builds(
+            Order, st.sampled_from(["descending", "ascending"]), st.sampled_from(["nearest", "farthest"])
+        ),
         "absolute": st.booleans(),
     }
 )

@@ -61,10 +61,7 @@ def random_model(change: dict[str, Any]) -> Model:
     shapes = tensor_shapes(config)
     return model_from_tensors(
         config,
-        {
-            name: 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
-            for name, shape in shapes.items()
-        },
+        {name: 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()},
     )
 
 
@@ -77,9 +74,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 def test_logits_equal_an_independent_forward(name: str) -> None:
     model = random_model(LEARNED[name])
     config = model.config
-    expected = ORACLE(
-        model.tensors(), TOKENS, causal=config.causal, activation=config.activation, eps=config.eps
-    )
+    expected = ORACLE(model.tensors(), TOKENS, causal=config.causal, activation=config.activation, eps=config.eps)
     assert expected.std() > 0.3
     assert (logits(model, TOKENS) - expected).abs().max() < 1e-10
 
@@ -169,9 +164,7 @@ def test_fixing_one_sender_reaches_all_below_it_alone(model: Model) -> None:
 def test_every_head_reads_its_own_input(model: Model) -> None:
     """A change to head 2's input moves head 2's projection and no other's."""
     config, layer = model.config, model.layers[0]
-    x = torch.randn(
-        config.heads, 2, 6, config.d_model, generator=torch.Generator().manual_seed(2), dtype=torch.float64
-    )
+    x = torch.randn(config.heads, 2, 6, config.d_model, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     patched = x.clone()
     patched[-1] += 1 + torch.arange(config.d_model)  # no constant, which LayerNorm would remove
     before, after = project(config, layer, "q", x), project(config, layer, "q", patched)
@@ -206,9 +199,7 @@ def test_rotation_counts_from_first_and_only_differences_matter() -> None:
     assert (near @ near.T - far @ far.T).abs().max() < 1e-10
     assert (near - far).abs().max() > 0.1
     # By hand: pair (0, 2) of position 2 turns by 2 radians, pair (1, 3) by 2 / base^(1/2).
-    turned = torch.polar(
-        torch.ones(2, dtype=torch.float64), torch.tensor([2.0, 2.0 / 30.0**0.5], dtype=torch.float64)
-    )
+    turned = torch.polar(torch.ones(2, dtype=torch.float64), torch.tensor([2.0, 2.0 / 30.0**0.5], dtype=torch.float64))
     by_hand = torch.complex(x[2, :2], x[2, 2:]) * turned
     assert (near[2] - torch.cat((by_hand.real, by_hand.imag))).abs().max() < 1e-12
 

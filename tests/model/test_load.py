@@ -47,8 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("Mistral", _GROUPED | _THETA | {"sliding_window": None}),
     "qwen2": (
         "Qwen2",
-        _GROUPED
-        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "tie_word_embeddings": True},
+        _GROUPED | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "tie_word_embeddings": True},
     ),
     "qwen3": ("Qwen3", _GROUPED | _THETA | {"head_dim": 8, "num_key_value_heads": 4}),
     "qwen3-grouped-biased": ("Qwen3", _GROUPED | {"head_dim": 10, "attention_bias": True}),
@@ -83,9 +82,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
     generator = torch.Generator().manual_seed(0)
     for name, (family, settings) in CASES.items():
         config = getattr(transformers, f"{family}Config")(**settings)
-        model = getattr(transformers, f"{family}LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")(
-            config
-        )
+        model = getattr(transformers, f"{family}LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")(config)
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 centre = 1.0 if ("norm" in key and key.endswith("weight")) or ".ln_" in key else 0.0
@@ -112,9 +109,7 @@ def test_gpt2_equals_the_bridge_in_float64(checkpoints: dict[str, Checkpoint], n
 
 
 @pytest.mark.parametrize("name", ROTARY)
-def test_rotary_families_equal_an_independent_float64_forward(
-    checkpoints: dict[str, Checkpoint], name: str
-) -> None:
+def test_rotary_families_equal_an_independent_float64_forward(checkpoints: dict[str, Checkpoint], name: str) -> None:
     checkpoint = checkpoints[name]
     model = load_model(checkpoint.folder).to(dtype=torch.float64)
     expected = ORACLE(load_file(checkpoint.folder / "model.safetensors"), checkpoint.config, TOKENS)
@@ -155,9 +150,7 @@ def test_a_sharded_double_precision_checkpoint_without_prefix_loads(
 ) -> None:
     """As the hub's first gpt2 is stored (no ``transformer.``, mask buffers), split in two, in float64."""
     source = checkpoints["gpt2"].folder
-    tensors = {
-        k.removeprefix("transformer."): v.double() for k, v in load_file(source / "model.safetensors").items()
-    }
+    tensors = {k.removeprefix("transformer."): v.double() for k, v in load_file(source / "model.safetensors").items()}
     tensors["h.0.attn.bias"] = torch.ones(1, 1, 16, 16).double()
     shards: dict[str, dict[str, torch.Tensor]] = {"model-1.safetensors": {}, "model-2.safetensors": {}}
     for i, (key, value) in enumerate(tensors.items()):
@@ -201,9 +194,7 @@ def test_a_folder_named_like_an_alias_without_architectures_loads_from_disk(
     assert load_model("gpt2-small").digest == load_model(checkpoints["gpt2"].folder).digest
 
 
-def test_half_precision_checkpoints_load_in_float32(
-    checkpoints: dict[str, Checkpoint], tmp_path: Path
-) -> None:
+def test_half_precision_checkpoints_load_in_float32(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
     source = checkpoints["qwen3"].folder
     halves = {key: value.bfloat16() for key, value in load_file(source / "model.safetensors").items()}
     save_file(halves, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -293,9 +284,7 @@ def test_checkpoints_with_a_missing_tensor_are_refused(
     (tmp_path / "config.json").write_text(json.dumps(checkpoints[name].config))
     for lost in list(tensors)[:: max(1, len(tensors) // 4)]:
         save_file({k: v for k, v in tensors.items() if k != lost}, tmp_path / "model.safetensors")
-        with pytest.raises(
-            PahqError, match=f"lacks the tensor '{lost.split('.', 1)[-1]}'|lacks the tensor '{lost}'"
-        ):
+        with pytest.raises(PahqError, match=f"lacks the tensor '{lost.split('.', 1)[-1]}'|lacks the tensor '{lost}'"):
             load_model(tmp_path)
 
 
@@ -303,28 +292,20 @@ def test_checkpoints_of_another_shape_or_with_more_tensors_are_refused(
     checkpoints: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
     tensors = load_file(checkpoints["llama"].folder / "model.safetensors")
-    (tmp_path / "config.json").write_text(
-        json.dumps(checkpoints["llama"].config | {"num_key_value_heads": 4})
-    )
+    (tmp_path / "config.json").write_text(json.dumps(checkpoints["llama"].config | {"num_key_value_heads": 4}))
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(
-        PahqError, match=r"layers.0.self_attn.k_proj.weight' has shape \[12, 24\]; \[24, 24\]"
-    ):
+    with pytest.raises(PahqError, match=r"layers.0.self_attn.k_proj.weight' has shape \[12, 24\]; \[24, 24\]"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(checkpoints["llama"].config))
     save_file(tensors | {"model.layers.0.adapter": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(PahqError, match=r"has no tensor 'layers.0.adapter' \(1 unexpected"):
         load_model(tmp_path)
-    save_file(
-        tensors | {"model.norm.weight": torch.zeros(24, dtype=torch.int64)}, tmp_path / "model.safetensors"
-    )
+    save_file(tensors | {"model.norm.weight": torch.zeros(24, dtype=torch.int64)}, tmp_path / "model.safetensors")
     with pytest.raises(PahqError, match=r"'model.norm.weight' holds I64"):
         load_model(tmp_path)
 
 
-def test_a_failure_inside_the_bridge_is_one_sentence(
-    checkpoints: dict[str, Checkpoint], monkeypatch: Any
-) -> None:
+def test_a_failure_inside_the_bridge_is_one_sentence(checkpoints: dict[str, Checkpoint], monkeypatch: Any) -> None:
     from transformer_lens.model_bridge import TransformerBridge
 
     def fail(*_: object, **__: object) -> None:

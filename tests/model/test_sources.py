@@ -35,9 +35,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENS = torch.tensor([[0, 3, 1]])
 
 
-def tiny(
-    config: ModelConfig = CONFIG, vocabulary: tuple[str, ...] | None = ("a", "b", "ü", "the end")
-) -> Model:
+def tiny(config: ModelConfig = CONFIG, vocabulary: tuple[str, ...] | None = ("a", "b", "ü", "the end")) -> Model:
     generator = torch.Generator().manual_seed(0)
     shapes = tensor_shapes(config)
     tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -107,9 +105,7 @@ def test_16_bit_weights_load_in_float32_and_64_bit_ones_stay(tmp_path: Path) -> 
     assert load_model(tmp_path / "double").W_E.dtype == torch.float64
 
 
-def test_an_embedded_name_comes_before_a_folder(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_embedded_name_comes_before_a_folder(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_model("tiny").digest == sha256(package / "tiny" / "model.safetensors")
@@ -128,9 +124,7 @@ def test_embedded_models_load_and_match_their_checksums(name: str) -> None:
     assert torch.isfinite(logits(model, torch.zeros(1, 2, dtype=torch.long))).all()
 
 
-def test_our_models_load_without_transformers_and_a_cached_commit_without_network(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_our_models_load_without_transformers_and_a_cached_commit_without_network(folder: Path, tmp_path: Path) -> None:
     """Embedded names, folders of ours, and a hub commit that the cache holds, in a fresh offline process."""
     cached = tmp_path / "hub" / "models--org--tiny" / "snapshots" / COMMIT
     save_model(tiny(), cached)
@@ -237,9 +231,7 @@ def test_a_broken_folder_is_one_sentence(folder: Path, fault: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "fault", ["wrong shape", "a layer too many", "weights of integers", "vocabulary too short"]
-)
+@pytest.mark.parametrize("fault", ["wrong shape", "a layer too many", "weights of integers", "vocabulary too short"])
 def test_what_the_header_tells_is_refused_before_weights_are_read(
     folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,9 +286,7 @@ def test_a_name_that_leads_nowhere_is_one_sentence(package: Path, fault: str) ->
 
 @pytest.mark.parametrize("device", ["tpu", "gpu", "cuda:99", "meta", "cpu:1"])
 def test_an_unknown_device_is_refused_before_anything_else(device: str) -> None:
-    with pytest.raises(
-        PahqError, match=f"device '{device}' is not available on this machine; available: cpu"
-    ):
+    with pytest.raises(PahqError, match=f"device '{device}' is not available on this machine; available: cpu"):
         load_model("/no/such/folder", device=device)
 
 
@@ -341,13 +331,9 @@ def test_a_hub_model_is_fetched_at_its_commit(folder: Path, monkeypatch: pytest.
     assert hub.fetched == 1
 
 
-def test_a_repository_of_pickles_is_refused_before_it_is_fetched(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repository_of_pickles_is_refused_before_it_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(folder, ["config.json", "pytorch_model.bin", "onnx/model.safetensors"]).install(monkeypatch)
-    with pytest.raises(
-        PahqError, match="'org/old' has no safetensors weights at 0123456789ab; pickles are not read"
-    ):
+    with pytest.raises(PahqError, match="'org/old' has no safetensors weights at 0123456789ab; pickles are not read"):
         load_model("org/old", revision=COMMIT)
     assert hub.fetched == 0
 
@@ -356,9 +342,7 @@ def test_an_unreachable_hub_is_one_sentence(folder: Path, monkeypatch: pytest.Mo
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     Hub(folder, [], ConnectionError("name resolution\nfailed")).install(monkeypatch)
-    with pytest.raises(
-        PahqError, match=r"not in the cache and the hub cannot be reached \(ConnectionError\)$"
-    ):
+    with pytest.raises(PahqError, match=r"not in the cache and the hub cannot be reached \(ConnectionError\)$"):
         load_model("org/tiny", revision=COMMIT)
     Hub(folder, [], OfflineModeIsEnabled("offline")).install(monkeypatch)
     with pytest.raises(PahqError, match="not in the cache, and HF_HUB_OFFLINE forbids fetching it"):

@@ -63,9 +63,7 @@ def _attention(
         z = []
         for head in range(heads):
             q, shared = part("q", head, p), head // (heads // groups)
-            scores = torch.stack(
-                [torch.dot(q, keys[shared][other]) / math.sqrt(d_head) for other in range(p + 1)]
-            )
+            scores = torch.stack([torch.dot(q, keys[shared][other]) / math.sqrt(d_head) for other in range(p + 1)])
             pattern = scores.exp() / scores.exp().sum()
             z.append(sum(pattern[other] * values[shared][other] for other in range(p + 1)))
         update = weights[block + "self_attn.o_proj.weight"] @ torch.cat(z)

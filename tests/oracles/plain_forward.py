@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 
-def logits(
-    tensors: Mapping[str, Tensor], tokens: Tensor, *, causal: bool, activation: str, eps: float
-) -> Tensor:
+def logits(tensors: Mapping[str, Tensor], tokens: Tensor, *, causal: bool, activation: str, eps: float) -> Tensor:
     """[batch, pos, vocab] logits in float64."""
     weights = {name: tensor.to(torch.float64) for name, tensor in tensors.items()}
     return torch.stack([_one(weights, row.tolist(), causal, activation, eps) for row in tokens])
@@ -43,10 +41,7 @@ def _attention(
     heads, _, d_head = weights[block + "attn.W_Q"].shape
     for head in range(heads):
         q, k, v = (
-            [
-                x @ weights[f"{block}attn.W_{letter}"][head] + weights[f"{block}attn.b_{letter}"][head]
-                for x in normed
-            ]
+            [x @ weights[f"{block}attn.W_{letter}"][head] + weights[f"{block}attn.b_{letter}"][head] for x in normed]
             for letter in "QKV"
         )
         for p in range(len(stream)):
@@ -73,7 +68,4 @@ def _norm(weights: Mapping[str, Tensor], name: str, x: Tensor, eps: float) -> Te
     if f"{name}.w" not in weights:
         return x
     centred = x - x.sum() / len(x)
-    return (
-        centred / torch.sqrt((centred * centred).sum() / len(x) + eps) * weights[f"{name}.w"]
-        + weights[f"{name}.b"]
-    )
+    return centred / torch.sqrt((centred * centred).sum() / len(x) + eps) * weights[f"{name}.w"] + weights[f"{name}.b"]

@@ -31,9 +31,7 @@ class CleanRun:
         self.z = [attend(config, at["q"], at["k"], at["v"]) for at in run.projections]
         self.resid_pre, self.resid_mid, self.final = run.resid_pre, run.resid_mid, run.final
         graph = problem.graph
-        self.mlp = {
-            node.layer: run.senders[i].clone() for i, node in enumerate(graph.senders) if node.kind == "mlp"
-        }
+        self.mlp = {node.layer: run.senders[i].clone() for i, node in enumerate(graph.senders) if node.kind == "mlp"}
 
 
 def scale_of(config: ModelConfig, second_moment: Tensor) -> Tensor:
@@ -69,7 +67,7 @@ class Gram:
         return senders * senders * batch * positions * 8
 
     def with_residual(self, layer: int, senders: int) -> tuple[Tensor, Tensor]:
-        """Inner products of a layer's clean residual with itself [batch, pos] and with each sender [sender, batch, pos].
+        """Inner products of a layer's clean residual with itself and with each sender: [batch, pos], [sender, ...].
 
         Made once for all inputs of a layer.
         """

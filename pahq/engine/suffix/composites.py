@@ -81,7 +81,9 @@ class Composites:
         x: Float[Tensor, "trial batch pos d_model"],
     ) -> Float[Tensor, "trial batch pos d_model"]:
         """The MLP's output for the new input ``x``, given its product with the weights."""
-        assert weights.W_in is not None and weights.W_out is not None and weights.b_in is not None
+        assert weights.W_in is not None
+        assert weights.W_out is not None
+        assert weights.b_in is not None
         if self._config.norm != "none":
             second = centred(self._config, x).square().mean(-1, keepdim=True)
             product = product * scale_of(self._config, second)
@@ -91,11 +93,10 @@ class Composites:
             hidden = activation(hidden)
         else:
             hidden = hidden * activation(product[..., width:] + self._shift(weights, weights.W_gate))
+        assert weights.b_out is not None
         out: Tensor = hidden @ weights.W_out + weights.b_out
         return out
 
     @staticmethod
     def _shift(weights: LayerWeights, matrix: Tensor) -> Tensor | float:
         return 0.0 if weights.ln2_b is None else weights.ln2_b @ matrix
-
-

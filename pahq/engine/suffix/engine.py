@@ -9,6 +9,7 @@ again (``wave``), at the positions that still matter (``state``), and a head's i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,7 +62,9 @@ class SuffixEngine:
         composites: bool = True,
     ) -> None:
         if problem.focus in ("sender", "both"):
-            raise PahqError(f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)")
+            raise PahqError(
+                f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)"
+            )
         self.problem = problem
         self._rows, self._widest = rows, widest
         with torch.no_grad():
@@ -137,7 +140,7 @@ class SuffixEngine:
     # ---- stages: which receivers are being tested
 
     def _enter(self, edge: int) -> None:
-        """Move on to the stage of ``edge``, through every stage on the way (none may be skipped: resuming relies on it)."""
+        """Move on to the stage of ``edge``, through every stage on the way: resuming may skip whole stages."""
         tested = self.graph.edges[edge]
         receiver = tested.receiver
         wanted = self._stages.index((receiver.kind, receiver.layer, receiver.letter, tested.direct))
@@ -245,9 +248,12 @@ class SuffixEngine:
                 if state.need[first + head] != NOWHERE:
                     z = wave.attend(layer, head, {receiver: projections})
                     wave.set_head(layer, head, by_trial(z, at_need(state.z[layer][head], state.need[first + head])))
-            wave.write(lambda j, at=head_input, sets=sets, r=receiver: self._take_senders(r, at, sets[j]))
+            wave.write(partial(self._take_trial, receiver, head_input, sets))
 
-    def _take_senders(self, receiver: Receiver, head_input: HeadInput, senders: tuple[int, ...]) -> None:
+    def _take_trial(
+        self, receiver: Receiver, head_input: HeadInput, sets: Sequence[tuple[int, ...]], trial: int
+    ) -> None:
+        senders = sets[trial]
         if senders:
             head_input.remove(senders)
             gone = at_need(self._clean.difference, self._state.receiver_need(receiver))[list(senders)]
@@ -291,7 +297,9 @@ class SuffixEngine:
         changed = self._focus ^ wanted
         for layer in sorted({layer for layer, _ in changed}, reverse=True):
             before = self._weights(layer)
-            self._focus = frozenset(at for at in self._focus if at[0] != layer) | {at for at in wanted if at[0] == layer}
+            self._focus = frozenset(at for at in self._focus if at[0] != layer) | {
+                at for at in wanted if at[0] == layer
+            }
             self._change_weights(layer, sorted(group for at, group in changed if at == layer), before)
 
     def _change_weights(self, layer: int, groups: Sequence[int], before: LayerWeights) -> None:

@@ -56,7 +56,7 @@ class PlainInputs:
         receiver, config = self._receiver, self._state.clean.config
         flat = x.flatten(0, 1)[None]
         out = project(config, self._weights, receiver.letter, flat, first=start, rows=[receiver.head])
-        return out[0].unflatten(0, x.shape[:2])
+        return out[0].view(*x.shape[:2], *out.shape[2:])
 
     def remove(self, senders: Sequence[int]) -> None:
         gone = at_need(self._state.clean.difference, self._need)[list(senders)]
@@ -117,5 +117,3 @@ class LinearInputs:
             self._square = self._squares(sorted(gone), selection)[0]
             self._cross = self._cross - self._gram[:, gone].sum(1)
         self._current = self._current - self._parts[gone].sum(0)
-
-

@@ -1,9 +1,9 @@
 """The loss of many trials from their final residual streams, at the least cost each objective allows.
 
-KL(clean || patched) needs no log-probabilities of the vocabulary: with p the clean distribution, x the patched and x0 the
-clean normed residual, KL = logsumexp(x W_U + b) - logsumexp(x0 W_U + b) - (x - x0) . (W_U p). The vocabulary is walked in
-tiles that stay in cache, and the dot product is taken in float64, since it cancels against the logsumexp. Differences of
-logits need the columns they name and no others.
+KL(clean || patched) needs no log-probabilities of the vocabulary. With p the clean distribution, x the patched normed
+residual, KL = sum(p log p) + logsumexp(x W_U + b) - x . (W_U p) - b . p. The vocabulary is walked in tiles that stay in
+cache, and the dot product is taken in float64, since it cancels against the logsumexp. Differences of logits need the
+columns they name and no others.
 """
 
 from __future__ import annotations

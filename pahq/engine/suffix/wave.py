@@ -137,7 +137,7 @@ class Wave:
         start = 0 if need == EVERYWHERE else state.clean.z[layer].shape[-2] - 1
         rows = [receiver.head for receiver in receivers]
         flat = project(state.clean.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
-        values = flat.unflatten(1, x.shape[1:3])
+        values = flat.view(*x.shape[:3], *flat.shape[2:])
         for i, receiver in enumerate(receivers):
             self.set_input(receiver, x[i])
             self.set_projection(receiver, values[i])
