@@ -24,9 +24,12 @@ export MPLBACKEND := Agg
 setup: $(STAMP)
 
 $(STAMP): requirements.lock requirements-torch.txt pyproject.toml
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUPPORTED)'; then \
-		echo "make: pahq needs Python 3.11 or 3.12, and $(or $(PYTHON),no python3.11, python3.12 or python3) is neither;" \
-			"name one with 'make PYTHON=/path/to/python3.11'" >&2; exit 1; fi
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: pahq needs Python 3.11 or 3.12, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
+		exit 1; fi
+	@if ! $(PYTHON) -c '$(SUPPORTED)'; then \
+		echo "make: pahq needs Python 3.11 or 3.12, and $(PYTHON) is neither; name one with 'make PYTHON=...'" >&2; \
+		exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
@@ -44,7 +47,7 @@ test: $(STAMP)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 nano: $(STAMP)
 	$(BIN)/python -m pahq.nano --out pahq/data/models/nano

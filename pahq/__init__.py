@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pahq.api import Found, acdc, prompts
     from pahq.cell import run_cell
     from pahq.circuit import Circuit
     from pahq.config import CellConfig, RunConfig, parse_config
@@ -23,14 +24,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "CellConfig": "pahq.config",
     "Circuit": "pahq.circuit",
+    "Found": "pahq.api",
     "Graph": "pahq.graph",
     "ModelShape": "pahq.graph",
     "PahqError": "pahq.errors",
     "RunConfig": "pahq.config",
+    "acdc": "pahq.api",
     "build_graph": "pahq.graph",
     "cells": "pahq.experiment",
     "load_model": "pahq.model",
     "parse_config": "pahq.config",
+    "prompts": "pahq.api",
     "read_result": "pahq.results",
     "run_cell": "pahq.cell",
 }
@@ -38,15 +42,18 @@ _HOMES = {
 __all__ = [
     "CellConfig",
     "Circuit",
+    "Found",
     "Graph",
     "ModelShape",
     "PahqError",
     "RunConfig",
     "__version__",
+    "acdc",
     "build_graph",
     "cells",
     "load_model",
     "parse_config",
+    "prompts",
     "read_result",
     "run_cell",
 ]

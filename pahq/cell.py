@@ -34,6 +34,7 @@ from pahq.results import (
     read_journal,
     read_json,
     read_result,
+    sole_writer,
     write_json,
 )
 from pahq.search.acdc import Decision, acdc, circuit_of, margin
@@ -57,6 +58,13 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     folder = cell_folder(run.root, cell.id)
     if is_done(folder):
         return SearchResult(folder, read_result(folder))
+    with sole_writer(folder):
+        if is_done(folder):  # finished by another process while this one came here
+            return SearchResult(folder, read_result(folder))
+        return _compute(cell, run, folder)
+
+
+def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
     memory = PeakMemory(run.device)

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +86,18 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise PahqError(f"{folder / 'result.json'} is not a result of schema {SCHEMA}")
     return values
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a cell's folder for this process; PahqError if another process is computing the cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PahqError(f"another process is computing the cell in {folder}; wait for it or stop it") from None
+        yield  # the kernel lets go when the file closes, be it by a kill
 
 
 def is_done(folder: Path) -> bool:

@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_cell_leaves_its_files(finished: Path) -> None:
     cell = make()
     assert finished == cell_folder(finished.parents[2], cell.id)
-    names = {path.name for path in finished.iterdir()}
+    names = {path.name for path in finished.glob("[!.]*")}
     assert names == {"config.json", "provenance.json", "decisions.jsonl", "circuit.json", "result.json"}
     assert CellConfig(**json.loads((finished / "config.json").read_text())) == cell
 
@@ -225,13 +225,13 @@ def test_the_journal_of_another_run_is_refused(
         (folder / file).write_bytes((finished / file).read_bytes())
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    before = {file: file.read_bytes() for file in folder.iterdir()}
+    before = {file: file.read_bytes() for file in folder.glob("[!.]*")}
     with pytest.raises(
         PahqError, match=rf"holds the journal of another run \({name} differs\); move it away"
     ) as caught:
         run_cell(make(), run_in(tmp_path))
     assert "\n" not in str(caught.value)
-    assert before == {file: file.read_bytes() for file in folder.iterdir()}
+    assert before == {file: file.read_bytes() for file in folder.glob("[!.]*")}
 
 
 def test_a_journal_whose_tests_are_another_searchs_is_refused(tmp_path: Path, finished: Path) -> None:

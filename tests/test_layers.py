@@ -22,7 +22,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
     ("tasks", "precision", "published"),
     ("engine",),
     ("search",),
-    ("cell", "tracking", "analysis", "recorded", "verify", "nano"),
+    ("cell", "tracking", "analysis", "recorded", "verify", "nano", "api"),
     ("experiment",),
     ("__main__",),
 )

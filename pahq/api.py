@@ -1,0 +1,126 @@
+"""The library in three lines: a model, prompts of your own, a circuit.
+
+model = pahq.load_model("nano")
+prompts = pahq.prompts(model, clean=[...], corrupted=[...], answer=[...])
+found = pahq.acdc(model, prompts, threshold=0.01)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pahq.cell import start_search
+from pahq.circuit import Circuit
+from pahq.config import PrecisionConfig
+from pahq.engine.problem import build_problem
+from pahq.errors import PahqError
+from pahq.model.weights import Model
+from pahq.search.acdc import Decision, circuit_of
+from pahq.search.order import Order
+from pahq.tasks.task import Prompts, Task, encode, last_items, stack_rows
+
+Text = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Tensor
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search: its circuit, and every decision in order."""
+
+    circuit: Circuit
+    decisions: tuple[Decision, ...]
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the kept edges, as ``a3.h2->a5.h1<q>``."""
+        return self.circuit.edges
+
+
+def prompts(
+    model: Model,
+    clean: Text,
+    corrupted: Text,
+    *,
+    answer: Text | None = None,
+    wrong: Text | None = None,
+) -> Prompts:
+    """Prompt pairs of your own, read at the last position.
+
+    Each prompt is a string of words or a list of words (models with a word-level vocabulary), or a row of token ids.
+    ``answer`` and ``wrong``, one word or id each, allow the metrics nll and logit_diff. Raises PahqError naming the
+    prompt whose length differs or whose word the model lacks.
+    """
+    pair = [_tokens(model, text, what) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
+    targets = {}
+    for name, values in (("answer", answer), ("wrong", wrong)):
+        if values is not None:
+            targets[name] = _single(model, values, name, len(pair[0]))
+    return Prompts(pair[0], pair[1], last_items(*pair[0].shape), targets)
+
+
+def acdc(
+    model: Model,
+    task: Prompts | Task,
+    threshold: float,
+    *,
+    metric: str = "kl",
+    ablation: Literal["corrupted", "zero", "mean"] = "corrupted",
+    precision: PrecisionConfig | None = None,
+    focus: str = "none",
+    split_embed: bool = False,
+    direct_edges: bool = True,
+    absolute: bool = False,
+    order: Order | None = None,
+    engine: str = "suffix",
+    progress: bool = True,
+) -> Found:
+    """ACDC on a model and prompts (a task's search prompts), in the model's dtype on its device.
+
+    ``precision`` and ``focus="receiver"`` make it PAHQ, ``precision`` alone RTN-Q. Writes no file (``pahq.run_cell``
+    does, and resumes). Conmy et al. 2023, algorithm 1.
+    """
+    searched = task.search if isinstance(task, Task) else task
+    with torch.no_grad():
+        problem = build_problem(
+            model,
+            searched,
+            metric=metric,
+            ablation=ablation,
+            split_embed=split_embed,
+            direct_edges=direct_edges,
+            precision=precision,
+            focus=focus,
+        )
+    search = start_search(engine, problem, order or Order(), threshold, absolute=absolute)
+    decisions: list[Decision] = []
+    kept = 0
+    with tqdm(total=len(problem.graph.edges), unit="edge", disable=not progress) as bar:
+        for decision in search:
+            decisions.append(decision)
+            kept += not decision.removed
+            bar.set_postfix(kept=kept, refresh=False)
+            bar.update()
+    return Found(circuit_of(problem.graph, decisions), tuple(decisions))
+
+
+def _tokens(model: Model, text: Text, what: str) -> Tensor:
+    if isinstance(text, Tensor):
+        return text.long()
+    rows: list[list[str | int]] = [row.split() if isinstance(row, str) else list(row) for row in text]  # type: ignore[misc]
+    if rows and rows[0] and isinstance(rows[0][0], int):
+        return stack_rows([[int(token) for token in row] for row in rows], what)
+    return encode(model, [[str(word) for word in row] for row in rows], what)
+
+
+def _single(model: Model, values: Text, what: str, count: int) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = [[value] if isinstance(value, str | int) else value for value in values]  # type: ignore[assignment]
+    tokens = _tokens(model, values, what).flatten()
+    if len(tokens) != count:
+        raise PahqError(f"{len(tokens)} values of {what} for {count} prompts; one word or token id each was expected")
+    return tokens
