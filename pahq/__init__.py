@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pahq.api import Found, acdc, prompts
+    from pahq.api import Found, acdc, prompts, sweep
     from pahq.cell import run_cell
     from pahq.circuit import Circuit
     from pahq.config import CellConfig, RunConfig, parse_config
@@ -37,6 +37,7 @@ _HOMES = {
     "prompts": "pahq.api",
     "read_result": "pahq.results",
     "run_cell": "pahq.cell",
+    "sweep": "pahq.api",
 }
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "prompts",
     "read_result",
     "run_cell",
+    "sweep",
 ]
 
 

@@ -7,23 +7,41 @@ found = pahq.acdc(model, prompts, threshold=0.01)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pahq.cell import start_search
+from pahq.cell import focus_on, start_search
 from pahq.circuit import Circuit
 from pahq.config import PrecisionConfig
-from pahq.engine.problem import build_problem
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
 from pahq.model.weights import Model
 from pahq.search.acdc import Decision, circuit_of
 from pahq.search.order import Order
+from pahq.search.speculate import speculate
+from pahq.search.sweep import sweep as sweep_thresholds
 from pahq.tasks.task import Prompts, Task, encode, last_items, stack_rows
+
+
+class Setting(TypedDict, total=False):
+    """What is searched: metric (default kl), what absent edges carry, precision and focus.
+
+    ``precision`` with ``focus="receiver"`` makes it PAHQ, ``precision`` alone RTN-Q.
+    """
+
+    metric: str
+    ablation: Literal["corrupted", "zero", "mean"]
+    precision: PrecisionConfig | None
+    focus: str
+    split_embed: bool
+    direct_edges: bool
+
 
 Text = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Tensor
 
@@ -68,34 +86,17 @@ def acdc(
     task: Prompts | Task,
     threshold: float,
     *,
-    metric: str = "kl",
-    ablation: Literal["corrupted", "zero", "mean"] = "corrupted",
-    precision: PrecisionConfig | None = None,
-    focus: str = "none",
-    split_embed: bool = False,
-    direct_edges: bool = True,
     absolute: bool = False,
     order: Order | None = None,
     engine: str = "suffix",
     progress: bool = True,
+    **setting: Unpack[Setting],
 ) -> Found:
     """ACDC on a model and prompts (a task's search prompts), in the model's dtype on its device.
 
-    ``precision`` and ``focus="receiver"`` make it PAHQ, ``precision`` alone RTN-Q. Writes no file (``pahq.run_cell``
-    does, and resumes). Conmy et al. 2023, algorithm 1.
+    ``setting``: see ``Setting``. Writes no file (``pahq.run_cell`` does, and resumes). Conmy et al. 2023, algorithm 1.
     """
-    searched = task.search if isinstance(task, Task) else task
-    with torch.no_grad():
-        problem = build_problem(
-            model,
-            searched,
-            metric=metric,
-            ablation=ablation,
-            split_embed=split_embed,
-            direct_edges=direct_edges,
-            precision=precision,
-            focus=focus,
-        )
+    problem = _problem(model, task, setting)
     search = start_search(engine, problem, order or Order(), threshold, absolute=absolute)
     decisions: list[Decision] = []
     kept = 0
@@ -106,6 +107,38 @@ def acdc(
             bar.set_postfix(kept=kept, refresh=False)
             bar.update()
     return Found(circuit_of(problem.graph, decisions), tuple(decisions))
+
+
+def sweep(
+    model: Model,
+    task: Prompts | Task,
+    thresholds: Sequence[float],
+    *,
+    absolute: bool = False,
+    order: Order | None = None,
+    progress: bool = True,
+    **setting: Unpack[Setting],
+) -> dict[float, Found]:
+    """``acdc`` at many thresholds, by threshold; clean values and equal prefixes of decisions are computed once."""
+    problem = _problem(model, task, setting)
+    graph, engine = problem.graph, SuffixEngine(problem)
+
+    def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
+        engine.reset()
+        focus = focus_on(problem)
+        return speculate(engine, order or Order(), threshold, absolute=absolute, focus=focus, done=done)
+
+    found = {}
+    with tqdm(total=len(set(thresholds)), unit="threshold", disable=not progress) as bar:
+        for swept in sweep_thresholds(start, thresholds, absolute=absolute):
+            found[swept.threshold] = Found(circuit_of(graph, swept.decisions), swept.decisions)
+            bar.update()
+    return found
+
+
+def _problem(model: Model, task: Prompts | Task, setting: Setting) -> Problem:
+    with torch.no_grad():
+        return build_problem(model, task.search if isinstance(task, Task) else task, **({"metric": "kl"} | setting))
 
 
 def _tokens(model: Model, text: Text, what: str) -> Tensor:

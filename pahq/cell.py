@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,12 @@ def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
     return model.to(dtype=getattr(torch, cell.engine.dtype)), build_task(cell.task, model, cell.seed)
 
 
+def focus_on(problem: Problem) -> Callable[[int], Focus]:
+    """What runs in full precision while an edge (an index) is under test."""
+    graph = problem.graph
+    return lambda edge: focus_of(graph, graph.edges[edge], problem.focus)
+
+
 def start_search(
     engine: str,
     problem: Problem,
@@ -108,11 +114,7 @@ def start_search(
     done: Sequence[Decision] = (),
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
-    graph = problem.graph
-
-    def focus(edge: int) -> Focus:
-        return focus_of(graph, graph.edges[edge], problem.focus)
-
+    focus = focus_on(problem)
     if engine == "reference":
         return acdc(ReferenceEngine(problem), order, threshold, absolute=absolute, focus=focus, done=done)
     if engine == "suffix":

@@ -11,6 +11,8 @@ import torch
 
 import pahq
 from pahq.config import PrecisionConfig
+from pahq.search.acdc import Decision
+from pahq.search.sweep import common_prefix, sweep
 
 SMALL = runpy.run_path(str(Path(__file__).parent / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
@@ -30,6 +32,35 @@ def test_mixed_precision_through_the_same_door():
     int4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
     found = pahq.acdc(model, random_prompts(model), 0.1, precision=int4, focus="receiver", progress=False)
     assert found.decisions[0].before > 1e-6  # the quantised network is not the clean one
+
+
+@pytest.mark.parametrize("focus", ["none", "receiver"])
+def test_a_sweep_is_its_searches_and_shares_their_prefixes(focus):
+    model = random_model("gpt2")
+    prompts, int8 = random_prompts(model), PrecisionConfig(name="int8", heads="int8", mlp="bf16")
+    thresholds = [0.3, 0.03, 0.1, 0.11]
+    swept = pahq.sweep(model, prompts, thresholds, precision=int8, focus=focus, progress=False)
+    assert list(swept) == sorted(thresholds)
+    for threshold, found in swept.items():
+        alone = pahq.acdc(model, prompts, threshold, precision=int8, focus=focus, progress=False)
+        assert found.edges == alone.edges
+        assert [d.edge for d in found.decisions] == [d.edge for d in alone.decisions]
+        assert max(abs(a.effect - b.effect) for a, b in zip(found.decisions, alone.decisions, strict=True)) < 1e-12
+
+
+def test_prefixes_end_where_thresholds_disagree():
+    taken = [Decision(0, 7, 0.0, 0.05, True), Decision(1, 6, 0.05, 0.30, False), Decision(2, 5, 0.05, 0.07, True)]
+    assert len(common_prefix(taken, 0.1)) == 3
+    assert len(common_prefix(taken, 0.03)) == 0
+    assert len(common_prefix(taken, 0.26)) == 1
+    starts = []
+
+    def start(threshold, done):
+        starts.append((threshold, len(done)))
+        return iter(taken[len(done) :])
+
+    assert [swept.shared for swept in sweep(start, [0.2, 0.1, 0.2])] == [0, 3]
+    assert starts == [(0.1, 0), (0.2, 3)]
 
 
 def test_words_ids_and_tensors_are_the_same_prompts():

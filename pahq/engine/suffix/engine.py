@@ -67,22 +67,29 @@ class SuffixEngine:
             )
         self.problem = problem
         self._rows, self._widest = rows, widest
+        self._positions, self._keep_composites = positions, composites
         with torch.no_grad():
             self._clean = CleanRun(problem)
-            self._state = State(problem, self._clean, positions=positions)
-            self._composites = Composites(self._clean.config) if composites else None
             self._losses = losses_for(problem)
-            self._loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
+            self._clean_loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
             senders, batch, length, _ = self._clean.difference.shape
             wanted = self._clean.config.norm != "none" and Gram.bytes(senders, batch, length) <= gram_bytes
             self._gram = Gram(self._clean) if wanted else None
-        self._settled = len(problem.graph.senders)
-        self._stages, self._at = stages(problem.graph), -1
+        self.measured = 0
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Back to the whole graph. What never changes (clean values, inner products) stays, so a sweep pays once."""
+        self._state = State(self.problem, self._clean, positions=self._positions)
+        self._composites = Composites(self._clean.config) if self._keep_composites else None
+        self._loss = self._clean_loss
+        self._settled = len(self.graph.senders)
+        self._stages, self._at = stages(self.graph), -1
         self._open: dict[Receiver, HeadInput | None] = {}
         self._focus: Focus = NO_FOCUS
         self._wave: Wave | None = None
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
-        self.measured = 0
 
     @property
     def graph(self) -> Graph:
