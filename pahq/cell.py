@@ -72,7 +72,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     _claim(folder, cell, model)
     problem = cell_problem(cell, model, task.search)
     earlier = read_journal(folder / "decisions.jsonl")
-    lines = _search(cell, problem, folder, earlier, progress=run.progress)
+    lines = _search(cell, run, problem, folder, earlier)
     decisions = [_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
@@ -112,21 +112,36 @@ def start_search(
     *,
     absolute: bool = False,
     done: Sequence[Decision] = (),
+    memory_gb: float | None = None,
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
     focus = focus_on(problem)
     if engine == "reference":
+        if memory_gb is not None:
+            raise PahqError("memory_gb is a setting of engine=suffix; engine=reference takes what it takes")
         return acdc(ReferenceEngine(problem), order, threshold, absolute=absolute, focus=focus, done=done)
     if engine == "suffix":
-        return speculate(SuffixEngine(problem), order, threshold, absolute=absolute, focus=focus, done=done)
+        ceiling = None if memory_gb is None else int(memory_gb * 2**30)
+        return speculate(
+            SuffixEngine(problem, memory_bytes=ceiling), order, threshold, absolute=absolute, focus=focus, done=done
+        )
     raise unknown("engine", engine, ENGINES)
 
 
-def search(cell: CellConfig, problem: Problem, done: Sequence[Decision]) -> Iterator[Decision]:
+def search(
+    cell: CellConfig, problem: Problem, done: Sequence[Decision], memory_gb: float | None = None
+) -> Iterator[Decision]:
     """The cell's search, going on after the decisions ``done``."""
     method = cell.method
-    order = Order(method.heads, method.senders)
-    return start_search(cell.engine.name, problem, order, cell.threshold, absolute=method.absolute, done=done)
+    return start_search(
+        cell.engine.name,
+        problem,
+        Order(method.heads, method.senders),
+        cell.threshold,
+        absolute=method.absolute,
+        done=done,
+        memory_gb=memory_gb,
+    )
 
 
 def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
@@ -137,18 +152,18 @@ def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
 
 
 def _search(
-    cell: CellConfig, problem: Problem, folder: Path, earlier: list[JournalLine], *, progress: bool
+    cell: CellConfig, run: RunConfig, problem: Problem, folder: Path, earlier: list[JournalLine]
 ) -> list[JournalLine]:
     """Run the search, journalling each decision; return all lines, earlier ones included."""
     graph = problem.graph
     lines = list(earlier)
     done = [_decision(graph, line) for line in earlier]
     kept = sum(not line.removed for line in lines)
-    bar = tqdm(total=len(graph.edges), initial=len(lines), unit="edge", disable=not progress or None, leave=False)
+    bar = tqdm(total=len(graph.edges), initial=len(lines), unit="edge", disable=not run.progress or None, leave=False)
     with Journal(folder / "decisions.jsonl", lines) as journal, bar:
         bar.set_description(cell.id.rsplit("-", 1)[0])
         clock = time.perf_counter()
-        for decision in search(cell, problem, done):
+        for decision in search(cell, problem, done, run.memory_gb):
             now = time.perf_counter()
             edge = str(graph.edges[decision.edge])
             line = JournalLine(

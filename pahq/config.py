@@ -151,6 +151,7 @@ class RunConfig(_Frozen):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     experiment: str = "adhoc"
     progress: bool = True
+    memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
 
 
 def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:

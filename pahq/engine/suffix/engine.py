@@ -17,6 +17,7 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
+from pahq.engine.suffix.budget import plan
 from pahq.engine.suffix.clean import CleanRun, Gram
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.inputs import HeadInput, LinearInputs, PlainInputs
@@ -46,18 +47,20 @@ def stages(graph: Graph) -> list[Stage]:
 class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
-    ``rows`` and ``widest`` bound a window (rows of the residual stream, trials). ``gram_bytes`` bounds the table of
-    inner products (0: never made). Without ``positions`` every node is computed everywhere, without ``composites``
-    every MLP from its whole input. ``measured`` counts trials.
+    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low). A window is bounded
+    by ``rows`` of the residual stream and ``widest`` trials, the table of inner products by ``gram_bytes`` (0: never
+    made). Without ``positions`` every node is computed everywhere, without ``composites`` every MLP from its whole
+    input. ``measured`` counts trials.
     """
 
     def __init__(
         self,
         problem: Problem,
         *,
-        rows: int = 512,
+        memory_bytes: int | None = None,
+        rows: int | None = None,
         widest: int = 64,
-        gram_bytes: int = 2 << 30,
+        gram_bytes: int | None = None,
         positions: bool = True,
         composites: bool = True,
     ) -> None:
@@ -66,8 +69,11 @@ class SuffixEngine:
                 f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)"
             )
         self.problem = problem
-        self._rows, self._widest = rows, widest
-        self._positions, self._keep_composites = positions, composites
+        self.budget = plan(problem, memory_bytes)
+        self._rows, self._widest = rows or self.budget.rows, widest
+        self._positions, self._keep_composites = positions, composites and self.budget.composites
+        gram_bytes = self.budget.gram_bytes if gram_bytes is None else gram_bytes
+        self._items = problem.prompts.items.to(problem.corrupted.senders.device)
         with torch.no_grad():
             self._clean = CleanRun(problem)
             self._losses = losses_for(problem)
@@ -206,7 +212,7 @@ class SuffixEngine:
         return losses
 
     def _final_losses(self, final: Tensor) -> Tensor:
-        items = self.problem.prompts.items.to(final.device)
+        items = self._items
         positions = items[:, 1] if final.shape[-2] > 1 else torch.zeros_like(items[:, 1])
         return self._losses(final[..., items[:, 0], positions, :])
 

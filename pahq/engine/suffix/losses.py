@@ -78,7 +78,6 @@ class _KlLosses:
         self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [item, d_model]
         self._mean_bias = (probabilities @ model.b_U).double()
         self._has_bias = bool((model.b_U != 0).any())
-        self._by_token = model.W_U.T if model.W_U.T.is_contiguous() else model.W_U.T.contiguous()
         p = probabilities.double()
         self._mass = p.sum(-1)  # 1 but for rounding, which the logsumexp would multiply
         self._entropy = -(p * problem.objective.clean.double()).sum(-1)
@@ -92,14 +91,15 @@ class _KlLosses:
     def _logsumexp(self, normed: Tensor) -> Tensor:
         """Over the vocabulary in tiles, each row's running maximum taken out first, so that nothing overflows."""
         rows = normed.reshape(-1, normed.shape[-1])
-        vocabulary = self._by_token.shape[0]
+        vocabulary = self._model.W_U.shape[1]
         tile = min(vocabulary, max(256, TILE // rows.shape[0]))
         highest = rows.new_full((rows.shape[0], 1), float("-inf"))
         total = rows.new_zeros(rows.shape[0], dtype=torch.float64)
         for start in range(0, vocabulary, tile):
             part = slice(start, start + tile)
-            bias = self._model.b_U[part] if self._has_bias else None
-            logits = torch.nn.functional.linear(rows, self._by_token[part], bias)
+            logits = rows @ self._model.W_U[:, part]
+            if self._has_bias:
+                logits += self._model.b_U[part]
             before, highest = highest, torch.maximum(highest, logits.amax(-1, keepdim=True))
             total *= (before - highest)[:, 0].double().exp()
             total += logits.sub_(highest).exp_().sum(-1)

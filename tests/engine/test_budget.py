@@ -1,0 +1,82 @@
+"""A memory ceiling is kept, and one that is too low says what is needed."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pahq.engine.problem import build_problem
+from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.budget import GIB, plan
+from pahq.errors import PahqError
+from pahq.search.order import Order
+from pahq.search.speculate import speculate
+
+ROOT = Path(__file__).parents[2]
+SMALL = runpy.run_path(str(ROOT / "tests" / "oracles" / "small_models.py"))
+random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+
+MEASURE = """
+import sys
+sys.path.insert(0, "benchmarks")
+from synthetic import Shape, make_model, make_prompts
+from pahq.memory import PeakMemory
+from pahq.engine.problem import build_problem
+from pahq.engine.suffix import SuffixEngine
+from pahq.search.order import Order
+from pahq.search.speculate import speculate
+import torch
+torch.set_num_threads(1)
+torch.ones(64, 64) @ torch.ones(64, 64)
+memory = PeakMemory("cpu")
+shape = Shape(layers=4, heads=8, d_model=256, d_head=32, vocabulary=2003)
+with torch.no_grad():
+    problem = build_problem(make_model(shape), make_prompts(shape, 24), metric="kl")
+ceiling = int(float(sys.argv[1]) * 2**30)
+engine = SuffixEngine(problem, memory_bytes=ceiling)
+decisions = list(speculate(engine, Order(), 0.02))
+taken = hash(tuple((d.edge, d.removed) for d in decisions))
+print(len(decisions), engine.budget.peak_bytes, memory.bytes(), ceiling, taken)
+"""
+
+
+def measured(ceiling_gb: float) -> tuple[int, int, int, int, str]:
+    command = [sys.executable, "-c", MEASURE, str(ceiling_gb)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return int(output[0]), int(output[1]), int(output[2]), int(output[3]), output[4]
+
+
+def test_a_search_stays_below_its_ceiling_and_takes_the_same_decisions():
+    roomy, tight = measured(1.0), measured(0.14)
+    for tests, estimate, peak, ceiling, _ in (roomy, tight):
+        assert tests > 100
+        assert estimate <= ceiling
+        assert peak <= ceiling
+    assert roomy[4] == tight[4]
+    assert tight[1] < roomy[1]
+
+
+def test_too_little_says_how_much_is_needed():
+    model = random_model("gpt2")
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    with pytest.raises(
+        PahqError, match=r"memory_gb=[\d.e-]+ is too little: this search needs at least [\d.]+"
+    ) as caught:
+        SuffixEngine(problem, memory_bytes=int(1e-6 * GIB))
+    found = re.search(r"at least ([\d.]+)", str(caught.value))
+    assert found is not None
+    needed = float(found.group(1)) * 1.01
+    assert list(speculate(SuffixEngine(problem, memory_bytes=int(needed * GIB)), Order(), 0.1))
+
+
+def test_no_ceiling_is_the_fast_setting():
+    model = random_model("gpt2")
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    free, tiny = plan(problem, None), plan(problem, 44 << 20)
+    assert free.rows >= tiny.rows
+    assert free.gram_bytes > 0
