@@ -1,10 +1,9 @@
-"""Time per test against layers, heads, prompts and positions, one varied at a time; and what larger models would take.
+"""Time per test against layers, heads, prompts and positions, one varied at a time.
 
     python benchmarks/scaling.py --out benchmarks/results
 
-Each point is a whole search by the suffix engine on a synthetic model, at the threshold whose kept share is nearest to
-one in a hundred tests. The extrapolation is arithmetic: floating-point operations per test, counted on the largest
-search of the sweep and scaled with the model's sizes, over a measured (2 cores) or stated (H100) rate. It says so.
+Each point is a whole search by the suffix engine on a synthetic model, all at one threshold, so that the share of edges
+kept differs from point to point and is reported with it.
 """
 
 from __future__ import annotations

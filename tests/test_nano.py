@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from random import Random
 
 import pytest
 import torch
@@ -94,3 +95,14 @@ def test_checksums_name_every_embedded_file():
     files = {f"{path.parent.name}/{path.name}": path for path in folder.glob("*/[!.]*")}
     assert set(table) == set(files)
     assert table == {name: file_digest([path]) for name, path in files.items()}
+
+
+def test_docstring_answers_follow_the_signature_not_the_position():
+    """Other arguments documented than in the task, more or fewer of them: a copy from a fixed place would fail."""
+    model, ids = load_model("nano"), {word: i for i, word in enumerate(VOCABULARY)}
+    rng, right = Random(SEED), []
+    for _ in range(200):
+        words, answers = nano.docstring_row(rng)
+        best = logits(model, torch.tensor([[ids[word] for word in words]]))[0].argmax(-1)
+        right += [int(best[at]) == ids[word] for at, word in answers]
+    assert sum(right) / len(right) >= 0.9
