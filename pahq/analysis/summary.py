@@ -92,11 +92,17 @@ def _cost(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _agrees(row: Mapping[str, Any]) -> bool:
+    """Whether nothing speaks against the note: no edge differs from ACDC's, as far as is known."""
+    differing = row["edges_differing"]
+    return bool(pd.isna(differing) or differing == 0)
+
+
 def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame) -> list[str]:
     notes = [row["area_note"]] if row["area_note"] else []
     if is_acdc_by_construction(first) and BY_CONSTRUCTION not in row["area_note"]:
         notes.append(BY_CONSTRUCTION)
-    elif row["method"] != "acdc" and row["start_loss"] < HARMLESS * sweep["threshold"].min():
+    elif row["method"] != "acdc" and row["start_loss"] < HARMLESS * sweep["threshold"].min() and _agrees(row):
         notes.append("rounding hardly changes this model")
     if row["against"] == AGAINST_ACDC and row["method"] == "acdc":
         notes.append("is the reference")

@@ -15,6 +15,7 @@ from pahq.model.weights import Model
 
 GIB = 1 << 30
 ROWS = 512  # of the residual stream in one window, where memory is no matter
+HEAD_LOGITS_BYTES = 256 << 20  # of composite weights into the logits
 GRAM_BYTES = 2 * GIB  # of the table of inner products, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 12
@@ -45,6 +46,7 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     window = size * (rows * (COPIES * d_model + 3 * max(config.d_mlp, d_model)) + TILE)
     gram = Gram.bytes(senders, batch, length) if config.norm != "none" else 0
     composites = CAPACITY * config.d_head * config.d_mlp * (2 if config.gated else 1) * size
+    composites += HEAD_LOGITS_BYTES
     if memory_bytes is None:
         kept = gram if gram <= GRAM_BYTES else 0
         return Budget(ROWS, GRAM_BYTES, True, fixed + kept + composites + window * max(1, ROWS // rows))

@@ -17,11 +17,12 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import plan
+from pahq.engine.suffix.budget import HEAD_LOGITS_BYTES, plan
 from pahq.engine.suffix.clean import CleanRun, Gram
 from pahq.engine.suffix.composites import Composites
+from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import HeadInput, LinearInputs, PlainInputs
-from pahq.engine.suffix.losses import losses_for
+from pahq.engine.suffix.losses import KlLosses, losses_for
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
@@ -89,6 +90,9 @@ class SuffixEngine:
         """Back to the whole graph. What never changes (clean values, inner products) stays, so a sweep pays once."""
         self._state = State(self.problem, self._clean, positions=self._positions)
         self._composites = Composites(self._clean.config) if self._keep_composites else None
+        self._head_logits = None
+        if self._composites is not None and isinstance(self._losses, KlLosses):
+            self._head_logits = HeadLogits(self.problem.store.full, composite_bytes=HEAD_LOGITS_BYTES)
         self._loss = self._clean_loss
         self._settled = len(self.graph.senders)
         self._stages, self._at = stages(self.graph), -1
@@ -206,15 +210,33 @@ class SuffixEngine:
             final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         else:
             final = self._stream_trials(wave, Receiver(kind, layer), trials)
-        losses = self._loss.expand(len(trials)) if final is None else self._final_losses(final).expand(len(trials))
+        losses = (
+            self._loss.expand(len(trials)) if final is None else self._final_losses(final, wave).expand(len(trials))
+        )
         self._wave = wave
         self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
         return losses
 
-    def _final_losses(self, final: Tensor) -> Tensor:
-        items = self._items
-        positions = items[:, 1] if final.shape[-2] > 1 else torch.zeros_like(items[:, 1])
-        return self._losses(final[..., items[:, 0], positions, :])
+    def _final_losses(self, final: Tensor, wave: Wave) -> Tensor:
+        """Losses of new final streams [trial, batch, pos, d_model] by the cheapest exact way."""
+        resid, kept = self._at_items(final), self._head_logits
+        if kept is None:
+            return self._losses(resid)
+        assert isinstance(self._losses, KlLosses)
+        changed = wave.heads_into_logits()
+        if changed is None or not kept.worthwhile(len(changed)):
+            wave.write(lambda j: kept.stale())
+            return self._losses(resid)
+        heads = {sender: (self._at_items(z), output) for sender, (z, output) in changed.items()}
+        current = self._at_items(self._state.inputs[Receiver("logits")])
+        losses = self._losses.from_heads(kept, current, resid, heads)
+        wave.write(lambda j: kept.keep(heads, j))
+        return losses
+
+    def _at_items(self, values: Tensor) -> Tensor:
+        """Rows that the metric reads, from tensors that hold all positions or the last one."""
+        positions = self._items[:, 1] if values.shape[-2] > 1 else torch.zeros_like(self._items[:, 1])
+        return values[..., self._items[:, 0], positions, :]
 
     def _senders(self, trial: Trial, receiver: Receiver) -> tuple[int, ...]:
         """The senders that a trial takes from a receiver, as indices."""
@@ -339,12 +361,15 @@ class SuffixEngine:
                     wave.override(first + head, z @ after.W_O[head] - old)
                     if self._composites is not None:
                         self._composites.forget(first + head)
+                    if self._head_logits is not None:
+                        self._head_logits.forget(first + head)
         final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
+        loss = None if final is None else self._final_losses(final, wave)[0]
         wave.choose(0)
         self._open = dict.fromkeys(self._open)  # projections made by the old weights are made again when asked for
         self._wave, self._answers = None, {}
-        if final is not None:
-            self._loss = self._final_losses(final)[0]
+        if loss is not None:
+            self._loss = loss
 
     def _projection(self, receiver: Receiver, weights: LayerWeights) -> Tensor:
         """A head's current projection, computed from its current input by ``weights``."""

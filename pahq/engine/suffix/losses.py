@@ -8,6 +8,7 @@ columns they name and no others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.problem import Problem
+from pahq.engine.suffix.headlogits import HeadChange, HeadLogits
 from pahq.metrics import Kl, LogitDifference, Margin, Objective
 from pahq.model.forward import normalise
 
@@ -31,7 +33,7 @@ def losses_for(problem: Problem) -> Losses:
     """The cheapest exact evaluation of the problem's objective."""
     objective = problem.objective
     if isinstance(objective, Kl):
-        return _KlLosses(problem)
+        return KlLosses(problem)
     if isinstance(objective, LogitDifference):
         columns = torch.stack((objective.answer, objective.wrong), dim=1)
         return _ColumnLosses(problem, columns)
@@ -68,7 +70,7 @@ class _ColumnLosses:
         return -(logits[..., 0] - logits[..., 1:].amax(-1)).double().mean(-1)
 
 
-class _KlLosses:
+class KlLosses:
     """The identity of the module's text."""
 
     def __init__(self, problem: Problem) -> None:
@@ -83,10 +85,22 @@ class _KlLosses:
         self._entropy = -(p * problem.objective.clean.double()).sum(-1)
 
     def __call__(self, resid: Tensor) -> Tensor:
+        normed = self._normed(resid)
+        return self._loss(normed, self._logsumexp(normed))
+
+    def from_heads(
+        self, kept: HeadLogits, current: Tensor, resid: Tensor, heads: Mapping[int, HeadChange]
+    ) -> Float[Tensor, "trial"]:
+        """The same for streams [trial, item, d_model] that differ from ``current`` [item, d_model] by heads alone."""
+        return self._loss(self._normed(resid), kept.logsumexp(current, resid, heads, TILE))
+
+    def _normed(self, resid: Tensor) -> Tensor:
         model = self._model
-        normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
+        return normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
+
+    def _loss(self, normed: Tensor, logsumexp: Tensor) -> Tensor:
         mean_logit = (normed.double() * self._direction).sum(-1) + self._mean_bias
-        return (self._mass * self._logsumexp(normed) - mean_logit - self._entropy).mean(-1)
+        return (self._mass * logsumexp - mean_logit - self._entropy).mean(-1)
 
     def _logsumexp(self, normed: Tensor) -> Tensor:
         """Over the vocabulary in tiles, each row's running maximum taken out first, so that nothing overflows."""

@@ -171,6 +171,15 @@ class Wave:
         self.set_mlp(layer, kept.output(weights, product, x))
         self.write(lambda j: kept.keep(layer, pick(product, j).clone()))
 
+    def heads_into_logits(self) -> dict[int, tuple[Tensor, Tensor]] | None:
+        """Change of z and W_O of every head that changed the logits' input, or None if anything else did."""
+        logits = Receiver("logits")
+        senders = [sender for sender in self.changes if logits in self.state.children[sender]]
+        if not senders or not all(sender in self._z for sender in senders):
+            return None
+        need = self.state.receiver_need(logits)
+        return {sender: (at_need(self._z[sender], need), self._output(sender)) for sender in senders}
+
     def _output(self, sender: int) -> Float[Tensor, "d_head d_model"]:
         node = self.state.graph.senders[sender]
         return self.weights(node.layer).W_O[node.head]
