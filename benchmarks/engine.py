@@ -42,7 +42,7 @@ IDEAS: dict[str, dict[str, Any]] = {
     "all": {},
     "without speculation": {"widest": 1},
     "without positions": {"positions": False},
-    "without inner products": {"gram_bytes": 0},
+    "without composites": {"composites": False},
 }
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.clean import Gram
 from pahq.engine.suffix.composites import CAPACITY
 from pahq.engine.suffix.losses import TILE
 from pahq.errors import PahqError
@@ -16,19 +15,17 @@ from pahq.model.weights import Model
 GIB = 1 << 30
 ROWS = 512  # of the residual stream in one window, where memory is no matter
 HEAD_LOGITS_BYTES = 256 << 20  # of composite weights into the logits
-GRAM_BYTES = 2 * GIB  # of the table of inner products, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 12
-WORKSPACE = 40 << 20  # what the libraries take on first use: buffers of products, pages of code
+WORKSPACE = 48 << 20  # what the libraries take on first use: buffers of products, pages of code
 SLACK = 1.05
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What an engine may use: rows of a window, bytes of inner products, composite weights; and the estimated peak."""
+    """What an engine may use: rows of a window, composite weights or not; and the estimated peak."""
 
     rows: int
-    gram_bytes: int
     composites: bool
     peak_bytes: int
 
@@ -40,16 +37,14 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     is needed when even one trial at a time does not fit.
     """
     config = problem.store.full.config
-    senders, batch, length, d_model = problem.corrupted.senders.shape
+    _, batch, length, d_model = problem.corrupted.senders.shape
     size, rows = problem.corrupted.senders.element_size(), batch * length
     fixed = _fixed(problem)
     window = size * (rows * (COPIES * d_model + 3 * max(config.d_mlp, d_model)) + TILE)
-    gram = Gram.bytes(senders, batch, length) if config.norm != "none" else 0
     composites = CAPACITY * config.d_head * config.d_mlp * (2 if config.gated else 1) * size
     composites += HEAD_LOGITS_BYTES
     if memory_bytes is None:
-        kept = gram if gram <= GRAM_BYTES else 0
-        return Budget(ROWS, GRAM_BYTES, True, fixed + kept + composites + window * max(1, ROWS // rows))
+        return Budget(ROWS, True, fixed + composites + window * max(1, ROWS // rows))
     left = memory_bytes - fixed - window
     if left < 0:
         needed = (fixed + window) / GIB
@@ -57,13 +52,11 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
             f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {needed:.3g} "
             f"(fewer task.examples need less)"
         )
-    with_gram = 0 < gram <= left
-    left -= gram if with_gram else 0
     with_composites = composites <= left
     left -= composites if with_composites else 0
     trials = min(1 + left // window, max(1, ROWS // rows))
     used = memory_bytes - left + (trials - 1) * window
-    return Budget(max(rows, trials * rows), gram if with_gram else 0, with_composites, used)
+    return Budget(max(rows, trials * rows), with_composites, used)
 
 
 def _fixed(problem: Problem) -> int:
@@ -75,8 +68,7 @@ def _fixed(problem: Problem) -> int:
     weights = sum((full | _storage(problem.store.low)).values())
     stream = rows * d_model * size
     heads = layers * (2 * config.heads + 2 * config.kv_heads) * rows * config.d_head * size
-    # Corrupted senders; clean senders twice while they are stacked; afterwards the differences and a head's table.
-    caches = 3 * senders * stream + senders * rows * config.d_head * size * 2
+    caches = 3 * senders * stream  # corrupted senders; clean ones twice while they are stacked, the differences later
     return WORKSPACE + int(SLACK * (weights + caches + 3 * heads + (6 * layers + 4) * stream))
 
 

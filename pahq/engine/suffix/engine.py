@@ -18,10 +18,10 @@ from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.budget import HEAD_LOGITS_BYTES, plan
-from pahq.engine.suffix.clean import CleanRun, Gram
+from pahq.engine.suffix.clean import CleanRun
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
-from pahq.engine.suffix.inputs import HeadInput, LinearInputs, PlainInputs
+from pahq.engine.suffix.inputs import project_inputs, without
 from pahq.engine.suffix.losses import KlLosses, losses_for
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.wave import Wave
@@ -49,9 +49,8 @@ class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
     ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low). A window is bounded
-    by ``rows`` of the residual stream and ``widest`` trials, the table of inner products by ``gram_bytes`` (0: never
-    made). Without ``positions`` every node is computed everywhere, without ``composites`` every MLP from its whole
-    input. ``measured`` counts trials.
+    by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere,
+    without ``composites`` MLPs and logits from their whole input. ``measured`` counts trials.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class SuffixEngine:
         memory_bytes: int | None = None,
         rows: int | None = None,
         widest: int = 64,
-        gram_bytes: int | None = None,
         positions: bool = True,
         composites: bool = True,
     ) -> None:
@@ -73,15 +71,11 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes)
         self._rows, self._widest = rows or self.budget.rows, widest
         self._positions, self._keep_composites = positions, composites and self.budget.composites
-        gram_bytes = self.budget.gram_bytes if gram_bytes is None else gram_bytes
         self._items = problem.prompts.items.to(problem.corrupted.senders.device)
         with torch.no_grad():
             self._clean = CleanRun(problem)
             self._losses = losses_for(problem)
             self._clean_loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
-            senders, batch, length, _ = self._clean.difference.shape
-            wanted = self._clean.config.norm != "none" and Gram.bytes(senders, batch, length) <= gram_bytes
-            self._gram = Gram(self._clean) if wanted else None
         self.measured = 0
         self.reset()
 
@@ -96,7 +90,7 @@ class SuffixEngine:
         self._loss = self._clean_loss
         self._settled = len(self.graph.senders)
         self._stages, self._at = stages(self.graph), -1
-        self._open: dict[Receiver, HeadInput | None] = {}
+        self._open: list[Receiver] = []
         self._focus: Focus = NO_FOCUS
         self._wave: Wave | None = None
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
@@ -167,7 +161,7 @@ class SuffixEngine:
             for opened in self._open:
                 self._state.close(opened)
             self._at += 1
-            self._wave, self._answers, self._open = None, {}, {}
+            self._wave, self._answers, self._open = None, {}, []
             self._begin(self._stages[self._at])
         self._refocus(edge)
 
@@ -183,13 +177,7 @@ class SuffixEngine:
         for receiver in receivers:
             if not direct and self._state.receiver_need(receiver) != NOWHERE and self._state.online.get(receiver, True):
                 self._state.open(receiver)
-                self._open[receiver] = None
-
-    def _head_input(self, receiver: Receiver) -> HeadInput:
-        weights = self._weights(receiver.layer)
-        if self._gram is None and self._clean.config.norm != "none":
-            return PlainInputs(self._state, receiver, weights)
-        return LinearInputs(self._state, receiver, weights, self._gram)
+                self._open.append(receiver)
 
     def _weights(self, layer: int) -> LayerWeights:
         return self.problem.store.layer(layer, self._focus)
@@ -245,13 +233,7 @@ class SuffixEngine:
 
     def _stream_trials(self, wave: Wave, receiver: Receiver, trials: Sequence[Trial]) -> Tensor | None:
         """Trials at an MLP's input or at the logits."""
-        state, need = self._state, self._state.receiver_need(receiver)
-        gone = at_need(self._clean.difference, need)
-        current = state.inputs[receiver]
-        sets = [self._senders(trial, receiver) for trial in trials]
-        senders = sorted({sender for members in sets for sender in members})
-        selection = current.new_tensor([[float(s in members) for s in senders] for members in sets])
-        x = current - (selection @ gone[senders].flatten(1)).view(len(trials), *gone.shape[1:])
+        x = without(self._state, receiver, [self._senders(trial, receiver) for trial in trials])
         wave.set_input(receiver, x)
         if receiver.kind == "logits":
             return x
@@ -261,38 +243,31 @@ class SuffixEngine:
     def _head_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
         """Trials of Addition edges into inputs of one letter of one layer."""
         state, first = self._state, self._state.first_sender(layer)
-        for receiver, head_input in list(self._open.items()):
+        for receiver in self._open:
             sets = [self._senders(trial, receiver) for trial in trials]
             distinct = sorted(set(sets) - {()})
             if not distinct:
-                self._open[receiver] = None  # done with, or not begun: its table would be the engine's largest
                 continue
-            if head_input is None:
-                head_input = self._open[receiver] = self._head_input(receiver)
+            inputs = without(state, receiver, distinct)
+            projections = project_inputs(state, receiver, self._weights(layer), inputs)
             index = [distinct.index(members) + 1 if members else 0 for members in sets]
-            projections = head_input.project(distinct)
-            old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
             spread = index != list(range(1, len(distinct) + 1))
-            rows = torch.tensor(index, device=old.device)
+            rows = torch.tensor(index, device=inputs.device)
 
             def by_trial(values: Tensor, current: Tensor, rows: Tensor = rows, spread: bool = spread) -> Tensor:
                 return torch.cat((current[None], values))[rows] if spread else values
 
+            old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
             wave.set_projection(receiver, by_trial(projections, old))
             for head in self.graph.shape.query_heads(receiver.letter, receiver.head):
                 if state.need[first + head] != NOWHERE:
                     z = wave.attend(layer, head, {receiver: projections})
                     wave.set_head(layer, head, by_trial(z, at_need(state.z[layer][head], state.need[first + head])))
-            wave.write(partial(self._take_trial, receiver, head_input, sets))
+            wave.write(partial(self._take_input, receiver, inputs, index))
 
-    def _take_trial(
-        self, receiver: Receiver, head_input: HeadInput, sets: Sequence[tuple[int, ...]], trial: int
-    ) -> None:
-        senders = sets[trial]
-        if senders:
-            head_input.remove(senders)
-            gone = at_need(self._clean.difference, self._state.receiver_need(receiver))[list(senders)]
-            self._state.inputs[receiver] = self._state.inputs[receiver] - gone.sum(0)
+    def _take_input(self, receiver: Receiver, inputs: Tensor, index: Sequence[int], trial: int) -> None:
+        if index[trial]:
+            self._state.inputs[receiver] = inputs[index[trial] - 1].clone()
 
     def _direct_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
         """Trials of Direct edges of one letter of one layer: the projection takes its ablated value."""
@@ -366,7 +341,6 @@ class SuffixEngine:
         final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         loss = None if final is None else self._final_losses(final, wave)[0]
         wave.choose(0)
-        self._open = dict.fromkeys(self._open)  # projections made by the old weights are made again when asked for
         self._wave, self._answers = None, {}
         if loss is not None:
             self._loss = loss
@@ -378,5 +352,4 @@ class SuffixEngine:
             return at_need(self._ablated(receiver), need)
         x = state.inputs.get(receiver)
         x = at_need(state.clean_input(receiver), need) if x is None else x
-        start = 0 if need == EVERYWHERE else self._clean.difference.shape[-2] - 1
-        return project(self._clean.config, weights, receiver.letter, x[None], first=start, rows=[receiver.head])[0]
+        return project_inputs(state, receiver, weights, x[None])[0]
