@@ -9,7 +9,6 @@ again (``wave``), at the positions that still matter (``state``), and a head's i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,14 +20,15 @@ from pahq.engine.suffix.budget import HEAD_LOGITS_BYTES, plan
 from pahq.engine.suffix.clean import CleanRun
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
-from pahq.engine.suffix.inputs import project_inputs, without
+from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.losses import KlLosses, losses_for
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
+from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
 from pahq.graph import Graph, Receiver
 from pahq.metrics import gather_items
-from pahq.model.forward import mlp, project
+from pahq.model.forward import project
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
@@ -192,12 +192,12 @@ class SuffixEngine:
             return self._loss.expand(len(trials))
         if kind == "head":
             if direct:
-                self._direct_trials(wave, layer, trials)
+                direct_trials(wave, layer, trials, self._ablated)
             else:
-                self._head_trials(wave, layer, trials)
+                addition_trials(wave, layer, self._open, trials)
             final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         else:
-            final = self._stream_trials(wave, Receiver(kind, layer), trials)
+            final = stream_trials(wave, Receiver(kind, layer), trials)
         losses = (
             self._loss.expand(len(trials)) if final is None else self._final_losses(final, wave).expand(len(trials))
         )
@@ -225,68 +225,6 @@ class SuffixEngine:
         """Rows that the metric reads, from tensors that hold all positions or the last one."""
         positions = self._items[:, 1] if values.shape[-2] > 1 else torch.zeros_like(self._items[:, 1])
         return values[..., self._items[:, 0], positions, :]
-
-    def _senders(self, trial: Trial, receiver: Receiver) -> tuple[int, ...]:
-        """The senders that a trial takes from a receiver, as indices."""
-        incoming = self.graph.incoming(receiver)
-        return tuple(sorted(edge - incoming[0] for edge in trial.removed if edge in incoming))
-
-    def _stream_trials(self, wave: Wave, receiver: Receiver, trials: Sequence[Trial]) -> Tensor | None:
-        """Trials at an MLP's input or at the logits."""
-        x = without(self._state, receiver, [self._senders(trial, receiver) for trial in trials])
-        wave.set_input(receiver, x)
-        if receiver.kind == "logits":
-            return x
-        wave.set_mlp(receiver.layer, mlp(self._clean.config, self._weights(receiver.layer), x))
-        return wave.run(receiver.layer + 1, heads_from=receiver.layer + 1, mlp_from=receiver.layer + 1)
-
-    def _head_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
-        """Trials of Addition edges into inputs of one letter of one layer."""
-        state, first = self._state, self._state.first_sender(layer)
-        for receiver in self._open:
-            sets = [self._senders(trial, receiver) for trial in trials]
-            distinct = sorted(set(sets) - {()})
-            if not distinct:
-                continue
-            inputs = without(state, receiver, distinct)
-            projections = project_inputs(state, receiver, self._weights(layer), inputs)
-            index = [distinct.index(members) + 1 if members else 0 for members in sets]
-            spread = index != list(range(1, len(distinct) + 1))
-            rows = torch.tensor(index, device=inputs.device)
-
-            def by_trial(values: Tensor, current: Tensor, rows: Tensor = rows, spread: bool = spread) -> Tensor:
-                return torch.cat((current[None], values))[rows] if spread else values
-
-            old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
-            wave.set_projection(receiver, by_trial(projections, old))
-            for head in self.graph.shape.query_heads(receiver.letter, receiver.head):
-                if state.need[first + head] != NOWHERE:
-                    z = wave.attend(layer, head, {receiver: projections})
-                    wave.set_head(layer, head, by_trial(z, at_need(state.z[layer][head], state.need[first + head])))
-            wave.write(partial(self._take_input, receiver, inputs, index))
-
-    def _take_input(self, receiver: Receiver, inputs: Tensor, index: Sequence[int], trial: int) -> None:
-        if index[trial]:
-            self._state.inputs[receiver] = inputs[index[trial] - 1].clone()
-
-    def _direct_trials(self, wave: Wave, layer: int, trials: Sequence[Trial]) -> None:
-        """Trials of Direct edges of one letter of one layer: the projection takes its ablated value."""
-        state, first = self._state, self._state.first_sender(layer)
-        receivers = {self.graph.edges[edge].receiver: edge for trial in trials for edge in trial.removed}
-        for receiver, edge in receivers.items():
-            need = state.receiver_need(receiver)
-            if need == NOWHERE:
-                continue
-            taken = torch.tensor([edge in trial.removed for trial in trials], device=self._clean.difference.device)
-            choice = taken[:, None, None, None]
-            ablated = at_need(self._ablated(receiver), need)[None]
-            old = at_need(state.projections[layer][receiver.letter][receiver.head], need)[None]
-            wave.set_projection(receiver, torch.where(choice, ablated, old))
-            for head in self.graph.shape.query_heads(receiver.letter, receiver.head):
-                if state.need[first + head] != NOWHERE:
-                    z = wave.attend(layer, head, {receiver: ablated})
-                    current = at_need(state.z[layer][head], state.need[first + head])[None]
-                    wave.set_head(layer, head, torch.where(choice, z, current))
 
     def _ablated(self, receiver: Receiver) -> Tensor:
         """A projection's value in the ablated run, by the weights under the current focus."""

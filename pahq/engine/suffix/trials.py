@@ -1,0 +1,94 @@
+"""Where a wave starts: what each trial changes at the receivers under test, by kind of edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.engine.base import Trial
+from pahq.engine.suffix.inputs import project_inputs, without
+from pahq.engine.suffix.state import NOWHERE, State, at_need
+from pahq.engine.suffix.wave import Wave
+from pahq.graph import Graph, Receiver
+from pahq.model.forward import mlp
+
+
+def stream_trials(
+    wave: Wave, receiver: Receiver, trials: Sequence[Trial]
+) -> Float[Tensor, "trial batch pos d_model"] | None:
+    """Trials at an MLP's input or at the logits, carried to the end: the final streams, or None if none changed."""
+    state = wave.state
+    x = without(state, receiver, [senders_taken(state.graph, trial, receiver) for trial in trials])
+    wave.set_input(receiver, x)
+    if receiver.kind == "logits":
+        return x
+    wave.set_mlp(receiver.layer, mlp(state.clean.config, wave.weights(receiver.layer), x))
+    return wave.run(receiver.layer + 1, heads_from=receiver.layer + 1, mlp_from=receiver.layer + 1)
+
+
+def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: Sequence[Trial]) -> None:
+    """Trials of Addition edges into head inputs of one letter of one layer."""
+    state, first = wave.state, wave.state.first_sender(layer)
+    for receiver in opened:
+        sets = [senders_taken(state.graph, trial, receiver) for trial in trials]
+        distinct = sorted(set(sets) - {()})
+        if not distinct:
+            continue
+        inputs = without(state, receiver, distinct)
+        projections = project_inputs(state, receiver, wave.weights(layer), inputs)
+        index = [distinct.index(members) + 1 if members else 0 for members in sets]
+        by_trial = _Spread(index, inputs.device)
+        old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
+        wave.set_projection(receiver, by_trial(projections, old))
+        for head in state.graph.shape.query_heads(receiver.letter, receiver.head):
+            need = state.need[first + head]
+            if need != NOWHERE:
+                z = wave.attend(layer, head, {receiver: projections})
+                wave.set_head(layer, head, by_trial(z, at_need(state.z[layer][head], need)))
+        wave.write(partial(_take_input, state, receiver, inputs, index))
+
+
+class _Spread:
+    """Rows of distinct states dealt out to trials; row 0 is the current state (a trial that takes nothing here)."""
+
+    def __init__(self, index: Sequence[int], device: torch.device) -> None:
+        self._plain = list(index) == list(range(1, len(index) + 1))
+        self._rows = torch.tensor(index, device=device)
+
+    def __call__(self, values: Float[Tensor, "state *rest"], current: Float[Tensor, "*rest"]) -> Tensor:
+        return values if self._plain else torch.cat((current[None], values))[self._rows]
+
+
+def _take_input(state: State, receiver: Receiver, inputs: Tensor, index: Sequence[int], trial: int) -> None:
+    if index[trial]:
+        state.inputs[receiver] = inputs[index[trial] - 1].clone()
+
+
+def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value: Callable[[Receiver], Tensor]) -> None:
+    """Trials of Direct edges of one letter of one layer: the projection takes its ablated value."""
+    state, first = wave.state, wave.state.first_sender(layer)
+    receivers = {state.graph.edges[edge].receiver: edge for trial in trials for edge in trial.removed}
+    for receiver, edge in receivers.items():
+        need = state.receiver_need(receiver)
+        if need == NOWHERE:
+            continue
+        ablated = at_need(ablated_value(receiver), need)[None]
+        taken = torch.tensor([edge in trial.removed for trial in trials], device=ablated.device)
+        choice = taken[:, None, None, None]
+        old = at_need(state.projections[layer][receiver.letter][receiver.head], need)[None]
+        wave.set_projection(receiver, torch.where(choice, ablated, old))
+        for head in state.graph.shape.query_heads(receiver.letter, receiver.head):
+            if state.need[first + head] != NOWHERE:
+                z = wave.attend(layer, head, {receiver: ablated})
+                current = at_need(state.z[layer][head], state.need[first + head])[None]
+                wave.set_head(layer, head, torch.where(choice, z, current))
+
+
+def senders_taken(graph: Graph, trial: Trial, receiver: Receiver) -> tuple[int, ...]:
+    """The senders that a trial takes from a receiver, as indices."""
+    incoming = graph.incoming(receiver)
+    return tuple(sorted(edge - incoming[0] for edge in trial.removed if edge in incoming))
