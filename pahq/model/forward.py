@@ -204,17 +204,23 @@ def run_senders(
     start: list[Float[Tensor, "batch pos d_model"]],
     *,
     fixed: Float[Tensor, "sender batch pos d_model"] | None = None,
+    minus: Float[Tensor, "sender batch pos d_model"] | None = None,
 ) -> Run:
     """Run the model from the embedding senders ``start``, keeping every sender's output.
 
-    With ``fixed`` (zero and mean ablation) each sender's output is replaced by its row before it is read.
+    With ``fixed`` (zero and mean ablation) each sender's output is replaced by its row before it is read. With
+    ``minus`` outputs are kept less that tensor's rows: differences, without a second copy of all senders.
     """
     config = model.config
-    senders: list[Tensor] = []
+    count = len(start) + config.layers * (config.heads + (config.d_mlp > 0))
+    senders = start[0].new_empty((count, *start[0].shape))
+    sent = 0
 
     def send(output: Tensor) -> Tensor:
-        value = output if fixed is None else fixed[len(senders)]
-        senders.append(value)
+        nonlocal sent
+        value = output if fixed is None else fixed[sent]
+        senders[sent] = value if minus is None else value - minus[sent]
+        sent += 1
         return value
 
     resid = torch.stack([send(part) for part in start]).sum(0)
@@ -228,7 +234,7 @@ def run_senders(
         resid_mid.append(resid)
         if layer.W_in is not None:
             resid = resid + send(mlp(config, layer, resid))
-    return Run(torch.stack(senders), tuple(projections), tuple(resid_pre), tuple(resid_mid), resid)
+    return Run(senders, tuple(projections), tuple(resid_pre), tuple(resid_mid), resid)
 
 
 def logits(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:

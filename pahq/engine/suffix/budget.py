@@ -17,7 +17,7 @@ ROWS = 512  # of the residual stream in one window, where memory is no matter
 HEAD_LOGITS_BYTES = 256 << 20  # of composite weights into the logits
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 12
-WORKSPACE = 48 << 20  # what the libraries take on first use: buffers of products, pages of code
+WORKSPACE = 64 << 20  # what the libraries take on first use: buffers of products, pages of code
 SLACK = 1.05
 
 
@@ -68,7 +68,7 @@ def _fixed(problem: Problem) -> int:
     weights = sum((full | _storage(problem.store.low)).values())
     stream = rows * d_model * size
     heads = layers * (2 * config.heads + 2 * config.kv_heads) * rows * config.d_head * size
-    caches = 3 * senders * stream  # corrupted senders; clean ones twice while they are stacked, the differences later
+    caches = 2 * senders * stream  # corrupted senders, and what clean ones differ by
     return WORKSPACE + int(SLACK * (weights + caches + 3 * heads + (6 * layers + 4) * stream))
 
 

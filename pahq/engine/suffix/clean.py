@@ -24,14 +24,17 @@ class CleanRun:
 
     def __init__(self, problem: Problem) -> None:
         model, config = problem.store.low, problem.store.low.config
-        run = run_senders(model, list(problem.clean))
+        run = run_senders(model, list(problem.clean), minus=problem.corrupted.senders)
         self.config = config
-        self.difference = run.senders - problem.corrupted.senders
+        self.difference = run.senders
         self.projections = run.projections
         self.z = [attend(config, at["q"], at["k"], at["v"]) for at in run.projections]
         self.resid_pre, self.resid_mid, self.final = run.resid_pre, run.resid_mid, run.final
-        graph = problem.graph
-        self.mlp = {node.layer: run.senders[i].clone() for i, node in enumerate(graph.senders) if node.kind == "mlp"}
+        self.mlp = {
+            node.layer: run.senders[i] + problem.corrupted.senders[i]
+            for i, node in enumerate(problem.graph.senders)
+            if node.kind == "mlp"
+        }
 
 
 def scale_of(config: ModelConfig, second_moment: Tensor) -> Tensor:
