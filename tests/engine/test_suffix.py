@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
+from pahq.graph import Receiver
 from pahq.precision.store import focus_of
 from pahq.recorded import read_recorded
 from pahq.search.acdc import Decision, acdc
@@ -205,3 +208,20 @@ def test_focus_on_the_sender_is_refused(rule: str) -> None:
     problem = build_problem(model, random_prompts(model), metric="kl", focus=rule)
     with pytest.raises(PahqError, match="engine=reference"):
         SuffixEngine(problem)
+
+
+def test_a_wave_is_freed_without_the_cycle_collector() -> None:
+    """A wave holds tensors of many trials; waiting for the collector once kept gigabytes of them alive."""
+    model = random_model("gpt2")
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    engine = SuffixEngine(problem)
+    gc.disable()
+    try:
+        edge = problem.graph.direct(Receiver("head", 1, 0, "v"))
+        assert edge is not None
+        engine.measure([Trial(edge, (edge,))])
+        last = weakref.ref(engine._wave)
+        engine.measure([Trial(edge, (edge,))])
+        assert last() is None
+    finally:
+        gc.enable()

@@ -87,9 +87,10 @@ class State:
         if gone.receiver in self.present:
             self.present[gone.receiver][edge - self.graph.incoming(gone.receiver)[0]] = False
 
-    def write(self, place: Tensor, value: Tensor) -> None:
-        """Overwrite the positions that ``value`` holds: all, or the last one."""
-        if place.shape[-2] == value.shape[-2]:
-            place.copy_(value)
-        else:
-            place[..., -1:, :].copy_(value)
+
+def overwrite(place: Tensor, value: Tensor) -> None:
+    """Overwrite the positions that ``value`` holds: all, or the last one."""
+    if place.shape[-2] == value.shape[-2]:
+        place.copy_(value)
+    else:
+        place[..., -1:, :].copy_(value)

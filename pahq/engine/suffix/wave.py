@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.composites import Composites
-from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
+from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
 from pahq.graph import Receiver
 from pahq.model.forward import attention, mlp, project
 from pahq.model.weights import LayerWeights
@@ -48,11 +48,12 @@ class Wave:
             action(trial)
 
     def set_input(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_model"]) -> None:
-        self.write(lambda j: self.state.inputs.__setitem__(receiver, pick(values, j).clone()))
+        inputs = self.state.inputs  # closures hold tensors, never the wave: a cycle would keep all of them alive
+        self.write(lambda j: inputs.__setitem__(receiver, pick(values, j).clone()))
 
     def set_projection(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_head"]) -> None:
         place = self.state.projections[receiver.layer][receiver.letter][receiver.head]
-        self.write(lambda j: self.state.write(place, pick(values, j)))
+        self.write(lambda j: overwrite(place, pick(values, j)))
 
     def set_head(self, layer: int, head: int, z: Float[Tensor, "trial batch pos d_head"]) -> None:
         """A head's new z: its change goes on through W_O."""
@@ -60,7 +61,7 @@ class Wave:
         place = self.state.z[layer][head]
         self._z[sender] = z - at_need(place, self.state.need[sender])
         self.changes[sender] = self._z[sender] @ self.weights(layer).W_O[head]
-        self.write(lambda j: self.state.write(place, pick(z, j)))
+        self.write(lambda j: overwrite(place, pick(z, j)))
 
     def override(self, sender: int, change: Float[Tensor, "trial batch pos d_model"]) -> None:
         """A head whose W_O changed: what it adds is no product of its z's change."""
@@ -71,7 +72,7 @@ class Wave:
         sender = self.state.first_sender(layer) + self.state.graph.shape.heads
         place = self.state.mlp[layer]
         self.changes[sender] = output - at_need(place, self.state.need[sender])
-        self.write(lambda j: self.state.write(place, pick(output, j)))
+        self.write(lambda j: overwrite(place, pick(output, j)))
 
     def run(self, layer: int, *, heads_from: int, mlp_from: int) -> Float[Tensor, "trial batch pos d_model"] | None:
         """Carry the changes on: heads of layers ``heads_from`` on, MLPs of layers ``mlp_from`` on.
