@@ -15,7 +15,7 @@
 # # A tour of an experiment
 #
 # This notebook reads what `pahq` wrote below `results/analysis/<experiment>/` and shows it. It computes
-# nothing of its own. Open it with `jupytext --to ipynb notebooks/tour.py`, or run it as a whole with
+# nothing of its own. `tour.ipynb` and `tour.py` are one notebook (jupytext keeps them paired); run it as a whole with
 # papermill.
 
 # %%

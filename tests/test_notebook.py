@@ -52,3 +52,12 @@ def test_tour_owns_no_logic() -> None:
     assert not {ast.If, ast.For, ast.While, ast.Lambda, ast.ClassDef} & set(kinds)
     assert "import pahq" not in TOUR.read_text()
     assert "from pahq" not in TOUR.read_text()
+
+
+def test_the_pair_is_in_step() -> None:
+    """tour.ipynb is tour.py, cell by cell, and carries no outputs."""
+    script, notebook = jupytext.read(TOUR), nbformat.read(TOUR.with_suffix(".ipynb"), as_version=4)
+    assert [(cell.cell_type, cell.source) for cell in script.cells] == [
+        (cell.cell_type, cell.source) for cell in notebook.cells
+    ]
+    assert not any(cell.get("outputs") for cell in notebook.cells)
