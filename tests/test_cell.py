@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -377,3 +378,50 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path, finished: Path, monkey
     assert sum(count) == tests - whole
     assert without_varying(dict(result.values)) == without_varying(read_result(finished))
     assert decided(folder) == decided(finished)
+
+
+SLOW_SUFFIX = """
+import json, sys, time
+from pahq import cell as cells
+from pahq.config import parse_config
+from pahq.engine.suffix import SuffixEngine
+
+measure = SuffixEngine.measure
+
+def slow(engine, trials):
+    time.sleep(0.03)
+    return measure(engine, trials)
+
+SuffixEngine.measure = slow
+cells.run_cell(*parse_config(json.loads(sys.argv[1])))
+"""
+
+
+def test_a_search_killed_again_and_again_ends_in_the_same_circuit(tmp_path: Path) -> None:
+    """The suffix engine, killed with -9 at random moments until a run comes through."""
+    changes = {"engine": {"name": "suffix"}, "method": {"name": "pahq", "focus": "receiver"}, "threshold": 1e-9}
+    values = values_of("tracr-reverse", **changes)
+    cell = parse_config(values)[0]
+    run = {"root": str(tmp_path / "killed"), "wandb": "disabled", "progress": False}
+    folder = cell_folder(tmp_path / "killed", cell.id)
+    rng, kills = random.Random(7), 0
+    for _ in range(12):
+        before = len(read_journal(folder / "decisions.jsonl"))
+        command = [sys.executable, "-c", SLOW_SUFFIX, json.dumps(values | {"run": run})]
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        while process.poll() is None and len(read_journal(folder / "decisions.jsonl")) <= before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 2
+    killed = run_cell(cell, run_in(tmp_path / "killed"))
+    whole = run_cell(cell, run_in(tmp_path / "whole"))
+    assert killed.values["resumed"]
+    assert (killed.folder / "circuit.json").read_bytes() == (whole.folder / "circuit.json").read_bytes()
+    pairs = zip(decided(killed.folder), decided(whole.folder), strict=True)
+    for ours, theirs in pairs:
+        assert (ours[:2], ours[4]) == (theirs[:2], theirs[4])
+        assert ours[2:4] == pytest.approx(theirs[2:4], abs=1e-6)
