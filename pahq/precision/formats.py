@@ -1,7 +1,7 @@
 """Low-precision formats as quantise-dequantise: what a weight becomes once it has been stored in few bits.
 
 Weights are [head, in, out] (``in`` is the contraction axis). Every head is rounded on its own, so no head's values ever
-depend on another's. Definitions: method notes in docs/method.md; FP8 E4M3 after Micikevicius et al. 2022.
+depend on another's. FP8 E4M3 after Micikevicius et al. 2022 (arXiv 2209.05433); definitions in each function below.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_position_order_permutes_the_corrupted_position_embedding_alone(split: b
 
 
 def test_zero_ablation_leaves_biases() -> None:
-    """Every sender is zero, so a projection is W.norm(biases) + b: not zero (method notes, section 2)."""
+    """Every sender is zero, so a projection is W.norm(biases) + b: not zero."""
     model = random_model("gpt2")
     run = build_problem(model, random_prompts(model), metric="kl", ablation="zero").corrupted
     assert not run.senders.any()
