@@ -25,8 +25,7 @@ from pahq.model.weights import Model, ModelConfig, model_from_tensors
 from pahq.results import read_json
 from pahq.search.order import Order
 from pahq.tasks.task import Prompts, last_items
-
-TRACR_POSITION_SEED = 49  # the corrupted runs permute the position embedding by randperm with this seed
+from pahq.tasks.tracr import POSITION_SEED
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def _tracr_runs(
     batch, length = clean.shape
     items = torch.cartesian_prod(torch.arange(batch), torch.arange(1, length))
     targets = {"columns": torch.tensor([0])} if "output 0 only" in recorded["metric"] else {}
-    generator = torch.Generator().manual_seed(TRACR_POSITION_SEED)
+    generator = torch.Generator().manual_seed(POSITION_SEED)
     order = torch.randperm(length, generator=generator)
     prompts = Prompts(clean, _tokens(tensors, "validation_patch"), items, targets, position_order=order)
     runs = []

@@ -185,6 +185,18 @@ def test_models_that_rounding_spares_are_noted(tmp_path: Path) -> None:
     assert rows.loc["rtn-q", "start_loss"] == 1e-2
 
 
+def test_a_circuit_that_differs_is_never_excused_by_small_rounding(tmp_path: Path) -> None:
+    """Little loss by rounding, and yet other edges: that is a finding, so the note would mislead."""
+    search = {"metric": "kl", "final": 0.2, "smallest_margin": 1e-4, "start": 1e-4}
+    ids = [
+        cell(tmp_path, config(NANO, "acdc", "float32", 0.1), NAMES[:4]),
+        cell(tmp_path, config(NANO, "pahq", "int8", 0.1), NAMES[:3], search=search),
+    ]
+    rows = summary(tmp_path, ids).set_index("method")
+    assert rows.loc["pahq", "edges_differing"] == 1
+    assert "rounding" not in rows.loc["pahq", "note"]
+
+
 def test_no_kl_where_outputs_are_no_logits(folder: Path) -> None:
     rows = pd.read_parquet(folder / "circuits.parquet")
     tracr = rows["task"].str.startswith("tracr")
