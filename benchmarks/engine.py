@@ -27,8 +27,8 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
 from pahq.engine.suffix import SuffixEngine
-from pahq.engine.suffix.clean import CleanRun
 from pahq.memory import PeakMemory
+from pahq.model.forward import run_senders, sender_outputs
 from pahq.search.acdc import Decision
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
@@ -75,7 +75,8 @@ def search(problem: Problem, threshold: float, **settings: Any) -> Search:
 
 def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int) -> dict[str, Any]:
     """Time both baselines on ``count`` tests spread over the search; report the worst difference of a loss."""
-    engine, clean = ReferenceEngine(problem), CleanRun(problem).difference
+    engine, low = ReferenceEngine(problem), problem.store.low
+    clean = sender_outputs(low, run_senders(low, problem.clean)) - problem.corrupted_senders
     chosen = {round(i * (len(decisions) - 1) / (count - 1)) for i in range(count)}
     whole, skipping, worst = [], [], 0.0
     engine.measure([Trial(0, ())])  # warm-up

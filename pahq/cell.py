@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
 from pahq.engine.problem import Problem, build_problem, cell_problem
-from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.reference import ReferenceEngine, logits_in_parts
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
@@ -197,10 +197,10 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[
         )
 
     own = problem(task.metric)
-    logits = circuit_logits(own, present)
+    logits = logits_in_parts(own, present)
     value = float(own.objective.value(logits))
-    clean = float(own.objective.value(circuit_logits(own, torch.ones_like(present))))
-    corrupted = float(own.objective.value(circuit_logits(own, torch.zeros_like(present))))
+    clean = float(own.objective.value(logits_in_parts(own, torch.ones_like(present))))
+    corrupted = float(own.objective.value(logits_in_parts(own, torch.zeros_like(present))))
     return {
         "kl": float(problem("kl").objective.value(logits)),
         "metric": task.metric,
@@ -218,7 +218,7 @@ def certainty(
     graph, absolute = problem.graph, cell.method.absolute
     last = decisions[-1]
     focus = focus_of(graph, graph.edges[last.edge], problem.focus)
-    fresh = float(problem.objective.loss(circuit_logits(problem, torch.tensor(circuit.present), focus)))
+    fresh = float(problem.objective.loss(logits_in_parts(problem, torch.tensor(circuit.present), focus)))
     noise = noise_of(last.after if last.removed else last.before, fresh)
     risky = at_risk(decisions, cell.threshold, noise, absolute=absolute)
     values: dict[str, Any] = {"noise": noise, "at_risk": len(risky), "audit": None}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -12,7 +14,7 @@ from pahq.config import CellConfig, PrecisionConfig
 from pahq.errors import PahqError
 from pahq.graph import Graph, build_graph
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import Run, embeddings, logits, run_senders, unembed
+from pahq.model.forward import Fixed, Run, embeddings, logits, project, run_senders, sender_outputs, unembed
 from pahq.model.weights import Model
 from pahq.precision.store import PrecisionStore
 from pahq.tasks.task import Prompts
@@ -34,6 +36,42 @@ class Problem:
     focus: str
     clean: tuple[Float[Tensor, "batch pos d_model"], ...]
     corrupted: Run
+
+    @cached_property
+    def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
+        """Every sender's ablated output, d_model wide. Made on first use: the suffix engine never asks for it."""
+        with torch.no_grad():
+            return sender_outputs(self.store.low, self.corrupted)
+
+    @cached_property
+    def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
+        """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
+        model, streams = self.store.low, self.corrupted.resid_pre
+        with torch.no_grad():
+            return tuple(
+                {letter: project(model.config, layer, letter, streams[i][None]) for letter in "qkv"}
+                for i, layer in enumerate(model.layers)
+            )
+
+    def part(self, rows: slice) -> Problem:
+        """The same network on some of the prompts; its objective still speaks of all of them."""
+        prompts, run = self.prompts, self.corrupted
+        chosen = range(len(prompts.clean))[rows]
+        items = prompts.items[(prompts.items[:, 0] >= chosen.start) & (prompts.items[:, 0] < chosen.stop)]
+        corrupted = Run(
+            start=tuple(x[rows] for x in run.start),
+            z=tuple(x[:, rows] for x in run.z),
+            mlp=tuple(x[rows] for x in run.mlp),
+            resid_pre=tuple(x[rows] for x in run.resid_pre),
+            resid_mid=tuple(x[rows] for x in run.resid_mid),
+            final=run.final[rows],
+        )
+        return replace(
+            self,
+            prompts=Prompts(prompts.clean[rows], prompts.corrupted[rows], items - items.new_tensor([chosen.start, 0])),
+            clean=tuple(x[rows] for x in self.clean),
+            corrupted=corrupted,
+        )
 
     def item_logits(self, final: Float[Tensor, "*trial batch pos d_model"]) -> Float[Tensor, "*trial item vocab"]:
         """Logits where the metric reads, from the final residual stream."""
@@ -96,12 +134,18 @@ def _ablation_run(model: Model, prompts: Prompts, ablation: str, split_embed: bo
     if ablation == "corrupted":
         return run
     if ablation == "zero":
-        fixed = torch.zeros_like(run.senders)
+        change: Callable[[Tensor], Tensor] = torch.zeros_like
     elif ablation == "mean":
-        fixed = run.senders.mean(1, keepdim=True).expand_as(run.senders)
+        change = _mean_prompt
     else:
         raise PahqError(f"unknown ablation {ablation!r}; known: corrupted, mean, zero")
+    fixed = Fixed(tuple(map(change, run.start)), tuple(map(change, run.z)), tuple(map(change, run.mlp)))
     return run_senders(model, start, fixed=fixed)
+
+
+def _mean_prompt(values: Float[Tensor, "*head batch pos d"]) -> Float[Tensor, "*head batch pos d"]:
+    """Each position at its mean over the prompts. W_O is linear, so a mean z is a mean output."""
+    return values.mean(-3, keepdim=True).expand_as(values)
 
 
 def _check_tokens(model: Model, prompts: Prompts) -> None:

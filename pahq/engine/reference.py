@@ -62,7 +62,7 @@ def circuit_logits(
     """
     graph, corrupted, store = problem.graph, problem.corrupted, problem.store
     shape, config = graph.shape, store.full.config
-    corrupted_senders = corrupted.senders
+    corrupted_senders = problem.corrupted_senders
     delta = torch.empty_like(corrupted_senders)  # online minus corrupted, by sender; filled from the embedding up
     on = present.to(delta)
 
@@ -88,7 +88,7 @@ def circuit_logits(
             if graph.n_direct:
                 # A head in focus takes its ablated projection in full precision too, so that no change of precision
                 # is ever booked on its Direct edge.
-                ablated = corrupted.projections[layer][letter]
+                ablated = problem.corrupted_projections[layer][letter]
                 if weights is not store.low.layers[layer]:
                     ablated = project(config, weights, letter, corrupted.resid_pre[layer][None])
                 first = graph.direct(inputs[0])
@@ -103,3 +103,29 @@ def circuit_logits(
             delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
             sent += 1
     return problem.item_logits(read(corrupted.final, [Receiver("logits")])[0])
+
+
+PART_BYTES = 256 << 20  # of result-caches, in one part
+
+
+@torch.no_grad()
+def logits_in_parts(
+    problem: Problem, present: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS, *, part_bytes: int = PART_BYTES
+) -> Float[Tensor, "item vocab"]:
+    """``circuit_logits``, so many prompts at a time that the result-caches stay within ``part_bytes``."""
+    final, items = problem.corrupted.final, problem.prompts.items
+    per_prompt = 2 * len(problem.graph.senders) * final[0].numel() * final.element_size()
+    size = max(1, part_bytes // per_prompt)
+    if size >= len(final):
+        return circuit_logits(problem, present, focus)
+    logits = None
+    for first in range(0, len(final), size):
+        part = problem.part(slice(first, first + size))
+        here = ((items[:, 0] >= first) & (items[:, 0] < first + size)).nonzero()[:, 0]
+        if len(here):
+            found = circuit_logits(part, present, focus)
+            if logits is None:
+                logits = found.new_empty(len(items), found.shape[-1])
+            logits[here.to(found.device)] = found
+    assert logits is not None
+    return logits

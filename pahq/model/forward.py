@@ -187,54 +187,69 @@ def embeddings(
 class Run:
     """Everything one forward pass computed that a search asks for.
 
-    ``senders`` follows ``Graph.senders``. ``projections[layer]`` maps a letter to [letter_head, batch, pos,
-    d_head]. ``resid_pre``, ``resid_mid`` and ``final`` are the residual stream before attention, before the
-    MLP and at the end.
+    ``start`` holds the embedding senders, ``z[layer]`` the heads before W_O (d_head wide: a twelfth of their outputs on
+    GPT-2), ``mlp[layer]`` the MLPs' outputs (empty without MLPs). ``resid_pre``, ``resid_mid`` and ``final`` are the
+    residual stream before attention, before the MLP and at the end.
     """
 
-    senders: Float[Tensor, "sender batch pos d_model"]
-    projections: tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]
+    start: tuple[Float[Tensor, "batch pos d_model"], ...]
+    z: tuple[Float[Tensor, "head batch pos d_head"], ...]
+    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
     resid_mid: tuple[Float[Tensor, "batch pos d_model"], ...]
     final: Float[Tensor, "batch pos d_model"]
 
 
-def run_senders(
-    model: Model,
-    start: list[Float[Tensor, "batch pos d_model"]],
-    *,
-    fixed: Float[Tensor, "sender batch pos d_model"] | None = None,
-    minus: Float[Tensor, "sender batch pos d_model"] | None = None,
-) -> Run:
-    """Run the model from the embedding senders ``start``, keeping every sender's output.
+@dataclass(frozen=True)
+class Fixed:
+    """Values that senders take in place of what they compute (zero and mean ablation), laid out as in ``Run``."""
 
-    With ``fixed`` (zero and mean ablation) each sender's output is replaced by its row before it is read. With
-    ``minus`` outputs are kept less that tensor's rows: differences, without a second copy of all senders.
+    start: tuple[Float[Tensor, "batch pos d_model"], ...]
+    z: tuple[Float[Tensor, "head batch pos d_head"], ...]
+    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
+
+
+def run_senders(
+    model: Model, start: Sequence[Float[Tensor, "batch pos d_model"]], *, fixed: Fixed | None = None
+) -> Run:
+    """Run the model from the embedding senders ``start``, keeping what every sender computed.
+
+    With ``fixed`` each sender's value is replaced before it is read.
     """
     config = model.config
-    count = len(start) + config.layers * (config.heads + (config.d_mlp > 0))
-    senders = start[0].new_empty((count, *start[0].shape))
-    sent = 0
-
-    def send(output: Tensor) -> Tensor:
-        nonlocal sent
-        value = output if fixed is None else fixed[sent]
-        senders[sent] = value if minus is None else value - minus[sent]
-        sent += 1
-        return value
-
-    resid = torch.stack([send(part) for part in start]).sum(0)
-    projections, resid_pre, resid_mid = [], [], []
-    for layer in model.layers:
+    sent = tuple(start) if fixed is None else fixed.start
+    resid = torch.stack(list(sent)).sum(0)
+    zs, mlps, resid_pre, resid_mid = [], [], [], []
+    for i, layer in enumerate(model.layers):
         resid_pre.append(resid)
-        at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
-        projections.append(at)
-        outputs = head_outputs(layer, attend(config, at["q"], at["k"], at["v"]))
-        resid = resid + torch.stack([send(output) for output in outputs]).sum(0) + layer.b_O
+        if fixed is None:
+            at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
+            zs.append(attend(config, at["q"], at["k"], at["v"]))
+        else:
+            zs.append(fixed.z[i])
+        resid = resid + head_outputs(layer, zs[-1]).sum(0) + layer.b_O
         resid_mid.append(resid)
         if layer.W_in is not None:
-            resid = resid + send(mlp(config, layer, resid))
-    return Run(senders, tuple(projections), tuple(resid_pre), tuple(resid_mid), resid)
+            mlps.append(mlp(config, layer, resid) if fixed is None else fixed.mlp[i])
+            resid = resid + mlps[-1]
+    return Run(sent, tuple(zs), tuple(mlps), tuple(resid_pre), tuple(resid_mid), resid)
+
+
+def sender_outputs(model: Model, run: Run) -> Float[Tensor, "sender batch pos d_model"]:
+    """Every sender's output, d_model wide, in the order of ``Graph.senders`` (the result-caches of ACDC's own code)."""
+    count = len(run.start) + model.config.layers * model.config.heads + len(run.mlp)
+    senders = run.final.new_empty((count, *run.final.shape))
+    parts = list(run.start)
+    for i, part in enumerate(parts):
+        senders[i] = part
+    at = len(parts)
+    for i, layer in enumerate(model.layers):
+        senders[at : at + model.config.heads] = head_outputs(layer, run.z[i])
+        at += model.config.heads
+        if run.mlp:
+            senders[at] = run.mlp[i]
+            at += 1
+    return senders
 
 
 def logits(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:

@@ -12,7 +12,7 @@ import pytest
 
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine
-from pahq.engine.suffix.budget import GIB, plan
+from pahq.engine.suffix.budget import GIB, plan, reference_bytes
 from pahq.errors import PahqError
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
@@ -20,6 +20,7 @@ from pahq.search.speculate import speculate
 ROOT = Path(__file__).parents[2]
 SMALL = runpy.run_path(str(ROOT / "tests" / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+SYNTHETIC = runpy.run_path(str(ROOT / "benchmarks" / "synthetic.py"))
 
 MEASURE = """
 import sys
@@ -74,10 +75,18 @@ def test_too_little_says_how_much_is_needed():
     assert list(speculate(SuffixEngine(problem, memory_bytes=int(needed * GIB)), Order(), 0.1))
 
 
-def test_no_ceiling_is_the_fast_setting():
+def test_a_ceiling_takes_from_windows_and_from_what_is_kept():
     model = random_model("gpt2")
     problem = build_problem(model, random_prompts(model), metric="kl")
-    free, tiny = plan(problem, None), plan(problem, 70 << 20)
-    assert free.rows >= tiny.rows
-    assert free.composites
-    assert not tiny.composites
+    free, tight = plan(problem, GIB), plan(problem, 70 << 20)
+    assert free.rows >= tight.rows
+    assert free.input_bytes >= tight.input_bytes
+    assert free.composite_bytes > tight.composite_bytes
+    assert free.peak_bytes <= GIB
+    assert tight.peak_bytes <= 70 << 20
+
+
+def test_without_a_ceiling_a_search_takes_what_the_reference_would():
+    shape = SYNTHETIC["Shape"](layers=3, heads=8, d_model=256, d_head=32, vocabulary=503)
+    problem = build_problem(SYNTHETIC["make_model"](shape), SYNTHETIC["make_prompts"](shape, 16), metric="kl")
+    assert plan(problem, None).peak_bytes <= reference_bytes(problem)

@@ -50,35 +50,37 @@ def test_position_order_permutes_the_corrupted_position_embedding_alone(split: b
     shuffled = model.W_pos[:5][order]
     token = model.W_E[prompts.corrupted]
     if split:
-        assert torch.equal(problem.corrupted.senders[0], token)
-        assert torch.equal(problem.corrupted.senders[1], shuffled.expand_as(token))
+        assert torch.equal(problem.corrupted_senders[0], token)
+        assert torch.equal(problem.corrupted_senders[1], shuffled.expand_as(token))
     else:
-        assert torch.allclose(problem.corrupted.senders[0], token + shuffled)
+        assert torch.allclose(problem.corrupted_senders[0], token + shuffled)
     assert all(torch.equal(a, b) for a, b in zip(problem.clean, plain.clean, strict=True))
 
 
 def test_zero_ablation_leaves_biases() -> None:
     """Every sender is zero, so a projection is W.norm(biases) + b: not zero."""
     model = random_model("gpt2")
-    run = build_problem(model, random_prompts(model), metric="kl", ablation="zero").corrupted
-    assert not run.senders.any()
+    problem = build_problem(model, random_prompts(model), metric="kl", ablation="zero")
+    run, projections = problem.corrupted, problem.corrupted_projections[0]["q"]
+    assert not problem.corrupted_senders.any()
     assert not run.resid_pre[0].any()
     assert torch.allclose(run.resid_mid[0], model.layers[0].b_O.expand_as(run.resid_mid[0]))
     assert torch.allclose(run.final, (model.layers[0].b_O + model.layers[1].b_O).expand_as(run.final))
     # LayerNorm of a zero row is its bias
     expected = torch.einsum("d,hde->he", model.layers[0].ln1_b, model.layers[0].W_Q) + model.layers[0].b_Q
-    assert torch.allclose(run.projections[0]["q"], expected[:, None, None].expand_as(run.projections[0]["q"]))
+    assert torch.allclose(projections, expected[:, None, None].expand_as(projections))
 
 
 def test_mean_ablation_carries_each_senders_mean_over_the_corrupted_prompts() -> None:
     model = random_model("llama")
     prompts = random_prompts(model)
-    plain = build_problem(model, prompts, metric="kl").corrupted.senders
-    mean = build_problem(model, prompts, metric="kl", ablation="mean").corrupted
-    for sender, row in zip(plain, mean.senders, strict=True):
+    plain = build_problem(model, prompts, metric="kl").corrupted_senders
+    problem = build_problem(model, prompts, metric="kl", ablation="mean")
+    mean, senders = problem.corrupted, problem.corrupted_senders
+    for sender, row in zip(plain, senders, strict=True):
         for example in row:
             assert torch.allclose(example, (sender[0] + sender[1] + sender[2]) / 3)
-    assert torch.allclose(mean.final, mean.senders.sum(0) + model.layers[0].b_O + model.layers[1].b_O)
+    assert torch.allclose(mean.final, senders.sum(0) + model.layers[0].b_O + model.layers[1].b_O)
 
 
 def test_an_unknown_ablation_is_refused() -> None:

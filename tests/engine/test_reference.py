@@ -13,7 +13,7 @@ from pahq.config import PrecisionConfig
 from pahq.engine import reference
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.reference import ReferenceEngine, circuit_logits, logits_in_parts
 from pahq.metrics import gather_items
 from pahq.model.forward import logits
 from pahq.model.weights import Model
@@ -164,11 +164,11 @@ def test_measure_changes_nothing_and_remove_does() -> None:
     problem = build_problem(model, random_prompts(model), metric="kl", precision=INT8, focus="receiver")
     engine, twice = ReferenceEngine(problem), ReferenceEngine(problem)
     trials = [Trial(edge, (edge, edge - 1)) for edge in range(1, 60, 7)] + [Trial(3, ())]
-    senders = problem.corrupted.senders.clone()
+    senders = problem.corrupted_senders.clone()
     first = engine.measure(trials)
     assert engine.measure(trials) == first == [twice.measure([trial])[0] for trial in trials]
     assert bool(engine.present.all())
-    assert torch.equal(senders, problem.corrupted.senders)
+    assert torch.equal(senders, problem.corrupted_senders)
     engine.remove([5, 9])
     assert (~engine.present).nonzero().flatten().tolist() == [5, 9]
     assert engine.measure([Trial(12, (12,))]) == twice.measure([Trial(12, (5, 9, 12))])
@@ -244,3 +244,14 @@ def test_no_change_of_precision_is_booked_on_an_edge(focus: str) -> None:
         assert (decision.before, decision.after) == pytest.approx((before, after), abs=1e-7)
         remeasured += abs(before - replay.problem.objective.loss(circuit_logits(problem, replay.present))) > 1e-7
     assert remeasured > 20  # the focus does change what is measured
+
+
+@pytest.mark.parametrize("ablation", ["corrupted", "mean"])
+def test_some_prompts_at_a_time_give_the_same_logits(ablation: str) -> None:
+    model = random_model("gpt2")
+    prompts = random_prompts(model, every_item=True)
+    problem = build_problem(model, prompts, metric="kl", ablation=ablation)
+    present = torch.rand(len(problem.graph.edges), generator=torch.Generator().manual_seed(1)) < 0.5
+    whole = circuit_logits(problem, present)
+    for part_bytes in (1, 5 * whole.element_size() * 10**4):
+        assert torch.allclose(logits_in_parts(problem, present, part_bytes=part_bytes), whole, rtol=0, atol=1e-12)

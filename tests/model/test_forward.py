@@ -12,7 +12,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.forward import attend, embeddings, logits, project, rotate, run_senders, unembed
+from pahq.model.forward import (
+    Fixed,
+    Run,
+    attend,
+    embeddings,
+    logits,
+    project,
+    rotate,
+    run_senders,
+    sender_outputs,
+    unembed,
+)
 from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
 
 ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "plain_forward.py"))["logits"]
@@ -100,65 +111,66 @@ def test_recorded_log_probabilities_are_met() -> None:
 
 def test_senders_and_biases_add_up_to_the_final_residual(model: Model) -> None:
     run = run_senders(model, embeddings(model, TOKENS, split=False))
+    senders = sender_outputs(model, run)
     biases = torch.stack([layer.b_O for layer in model.layers]).sum(0)
-    assert len(run.senders) == 1 + 2 * (model.config.heads + (model.config.d_mlp > 0))
-    assert (run.senders.sum(0) + biases - run.final).abs().max() < 1e-12
+    assert len(senders) == 1 + 2 * (model.config.heads + (model.config.d_mlp > 0))
+    assert (senders.sum(0) + biases - run.final).abs().max() < 1e-12
     assert (unembed(model, run.final) - logits(model, TOKENS)).abs().max() < 1e-12
 
 
 def test_a_run_keeps_what_each_receiver_reads(model: Model) -> None:
     run = run_senders(model, embeddings(model, TOKENS, split=False))
-    heads = model.config.heads
-    attention = run.senders[1 : 1 + heads].sum(0) + model.layers[0].b_O
-    assert torch.equal(run.resid_pre[0], run.senders[0])
+    senders, heads = sender_outputs(model, run), model.config.heads
+    attention = senders[1 : 1 + heads].sum(0) + model.layers[0].b_O
+    assert torch.equal(run.resid_pre[0], senders[0])
     assert (run.resid_mid[0] - run.resid_pre[0] - attention).abs().max() < 1e-12
-    after = run.resid_mid[0] + run.senders[1 + heads] if model.config.d_mlp else run.resid_mid[0]
+    after = run.resid_mid[0] + senders[1 + heads] if model.config.d_mlp else run.resid_mid[0]
     assert (run.resid_pre[1] - after).abs().max() < 1e-12
-    assert run.projections[1]["k"].shape == (model.config.kv_heads, 2, 6, model.config.d_head)
+    assert run.z[1].shape == (heads, 2, 6, model.config.d_head)
 
 
 def test_a_split_embedding_is_one_more_sender_and_the_same_model() -> None:
     model = random_model(LEARNED["gpt2"])
     whole = run_senders(model, embeddings(model, TOKENS, split=False))
     split = run_senders(model, embeddings(model, TOKENS, split=True))
-    assert len(split.senders) == len(whole.senders) + 1
-    assert (split.senders[:2].sum(0) - whole.senders[0]).abs().max() < 1e-12
+    assert len(sender_outputs(model, split)) == len(sender_outputs(model, whole)) + 1
+    assert (split.start[0] + split.start[1] - whole.start[0]).abs().max() < 1e-12
     assert (split.final - whole.final).abs().max() < 1e-12
 
 
+def fixed(run: Run) -> Fixed:
+    return Fixed(run.start, run.z, run.mlp)
+
+
 def test_zero_ablation_leaves_biases_alone(model: Model) -> None:
-    """With every sender at zero, projections are W.norm(biases so far) + b, not zero."""
+    """With every sender at zero the residual stream holds biases, not zeros."""
     start = embeddings(model, TOKENS, split=False)
     clean = run_senders(model, start)
-    run = run_senders(model, start, fixed=torch.zeros_like(clean.senders))
+    zeros = [tuple(map(torch.zeros_like, values)) for values in (clean.start, clean.z, clean.mlp)]
+    run = run_senders(model, start, fixed=Fixed(*zeros))
     b_O = [layer.b_O for layer in model.layers]
-    assert not run.senders.any()
+    assert not sender_outputs(model, run).any()
     assert torch.equal(run.resid_pre[0], torch.zeros_like(start[0]))
     assert (run.resid_pre[1] - b_O[0]).abs().max() < 1e-12
     assert (run.final - b_O[0] - b_O[1]).abs().max() < 1e-12
-    for i, resid in enumerate(run.resid_pre):
-        for letter in "qkv":
-            expected = project(model.config, model.layers[i], letter, resid[None])
-            assert torch.equal(run.projections[i][letter], expected)
-            assert expected.abs().max() > 1e-3
 
 
 def test_fixing_the_clean_values_changes_nothing(model: Model) -> None:
     start = embeddings(model, TOKENS, split=False)
     clean = run_senders(model, start)
-    again = run_senders(model, start, fixed=clean.senders)
+    again = run_senders(model, start, fixed=fixed(clean))
     assert torch.equal(again.final, clean.final)
 
 
 def test_fixing_one_sender_reaches_all_below_it_alone(model: Model) -> None:
     start = embeddings(model, TOKENS, split=False)
     clean = run_senders(model, start)
-    changed = clean.senders.clone()
-    last = 1 + model.config.heads + (model.config.d_mlp > 0)  # the first head of layer 1
-    changed[last] = 0
-    run = run_senders(model, start, fixed=changed)
+    gone = clean.z[1].clone()
+    gone[0] = 0
+    run = run_senders(model, start, fixed=Fixed(clean.start, (clean.z[0], gone), clean.mlp))
+    first = 1 + model.config.heads + (model.config.d_mlp > 0)  # the first head of layer 1
     assert torch.equal(run.resid_pre[1], clean.resid_pre[1])
-    assert (clean.final - run.final - clean.senders[last]).abs().max() < 1e-12
+    assert (clean.final - run.final - sender_outputs(model, clean)[first]).abs().max() < 1e-12
 
 
 def test_every_head_reads_its_own_input(model: Model) -> None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.composites import CAPACITY
 from pahq.engine.suffix.losses import TILE
 from pahq.errors import PahqError
-from pahq.model.weights import Model
+from pahq.model.weights import Model, ModelConfig
 
 GIB = 1 << 30
 ROWS = 512  # of the residual stream in one window, where memory is no matter
-HEAD_LOGITS_BYTES = 256 << 20  # of composite weights into the logits
+COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 12
 WORKSPACE = 64 << 20  # what the libraries take on first use: buffers of products, pages of code
@@ -23,28 +22,29 @@ SLACK = 1.05
 
 @dataclass(frozen=True)
 class Budget:
-    """What an engine may use: rows of a window, composite weights or not; and the estimated peak."""
+    """What an engine may use: rows of a window, bytes of what is kept to save work; and the estimated peak."""
 
     rows: int
-    composites: bool
+    input_bytes: int
+    composite_bytes: int
+    head_logits_bytes: int
     peak_bytes: int
 
 
 def plan(problem: Problem, memory_bytes: int | None) -> Budget:
-    """The fastest setting whose estimated peak stays below ``memory_bytes`` (None: no ceiling).
+    """The fastest setting whose estimated peak stays below ``memory_bytes``.
 
-    The estimate counts weights, caches and windows of the search, not the interpreter. Raises PahqError saying how much
-    is needed when even one trial at a time does not fit.
+    None: what the reference engine would take (``reference_bytes``), or the least that a search can do with if that is
+    more. The estimate counts weights, caches and windows of the search, not the interpreter. Raises PahqError saying
+    how much is needed when even one trial at a time does not fit.
     """
-    config = problem.store.full.config
-    _, batch, length, d_model = problem.corrupted.senders.shape
-    size, rows = problem.corrupted.senders.element_size(), batch * length
+    final, config = problem.corrupted.final, problem.store.full.config
+    rows, size = final.shape[0] * final.shape[1], final.element_size()
+    stream = rows * config.d_model * size
     fixed = _fixed(problem)
-    window = size * (rows * (COPIES * d_model + 3 * max(config.d_mlp, d_model)) + TILE)
-    composites = CAPACITY * config.d_head * config.d_mlp * (2 if config.gated else 1) * size
-    composites += HEAD_LOGITS_BYTES
+    window = size * (rows * (COPIES * config.d_model + 3 * max(config.d_mlp, config.d_model)) + TILE)
     if memory_bytes is None:
-        return Budget(ROWS, True, fixed + composites + window * max(1, ROWS // rows))
+        memory_bytes = max(reference_bytes(problem), fixed + window)
     left = memory_bytes - fixed - window
     if left < 0:
         needed = (fixed + window) / GIB
@@ -52,24 +52,45 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
             f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {needed:.3g} "
             f"(fewer task.examples need less)"
         )
-    with_composites = composites <= left
-    left -= composites if with_composites else 0
-    trials = min(1 + left // window, max(1, ROWS // rows))
-    used = memory_bytes - left + (trials - 1) * window
-    return Budget(max(rows, trials * rows), with_composites, used)
+    trials = 1 + min(max(1, ROWS // rows) - 1, left // 4 // window)
+    left -= (trials - 1) * window
+    composite_bytes = min(COMPOSITE_BYTES, left // 4)
+    head_logits_bytes = min(HEAD_LOGITS_BYTES, left // 3)
+    left -= composite_bytes + head_logits_bytes
+    every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
+    input_bytes = min(every_input, left)
+    used = memory_bytes - (left - input_bytes)
+    return Budget(max(rows, trials * rows), input_bytes, composite_bytes, head_logits_bytes, used)
+
+
+def reference_bytes(problem: Problem) -> int:
+    """What a search by the reference engine holds: weights, two result-caches, ablated projections, one layer's inputs.
+
+    Result-caches (every sender's output, d_model wide) are the layout of ACDC's own code and its descendants.
+    """
+    config, streams, senders, stream = _sizes(problem)
+    heads = config.layers * (config.heads + 2 * config.kv_heads) * stream * config.d_head // config.d_model
+    return _weights(problem) + WORKSPACE + 2 * senders * stream + heads + (streams + 3 * config.heads) * stream
 
 
 def _fixed(problem: Problem) -> int:
-    """Weights and the caches that every search holds, at the moment of their peak."""
-    graph, config = problem.graph, problem.store.full.config
-    senders, batch, length, d_model = problem.corrupted.senders.shape
-    size, rows, layers = problem.corrupted.senders.element_size(), batch * length, graph.shape.layers
-    full = _storage(problem.store.full)
-    weights = sum((full | _storage(problem.store.low)).values())
-    stream = rows * d_model * size
-    heads = layers * (2 * config.heads + 2 * config.kv_heads) * rows * config.d_head * size
-    caches = 2 * senders * stream  # corrupted senders, and what clean ones differ by
-    return WORKSPACE + int(SLACK * (weights + caches + 3 * heads + (6 * layers + 4) * stream))
+    """Weights and what every search by this engine holds, at the moment of their peak."""
+    config, streams, _, stream = _sizes(problem)
+    narrow = stream * config.d_head // config.d_model
+    heads = config.layers * (3 * config.heads + 2 * config.kv_heads) * narrow  # z clean and ablated, projections
+    outputs = 2 * (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream
+    layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
+    return WORKSPACE + int(SLACK * (_weights(problem) + heads + outputs + layer + (2 * streams + 4) * stream))
+
+
+def _sizes(problem: Problem) -> tuple[ModelConfig, int, int, int]:
+    """Configuration, residual streams of one run, senders, bytes of one stream."""
+    config, final = problem.store.full.config, problem.corrupted.final
+    return config, 2 * config.layers + 1, len(problem.graph.senders), final.numel() * final.element_size()
+
+
+def _weights(problem: Problem) -> int:
+    return sum((_storage(problem.store.full) | _storage(problem.store.low)).values())
 
 
 def _storage(model: Model) -> dict[int, int]:

@@ -8,63 +8,85 @@ too, or many heads did, the plain way is cheaper; ``hidden`` says which by retur
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.engine.suffix.clean import centred, scale_of
+from pahq.engine.suffix.norms import centred, scale_of
 from pahq.model.forward import ACTIVATIONS
 from pahq.model.weights import LayerWeights, ModelConfig
 
-CAPACITY = 96  # composite weights kept, the least recently used dropped first; .8 MB each on GPT-2 small
-
 
 class Composites:
-    """Kept products of MLP inputs with their weights, and composite weights of (head, MLP) pairs."""
+    """Kept products of MLP inputs with their weights, and composite weights of (head, MLP) pairs.
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._config = config
-        self._weights: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
-        self._current: dict[int, Float[Tensor, "batch pos d_hidden"]] = {}  # by layer
+    Both share ``capacity_bytes``; what was used longest ago goes first, since forming it again costs no more than going
+    without it.
+    """
 
-    def worthwhile(self, heads: int) -> bool:
-        """Whether so many changed heads cost less by composites than one product d_model wide."""
-        return 2 * heads * self._config.d_head <= self._config.d_model
+    def __init__(self, config: ModelConfig, *, capacity_bytes: int) -> None:
+        self._config, self._capacity = config, capacity_bytes
+        self._kept: OrderedDict[tuple[int | None, int], Tensor] = OrderedDict()  # (sender, layer), or (None, layer)
+        self._bytes = 0
 
-    def forget(self, sender: int | None = None) -> None:
-        """Drop a head's composite weights (its W_O changed), or everything."""
-        for key in [key for key in self._weights if sender is None or key[0] == sender]:
-            del self._weights[key]
+    def worthwhile(self, heads: int, x: Float[Tensor, "*batch pos d_model"]) -> bool:
+        """Whether so many changed heads cost less by composites than products of ``x``, and a product of it fits."""
+        config = self._config
+        hidden = config.d_mlp * (2 if config.gated else 1) * x.element_size()
+        fits = (x.numel() // config.d_model + heads * config.d_head) * hidden <= self._capacity
+        return fits and 2 * heads * config.d_head <= config.d_model
 
-    def stale(self, layer: int) -> None:
-        """The MLP's input changed in a way that the kept product does not know."""
-        self._current.pop(layer, None)
+    def forget(self, sender: int) -> None:
+        """Drop a head's composite weights: its W_O changed."""
+        for key in [key for key in self._kept if key[0] == sender]:
+            self._drop(key)
+
+    def stale(self, layer: int | None = None) -> None:
+        """The MLP's input (every MLP's, without ``layer``) changed in a way that the kept product does not know."""
+        for key in [key for key in self._kept if key[0] is None and layer in (None, key[1])]:
+            self._drop(key)
 
     def keep(self, layer: int, product: Tensor) -> None:
-        self._current[layer] = product
+        self._keep((None, layer), product)
 
     def product(
         self,
         layer: int,
         weights: LayerWeights,
-        x: Float[Tensor, "batch pos d_model"],
+        x: Callable[[], Float[Tensor, "batch pos d_model"]],
         heads: dict[int, tuple[Float[Tensor, "trial batch pos d_head"], Float[Tensor, "d_head d_model"]]],
     ) -> Float[Tensor, "trial batch pos d_hidden"]:
         """Centred new input times W_in (and W_gate): the kept one for the current input ``x`` plus each head's part."""
-        kept = self._current.get(layer)
-        if kept is None or kept.shape[:-1] != x.shape[:-1]:
-            kept = self._current[layer] = self._times(weights, x)
-        total = kept
+        first = next(iter(heads.values()))[0]
+        total = self._kept.get((None, layer))
+        if total is None or total.shape[:-1] != first.shape[1:-1]:
+            total = self._keep((None, layer), self._times(weights, x()))
+        else:
+            self._kept.move_to_end((None, layer))
         for sender, (change, output) in heads.items():
             key = (sender, layer)
-            if key not in self._weights:
-                self._weights[key] = self._times(weights, output)
-                if len(self._weights) > CAPACITY:
-                    self._weights.popitem(last=False)
-            self._weights.move_to_end(key)
-            total = total + change @ self._weights[key]
+            composite = self._kept.get(key)
+            if composite is None:
+                composite = self._keep(key, self._times(weights, output))
+            else:
+                self._kept.move_to_end(key)
+            total = total + change @ composite
         return total
+
+    def _keep(self, key: tuple[int | None, int], value: Tensor) -> Tensor:
+        self._drop(key)
+        self._kept[key] = value
+        self._bytes += value.nbytes
+        while self._bytes > self._capacity and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
+        return value
+
+    def _drop(self, key: tuple[int | None, int]) -> None:
+        gone = self._kept.pop(key, None)
+        if gone is not None:
+            self._bytes -= gone.nbytes
 
     def _times(self, weights: LayerWeights, x: Tensor) -> Tensor:
         assert weights.W_in is not None

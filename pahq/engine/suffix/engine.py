@@ -1,9 +1,10 @@
 """The suffix engine: the reference engine's losses from the part of the network behind the edge under test.
 
 It relies on the order of visits (from the output down). Its exactness rests on four facts, each in a module of its own:
-senders upstream of the receiver under test are clean (``clean``), only live and changed nodes downstream are computed
-again (``wave``), at the positions that still matter (``state``), and a head's input needs no d_model-wide sum
-(``inputs``). Trials that differ in edges of one letter of one layer share a wave.
+senders upstream of the receiver under test are clean, so removing one is one subtraction (``inputs``), only live and
+changed nodes downstream are computed again (``wave``), at the positions that still matter (``state``), and what was
+added up step by step is computed anew once per layer (``rebase``). Trials that differ in edges of one letter of one
+layer share a wave.
 """
 
 from __future__ import annotations
@@ -16,19 +17,18 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import HEAD_LOGITS_BYTES, plan
-from pahq.engine.suffix.clean import CleanRun
+from pahq.engine.suffix.budget import plan
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.losses import KlLosses, losses_for
+from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
 from pahq.graph import Graph, Receiver
 from pahq.metrics import gather_items
-from pahq.model.forward import project
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
@@ -48,9 +48,10 @@ def stages(graph: Graph) -> list[Stage]:
 class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
-    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low). A window is bounded
-    by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere,
-    without ``composites`` MLPs and logits from their whole input. ``measured`` counts trials.
+    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); without it the search
+    takes at most what the reference would, where that is possible at all. A window is bounded by ``rows`` of the
+    residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere, without
+    ``composites`` MLPs and logits from their whole input. ``measured`` counts trials.
     """
 
     def __init__(
@@ -70,30 +71,43 @@ class SuffixEngine:
         self.problem = problem
         self.budget = plan(problem, memory_bytes)
         self._rows, self._widest = rows or self.budget.rows, widest
-        self._positions, self._keep_composites = positions, composites and self.budget.composites
-        self._items = problem.prompts.items.to(problem.corrupted.senders.device)
+        self._positions, self._keep_composites = positions, composites
+        self._items = problem.prompts.items.to(problem.corrupted.final.device)
         with torch.no_grad():
-            self._clean = CleanRun(problem)
             self._losses = losses_for(problem)
-            self._clean_loss = self._losses(gather_items(self._clean.final, problem.prompts.items))
         self.measured = 0
+        self._drift = torch.zeros((), dtype=torch.float64, device=problem.corrupted.final.device)
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Back to the whole graph. What never changes (clean values, inner products) stays, so a sweep pays once."""
-        self._state = State(self.problem, self._clean, positions=self._positions)
-        self._composites = Composites(self._clean.config) if self._keep_composites else None
-        self._head_logits = None
-        if self._composites is not None and isinstance(self._losses, KlLosses):
-            self._head_logits = HeadLogits(self.problem.store.full, composite_bytes=HEAD_LOGITS_BYTES)
-        self._loss = self._clean_loss
+        """Back to the whole graph: one clean forward."""
+        budget, full = self.budget, self.problem.store.full
+        self._focus: Focus = NO_FOCUS  # of the trial at hand
+        self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
+        self._state = State(
+            self.problem,
+            lambda layer: self.problem.store.layer(layer, self._state_focus),
+            positions=self._positions,
+            input_bytes=budget.input_bytes,
+        )
+        self._composites = self._head_logits = None
+        if self._keep_composites:
+            self._composites = Composites(full.config, capacity_bytes=budget.composite_bytes)
+            if isinstance(self._losses, KlLosses):
+                self._head_logits = HeadLogits(full, capacity_bytes=budget.head_logits_bytes)
+        self._loss = self._losses(gather_items(self._state.clean_final, self.problem.prompts.items))
         self._settled = len(self.graph.senders)
         self._stages, self._at = stages(self.graph), -1
         self._open: list[Receiver] = []
-        self._focus: Focus = NO_FOCUS
+        self._ablated_values: dict[tuple[Receiver, Focus], Tensor] = {}  # of this stage
         self._wave: Wave | None = None
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
+
+    @property
+    def drift(self) -> float:
+        """The largest difference that a loss had from its value computed anew, so far."""
+        return float(self._drift)
 
     @property
     def graph(self) -> Graph:
@@ -104,8 +118,7 @@ class SuffixEngine:
         """How many trials around ``edge`` may sensibly share a wave: bounded by the rows that its receiver needs."""
         self._enter(edge)
         need = self._wave_need(self.graph.edges[edge].receiver)
-        batch, positions = self._clean.difference.shape[1:3]
-        rows = batch * (positions if need == EVERYWHERE else 1)
+        rows = self._state.batch * (self._state.length if need == EVERYWHERE else 1)
         return max(1, min(self._widest, self._rows // rows))
 
     def _wave_need(self, receiver: Receiver) -> int:
@@ -168,16 +181,32 @@ class SuffixEngine:
     def _begin(self, stage: Stage) -> None:
         """Settle which positions the stage's nodes still need, and open the receivers that are connected."""
         kind, layer, letter, direct = stage
+        self._ablated_values = {}
+        if kind == "mlp" or (kind == "head" and direct and letter == "v" and not self.graph.shape.mlp):
+            self._rebase(layer)
         heads = range(self.graph.shape.letter_heads(letter)) if kind == "head" else range(1)
         receivers = [Receiver(kind, layer, head, letter) for head in heads]
         lowest = self.graph.upstream(receivers[0])
         while self._settled > lowest:
             self._settled -= 1
             self._state.settle(self._settled)
+        if kind == "head" and direct and letter == "v":
+            self._state.enter(layer)
         for receiver in receivers:
             if not direct and self._state.receiver_need(receiver) != NOWHERE and self._state.online.get(receiver, True):
                 self._state.open(receiver)
                 self._open.append(receiver)
+
+    def _rebase(self, layer: int) -> None:
+        """All layers above ``layer`` are decided: compute their current values anew, and note how far they drifted."""
+        final = rebase(self._state, layer + 1)
+        if self._composites is not None:
+            self._composites.stale()
+        if self._head_logits is not None:
+            self._head_logits.stale()
+        loss = self._losses(self._at_items(final))
+        self._drift = torch.maximum(self._drift, (loss - self._loss).abs())
+        self._loss = loss
 
     def _weights(self, layer: int) -> LayerWeights:
         return self.problem.store.layer(layer, self._focus)
@@ -212,7 +241,7 @@ class SuffixEngine:
             return self._losses(resid)
         assert isinstance(self._losses, KlLosses)
         changed = wave.heads_into_logits()
-        if changed is None or not kept.worthwhile(len(changed)):
+        if changed is None or not kept.worthwhile(changed):
             wave.write(lambda j: kept.stale())
             return self._losses(resid)
         heads = {sender: (self._at_items(z), output) for sender, (z, output) in changed.items()}
@@ -227,15 +256,12 @@ class SuffixEngine:
         return values[..., self._items[:, 0], positions, :]
 
     def _ablated(self, receiver: Receiver) -> Tensor:
-        """A projection's value in the ablated run, by the weights under the current focus."""
-        corrupted, layer = self.problem.corrupted, receiver.layer
-        group = receiver.head
-        if receiver.letter == "q":
-            group = receiver.head * self.graph.shape.kv_heads // self.graph.shape.heads
-        if (layer, group) not in self._focus:
-            return corrupted.projections[layer][receiver.letter][receiver.head]
-        x = corrupted.resid_pre[layer][None]
-        return project(self._clean.config, self._weights(layer), receiver.letter, x, rows=[receiver.head])[0]
+        """A projection's value in the ablated run, by the weights under the current focus, at its need."""
+        state, key = self._state, (receiver, self._focus)
+        if key not in self._ablated_values:
+            x = at_need(state.corrupted_stream(receiver), state.receiver_need(receiver))[None]
+            self._ablated_values[key] = project_inputs(state, receiver, self._weights(receiver.layer), x)[0]
+        return self._ablated_values[key]
 
     # ---- mixed precision: the state follows the focus
 
@@ -279,15 +305,15 @@ class SuffixEngine:
         final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         loss = None if final is None else self._final_losses(final, wave)[0]
         wave.choose(0)
+        self._state_focus = self._focus
         self._wave, self._answers = None, {}
         if loss is not None:
             self._loss = loss
 
     def _projection(self, receiver: Receiver, weights: LayerWeights) -> Tensor:
         """A head's current projection, computed from its current input by ``weights``."""
-        state, need = self._state, self._state.receiver_need(receiver)
+        state = self._state
         if not state.online[receiver]:
-            return at_need(self._ablated(receiver), need)
-        x = state.inputs.get(receiver)
-        x = at_need(state.clean_input(receiver), need) if x is None else x
+            return self._ablated(receiver)
+        x = state.inputs[receiver] if receiver in state.inputs else state.clean_input(receiver)
         return project_inputs(state, receiver, weights, x[None])[0]

@@ -7,14 +7,13 @@ unembedding is most of a search, and this takes most of it away.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.engine.suffix.clean import centred, scale_of
+from pahq.engine.suffix.norms import centred, scale_of
 from pahq.model.weights import Model
 
 HeadChange = tuple[Float[Tensor, "trial item d_head"], Float[Tensor, "d_head d_model"]]  # of z; its head's W_O
@@ -23,19 +22,23 @@ HeadChange = tuple[Float[Tensor, "trial item d_head"], Float[Tensor, "d_head d_m
 class HeadLogits:
     """Kept logits of the current state before the norm's factor, and composite weights W_O W_U by head."""
 
-    def __init__(self, model: Model, *, composite_bytes: int) -> None:
+    def __init__(self, model: Model, *, capacity_bytes: int) -> None:
         self._model = model
         size = model.config.d_head * model.W_U.shape[1] * model.W_U.element_size()
-        self._capacity = composite_bytes // size
-        self._composites: OrderedDict[int, Float[Tensor, "d_head vocab"]] = OrderedDict()
+        self._capacity = capacity_bytes // size
+        self._composites: dict[int, Float[Tensor, "d_head vocab"]] = {}
         self._current: Float[Tensor, "item vocab"] | None = None
         shift = model.b_U if model.ln_final_b is None else model.b_U + model.ln_final_b @ model.W_U
         self._shift = shift if bool((shift != 0).any()) else None
 
-    def worthwhile(self, heads: int) -> bool:
-        """Whether so many changed heads cost less this way, and their composite weights fit."""
-        config = self._model.config
-        return 0 < heads <= self._capacity and 3 * heads * config.d_head <= config.d_model
+    def worthwhile(self, heads: Collection[int]) -> bool:
+        """Whether so many changed heads cost less this way, and their composite weights are kept or still fit.
+
+        What is kept stays: a composite costs more than going without it, so turning them over would never pay.
+        """
+        config, new = self._model.config, sum(head not in self._composites for head in heads)
+        fits = len(self._composites) + new <= self._capacity
+        return bool(heads) and fits and 3 * len(heads) * config.d_head <= config.d_model
 
     def stale(self) -> None:
         """The final residual stream changed in a way that the kept logits do not know."""
@@ -89,9 +92,6 @@ class HeadLogits:
     def _composite(self, sender: int, output: Tensor) -> Tensor:
         if sender not in self._composites:
             self._composites[sender] = self._times(output)
-            if len(self._composites) > self._capacity:
-                self._composites.popitem(last=False)
-        self._composites.move_to_end(sender)
         return self._composites[sender]
 
     def _times(self, x: Tensor) -> Tensor:

@@ -1,18 +1,26 @@
-"""The current state of a search: what every node that has been visited computes now.
+"""The current state of a search: what every node computes now.
 
-Upstream of the receiver under test everything is clean and nothing is stored. ``need[s]`` says at which positions
-sender s still matters: 0 nowhere, 1 at the last position alone, 2 everywhere. It is final when s is visited, since all
-its children have been visited by then: a metric on the last position reaches earlier ones through k and v only.
+Upstream of the receiver under test everything is clean. ``need[s]`` says at which positions sender s still matters:
+0 nowhere, 1 at the last position alone, 2 everywhere. It is final when s is visited, since all its children have been
+visited by then: a metric on the last position reaches earlier ones through k and v only.
+
+A head is kept as z, d_head wide; what its output differs by from the ablated run is one product with W_O away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.clean import CleanRun
+from pahq.engine.suffix.kept import KeptInputs
 from pahq.graph import Graph, Receiver
+from pahq.model.forward import project, run_senders
+from pahq.model.weights import LayerWeights
 
 NOWHERE, LAST, EVERYWHERE = 0, 1, 2
 
@@ -23,17 +31,26 @@ def at_need(x: Float[Tensor, "*batch pos d"], need: int) -> Float[Tensor, "*batc
 
 
 class State:
-    """Mutable, and private to one engine."""
+    """Mutable, and private to one engine. ``weights(l)`` gives a layer's weights under the current focus."""
 
-    def __init__(self, problem: Problem, clean: CleanRun, *, positions: bool = True) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        weights: Callable[[int], LayerWeights],
+        *,
+        positions: bool = True,
+        input_bytes: int | None = None,
+    ) -> None:
         graph = problem.graph
         self.graph: Graph = graph
-        self.clean = clean
-        layers = range(graph.shape.layers)
-        self.z = [clean.z[layer].clone() for layer in layers]
-        self.projections = [{letter: x.clone() for letter, x in clean.projections[layer].items()} for layer in layers]
-        self.mlp = {layer: x.clone() for layer, x in clean.mlp.items()}
-        self.inputs: dict[Receiver, Tensor] = {}  # current input of every visited receiver, at its need
+        self.config = problem.store.full.config
+        self.weights, self._low, self.corrupted = weights, problem.store.low, problem.corrupted
+        run = run_senders(problem.store.low, problem.clean)
+        self.start, self.z, self.mlp = run.start, list(run.z), list(run.mlp)
+        self._clean_pre, self._clean_mid, self.clean_final = run.resid_pre, run.resid_mid, run.final
+        self.batch, self.length = run.final.shape[:2]
+        self.projections: dict[Receiver, Tensor] = {}  # of every visited head that is alive, at its need
+        self.inputs = KeptInputs(self.clean_input, self.fresh_input, input_bytes)
         self.present: dict[Receiver, list[bool]] = {}  # by sender, for every visited receiver
         self.online: dict[Receiver, bool] = {receiver: True for receiver in graph.head_inputs}
         self.children: list[list[Receiver]] = [[] for _ in graph.senders]  # visited receivers, present edges
@@ -60,17 +77,73 @@ class State:
         self.need[sender] = max((self.receiver_need(child) for child in self.children[sender]), default=NOWHERE)
         return self.need[sender]
 
-    def clean_input(self, receiver: Receiver) -> Float[Tensor, "batch pos d_model"]:
+    def enter(self, layer: int) -> None:
+        """Begin visiting a layer's heads: clean projections of those that are alive."""
+        resid = self._clean_pre[layer][None]
+        for letter in "qkv":
+            receivers = [Receiver("head", layer, i, letter) for i in range(self.graph.shape.letter_heads(letter))]
+            alive = [receiver for receiver in receivers if self.receiver_need(receiver) != NOWHERE]
+            if not alive:
+                continue
+            values = project(self.config, self._low.layers[layer], letter, resid)
+            for receiver in alive:
+                self.projections[receiver] = at_need(values[receiver.head], self.receiver_need(receiver)).clone()
+
+    def clean_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
+        """The receiver's input in the unpatched run, at its need."""
         if receiver.kind == "logits":
-            return self.clean.final
-        stream = self.clean.resid_mid if receiver.kind == "mlp" else self.clean.resid_pre
+            return at_need(self.clean_final, self._output_need)
+        stream = self._clean_mid if receiver.kind == "mlp" else self._clean_pre
+        return at_need(stream[receiver.layer], self.receiver_need(receiver))
+
+    def fresh_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
+        """The receiver's current input from its definition: ablated stream plus what its present senders differ by."""
+        need = self.receiver_need(receiver)
+        x = at_need(self.corrupted_stream(receiver), need)
+        present = [sender for sender, there in enumerate(self.present[receiver]) if there]
+        for piece in self._pieces(present, need, together=True):
+            x = x + piece[0]
+        return x
+
+    def corrupted_stream(self, receiver: Receiver) -> Float[Tensor, "batch pos d_model"]:
+        """The receiver's input in the ablated run."""
+        if receiver.kind == "logits":
+            return self.corrupted.final
+        stream = self.corrupted.resid_mid if receiver.kind == "mlp" else self.corrupted.resid_pre
         return stream[receiver.layer]
+
+    def difference(self, senders: Sequence[int], need: int) -> Float[Tensor, "sender batch some d_model"]:
+        """What the current outputs of ``senders`` (ascending) differ by from the ablated run."""
+        pieces = self._pieces(senders, need)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _pieces(self, senders: Sequence[int], need: int, *, together: bool = False) -> list[Tensor]:
+        """``difference`` layer by layer, a layer's heads in one product; ``together`` adds a layer's heads up."""
+        pieces: list[Tensor] = []
+        nodes = self.graph.senders
+        for (kind, layer), members in groupby(senders, key=lambda s: (nodes[s].kind, nodes[s].layer)):
+            if kind == "head":
+                heads = [nodes[sender].head for sender in members]
+                pieces.append(self._head_pieces(layer, heads, need, together))
+            elif kind == "mlp":
+                pieces.append((at_need(self.mlp[layer], need) - at_need(self.corrupted.mlp[layer], need))[None])
+            else:
+                for sender in members:
+                    pieces.append((at_need(self.start[sender] - self.corrupted.start[sender], need))[None])
+        return pieces
+
+    def _head_pieces(self, layer: int, heads: list[int], need: int, together: bool) -> Tensor:
+        weights, low = self.weights(layer), self._low.layers[layer]
+        z, ablated = at_need(self.z[layer], need)[heads], at_need(self.corrupted.z[layer], need)[heads]
+        if weights is low:
+            return _through(z - ablated, low.W_O[heads], together)
+        return _through(z, weights.W_O[heads], together) - _through(ablated, low.W_O[heads], together)
 
     def open(self, receiver: Receiver) -> None:
         """Begin testing a receiver's edges: all present, everything upstream clean."""
         if receiver not in self.present:
             self.present[receiver] = [True] * self.graph.upstream(receiver)
-            self.inputs[receiver] = at_need(self.clean_input(receiver), self.receiver_need(receiver))
+            self.inputs.open(receiver)
 
     def close(self, receiver: Receiver) -> None:
         """All edges of a receiver are decided: from now on changes of its senders reach it."""
@@ -86,6 +159,16 @@ class State:
             return
         if gone.receiver in self.present:
             self.present[gone.receiver][edge - self.graph.incoming(gone.receiver)[0]] = False
+
+
+def _through(
+    z: Float[Tensor, "head batch pos d_head"], W_O: Float[Tensor, "head d_head d_model"], together: bool
+) -> Tensor:
+    """Heads' outputs [head, batch, pos, d_model], or their sum with a leading axis of 1."""
+    if together:
+        wide = z.permute(1, 2, 0, 3).flatten(2)
+        return (wide @ W_O.flatten(0, 1))[None]
+    return torch.bmm(z.flatten(1, 2), W_O).view(*z.shape[:3], -1)
 
 
 def overwrite(place: Tensor, value: Tensor) -> None:

@@ -26,7 +26,7 @@ def stream_trials(
     wave.set_input(receiver, x)
     if receiver.kind == "logits":
         return x
-    wave.set_mlp(receiver.layer, mlp(state.clean.config, wave.weights(receiver.layer), x))
+    wave.set_mlp(receiver.layer, mlp(state.config, wave.weights(receiver.layer), x))
     return wave.run(receiver.layer + 1, heads_from=receiver.layer + 1, mlp_from=receiver.layer + 1)
 
 
@@ -35,14 +35,14 @@ def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: 
     state, first = wave.state, wave.state.first_sender(layer)
     for receiver in opened:
         sets = [senders_taken(state.graph, trial, receiver) for trial in trials]
-        distinct = sorted(set(sets) - {()})
+        distinct = [members for members in dict.fromkeys(sets) if members]
         if not distinct:
             continue
         inputs = without(state, receiver, distinct)
         projections = project_inputs(state, receiver, wave.weights(layer), inputs)
         index = [distinct.index(members) + 1 if members else 0 for members in sets]
         by_trial = _Spread(index, inputs.device)
-        old = at_need(state.projections[layer][receiver.letter][receiver.head], state.receiver_need(receiver))
+        old = at_need(state.projections[receiver], state.receiver_need(receiver))
         wave.set_projection(receiver, by_trial(projections, old))
         for head in state.graph.shape.query_heads(receiver.letter, receiver.head):
             need = state.need[first + head]
@@ -65,7 +65,7 @@ class _Spread:
 
 def _take_input(state: State, receiver: Receiver, inputs: Tensor, index: Sequence[int], trial: int) -> None:
     if index[trial]:
-        state.inputs[receiver] = inputs[index[trial] - 1].clone()
+        state.inputs[receiver] = inputs[index[trial] - 1]
 
 
 def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value: Callable[[Receiver], Tensor]) -> None:
@@ -79,7 +79,7 @@ def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value
         ablated = at_need(ablated_value(receiver), need)[None]
         taken = torch.tensor([edge in trial.removed for trial in trials], device=ablated.device)
         choice = taken[:, None, None, None]
-        old = at_need(state.projections[layer][receiver.letter][receiver.head], need)[None]
+        old = at_need(state.projections[receiver], need)[None]
         wave.set_projection(receiver, torch.where(choice, ablated, old))
         for head in state.graph.shape.query_heads(receiver.letter, receiver.head):
             if state.need[first + head] != NOWHERE:
@@ -89,6 +89,6 @@ def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value
 
 
 def senders_taken(graph: Graph, trial: Trial, receiver: Receiver) -> tuple[int, ...]:
-    """The senders that a trial takes from a receiver, as indices."""
+    """The senders that a trial takes from a receiver, as indices, in the order of their tests."""
     incoming = graph.incoming(receiver)
-    return tuple(sorted(edge - incoming[0] for edge in trial.removed if edge in incoming))
+    return tuple(edge - incoming[0] for edge in trial.removed if edge in incoming)

@@ -49,10 +49,10 @@ class Wave:
 
     def set_input(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_model"]) -> None:
         inputs = self.state.inputs  # closures hold tensors, never the wave: a cycle would keep all of them alive
-        self.write(lambda j: inputs.__setitem__(receiver, pick(values, j).clone()))
+        self.write(lambda j: inputs.__setitem__(receiver, pick(values, j)))
 
     def set_projection(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_head"]) -> None:
-        place = self.state.projections[receiver.layer][receiver.letter][receiver.head]
+        place = self.state.projections[receiver]
         self.write(lambda j: overwrite(place, pick(values, j)))
 
     def set_head(self, layer: int, head: int, z: Float[Tensor, "trial batch pos d_head"]) -> None:
@@ -135,9 +135,9 @@ class Wave:
         mask = changes.new_tensor([[float(s in touched[r]) for s in senders] for r in receivers])
         inputs = torch.stack([state.inputs[receiver] for receiver in receivers])[:, None]
         x = inputs + (mask @ changes.flatten(1)).view(len(receivers), *changes.shape[1:])
-        start = 0 if need == EVERYWHERE else state.clean.z[layer].shape[-2] - 1
+        start = 0 if need == EVERYWHERE else state.length - 1
         rows = [receiver.head for receiver in receivers]
-        flat = project(state.clean.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
+        flat = project(state.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
         values = flat.view(*x.shape[:3], *flat.shape[2:])
         for i, receiver in enumerate(receivers):
             self.set_input(receiver, x[i])
@@ -150,10 +150,11 @@ class Wave:
         group = head * shape.kv_heads // shape.heads
         parts = {}
         for letter, index in (("q", head), ("k", group), ("v", group)):
-            new = fresh.get(Receiver("head", layer, index, letter))
-            parts[letter] = state.projections[layer][letter][index][None] if new is None else new
+            receiver = Receiver("head", layer, index, letter)
+            new = fresh.get(receiver)
+            parts[letter] = state.projections[receiver][None] if new is None else new
         need = state.need[state.first_sender(layer) + head]
-        return attention(state.clean.config, at_need(parts["q"], need), parts["k"], parts["v"])
+        return attention(state.config, at_need(parts["q"], need), parts["k"], parts["v"])
 
     def _mlp(self, layer: int) -> None:
         receiver, weights, kept = Receiver("mlp", layer), self.weights(layer), self._composites
@@ -162,13 +163,13 @@ class Wave:
             return
         need = self.state.receiver_need(receiver)
         senders = [sender for sender in self.changes if receiver in self.state.children[sender]]
-        if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(len(senders)):
-            self.set_mlp(layer, mlp(self.state.clean.config, weights, x))
+        if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(len(senders), x[0]):
+            self.set_mlp(layer, mlp(self.state.config, weights, x))
             if kept is not None:
                 self.write(lambda j: kept.stale(layer))
             return
         heads = {s: (at_need(self._z[s], need), self._output(s)) for s in senders}
-        product = kept.product(layer, weights, self.state.inputs[receiver], heads)
+        product = kept.product(layer, weights, lambda: self.state.inputs[receiver], heads)
         self.set_mlp(layer, kept.output(weights, product, x))
         self.write(lambda j: kept.keep(layer, pick(product, j).clone()))
 
