@@ -12,8 +12,9 @@ from pahq.experiment import groups
 
 EXPERIMENT = str(config.get("experiment", "default"))
 ROOT = str(config.get("root", "results"))
-# Rules say `python` and mean the one that runs Snakemake, whether or not its environment is activated.
-shell.prefix(f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# Rules say `python` and mean the one that runs Snakemake, whether or not its environment is activated. A prefix takes the
+# place of Snakemake's own, without which a command piped into `tee` never fails.
+shell.prefix(f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 try:
     GROUPS = groups(EXPERIMENT)
 except PahqError as error:

@@ -21,6 +21,7 @@ from torch import Tensor
 from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
+from pahq.model.transformerlens import fill_norms, model_config
 from pahq.model.weights import Model, ModelConfig, model_from_tensors
 from pahq.results import read_json
 from pahq.search.order import Order
@@ -66,7 +67,7 @@ def read_recorded(folder: Path) -> list[RecordedRun]:
         raise PahqError(f"{path} is missing or not a safetensors file: {error}") from None
     weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     try:
-        model = model_from_tensors(model_config(config), _fill_norms(config, weights))
+        model = model_from_tensors(model_config(config), fill_norms(config, weights))
         if (folder / "acdc_runs.json").exists():
             return _tracr_runs(folder.name, read_json(folder / "acdc_runs.json"), model, tensors)
         return [_single_run(folder.name, read_json(folder / "result.json"), model, tensors)]
@@ -78,70 +79,6 @@ def read_recorded(folder: Path) -> list[RecordedRun]:
         raise PahqError(f"{folder / 'config.json'} describes no model: {one_sentence(error, ModelConfig)}") from None
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise PahqError(f"{folder} is not a readable recorded run: {' '.join(str(error).split())}") from None
-
-
-# What the forward pass takes for granted, by TransformerLens' names.
-_FIXED = {
-    "parallel_attn_mlp": False,
-    "scale_attn_by_inverse_layer_idx": False,
-    "use_attn_scale": True,
-    "use_local_attn": False,
-}
-
-
-def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """A TransformerLens 1.x configuration as a ModelConfig."""
-    norms = {"LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms", None: "none"}
-    norm = values.get("normalization_type")
-    for name, wanted in _FIXED.items():
-        if values.get(name, wanted) != wanted:
-            raise PahqError(
-                f"a recorded model with {name} = {values[name]!r} is not supported; {wanted!r} was expected"
-            )
-    if norm not in norms:
-        raise unknown("normalization_type", norm, [str(name) for name in norms])
-    positions = {"standard": "learned", "rotary": "rotary"}
-    kind = values.get("positional_embedding_type", "standard")
-    if kind not in positions:
-        raise unknown("positional_embedding_type", kind, positions)
-    only = bool(values.get("attn_only", False))
-    activation = values.get("act_fn") or "gelu_new"
-    known = ModelConfig.model_fields["activation"].annotation.__args__  # type: ignore[union-attr]
-    if not only and activation not in known:
-        raise unknown("act_fn", activation, known)
-    return ModelConfig(
-        name=str(values.get("model_name", "recorded")),
-        layers=values["n_layers"],
-        heads=values["n_heads"],
-        kv_heads=values.get("n_key_value_heads") or values["n_heads"],
-        d_model=values["d_model"],
-        d_head=values["d_head"],
-        d_mlp=0 if only else values.get("d_mlp") or 4 * values["d_model"],
-        d_vocab=values["d_vocab"],
-        d_vocab_out=values["d_vocab"] if (values.get("d_vocab_out") or -1) < 0 else values["d_vocab_out"],
-        context=values["n_ctx"],
-        norm=norms[norm],
-        eps=values.get("eps", 1e-5),
-        activation="gelu_new" if only else activation,
-        gated=bool(values.get("gated_mlp", False)),
-        positions=positions[kind],
-        rotary_base=float(values.get("rotary_base", 10000)),
-        causal=values.get("attention_dir", "causal") == "causal",
-    )
-
-
-def _fill_norms(config: Mapping[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``LNPre`` and ``RMSPre`` store no norm weights, since these were folded into what follows: ones and zeros."""
-    if not str(config.get("normalization_type")).endswith("Pre"):
-        return weights
-    ones = torch.ones(config["d_model"])
-    names = ["ln_final"] + [f"blocks.{i}.ln{n}" for i in range(config["n_layers"]) for n in (1, 2)]
-    if config.get("attn_only"):
-        names = [name for name in names if not name.endswith("ln2")]
-    filled = {f"{name}.w": ones for name in names}
-    if config["normalization_type"] == "LNPre":
-        filled |= {f"{name}.b": torch.zeros_like(ones) for name in names}
-    return filled | weights
 
 
 def _single_run(name: str, result: Mapping[str, Any], model: Model, tensors: Mapping[str, Tensor]) -> RecordedRun:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -143,6 +145,41 @@ def test_a_job_that_fails_says_why_on_the_terminal(tmp_path: Path) -> None:
     assert "pahq: error: run.wandb: Input should be 'auto', 'online'" in done.stdout + done.stderr
     log = tmp_path / "results" / "logs" / "smoke" / "tracr-proportion-acdc-float32.log"
     assert log.read_text().startswith("pahq: error: ")
+
+
+def test_a_model_that_cannot_be_had_fails_its_own_cells_alone(tmp_path: Path) -> None:
+    """One sentence for it, all other cells done; then the analysis takes what is there and lists the rest."""
+    for name in ("pahq", "conf", "workflow", "profiles"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    absent = {"name": "absent", "source": "org/absent", "revision": "0123456789abcdef0123456789abcdef01234567"}
+    (tmp_path / "conf" / "model" / "absent.yaml").write_text(json.dumps(absent))
+    row = {"task": "tracr-proportion", "method": "acdc", "precision": "float32", "threshold": 0.01}
+    rows = [row | {"model": "absent"}, row | {"model": "tracr-proportion"}]
+    (tmp_path / "conf" / "experiment" / "partly.yaml").write_text(json.dumps(rows))
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+
+    def run(*words: str) -> tuple[int, str]:
+        full = [sys.executable, "-m", *words]
+        done = subprocess.run(full, cwd=tmp_path, env=offline, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout + done.stderr
+
+    code, output = run("snakemake", "--cores", "1", "--config", "experiment=partly", "wandb=disabled")
+    assert code != 0
+    sentence = "hub model 'org/absent' is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
+    assert f"pahq: error: {sentence}\n" in output
+    assert "Traceback" not in output
+    assert "completed successfully, but" not in output  # it failed by its exit status
+    [done] = tmp_path.glob("results/cells/*/*/result.json")
+    assert json.loads(done.read_text())["model"]["name"] == "tracr-proportion"
+    for command in ("evaluate", "tables", "figures"):
+        code, output = run("pahq", command, "partly")
+        assert code == 0, output
+    analysis = tmp_path / "results" / "analysis" / "partly"
+    [reason] = pd.read_parquet(analysis / "missing.parquet")["reason"]
+    assert reason == "not started"
+    assert (analysis / "tables" / "REPORT.md").is_file()
 
 
 def test_the_profile_lies_where_snakemake_looks() -> None:

@@ -150,7 +150,7 @@ def _mean_prompt(values: Float[Tensor, "*head batch pos d"]) -> Float[Tensor, "*
 
 def _check_tokens(model: Model, prompts: Prompts) -> None:
     config = model.config
-    if config.positions == "learned" and prompts.clean.shape[1] > config.context:
+    if config.positions != "rotary" and prompts.clean.shape[1] > config.context:
         raise PahqError(
             f"prompts have {prompts.clean.shape[1]} tokens; model {config.name!r} has {config.context} positions"
         )

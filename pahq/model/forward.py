@@ -67,7 +67,7 @@ def project(
     first: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Float[Tensor, "letter_head batch pos d_head"]:
-    """A head's q, k or v from that head's own residual input: norm, product, bias, q/k norm, rotation.
+    """A head's q, k or v from that head's own residual input: norm, positions (shortformer), product, bias, rotation.
 
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
@@ -76,6 +76,8 @@ def project(
     if rows is not None:
         weight, bias = weight[list(rows)], bias[list(rows)]
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
+    if layer.W_pos is not None and letter != "v":
+        normed = normed + layer.W_pos[first : first + normed.shape[-2]]
     if normed.shape[0] == 1 < weight.shape[0]:  # all heads read one input: one product for all of them
         together = normed[0] @ weight.permute(1, 0, 2).flatten(1)
         out = torch.movedim(together.view(*normed.shape[1:-1], weight.shape[0], -1), -2, 0) + bias[:, None, None]
@@ -168,7 +170,9 @@ def unembed(model: Model, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "
 def embeddings(
     model: Model, tokens: Int[Tensor, "batch pos"], *, split: bool
 ) -> list[Float[Tensor, "batch pos d_model"]]:
-    """The senders below layer 0: token and position embedding, added up or (``split``) apart.
+    """The senders below layer 0: token and learned position embedding, added up or (``split``) apart.
+
+    Positions of other kinds enter in the attention heads, so there the token embedding is the only sender.
 
     Raises PahqError for prompts longer than the model's context, which rotary models would otherwise accept.
     """
@@ -177,7 +181,7 @@ def embeddings(
         raise PahqError(f"prompts of {length} tokens exceed the model's context of {context}")
     tokens = tokens.to(model.W_E.device)
     token = model.W_E[tokens]
-    if model.W_pos is None:
+    if model.W_pos is None or model.config.positions == "shortformer":
         return [token]
     position = model.W_pos[: tokens.shape[1]].expand_as(token)
     return [token, position] if split else [token + position]

@@ -25,15 +25,13 @@ from safetensors.torch import save_file
 
 from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
+from pahq.model.hub import fetch
 from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.weights import Model, ModelConfig, check_shapes, model_from_tensors
 from pahq.results import read_json, write_atomic, write_json
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
-# Safetensors weights (sharded or not, not a repository's second copy of them), configuration, tokenizer. No
-# pickle.
-HUB_FILES = ("model*.safetensors", "*.json", "*.txt", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
         )
     if not _COMMIT.fullmatch(revision):
         raise PahqError(f"revision {revision!r} of hub model {text!r} is not a commit of 40 hex digits")
-    return _classify(_fetch(text, revision), text)
+    return _classify(fetch(text, revision), text)
 
 
 def models_folder() -> Path:
@@ -177,6 +175,8 @@ def _read_vocabulary(path: Path, config: ModelConfig) -> tuple[str, ...] | None:
 def _classify(folder: Path, name: str) -> Source:
     values = read_json(folder / "config.json")
     foreign = isinstance(values, Mapping) and bool({"model_type", "architectures"} & set(values))
+    if isinstance(values, Mapping) and not foreign and "n_layers" in values:
+        raise PahqError(f"{folder} is a model in TransformerLens' terms; docs/models.md says how to convert it")
     if foreign:
         weight_files(folder)
     return Source("huggingface" if foreign else "folder", name, folder)
@@ -193,39 +193,3 @@ def _check_embedded(source: Source) -> None:
             raise PahqError(
                 f"the embedded file {key} does not have the sha256 that checksums.json states; reinstall pahq"
             )
-
-
-def _fetch(name: str, revision: str) -> Path:
-    """A hub repository's folder in the cache: untouched where it is complete there, else downloaded."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
-
-    patterns = list(HUB_FILES)
-    try:
-        folder = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*", local_files_only=True
-            )
-        )
-        weight_files(folder)
-        return folder
-    except (EntryNotFoundError, OSError, PahqError):
-        pass  # not, or not wholly, in the cache: the hub has to be asked
-    try:
-        listed = HfApi().model_info(name, revision=revision, timeout=10).siblings or []
-        if not any(re.fullmatch(r"model[^/]*\.safetensors", file.rfilename) for file in listed):
-            raise PahqError(f"hub model {name!r} has no safetensors weights at {revision[:12]}; pickles are not read")
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*"))
-    except PahqError:
-        raise
-    except OfflineModeIsEnabled:
-        raise PahqError(f"hub model {name!r} is not in the cache, and HF_HUB_OFFLINE forbids fetching it") from None
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()
-        raise PahqError(
-            f"the hub refused {name!r} at revision {revision[:12]} ({reason[0] if reason else error!r})"
-        ) from None
-    except Exception as error:  # no network shows in many ways: name resolution, proxies, time-outs, broken transfers
-        raise PahqError(
-            f"hub model {name!r} is not in the cache and the hub cannot be reached ({type(error).__name__})"
-        ) from None

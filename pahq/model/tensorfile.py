@@ -22,6 +22,7 @@ from pahq.results import read_json
 FLOATS = ("F64", "F32", "F16", "BF16")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NO_PICKLE = "other weight formats (pickle among them) are not read; docs/models.md says how to convert one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if single.is_file():
         return (single,)
     if not index.is_file():
-        raise PahqError(f"{folder} holds no {WEIGHTS}; other weight formats (pickle among them) are not read")
+        raise PahqError(f"{folder} holds no {WEIGHTS}; {NO_PICKLE}")
     values = read_json(index)
     shards = values.get("weight_map") if isinstance(values, dict) else None
     if not isinstance(shards, dict) or not shards:

@@ -24,7 +24,9 @@ Activation = Literal["relu", "gelu", "gelu_new", "silu"]
 class ModelConfig(BaseModel):
     """The facts that fix a model's computation; ``config.json`` of our model folders.
 
-    ``d_mlp`` 0 means attention only. ``positions`` learned: added to the embedding; rotary: RoPE on q and k.
+    ``d_mlp`` 0 means attention only. ``positions`` learned: added to the embedding; rotary: RoPE on q and k;
+    shortformer (Press et al. 2020, arXiv 2012.15832): a learned table added to the normalised q and k inputs alone,
+    never to the residual stream.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +45,7 @@ class ModelConfig(BaseModel):
     eps: PositiveFloat = 1e-5
     activation: Activation = "gelu_new"
     gated: bool = False
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["learned", "rotary", "shortformer"] = "learned"
     rotary_base: PositiveFloat = 10000.0
     causal: bool = True
     tied_embedding: bool = False
@@ -68,7 +70,10 @@ class ModelConfig(BaseModel):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer. What a family lacks (norm biases, q/k norms, gate) is None; absent biases are zeros."""
+    """One layer. What a family lacks (norm biases, q/k norms, gate) is None; absent biases are zeros.
+
+    ``W_pos`` is the model's table of positions where they enter at q and k (shortformer): one tensor for all layers.
+    """
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]
@@ -89,6 +94,7 @@ class LayerWeights:
     W_out: Float[Tensor, "d_mlp d_model"] | None = None
     b_in: Float[Tensor, " d_mlp"] | None = None
     b_out: Float[Tensor, " d_model"] | None = None
+    W_pos: Float[Tensor, "context d_model"] | None = None
 
     def weight(self, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
         return {"q": self.W_Q, "k": self.W_K, "v": self.W_V}[letter]
@@ -99,7 +105,10 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Model:
-    """Configuration, embedding, layers, unembedding; ``vocabulary`` names the tokens of word-level models."""
+    """Configuration, embedding, layers, unembedding; ``vocabulary`` names the tokens of word-level models.
+
+    ``W_pos`` is the table of learned positions, added to the embedding or (shortformer) by every layer.
+    """
 
     config: ModelConfig
     W_E: Float[Tensor, "d_vocab d_model"]
@@ -118,8 +127,11 @@ class Model:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Model:
         """The same model with ``change`` applied to every tensor; a tied unembedding stays tied."""
-        layers = tuple(LayerWeights(**_mapped(layer, change)) for layer in self.layers)
-        changed = _mapped(self, change) | {"layers": layers}
+        changed = _mapped(self, change)
+        positions = changed["W_pos"] if self.config.positions == "shortformer" else None
+        changed["layers"] = tuple(
+            LayerWeights(**_mapped(replace(layer, W_pos=None), change) | {"W_pos": positions}) for layer in self.layers
+        )
         if self.config.tied_embedding:
             changed["W_U"] = changed["W_E"].T
         return replace(self, **changed)
@@ -135,8 +147,8 @@ class Model:
             "unembed.b_U": self.b_U,
         }
         for i, layer in enumerate(self.layers):
-            for field in fields(layer):
-                named[f"blocks.{i}.{_PLACES[field.name]}"] = getattr(layer, field.name)
+            for name, place in _PLACES.items():
+                named[f"blocks.{i}.{place}"] = getattr(layer, name)
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -157,7 +169,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a model of this configuration has."""
     heads, kv, d, e, m = config.heads, config.kv_heads, config.d_model, config.d_head, config.d_mlp
     shapes: dict[str, tuple[int, ...]] = {"embed.W_E": (config.d_vocab, d)}
-    if config.positions == "learned":
+    if config.positions != "rotary":
         shapes["pos_embed.W_pos"] = (config.context, d)
 
     def add_norm(name: str) -> None:
@@ -227,15 +239,16 @@ def model_from_tensors(
         if not torch.isfinite(tensor).all():
             raise PahqError(f"tensor {name!r} holds NaN or infinite values")
         checked[name] = tensor
+    positions = checked.get("pos_embed.W_pos")
     layers = []
     for i in range(config.layers):
         named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in _PLACES.items()}
-        layers.append(LayerWeights(**named))
+        layers.append(LayerWeights(**named, W_pos=positions if config.positions == "shortformer" else None))
     embedding = checked["embed.W_E"]
     return Model(
         config=config,
         W_E=embedding,
-        W_pos=checked.get("pos_embed.W_pos"),
+        W_pos=positions,
         layers=tuple(layers),
         ln_final_w=checked.get("ln_final.w"),
         ln_final_b=checked.get("ln_final.b"),

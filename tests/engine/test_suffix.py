@@ -114,6 +114,19 @@ def test_float64_searches_equal_the_reference(spec: dict, search: dict, rows: in
         assert worst(found, expected) < 1e-9
 
 
+@pytest.mark.parametrize(("low", "focus_rule"), [("float32", "none"), ("int4", "receiver")])
+@pytest.mark.parametrize("every_item", [False, True])
+def test_positions_that_enter_at_queries_and_keys(low: str, focus_rule: str, every_item: bool) -> None:
+    """Shortformer: a head's last query alone must still take the last position's row."""
+    spec = {"family": "shortformer", "seed": 3, "layers": 3, "metric": "kl", "ablation": "corrupted", "split": False}
+    problem = make(spec | {"every_item": every_item, "direct": True, "format": low, "focus": focus_rule}, torch.float64)
+    search = {"order": Order(), "threshold": 0.01, "absolute": False}
+    expected = reference_run(problem, search)
+    found = suffix_run(problem, search, "adaptive")
+    assert choices(found) == choices(expected)
+    assert worst(found, expected) < 1e-9
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problems, searches)
 def test_float32_searches_take_the_references_decisions(spec: dict, search: dict) -> None:

@@ -43,6 +43,8 @@ _SIZES: dict[str, Any] = {
 LEARNED = {
     "gpt2": {"d_mlp": 7, "norm": "layer", "eps": 1e-3, "tied_embedding": True},
     "attention-only": {"d_mlp": 0, "norm": "layer"},
+    "shortformer": {"d_mlp": 0, "norm": "layer", "positions": "shortformer"},
+    "shortformer-mlp": {"d_mlp": 7, "norm": "layer", "positions": "shortformer"},
     "tracr": {"d_mlp": 7, "norm": "none", "activation": "relu", "causal": False, "d_vocab_out": 5},
     "tracr-one-head": {
         "d_mlp": 7,
@@ -85,7 +87,14 @@ def model(request: pytest.FixtureRequest) -> Model:
 def test_logits_equal_an_independent_forward(name: str) -> None:
     model = random_model(LEARNED[name])
     config = model.config
-    expected = ORACLE(model.tensors(), TOKENS, causal=config.causal, activation=config.activation, eps=config.eps)
+    expected = ORACLE(
+        model.tensors(),
+        TOKENS,
+        causal=config.causal,
+        activation=config.activation,
+        eps=config.eps,
+        shortformer=config.positions == "shortformer",
+    )
     assert expected.std() > 0.3
     assert (logits(model, TOKENS) - expected).abs().max() < 1e-10
 
@@ -140,6 +149,29 @@ def test_a_split_embedding_is_one_more_sender_and_the_same_model() -> None:
 
 def fixed(run: Run) -> Fixed:
     return Fixed(run.start, run.z, run.mlp)
+
+
+def test_shortformer_positions_reach_queries_and_keys_alone() -> None:
+    model = random_model(LEARNED["shortformer"])
+    config, layer = model.config, model.layers[1]
+    (start,) = embeddings(model, TOKENS, split=True)
+    assert torch.equal(start, model.W_E[TOKENS])
+    assert layer.W_pos is model.W_pos
+    for letter in "qkv":
+        same = start[:, :1].expand_as(start)  # one token everywhere: only its place can tell one from another
+        out = project(config, layer, letter, same[None])
+        moved = (out[:, :, 1:] - out[:, :, :1]).abs().max()
+        assert moved < 1e-12 if letter == "v" else moved > 1e-2
+    with pytest.raises(PahqError, match="no position embedding"):
+        config.shape(split_embed=True)
+
+
+def test_shortformer_positions_stay_one_tensor_and_are_stored_once() -> None:
+    model = random_model(LEARNED["shortformer"]).to(dtype=torch.float32)
+    assert model.W_pos is not None
+    assert all(layer.W_pos is model.W_pos for layer in model.layers)
+    assert model.W_pos.dtype == torch.float32
+    assert [name for name in model.tensors() if "pos" in name] == ["pos_embed.W_pos"]
 
 
 def test_zero_ablation_leaves_biases_alone(model: Model) -> None:

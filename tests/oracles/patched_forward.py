@@ -136,7 +136,7 @@ def _means(model, corrupted_tokens, split, position_order):
 
 def _embeddings(model, tokens, split, position_order):
     token = [model.W_E[t] for t in tokens]
-    if model.W_pos is None:
+    if model.W_pos is None or model.config.positions == "shortformer":
         return {"embed": token}
     order = range(len(tokens)) if position_order is None else position_order.tolist()
     position = [model.W_pos[p] for p in order]
@@ -159,7 +159,11 @@ def _project(model, layer, letter, index, stream):
     matrix, bias = weights.weight(letter)[index], weights.bias(letter)[index]
     out = []
     for position, x in enumerate(stream):
-        y = _norm(config, x, weights.ln1_w, weights.ln1_b) @ matrix + bias
+        normed = _norm(config, x, weights.ln1_w, weights.ln1_b)
+        if config.positions == "shortformer" and letter in "qk":  # Press et al. 2020
+            normed = [a + b for a, b in zip(normed, model.W_pos[position], strict=True)]
+            normed = torch.stack(normed)
+        y = normed @ matrix + bias
         if config.qk_norm and letter != "v":
             scale = weights.q_norm if letter == "q" else weights.k_norm
             y = y / ((y * y).sum() / len(y) + config.eps).sqrt() * scale

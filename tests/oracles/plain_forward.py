@@ -13,18 +13,32 @@ import torch
 from torch import Tensor
 
 
-def logits(tensors: Mapping[str, Tensor], tokens: Tensor, *, causal: bool, activation: str, eps: float) -> Tensor:
-    """[batch, pos, vocab] logits in float64."""
+def logits(
+    tensors: Mapping[str, Tensor],
+    tokens: Tensor,
+    *,
+    causal: bool,
+    activation: str,
+    eps: float,
+    shortformer: bool = False,
+) -> Tensor:
+    """[batch, pos, vocab] logits in float64; ``shortformer``: positions enter at q and k alone (Press et al. 2020)."""
     weights = {name: tensor.to(torch.float64) for name, tensor in tensors.items()}
-    return torch.stack([_one(weights, row.tolist(), causal, activation, eps) for row in tokens])
+    return torch.stack([_one(weights, row.tolist(), causal, activation, eps, shortformer) for row in tokens])
 
 
-def _one(weights: Mapping[str, Tensor], row: list[int], causal: bool, activation: str, eps: float) -> Tensor:
-    stream = [weights["embed.W_E"][token] + weights["pos_embed.W_pos"][p] for p, token in enumerate(row)]
+def _one(
+    weights: Mapping[str, Tensor], row: list[int], causal: bool, activation: str, eps: float, shortformer: bool
+) -> Tensor:
+    stream = [weights["embed.W_E"][token] for token in row]
+    places = [weights["pos_embed.W_pos"][p] for p in range(len(row))]
+    if not shortformer:
+        stream = [x + place for x, place in zip(stream, places, strict=True)]
+    nowhere = [torch.zeros_like(place) for place in places]
     layer = 0
     while f"blocks.{layer}.attn.W_Q" in weights:
         block = f"blocks.{layer}."
-        stream = _attention(weights, block, stream, causal, eps)
+        stream = _attention(weights, block, stream, places if shortformer else nowhere, causal, eps)
         if block + "mlp.W_in" in weights:
             stream = [x + _mlp(weights, block, x, activation, eps) for x in stream]
         layer += 1
@@ -34,15 +48,16 @@ def _one(weights: Mapping[str, Tensor], row: list[int], causal: bool, activation
 
 
 def _attention(
-    weights: Mapping[str, Tensor], block: str, stream: list[Tensor], causal: bool, eps: float
+    weights: Mapping[str, Tensor], block: str, stream: list[Tensor], places: list[Tensor], causal: bool, eps: float
 ) -> list[Tensor]:
     out = [x + weights[block + "attn.b_O"] for x in stream]
-    normed = [_norm(weights, block + "ln1", x, eps) for x in stream]
+    values = [_norm(weights, block + "ln1", x, eps) for x in stream]
+    placed = [x + place for x, place in zip(values, places, strict=True)]
     heads, _, d_head = weights[block + "attn.W_Q"].shape
     for head in range(heads):
         q, k, v = (
-            [x @ weights[f"{block}attn.W_{letter}"][head] + weights[f"{block}attn.b_{letter}"][head] for x in normed]
-            for letter in "QKV"
+            [x @ weights[f"{block}attn.W_{letter}"][head] + weights[f"{block}attn.b_{letter}"][head] for x in read]
+            for letter, read in (("Q", placed), ("K", placed), ("V", values))
         )
         for p in range(len(stream)):
             seen = range(p + 1) if causal else range(len(stream))
