@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from pahq.errors import PahqError
-from pahq.experiment import groups
+from pahq.experiment import extra_jobs, groups
 
 EXPERIMENT = str(config.get("experiment", "default"))
 ROOT = str(config.get("root", "results"))
@@ -25,6 +25,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/acdc.smk"
 include: "workflow/rules/pahq.smk"
+include: "workflow/rules/stability.smk"
 include: "workflow/rules/analysis.smk"
 
 
@@ -33,5 +34,6 @@ rule all:
     input:
         # Cells too: Snakemake would not miss a result whose tables are there already.
         CELLS,
+        STABLE,
         rules.tables.output,
         rules.figures.output,

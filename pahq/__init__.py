@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pahq.experiment import cells
     from pahq.graph import Graph, ModelShape, build_graph
     from pahq.model import load_model
+    from pahq.replicates.library import stability
+    from pahq.replicates.measures import Stability
     from pahq.results import read_result
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ _HOMES = {
     "ModelShape": "pahq.graph",
     "PahqError": "pahq.errors",
     "RunConfig": "pahq.config",
+    "Stability": "pahq.replicates.measures",
     "acdc": "pahq.api",
     "build_graph": "pahq.graph",
     "cells": "pahq.experiment",
@@ -37,6 +40,7 @@ _HOMES = {
     "prompts": "pahq.api",
     "read_result": "pahq.results",
     "run_cell": "pahq.cell",
+    "stability": "pahq.replicates.library",
     "sweep": "pahq.api",
 }
 
@@ -48,6 +52,7 @@ __all__ = [
     "ModelShape",
     "PahqError",
     "RunConfig",
+    "Stability",
     "__version__",
     "acdc",
     "build_graph",
@@ -57,6 +62,7 @@ __all__ = [
     "prompts",
     "read_result",
     "run_cell",
+    "stability",
     "sweep",
 ]
 

@@ -25,6 +25,7 @@ HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sw
 commands
   verify DIR        run a recorded search or a stored cell again and compare test by test
   models NAME       load a model, checks included, and write what it is to a file
+  stability NAME    search an experiment's marked cells, or one cell, again on resampled prompts
   evaluate          judge an experiment's finished cells
   tables            write an experiment's tables
   figures           draw an experiment's figures
@@ -170,6 +171,13 @@ def _verify(argv: Sequence[str]) -> int:
     return verify(argv)
 
 
+def _stability(argv: Sequence[str]) -> int:
+    from pahq.experiment import extra_jobs, groups
+    from pahq.replicates.command import main as stability
+
+    return stability(argv, lambda name: [i for ids in extra_jobs(groups(name), "stability").values() for i in ids])
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     from pahq.analysis.evaluate import main as evaluate
     from pahq.experiment import cells
@@ -212,6 +220,7 @@ def _fail(sentence: str) -> int:
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "verify": _verify,
     "models": _models,
+    "stability": _stability,
     "evaluate": _evaluate,
     "tables": _tables,
     "figures": _figures,

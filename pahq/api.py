@@ -96,7 +96,7 @@ def acdc(
 
     ``setting``: see ``Setting``. Writes no file (``pahq.run_cell`` does, and resumes). Conmy et al. 2023, algorithm 1.
     """
-    problem = _problem(model, task, setting)
+    problem = problem_of(model, task, setting)
     search = start_search(engine, problem, order or Order(), threshold, absolute=absolute)
     decisions: list[Decision] = []
     kept = 0
@@ -120,7 +120,7 @@ def sweep(
     **setting: Unpack[Setting],
 ) -> dict[float, Found]:
     """``acdc`` at many thresholds, by threshold; clean values and equal prefixes of decisions are computed once."""
-    problem = _problem(model, task, setting)
+    problem = problem_of(model, task, setting)
     graph, engine = problem.graph, SuffixEngine(problem)
 
     def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
@@ -136,7 +136,8 @@ def sweep(
     return found
 
 
-def _problem(model: Model, task: Prompts | Task, setting: Setting) -> Problem:
+def problem_of(model: Model, task: Prompts | Task, setting: Setting) -> Problem:
+    """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other."""
     with torch.no_grad():
         return build_problem(model, task.search if isinstance(task, Task) else task, **({"metric": "kl"} | setting))
 

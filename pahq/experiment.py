@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,17 @@ from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 
 GROUPS = ("task", "model", "method", "precision", "engine")
+EXTRAS = ("stability",)  # keys of a row, true or false, that ask for more than the circuits of its cells
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of an experiment: how to type it, and what it is."""
+    """One cell of an experiment: how to type it, what it is, and which of ``EXTRAS`` its rows ask for."""
 
     overrides: tuple[str, ...]
     config: CellConfig
+    extras: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,34 @@ def groups(name: str) -> list[Group]:
     """The cells of an experiment in bundles that differ in threshold alone."""
     if name not in options("experiment"):
         raise unknown("experiment", name, options("experiment"))
-    thresholds: dict[tuple[str, ...], dict[str, None]] = {}
-    for base, threshold in itertools.chain.from_iterable(_products(name, row) for row in _rows(name)):
-        thresholds.setdefault(base, {})[threshold] = None
+    thresholds: dict[tuple[str, ...], dict[str, frozenset[str]]] = {}
+    for row in _rows(name):
+        extras = _extras(name, row)
+        for base, threshold in _products(name, {key: row[key] for key in row if key not in EXTRAS}):
+            known = thresholds.setdefault(base, {})
+            known[threshold] = known.get(threshold, frozenset()) | extras
     with _hydra():
-        bundles = [_bundle(name, base, list(values)) for base, values in thresholds.items()]
+        bundles = [_bundle(name, base, values) for base, values in thresholds.items()]
     return _named(bundles)
+
+
+def extra_jobs(found: Iterable[Group], extra: str) -> dict[str, list[str]]:
+    """Ids of the cells with that extra, by the name of their job: one process for all that share task, model, seed."""
+    jobs: dict[tuple[str, str, int], list[str]] = {}
+    for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
+        if extra in cell.extras:
+            config = cell.config
+            jobs.setdefault((config.task.name, config.model.name, config.seed), []).append(cell_id)
+    tasks = [task for task, _, _ in jobs]
+    names = [task if tasks.index(task) == i else f"{task}-{i}" for i, task in enumerate(tasks)]
+    return dict(zip(names, jobs.values(), strict=True))
+
+
+def _extras(name: str, row: Mapping[str, Any]) -> frozenset[str]:
+    for key in EXTRAS:
+        if not isinstance(row.get(key, False), bool):
+            raise PahqError(f"experiment {name!r} gives {key!r} the value {row[key]!r}; true or false was expected")
+    return frozenset(key for key in EXTRAS if row.get(key, False))
 
 
 def _rows(name: str) -> list[Mapping[str, Any]]:
@@ -164,27 +188,36 @@ def _typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _bundle(name: str, base: tuple[str, ...], thresholds: Sequence[str]) -> dict[str, Cell]:
+def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, frozenset[str]]) -> dict[str, Cell]:
     """Compose once, then set each threshold: the same cells (a test says so) in a quarter of the time."""
     try:
         parse_overrides(base)
         composed = _compose(base)
-        bundle = {}
-        for text in thresholds:
+        bundle: dict[str, Cell] = {}
+        for text, extras in thresholds.items():
             cell, _ = parse_config(composed | {"threshold": yaml.safe_load(text)})
-            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell)
+            twin = bundle.get(cell.id)  # the same threshold typed in another way
+            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, extras | (twin.extras if twin else frozenset()))
         return bundle
     except PahqError as error:
         raise PahqError(f"experiment {name!r}, row {' '.join(base)}: {error}") from None
 
 
 def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
-    """Give every bundle a readable name of its own; a cell that two bundles share stays in the first."""
+    """Give every bundle a readable name of its own; a cell that two bundles share stays in the first.
+
+    It keeps the extras of both.
+    """
+    extras: dict[str, frozenset[str]] = {}
+    for cell_id, cell in itertools.chain.from_iterable(bundle.items() for bundle in bundles):
+        extras[cell_id] = extras.get(cell_id, frozenset()) | cell.extras
     seen: set[str] = set()
     used: dict[str, int] = {}
     named: list[Group] = []
     for bundle in bundles:
-        own = {cell_id: cell for cell_id, cell in bundle.items() if cell_id not in seen}
+        own = {
+            cell_id: replace(cell, extras=extras[cell_id]) for cell_id, cell in bundle.items() if cell_id not in seen
+        }
         seen.update(own)
         if not own:
             continue

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from pahq import experiment
 from pahq.errors import PahqError
-from pahq.experiment import Cell, cells, compose_runs, configuration_folder, groups
+from pahq.experiment import Cell, cells, compose_runs, configuration_folder, extra_jobs, groups
 
 
 @pytest.fixture
@@ -82,6 +82,34 @@ def test_names_of_groups_are_unique_and_cells_of_two_rows_count_once(conf: Path)
     assert (last.config.seed, last.config.task.examples) == (1, 8)
 
 
+def test_extras_go_to_the_cells_of_their_rows_however_these_are_typed(conf: Path) -> None:
+    (conf / "experiment" / "extra.yaml").write_text(
+        "- {task: nano-ioi, method: [acdc, pahq], precision: auto, threshold: [0.01, 0.1]}\n"
+        "- {task: nano-ioi, method: pahq, precision: int8, threshold: 0.1, stability: true}\n"  # auto is int8
+        "- {task: nano-ioi, method: acdc, precision: auto, threshold: [0.10, 1e-1], stability: true}\n"
+        "- {task: nano-ioi, method: acdc, seed: 1, threshold: 0.2, stability: true}\n"
+        "- {task: nano-docstring, threshold: 0.3, stability: false}\n"
+    )
+    bundles = groups("extra")
+    marked = {cell_id: cell.config for cell_id, cell in cells("extra").items() if "stability" in cell.extras}
+    assert [(c.method.name, c.threshold, c.seed) for c in marked.values()] == [
+        ("acdc", 0.1, 0),
+        ("pahq", 0.1, 0),
+        ("acdc", 0.2, 1),
+    ]
+    acdc, pahq, other = marked
+    assert extra_jobs(bundles, "stability") == {"nano-ioi": [acdc, pahq], "nano-ioi-1": [other]}
+    assert not any("stability" in word for cell in cells("extra").values() for word in cell.overrides)
+
+
+def test_the_default_experiment_measures_stability_of_acdc_and_pahq_on_every_task(default: dict[str, Cell]) -> None:
+    marked = [cell.config for cell in default.values() if "stability" in cell.extras]
+    tasks = {cell.config.task.name for cell in default.values()}
+    assert sorted((c.task.name, c.method.name, c.precision.name) for c in marked) == sorted(
+        (task, *series) for task in tasks for series in (("acdc", "float32"), ("pahq", "int8"))
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -90,6 +118,7 @@ def test_names_of_groups_are_unique_and_cells_of_two_rows_count_once(conf: Path)
         ("- {task.exampels: 3}", "unknown key 'exampels' in 'task'; known: ablation, examples"),
         ("- {threshold: [0.1, high]}", "threshold: Input should be a valid number"),
         ("- {method: acdc, precision: int8}", "method acdc is full precision"),
+        ("- {task: nano-ioi, stability: 3}", "gives 'stability' the value 3; true or false was expected"),
         ("- {run.root: here}", "rows say what is computed, not where"),
         ("- {wandb: offline}", "rows say what is computed, not where"),
         ("- {task: {name: x}}", "neither a name, a number nor a list"),

@@ -22,7 +22,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
     ("tasks", "precision", "published"),
     ("engine",),
     ("search",),
-    ("cell", "tracking", "analysis", "recorded", "verify", "nano", "api"),
+    ("cell", "tracking", "analysis", "recorded", "verify", "nano", "api", "replicates"),
     ("experiment",),
     ("__main__",),
 )
@@ -37,6 +37,7 @@ GUESTS = {
     "snakemake": set(),
 }
 NO_TORCH = ("graph", "circuit", "config", "errors", "results", "experiment", "search.acdc", "search.speculate")
+NO_TORCH += ("replicates.command", "replicates.measures", "replicates.variants")
 
 
 def modules() -> dict[str, Path]:

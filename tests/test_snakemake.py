@@ -20,7 +20,7 @@ from pahq.results import read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.xdist_group("snakemake")  # one worker, since the tests share a finished run
-FIGURES = ("roc", "edges_kl", "bits", "agreement")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "inclusion")
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -45,6 +45,9 @@ def results(folder: Path) -> dict[str, Path]:
 def assert_complete(folder: Path) -> None:
     for cell, path in results(folder).items():
         assert json.loads(path.read_text())["id"] == cell
+    for cell in [cell for cell, what in cells("smoke").items() if "stability" in what.extras]:
+        found = json.loads((folder / "results" / "cells" / cell / "stability.json").read_text())
+        assert (found["id"], found["bootstrap"]["replicates"]) == (cell, 20)
     analysis = folder / "results" / "analysis" / "smoke"
     assert (analysis / "tables" / "REPORT.md").is_file()
     assert all((analysis / "figures" / f"{name}.png").stat().st_size for name in FIGURES)

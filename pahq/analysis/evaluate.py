@@ -19,6 +19,7 @@ import pandas as pd
 from pahq.analysis.collect import Collected, collect
 from pahq.analysis.frames import analysis_folder, write_parquet
 from pahq.analysis.roc import Agreement, Curve, point
+from pahq.analysis.stability import collect_stability
 from pahq.circuit import Circuit
 from pahq.errors import PahqError
 from pahq.published import published_circuit
@@ -74,7 +75,7 @@ _AGREEMENT = [
 
 
 def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
-    """Write cells, missing, roc, auc and agreement.parquet of an experiment; return their folder.
+    """Write an experiment's cells, missing, roc, auc, agreement, stability and inclusion.parquet; return their folder.
 
     Cells without a result are listed in missing.parquet and warned of; the rest is evaluated all the same.
     Raises PahqError for a broken result, and if no cell is finished.
@@ -90,11 +91,14 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
         names = ", ".join(missing["id"].head(3)) + (", ..." if len(missing) > 3 else "")
         LOG.warning("%d of %d cells are not finished and left out: %s", len(missing), len(set(ids)), names)
     roc, auc = _curves(collected)
+    stability, inclusion = collect_stability(root, collected.cells)
     write_parquet(folder / "cells.parquet", collected.cells)
     write_parquet(folder / "missing.parquet", missing)
     write_parquet(folder / "roc.parquet", pd.DataFrame(roc, columns=_ROC))
     write_parquet(folder / "auc.parquet", pd.DataFrame(auc, columns=_AUC))
     write_parquet(folder / "agreement.parquet", pd.DataFrame(_agreements(collected), columns=_AGREEMENT))
+    write_parquet(folder / "stability.parquet", stability)
+    write_parquet(folder / "inclusion.parquet", inclusion)
     return folder
 
 

@@ -22,7 +22,7 @@ from pahq.analysis.frames import replacing
 from pahq.analysis.summary import METHODS, Evaluation, label, summarise
 from pahq.errors import PahqError
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "inclusion")
 COLOURS = {  # by precision
     "float32": "#000000",
     "bf16": "#0072B2",
@@ -53,6 +53,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "edges_kl": edges_figure(found.cells),
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement),
+        "inclusion": inclusion_figure(found.inclusion),
     }
     paths = []
     for name, figure in made.items():
@@ -163,6 +164,29 @@ def agreement_figure(agreement: pd.DataFrame) -> Figure:
 
     title = "Jaccard index to full-precision ACDC at the same threshold (in brackets: edges that differ)"
     return panels(agreement[agreement["jaccard"].notna()], panel, title, "No ACDC cell to compare with.")
+
+
+def inclusion_figure(inclusion: pd.DataFrame) -> Figure:
+    """Share of resamples that kept each edge, most often kept first; crosses: edges of the circuit itself."""
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        for _, edges in rows.groupby("id", sort=False):
+            ordered = edges[edges["bootstrap"] > 0].sort_values("bootstrap", ascending=False, kind="stable")
+            style, first = _style(_first(edges)), _first(edges)
+            x = range(1, len(ordered) + 1)
+            name = f"{label(first)}, t={first['threshold']:g}: {first['kept']} kept"
+            line = {"color": style["color"], "linestyle": style["linestyle"], "lw": 1, "drawstyle": "steps-mid"}
+            axes.plot(x, ordered["bootstrap"], label=name, **line)
+            own = ordered["in_circuit"].to_numpy(dtype=bool)
+            at = [place for place, kept in zip(x, own, strict=True) if kept]
+            axes.plot(at, ordered["bootstrap"][own], color=style["color"], linestyle="none", marker="x", markersize=3)
+        axes.set_ylim(-0.03, 1.05)
+        axes.set_xlabel("edges, most often kept first (x: in the circuit)")
+        axes.set_ylabel("share of resamples that kept it")
+        axes.legend(fontsize=6, loc="lower left")
+
+    title = "How often an edge is found when prompts are resampled"
+    return panels(inclusion, panel, title, "No cell of this experiment has its stability measured.")
 
 
 def panels(frame: pd.DataFrame, draw: Panel, title: str, nothing: str) -> Figure:

@@ -86,7 +86,7 @@ class Agreement:
     universe: int
 
     @classmethod
-    def of(cls, edges: Set[str], reference: Set[str], universe: int) -> Agreement:
+    def of(cls, edges: Set[object], reference: Set[object], universe: int) -> Agreement:
         return cls(len(edges & reference), len(edges - reference), len(reference - edges), universe)
 
     @property

@@ -29,12 +29,14 @@ class Evaluation:
     roc: pd.DataFrame
     auc: pd.DataFrame
     agreement: pd.DataFrame
+    stability: pd.DataFrame
+    inclusion: pd.DataFrame
 
     @classmethod
     def read(cls, root: str | Path, experiment: str) -> Evaluation:
         """Read what ``evaluate`` wrote; PahqError in one sentence if it is missing or broken."""
         folder = analysis_folder(root, experiment)
-        names = ("cells", "missing", "roc", "auc", "agreement")
+        names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion")
         return cls(folder, *(read_parquet(folder, name) for name in names))
 
 

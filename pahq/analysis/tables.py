@@ -38,6 +38,19 @@ HEADINGS = {
     "peak_mib": "peak MiB",
     "seconds_to_acdc": "seconds / ACDC's",
     "peak_to_acdc": "peak / ACDC's",
+    "kept_mean": "kept on resamples (mean)",
+    "kept_min": "fewest",
+    "kept_max": "most",
+    "jaccard_pairs": "Jaccard of pairs (mean)",
+    "jaccard_pairs_min": "least of pairs",
+    "jaccard_circuit": "Jaccard to the circuit (mean)",
+    "jaccard_circuit_min": "least to the circuit",
+    "always": "edges in all",
+    "ever": "edges in any",
+    "jaccard_orders": "other orders: Jaccard (mean)",
+    "jaccard_orders_min": "least of orders",
+    "jaccard_seeds": "other seeds: Jaccard (mean)",
+    "jaccard_seeds_min": "least of seeds",
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }
@@ -60,6 +73,9 @@ NOTES = """\
   faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric,
   on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there the mean squared error
   stands in for KL.
+- **A circuit is a finding about its prompts.** Where circuits of resampled prompts share fewer edges with each other
+  than two methods do, the difference between the methods is below what the choice of prompts decides. Edges kept
+  on all resamples are the firm part of a circuit; *edges in any* is what some draw of the prompts would have shown.
 - **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and
   the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
   device named.
@@ -101,6 +117,7 @@ def tables(found: Evaluation) -> list[Table]:
         area_table(series),
         circuit_table(found.cells),
         bits_table(series),
+        stability_table(found.stability),
         cost_table(series),
         against_acdc(found),
     ]
@@ -147,6 +164,18 @@ def _circuit_note(row: Mapping[str, Any]) -> str:
     if np.isnan(row["faithfulness"]):
         notes.append("clean and corrupted metric are equal")
     return "; ".join(notes)
+
+
+def stability_table(stability: pd.DataFrame) -> Table:
+    names = "task method precision variant threshold kept resamples kept_mean kept_min kept_max jaccard_pairs"
+    names += " jaccard_pairs_min jaccard_circuit jaccard_circuit_min jaccard_by_chance always ever orders"
+    names += " jaccard_orders jaccard_orders_min seeds jaccard_seeds jaccard_seeds_min note"
+    caption = (
+        "The whole search again: on prompts drawn with replacement (resamples), in the other orders of "
+        "heads and senders, and on the prompts of other seeds. Jaccard indices of kept edges, of pairs of "
+        "resamples and to the circuit itself. Cells whose row of the experiment says stability: true."
+    )
+    return Table("stability", "Stability", caption, stability[names.split()])
 
 
 def cost_table(series: pd.DataFrame) -> Table:
@@ -230,7 +259,7 @@ def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
         parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]
     parts += ["## How to read the numbers", NOTES.rstrip(), "## Figures"]
     parts.append("Circuits that coincide hide each other: the tables tell them apart.")
-    parts += [f"![{name}](../figures/{name}.png)" for name in ("roc", "edges_kl", "bits", "agreement")]
+    parts += [f"![{name}](../figures/{name}.png)" for name in ("roc", "edges_kl", "bits", "agreement", "inclusion")]
     parts += [table.markdown(level=2).rstrip() for table in made if table.name not in APART]
     parts.append(f"Apart, for their length: {', '.join(f'[{name}.md]({name}.md)' for name in APART)}.")
     return "\n\n".join(parts) + "\n"

@@ -5,10 +5,11 @@ ANALYSIS = f"{ROOT}/analysis/{EXPERIMENT}"
 rule evaluate:
     input:
         CELLS,
+        STABLE,
     output:
         expand(
             f"{ANALYSIS}/{{name}}.parquet",
-            name=["cells", "missing", "roc", "auc", "agreement"],
+            name=["cells", "missing", "roc", "auc", "agreement", "stability", "inclusion"],
         ),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/evaluate.log",
@@ -43,7 +44,7 @@ rule figures:
     output:
         expand(
             f"{ANALYSIS}/figures/{{name}}.png",
-            name=["roc", "edges_kl", "bits", "agreement"],
+            name=["roc", "edges_kl", "bits", "agreement", "inclusion"],
         ),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",

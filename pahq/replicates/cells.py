@@ -1,0 +1,251 @@
+"""Stability of stored cells: each replicate's kept edges in a file of its own, so that a killed run goes on.
+
+``<cell>/stability/``: provenance.json, NAME.jsonl (the journal of a replicate under way), NAME.json (a finished one).
+Beside the cell's result: ``inclusion.parquet`` (one row an edge), then ``stability.json`` (its presence means done).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from pahq.analysis.frames import write_parquet
+from pahq.cell import load, search, versions
+from pahq.circuit import Circuit
+from pahq.config import CellConfig, RunConfig
+from pahq.engine.problem import Problem, cell_problem
+from pahq.errors import PahqError
+from pahq.model.sources import check_device
+from pahq.model.weights import Model
+from pahq.replicates.measures import Stability
+from pahq.replicates.resample import draw, resample, same
+from pahq.replicates.variants import (
+    KINDS,
+    Variant,
+    bootstrap_variants,
+    check_counts,
+    order_variants,
+    seed_variants,
+)
+from pahq.results import (
+    Journal,
+    JournalLine,
+    cell_folder,
+    read_journal,
+    read_json,
+    read_result,
+    sole_writer,
+    write_json,
+)
+from pahq.search.acdc import Decision
+from pahq.search.order import Order
+from pahq.tasks import build_task
+from pahq.tasks.task import Task
+from pahq.verify import read_cell
+
+SCHEMA = 1
+SAME_PROMPTS = "the task has the same prompts for every seed"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's stability as written to ``path``; ``seconds`` of its replicates, those of earlier runs included."""
+
+    path: Path
+    values: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What the cells of one task and seed share: the model, the cell's prompts, and those of other seeds."""
+
+    model: Model
+    task: Task
+    others: dict[int, Task]  # by distance from the cell's seed; without those whose prompts are the same
+
+
+def measure_cells(
+    ids: Sequence[str], run: RunConfig, *, n: int, seeds: int, report: Callable[[Measured], None] = lambda found: None
+) -> list[Measured]:
+    """The stability of finished cells below ``run.root``; ``report`` is told of each one as it is done.
+
+    Cells of one model, task and seed share what they load. Goes on where an earlier run stopped; returns what is there
+    already. Raises PahqError, before any search, for a cell without a result, an unavailable device or faulty counts.
+    """
+    check_counts(n, seeds)
+    check_device(run.device)
+    cells = {cell_id: _finished(run, cell_id) for cell_id in dict.fromkeys(ids)}
+    torch.set_num_threads(run.threads)
+    measured, shared, ground = [], None, None
+    searches = len(cells) * (n + len(order_variants(Order())) + seeds)
+    with tqdm(total=searches, unit="search", disable=not run.progress or None, leave=False) as bar:
+        for cell_id, cell in sorted(cells.items(), key=lambda item: _shared(item[1])):
+            found = _read_done(cell_folder(run.root, cell_id), n, seeds)
+            if found is None:
+                if ground is None or shared != _shared(cell):
+                    shared, ground = _shared(cell), _load(cell, run.device, seeds)
+                bar.set_description(cell_id.rsplit("-", 1)[0])
+                found = _measure(cell, run, ground, n, seeds, bar)
+            else:
+                bar.update(n + len(order_variants(Order())) + seeds)
+            measured.append(found)
+            report(found)
+    return measured
+
+
+def _shared(cell: CellConfig) -> str:
+    """Equal for cells that can share a model, a task and those of other seeds."""
+    return "\n".join(
+        [cell.model.model_dump_json(), cell.task.model_dump_json(), str(cell.seed), cell.engine.model_dump_json()]
+    )
+
+
+def _finished(run: RunConfig, cell_id: str) -> CellConfig:
+    folder = cell_folder(run.root, cell_id)
+    if not (folder / "result.json").exists():
+        raise PahqError(f"{folder} holds no finished cell; its search comes before its stability")
+    read_result(folder)
+    cell = read_cell(folder / "config.json")
+    if cell.id != cell_id:
+        raise PahqError(f"{folder / 'config.json'} is of the cell {cell.id!r}, not of its folder's {cell_id!r}")
+    return cell
+
+
+def _load(cell: CellConfig, device: str, seeds: int) -> _Ground:
+    model, task = load(cell, device)
+    other = {distance: build_task(cell.task, model, cell.seed + distance) for distance in range(1, seeds + 1)}
+    return _Ground(model, task, {at: found for at, found in other.items() if not same(found.search, task.search)})
+
+
+def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: int, bar: tqdm[Any]) -> Measured:
+    folder = cell_folder(run.root, cell.id)
+    own = Order(cell.method.heads, cell.method.senders)
+    variants = [*bootstrap_variants(n, own), *order_variants(own)]
+    variants += [variant for variant in seed_variants(seeds, own) if variant.seed in ground.others]
+    bar.update(seeds - len(ground.others))  # searches that there is nothing to do for
+    with sole_writer(folder / "stability"):
+        _claim(folder, ground.model)
+        kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
+        seconds = 0.0
+        original = cell_problem(cell, ground.model, ground.task.search)
+        for variant in variants:
+            finished = folder / "stability" / f"{variant.name}.json"
+            if not finished.exists():
+                problem = original if variant.kind == "orders" else _problem(cell, ground, variant)
+                _replicate(_changed(cell, variant), problem, finished, run.memory_gb)
+            edges, spent = _read_replicate(finished, variant)
+            kept[variant.kind][variant.name] = edges
+            seconds += spent
+            bar.update()
+        stability = Stability.of(Circuit.read(folder / "circuit.json"), kept)
+        values = _summary(cell, ground, stability, n, seeds)
+        write_parquet(folder / "inclusion.parquet", inclusion_frame(stability))
+        write_json(folder / "stability.json", values)
+    return Measured(folder / "stability.json", values, seconds)
+
+
+def _problem(cell: CellConfig, ground: _Ground, variant: Variant) -> Problem:
+    prompts = ground.task.search if variant.replicate is not None else ground.others[variant.seed].search
+    if variant.replicate is not None:
+        prompts = resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate))
+    return cell_problem(cell, ground.model, prompts)
+
+
+def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
+    order = {"heads": variant.order.heads, "senders": variant.order.senders}
+    return cell.model_copy(update={"method": cell.method.model_copy(update=order)})
+
+
+def _replicate(cell: CellConfig, problem: Problem, finished: Path, memory_gb: float | None) -> None:
+    """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
+    graph, path = problem.graph, finished.with_suffix(".jsonl")
+    lines = read_journal(path)
+    done = [Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed) for line in lines]
+    with Journal(path, lines) as journal:
+        clock = time.perf_counter()
+        for decision in search(cell, problem, done, memory_gb):
+            now = time.perf_counter()
+            edge = str(graph.edges[decision.edge])
+            line = JournalLine(
+                decision.index, edge, decision.before, decision.after, decision.removed, round(now - clock, 6)
+            )
+            journal.append(line)
+            lines.append(line)
+            clock = now
+    edges = [line.edge for line in lines if not line.removed]
+    seconds = round(sum(line.seconds for line in lines), 6)
+    write_json(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})
+    path.unlink()
+
+
+def _read_replicate(path: Path, variant: Variant) -> tuple[list[str], float]:
+    values = read_json(path)
+    try:
+        edges, seconds, name = list(map(str, values["edges"])), float(values["seconds"]), values["name"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PahqError(f"{path} is not a whole replicate: {error} is missing or of another form") from None
+    if name != variant.name:
+        raise PahqError(f"{path} holds the replicate {name!r}, not {variant.name!r}")
+    return edges, seconds
+
+
+def _claim(folder: Path, model: Model) -> None:
+    """Write what the replicates rest on, or check that those which are there, and the cell itself, rest on the same."""
+    result = read_result(folder)
+    wanted = {"id": result["id"], "model": model.digest, "pahq": versions()["pahq"]}
+    if result["model"]["digest"] != model.digest:
+        raise PahqError(f"{folder} was searched on a model of digest {result['model']['digest']}, not {model.digest}")
+    path = folder / "stability" / "provenance.json"
+    if path.exists() and read_json(path) != wanted:
+        raise PahqError(f"{path.parent} holds replicates of another run; move it away to start anew")
+    write_json(path, wanted)
+
+
+def _read_done(folder: Path, n: int, seeds: int) -> Measured | None:
+    """What an earlier run with the same counts left, if it is whole and belongs to the circuit that is there."""
+    path = folder / "stability.json"
+    if not (path.exists() and (folder / "inclusion.parquet").exists()):
+        return None
+    values, result = read_json(path), read_result(folder)
+    wanted = {"schema": SCHEMA, "id": result["id"], "model": result["model"]["digest"], "n": n, "seeds": seeds}
+    if not isinstance(values, dict) or any(values.get(key) != value for key, value in wanted.items()):
+        return None
+    names = [name for kind in ("bootstrap", "orders", "other_seeds") for name in values[kind]["each"]]
+    files = [folder / "stability" / f"{name}.json" for name in names]
+    return Measured(path, values, sum(read_json(file)["seconds"] for file in files if file.exists()))
+
+
+def _summary(cell: CellConfig, ground: _Ground, stability: Stability, n: int, seeds: int) -> dict[str, Any]:
+    replicates = {kind: getattr(stability, kind).to_json() for kind in KINDS}
+    return {
+        "schema": SCHEMA,
+        "id": cell.id,
+        "model": ground.model.digest,
+        "n": n,
+        "seeds": seeds,
+        "prompts": len(ground.task.search.clean),
+        "kept": len(stability.original),
+        **{("other_seeds" if kind == "seeds" else kind): found for kind, found in replicates.items()},
+        "note": SAME_PROMPTS if seeds and not ground.others else "",
+    }
+
+
+def inclusion_frame(stability: Stability) -> pd.DataFrame:
+    """One row an edge of the graph, in its order: whether the circuit has it, and which share of replicates kept it.
+
+    Columns: edge, direct, in_circuit, bootstrap, orders, seeds (shares in [0, 1]; nan where there are no replicates).
+    """
+    graph = stability.original.graph
+    shares: dict[str, Sequence[object]] = {kind: list(getattr(stability, kind).inclusion.values()) for kind in KINDS}
+    direct = [edge.direct for edge in graph.edges]
+    names = [str(edge) for edge in graph.edges]
+    columns: dict[str, Sequence[object]] = {"edge": names, "direct": direct, "in_circuit": stability.original.present}
+    return pd.DataFrame(columns | shares)

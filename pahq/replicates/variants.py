@@ -1,0 +1,54 @@
+"""What a replicate changes: the prompts drawn, the order of the search, or the prompts' seed. Values, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pahq.errors import PahqError
+from pahq.search.order import Order
+
+Kind = Literal["bootstrap", "orders", "seeds"]
+KINDS: tuple[Kind, ...] = ("bootstrap", "orders", "seeds")
+REPLICATES, SEEDS = 20, 5  # how many by default
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One more search, by ``name``. ``replicate`` of a bootstrap; ``seed``: how far from the original's seed."""
+
+    kind: Kind
+    name: str
+    order: Order
+    replicate: int | None = None
+    seed: int = 0
+
+
+def check_counts(n: int, seeds: int = 0) -> None:
+    """Raise PahqError unless ``n`` resamples can be compared in pairs and ``seeds`` is no negative number."""
+    if n < 2:
+        raise PahqError(f"n={n} resamples cannot be compared with each other; at least 2 are needed")
+    if seeds < 0:
+        raise PahqError(f"seeds={seeds} is no number of further seeds; 0 or more are expected")
+
+
+def bootstrap_variants(n: int, order: Order) -> list[Variant]:
+    """``n`` resamples of the prompts, searched in the original's order."""
+    return [Variant("bootstrap", f"bootstrap-{i:03}", order, replicate=i) for i in range(n)]
+
+
+def order_variants(order: Order) -> list[Variant]:
+    """The three other orders: heads of a layer descending or ascending, senders' layers nearest or farthest first."""
+    return [Variant("orders", f"{other.heads}-{other.senders}", other) for other in _orders() if other != order]
+
+
+def seed_variants(count: int, order: Order) -> list[Variant]:
+    """The next ``count`` seeds after the original's."""
+    return [Variant("seeds", f"seed-plus-{i}", order, seed=i) for i in range(1, count + 1)]
+
+
+def _orders() -> Iterator[Order]:
+    for heads in ("descending", "ascending"):
+        for senders in ("nearest", "farthest"):
+            yield Order(heads, senders)

@@ -1,0 +1,90 @@
+"""Stability in the analysis: numbers in the right columns, the table, the figure, faults that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from runpy import run_path
+
+import pandas as pd
+import pytest
+
+from pahq.analysis.evaluate import evaluate
+from pahq.analysis.figures import inclusion_figure
+from pahq.analysis.frames import write_parquet
+from pahq.analysis.summary import Evaluation
+from pahq.analysis.tables import stability_table, write_tables
+from pahq.circuit import Circuit
+from pahq.errors import PahqError
+from pahq.replicates.cells import inclusion_frame
+from pahq.replicates.measures import Stability
+
+MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
+config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+TASK = "nano-induction"
+A, B, C, *_ = map(str, graph_of(TASK).edges)
+
+
+def with_stability(root: Path, **changes: object) -> list[str]:
+    """A cell of edges A and B with two resamples and one order, and a cell without stability."""
+    plain = cell(root, config(TASK, "acdc", "float32", 0.5), [A])
+    measured = cell(root, config(TASK, "acdc", "float32", 0.1), [A, B])
+    original = Circuit.from_names(graph_of(TASK), [A, B])
+    drawn = {"bootstrap-000": [A, B, C], "bootstrap-001": [A]}
+    found = Stability.of(original, {"bootstrap": drawn, "orders": {"ascending-nearest": [A]}})
+    parts = {"bootstrap": found.bootstrap, "orders": found.orders, "other_seeds": found.seeds}
+    values = {"id": measured, "kept": 2, "note": "one order", **{name: part.to_json() for name, part in parts.items()}}
+    folder = root / "cells" / measured
+    (folder / "stability.json").write_text(json.dumps(values | changes))
+    write_parquet(folder / "inclusion.parquet", inclusion_frame(found))
+    return [plain, measured]
+
+
+def found(root: Path, ids: list[str]) -> Evaluation:
+    evaluate(root, "tiny", ids)
+    return Evaluation.read(root, "tiny")
+
+
+def test_numbers_stand_in_their_columns(tmp_path: Path) -> None:
+    evaluation = found(tmp_path, with_stability(tmp_path))
+    [row] = stability_table(evaluation.stability).frame.to_dict("records")
+    wanted = {"threshold": 0.1, "kept": 2, "resamples": 2, "kept_mean": 2.0, "kept_min": 1, "kept_max": 3}
+    wanted |= {"jaccard_pairs": 1 / 3, "jaccard_circuit": (2 / 3 + 1 / 2) / 2, "jaccard_circuit_min": 1 / 2}
+    wanted |= {"always": 1, "ever": 3, "orders": 1, "jaccard_orders": 0.5, "seeds": 0}
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted)
+    assert pd.isna(row["jaccard_seeds"])
+    assert row["note"] == "one order"
+    edges = evaluation.inclusion.set_index("edge")
+    assert list(edges.index) == [A, B, C]  # no edge that nothing kept
+    assert list(edges["bootstrap"]) == [1.0, 0.5, 0.5]
+    assert list(edges["in_circuit"]) == [True, True, False]
+
+
+def test_report_and_figure(tmp_path: Path) -> None:
+    evaluation = found(tmp_path, with_stability(tmp_path))
+    report = write_tables(tmp_path, "tiny").read_text()
+    assert "## Stability" in report
+    assert "figures/inclusion.png" in report
+    [axes] = inclusion_figure(evaluation.inclusion).axes
+    curve, crosses = axes.lines
+    assert list(curve.get_ydata()) == [1.0, 0.5, 0.5]
+    assert list(crosses.get_xdata()) == [1, 2]
+
+
+def test_without_any_stability_words_stand_there(tmp_path: Path) -> None:
+    evaluation = found(tmp_path, [cell(tmp_path, config(TASK, "acdc", "float32", 0.5), [A])])
+    assert "No row." in stability_table(evaluation.stability).markdown()
+    figure = inclusion_figure(evaluation.inclusion)
+    assert "No cell of this experiment has its stability measured." in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"kept": 3}, "stability.json is of .* with 3 edges kept, not of the circuit beside it"),
+        ({"orders": {}}, "stability.json is not a whole stability: 'replicates' is missing"),
+    ],
+)
+def test_a_stability_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(PahqError, match=sentence):
+        found(tmp_path, with_stability(tmp_path, **changes))

@@ -1,0 +1,90 @@
+"""Prompts drawn with replacement: a slow twin, draws that are the same everywhere, faults in one sentence."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from pahq.errors import PahqError
+from pahq.experiment import compose_runs
+from pahq.model import load_model
+from pahq.replicates.resample import draw, resample, same
+from pahq.tasks import TASKS, build_task
+from pahq.tasks.task import Prompts
+
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
+TASK_NAMES = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction", "tracr-reverse", "tracr-proportion")
+
+
+def prompts_of(name: str) -> Prompts:
+    [(cell, _)] = compose_runs([f"task={name}", "threshold=0.1"])
+    return build_task(cell.task, load_model(cell.model.source), cell.seed).search
+
+
+def one_by_one(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
+    """The slow twin: every example by hand, every item of it by hand."""
+    clean, corrupted, items = [], [], []
+    targets: dict[str, list[torch.Tensor]] = {name: [] for name in prompts.targets if name != "columns"}
+    for copy, example in enumerate(chosen):
+        clean.append(prompts.clean[example])
+        corrupted.append(prompts.corrupted[example])
+        for row in range(len(prompts.items)):
+            if int(prompts.items[row, 0]) == example:
+                items.append([copy, int(prompts.items[row, 1])])
+                for name, rows in targets.items():
+                    rows.append(prompts.targets[name][row])
+    stacked = {name: torch.stack(rows) for name, rows in targets.items()}
+    if "columns" in prompts.targets:
+        stacked["columns"] = prompts.targets["columns"]
+    return Prompts(torch.stack(clean), torch.stack(corrupted), torch.tensor(items), stacked, prompts.position_order)
+
+
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_a_resample_is_its_slow_twin_on_every_task(name: str) -> None:
+    prompts = prompts_of(name)
+    chosen = draw(len(prompts.clean), 0, 3)
+    assert len(set(chosen)) < len(chosen)  # some example twice, some not at all
+    assert same(resample(prompts, chosen), one_by_one(prompts, chosen))
+
+
+def test_every_kind_of_task_is_among_the_ones_tested() -> None:
+    """A kind with targets of a new form must be resampled here too."""
+    kinds = {compose_runs([f"task={name}"])[0][0].task.kind for name in TASK_NAMES}
+    assert kinds == set(TASKS)
+
+
+def test_items_in_any_order_and_examples_without_items() -> None:
+    small = SMALL["random_prompts"](SMALL["random_model"]("gpt2"), batch=4, every_item=True)
+    mixed = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    mixed = mixed[small.items[mixed, 0] != 2]  # example 2 has nothing to read
+    targets = {name: value if name == "columns" else value[mixed] for name, value in small.targets.items()}
+    prompts = Prompts(small.clean, small.corrupted, small.items[mixed], targets)
+    assert same(resample(prompts, [3, 2, 0, 3]), one_by_one(prompts, [3, 2, 0, 3]))
+    with pytest.raises(PahqError, match="reads no position of the examples drawn"):
+        resample(prompts, [2, 2])
+
+
+def test_drawing_all_in_order_changes_nothing_and_any_change_is_seen() -> None:
+    prompts = prompts_of("nano-induction")
+    assert same(resample(prompts, range(16)), prompts)
+    assert not same(resample(prompts, [*range(15), 0]), prompts)
+
+
+def test_draws_are_functions_of_their_numbers() -> None:
+    assert draw(6, 0, 0) == [3, 4, 3, 5, 3, 2]  # the same on every machine
+    draws = [tuple(draw(16, seed, replicate)) for seed in (0, 1) for replicate in range(50)]
+    assert len(set(draws)) == 100
+    assert draws == [tuple(draw(16, seed, replicate)) for seed in (0, 1) for replicate in range(50)]
+    share = sum(len(set(chosen)) for chosen in draws) / (100 * 16)
+    assert share == pytest.approx(1 - (1 - 1 / 16) ** 16, abs=0.02)  # distinct examples in a bootstrap sample
+
+
+@pytest.mark.parametrize("chosen", [[], [0, 3], [-1, 0]])
+def test_examples_that_are_not_there(chosen: list[int]) -> None:
+    prompts = SMALL["random_prompts"](SMALL["random_model"]("gpt2"), batch=3)
+    with pytest.raises(PahqError, match="numbers from 0 to 2"):
+        resample(prompts, chosen)
