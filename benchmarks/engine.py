@@ -75,7 +75,7 @@ def search(problem: Problem, threshold: float, **settings: Any) -> Search:
 
 def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int) -> dict[str, Any]:
     """Time both baselines on ``count`` tests spread over the search; report the worst difference of a loss."""
-    engine, low = ReferenceEngine(problem), problem.store.low
+    engine, low = ReferenceEngine(problem), problem.store.network()
     clean = sender_outputs(low, run_senders(low, problem.clean)) - problem.corrupted_senders
     chosen = {round(i * (len(decisions) - 1) / (count - 1)) for i in range(count)}
     whole, skipping, worst = [], [], 0.0

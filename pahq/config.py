@@ -15,15 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from pahq.errors import PahqError
 
-Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4"]
-Scales = Literal["row", "head", "group32", "none"]
+Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
+Scales = Literal["row", "head", "group32", "group64", "none"]
 Focus = Literal["receiver", "sender", "both", "none"]
-FORMATS: tuple[str, ...] = ("float32", "bf16", "fp16", "fp8", "int8", "int4")
+FORMATS: tuple[str, ...] = ("float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4")
 # How far one scale may reach, for the formats that have scales.
 SCALES: dict[str, tuple[str, ...]] = {
     "fp8": ("row", "head", "none"),
     "int8": ("row", "head"),
     "int4": ("group32", "row", "head"),
+    "int4s": ("group32", "row", "head"),
+    "nf4": ("group64",),
 }
 METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
 

@@ -78,7 +78,8 @@ def test_low_formats_keep_mlps_in_bf16(name: str) -> None:
     precision = one("method=rtn-q", f"precision={name}")[0].precision
     assert precision.mlp == "bf16"
     assert precision.heads == name.removesuffix("-head")
-    assert precision.scales == ("head" if name.endswith("-head") else "group32" if name == "int4" else "row")
+    groups = {"int4": "group32", "int4s": "group32", "nf4": "group64"}
+    assert precision.scales == ("head" if name.endswith("-head") else groups.get(name, "row"))
 
 
 def test_where_and_how_loudly_do_not_change_the_address() -> None:

@@ -9,6 +9,7 @@ from runpy import run_path
 import jupytext
 import nbformat
 import papermill
+import pytest
 
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.figures import write_figures
@@ -16,6 +17,7 @@ from pahq.analysis.tables import write_tables
 
 TESTS = Path(__file__).resolve().parent
 TOUR = TESTS.parent / "notebooks" / "tour.py"
+FP8 = TESTS.parent / "notebooks" / "fp8.py"
 MAKE = run_path(str(TESTS / "analysis" / "conftest.py"))
 
 
@@ -54,10 +56,32 @@ def test_tour_owns_no_logic() -> None:
     assert "from pahq" not in TOUR.read_text()
 
 
-def test_the_pair_is_in_step() -> None:
-    """tour.ipynb is tour.py, cell by cell, and carries no outputs."""
-    script, notebook = jupytext.read(TOUR), nbformat.read(TOUR.with_suffix(".ipynb"), as_version=4)
+@pytest.mark.parametrize("path", [TOUR, FP8], ids=lambda path: path.stem)
+def test_the_pair_is_in_step(path: Path) -> None:
+    """The .ipynb is the .py, cell by cell, and carries no outputs."""
+    script, notebook = jupytext.read(path), nbformat.read(path.with_suffix(".ipynb"), as_version=4)
     assert [(cell.cell_type, cell.source) for cell in script.cells] == [
         (cell.cell_type, cell.source) for cell in notebook.cells
     ]
     assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_fp8_shows_both_failures_and_their_cure(tmp_path: Path) -> None:
+    """Executed as a user would; its tables hold what its text says."""
+    source, executed = tmp_path / "fp8.ipynb", tmp_path / "out.ipynb"
+    jupytext.write(jupytext.read(FP8), source)
+    papermill.execute_notebook(str(source), str(executed), kernel_name="python3", progress_bar=False)
+    outputs = [out for cell in nbformat.read(executed, as_version=4).cells for out in cell.get("outputs", [])]
+    kinds = [kind for out in outputs for kind in out.get("data", {})]
+    assert kinds.count("image/png") == 2
+    assert kinds.count("text/html") == 2
+    ran = run_path(str(FP8))
+    rows = {spread: table.to_dict("index") for spread, table in ran["spreads"].items()}
+    assert rows[0.0005]["fp8, bare cast"]["underflow"] > 0.9
+    assert rows[0.0005]["fp8, scale per row"]["underflow"] < 0.001
+    assert rows[0.02]["fp8, bare cast"]["lost mantissa"] > 0.1
+    assert rows[0.02]["fp8, scale per row"]["lost mantissa"] < 0.01
+    for table in ran["matrices"].values():  # of nano
+        errors = table["relative error"]
+        assert errors["fp8, bare cast"] >= errors["fp8, scale per row"] > errors["int8, scale per row"]
+        assert table["underflow"]["fp8, bare cast"] > 100 * table["underflow"]["fp8, scale per row"]

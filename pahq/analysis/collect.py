@@ -16,7 +16,7 @@ from pahq.circuit import Circuit
 from pahq.errors import PahqError
 from pahq.results import cell_folder, read_journal, read_result
 
-BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
+BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.config import CellConfig, PrecisionConfig
-from pahq.errors import PahqError
+from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.metrics import Objective, gather_items, objective
 from pahq.model.forward import Fixed, Run, embeddings, logits, project, run_senders, sender_outputs, unembed
-from pahq.model.weights import Model
-from pahq.precision.store import PrecisionStore
+from pahq.model.modelfile import ModelFile
+from pahq.model.weights import Model, ModelConfig, Network
+from pahq.precision.packedstore import PackedStore
+from pahq.precision.store import PrecisionStore, WeightStore
 from pahq.tasks.task import Prompts
 
 
@@ -30,7 +32,7 @@ class Problem:
     """
 
     graph: Graph
-    store: PrecisionStore
+    store: WeightStore
     prompts: Prompts
     objective: Objective
     focus: str
@@ -41,12 +43,12 @@ class Problem:
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
         """Every sender's ablated output, d_model wide. Made on first use: the suffix engine never asks for it."""
         with torch.no_grad():
-            return sender_outputs(self.store.low, self.corrupted)
+            return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
         """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
-        model, streams = self.store.low, self.corrupted.resid_pre
+        model, streams = self.store.network(), self.corrupted.resid_pre
         with torch.no_grad():
             return tuple(
                 {letter: project(model.config, layer, letter, streams[i][None]) for letter in "qkv"}
@@ -75,11 +77,14 @@ class Problem:
 
     def item_logits(self, final: Float[Tensor, "*trial batch pos d_model"]) -> Float[Tensor, "*trial item vocab"]:
         """Logits where the metric reads, from the final residual stream."""
-        return unembed(self.store.full, gather_items(final, self.prompts.items))
+        return unembed(self.store.ends, gather_items(final, self.prompts.items))
+
+
+STORES = ("plain", "packed")
 
 
 def build_problem(
-    model: Model,
+    model: Model | ModelFile,
     prompts: Prompts,
     *,
     metric: str,
@@ -88,26 +93,42 @@ def build_problem(
     direct_edges: bool = True,
     precision: PrecisionConfig | None = None,
     focus: str = "none",
+    store: str = "plain",
 ) -> Problem:
     """Set up a search on ``model`` (its dtype and device are the search's).
 
     ``ablation``: what absent edges carry. corrupted: the corrupted prompts' values. zero: those of a run in which every
     sender is zero, so a projection is W.norm(biases) + b, not zero. mean: the same with each sender at its mean over
     the corrupted prompts, position by position.
+    ``store``: plain keeps the full-precision model and its rounded copy; packed keeps low-bit weights alone, and the
+    full-precision ones in the model's file (a model that is loaded already goes into a temporary one, or on a GPU into
+    pinned memory of the host). Both give the same numbers.
     Raises PahqError when prompts and model do not fit each other.
     """
-    _check_tokens(model, prompts)
+    if store not in STORES:
+        raise unknown("store", store, STORES)
+    _check_tokens(model.config, prompts)
     graph = build_graph(model.config.shape(split_embed=split_embed), direct_edges=direct_edges)
-    store = PrecisionStore.build(model, precision or PrecisionConfig(name="float32", heads="float32"))
-    clean_logits = gather_items(logits(model, prompts.clean), prompts.items)
+    policy = precision or PrecisionConfig(name="float32", heads="float32")
+    if store == "plain" and isinstance(model, ModelFile):
+        model = model.load()
+    full: Network = model.network() if isinstance(model, ModelFile) else model
+    # before anything is packed: while a file is streamed, two layers of it are in memory
+    clean_logits = gather_items(logits(full, prompts.clean), prompts.items)
+    weights: WeightStore
+    if store == "packed":
+        weights = PackedStore.build(model, policy)
+    else:
+        assert isinstance(model, Model)
+        weights = PrecisionStore.build(model, policy)
     return Problem(
         graph=graph,
-        store=store,
+        store=weights,
         prompts=prompts,
         objective=objective(metric, prompts.targets, clean_logits),
         focus=focus,
-        clean=tuple(embeddings(model, prompts.clean, split=split_embed)),
-        corrupted=_ablation_run(store.low, prompts, ablation, split_embed),
+        clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
+        corrupted=_ablation_run(weights.network(), prompts, ablation, split_embed),
     )
 
 
@@ -125,7 +146,7 @@ def cell_problem(cell: CellConfig, model: Model, prompts: Prompts) -> Problem:
     )
 
 
-def _ablation_run(model: Model, prompts: Prompts, ablation: str, split_embed: bool) -> Run:
+def _ablation_run(model: Network, prompts: Prompts, ablation: str, split_embed: bool) -> Run:
     parts = embeddings(model, prompts.corrupted, split=True)
     if prompts.position_order is not None and len(parts) == 2:
         parts[1] = parts[1][:, prompts.position_order.to(parts[1].device)]
@@ -148,8 +169,7 @@ def _mean_prompt(values: Float[Tensor, "*head batch pos d"]) -> Float[Tensor, "*
     return values.mean(-3, keepdim=True).expand_as(values)
 
 
-def _check_tokens(model: Model, prompts: Prompts) -> None:
-    config = model.config
+def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:
     if config.positions != "rotary" and prompts.clean.shape[1] > config.context:
         raise PahqError(
             f"prompts have {prompts.clean.shape[1]} tokens; model {config.name!r} has {config.context} positions"

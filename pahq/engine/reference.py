@@ -61,7 +61,7 @@ def circuit_logits(
     ACDC runs; the engine never skips.
     """
     graph, corrupted, store = problem.graph, problem.corrupted, problem.store
-    shape, config = graph.shape, store.full.config
+    shape, config = graph.shape, store.config
     corrupted_senders = problem.corrupted_senders
     delta = torch.empty_like(corrupted_senders)  # online minus corrupted, by sender; filled from the embedding up
     on = present.to(delta)
@@ -89,7 +89,7 @@ def circuit_logits(
                 # A head in focus takes its ablated projection in full precision too, so that no change of precision
                 # is ever booked on its Direct edge.
                 ablated = problem.corrupted_projections[layer][letter]
-                if weights is not store.low.layers[layer]:
+                if any(at == layer for at, _ in focus):
                     ablated = project(config, weights, letter, corrupted.resid_pre[layer][None])
                 first = graph.direct(inputs[0])
                 direct = present[first : first + len(inputs)].to(online.device)  # type: ignore[operator]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.weights import LayerWeights, Model, ModelConfig
+from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -72,9 +72,8 @@ def project(
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
-    weight, bias = layer.weight(letter), layer.bias(letter)
-    if rows is not None:
-        weight, bias = weight[list(rows)], bias[list(rows)]
+    weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
+    bias = layer.bias(letter) if rows is None else layer.bias(letter)[list(rows)]
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
     if layer.W_pos is not None and letter != "v":
         normed = normed + layer.W_pos[first : first + normed.shape[-2]]
@@ -161,14 +160,14 @@ def mlp(
     return out
 
 
-def unembed(model: Model, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
+def unembed(model: Ends, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
     """Final norm and unembedding."""
     out: Tensor = normalise(model.config, x, model.ln_final_w, model.ln_final_b) @ model.W_U + model.b_U
     return out
 
 
 def embeddings(
-    model: Model, tokens: Int[Tensor, "batch pos"], *, split: bool
+    model: Ends, tokens: Int[Tensor, "batch pos"], *, split: bool
 ) -> list[Float[Tensor, "batch pos d_model"]]:
     """The senders below layer 0: token and learned position embedding, added up or (``split``) apart.
 
@@ -214,7 +213,7 @@ class Fixed:
 
 
 def run_senders(
-    model: Model, start: Sequence[Float[Tensor, "batch pos d_model"]], *, fixed: Fixed | None = None
+    model: Network, start: Sequence[Float[Tensor, "batch pos d_model"]], *, fixed: Fixed | None = None
 ) -> Run:
     """Run the model from the embedding senders ``start``, keeping what every sender computed.
 
@@ -239,7 +238,7 @@ def run_senders(
     return Run(sent, tuple(zs), tuple(mlps), tuple(resid_pre), tuple(resid_mid), resid)
 
 
-def sender_outputs(model: Model, run: Run) -> Float[Tensor, "sender batch pos d_model"]:
+def sender_outputs(model: Network, run: Run) -> Float[Tensor, "sender batch pos d_model"]:
     """Every sender's output, d_model wide, in the order of ``Graph.senders`` (the result-caches of ACDC's own code)."""
     count = len(run.start) + model.config.layers * model.config.heads + len(run.mlp)
     senders = run.final.new_empty((count, *run.final.shape))
@@ -256,7 +255,7 @@ def sender_outputs(model: Model, run: Run) -> Float[Tensor, "sender batch pos d_
     return senders
 
 
-def logits(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:
+def logits(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:
     """The model's logits, nothing kept: the plain forward (differentiable, used in training too)."""
     config = model.config
     resid = torch.stack(embeddings(model, tokens, split=False)).sum(0)

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.model.hub import fetch
+from pahq.model.modelfile import ModelFile, spill
 from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.weights import Model, ModelConfig, check_shapes, model_from_tensors
 from pahq.results import read_json, write_atomic, write_json
@@ -59,6 +60,25 @@ def load_model(source: str | Path, device: str = "cpu", revision: str | None = N
     if found.kind == "embedded":
         _check_embedded(found)
     return _load_folder(found.folder).to(device=target)
+
+
+def open_model(source: str | Path, revision: str | None = None, *, dtype: torch.dtype | None = None) -> ModelFile:
+    """A model by the same names as ``load_model``, its weights left in their file.
+
+    A Hugging Face checkpoint names and cuts its tensors otherwise, so it is loaded whole once and moved to a temporary
+    file. Raises PahqError as ``load_model`` does.
+    """
+    found = resolve(source, revision)
+    if found.kind == "huggingface":
+        from pahq.model.load import load_huggingface
+
+        model = load_huggingface(found.folder, found.name)
+        return spill(model if dtype is None else model.to(dtype=dtype))
+    if found.kind == "embedded":
+        _check_embedded(found)
+    config = _read_config(found.folder / "config.json")
+    vocabulary, path = _read_vocabulary(found.folder / "vocab.json", config), found.folder / WEIGHTS
+    return ModelFile(config, path, dtype=dtype, vocabulary=vocabulary, digest=file_digest([path]))
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:

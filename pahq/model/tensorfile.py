@@ -7,7 +7,10 @@ is read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from pahq.errors import PahqError
 from pahq.results import read_json
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NO_PICKLE = "other weight formats (pickle among them) are not read; docs/models.md says how to convert one"
@@ -89,6 +93,75 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
         for name, tensor in tensors.items()
     }
+
+
+class TensorReader:
+    """Reads parts of a safetensors file's tensors into given memory; no page of the file is mapped.
+
+    Mapped pages count as this process's memory once they are touched; what ``preadv`` copies from does not.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises PahqError for a file that is missing, truncated or no safetensors file of ordinary numbers."""
+        self.entries = read_headers([path])
+        check_floats(self.entries)
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+            length = int.from_bytes(os.pread(self._file, 8, 0), "little")
+            header = json.loads(os.pread(self._file, length, 8))
+        except (OSError, ValueError) as error:
+            self.close()
+            raise _broken(path, error) from None
+        self._path = path
+        self._starts = {name: 8 + length + header[name]["data_offsets"][0] for name in self.entries}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype in which a tensor is stored."""
+        return DTYPES[self.entries[name].dtype]
+
+    def read(self, name: str, out: Tensor, *, first: int = 0) -> None:
+        """Fill ``out``, contiguous CPU memory in any dtype, with rows ``first`` .. of a tensor's leading axis.
+
+        Raises PahqError when ``out`` does not fit or the file has become shorter.
+        """
+        stored, shape = self.dtype(name), self.entries[name].shape
+        if out.shape[1:] != shape[1:] or first + out.shape[0] > shape[0] or not out.is_contiguous():
+            raise PahqError(f"rows {first} on of {name!r} {list(shape)} do not fit memory of shape {list(out.shape)}")
+        target = out if out.dtype == stored else torch.empty(out.shape, dtype=stored)
+        memory = target.view(-1).view(torch.uint8).numpy().data
+        at = self._starts[name] + first * (target.nbytes // max(1, target.shape[0]))
+        while memory:
+            count = os.preadv(self._file, [memory], at)
+            if count == 0:
+                raise PahqError(f"{self._path} is shorter than its header says (while reading {name!r})")
+            memory, at = memory[count:], at + count
+        if target is not out:
+            out.copy_(target)
+
+    def close(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self._file)
+            del self._file
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file tensor by tensor: no second copy of all of them, as ``save_file`` needs."""
+    header, end = {}, 0
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.writelines(_pieces(tensor))
+
+
+def _pieces(tensor: Tensor) -> Iterator[memoryview]:
+    for row in tensor.detach() if tensor.dim() > 1 else [tensor.detach()]:
+        yield row.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def file_digest(paths: Sequence[Path]) -> str:

@@ -6,9 +6,9 @@ is what recorded runs, compiled Tracr programs and the field's notebooks use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -102,6 +102,71 @@ class LayerWeights:
     def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]:
         return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
 
+    def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
+        """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
+        weight = self.W_O if letter == "o" else self.weight(letter)
+        return weight[list(heads)]
+
+
+class Ends(Protocol):
+    """What stands before the first and behind the last layer: a Model has it, and so has whoever streams layers."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]: ...
+
+    @property
+    def W_pos(self) -> Float[Tensor, "context d_model"] | None: ...
+
+    @property
+    def ln_final_w(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def ln_final_b(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]: ...
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab_out"]: ...
+
+
+class Network(Ends, Protocol):
+    """What a forward pass walks through once; the layers may come into being one by one."""
+
+    @property
+    def layers(self) -> Iterable[LayerWeights]: ...
+
+
+@dataclass(frozen=True)
+class EndWeights:
+    """The ends of a model and nothing between them."""
+
+    config: ModelConfig
+    W_E: Float[Tensor, "d_vocab d_model"]
+    W_pos: Float[Tensor, "context d_model"] | None
+    ln_final_w: Float[Tensor, " d_model"] | None
+    ln_final_b: Float[Tensor, " d_model"] | None
+    W_U: Float[Tensor, "d_model d_vocab_out"]
+    b_U: Float[Tensor, " d_vocab_out"]
+
+    @classmethod
+    def of(cls, model: Ends) -> EndWeights:
+        return cls(*(getattr(model, field.name) for field in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Streamed(EndWeights):
+    """A network whose layers are made when they are asked for, and dropped when the caller drops them."""
+
+    layers: Iterable[LayerWeights] = ()
+
+    @classmethod
+    def through(cls, ends: Ends, layers: Iterable[LayerWeights]) -> Streamed:
+        return cls(**vars(EndWeights.of(ends)), layers=layers)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -147,12 +212,12 @@ class Model:
             "unembed.b_U": self.b_U,
         }
         for i, layer in enumerate(self.layers):
-            for name, place in _PLACES.items():
+            for name, place in PLACES.items():
                 named[f"blocks.{i}.{place}"] = getattr(layer, name)
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
-_PLACES = {
+PLACES = {  # of LayerWeights' fields among a model folder's names, below ``blocks.<i>.``
     **{f"{kind}_{letter}": f"attn.{kind}_{letter}" for kind in "Wb" for letter in "QKVO"},
     **{f"ln{i}_{part}": f"ln{i}.{part}" for i in (1, 2) for part in "wb"},
     **{name: f"attn.{name}.w" for name in ("q_norm", "k_norm")},
@@ -242,7 +307,7 @@ def model_from_tensors(
     positions = checked.get("pos_embed.W_pos")
     layers = []
     for i in range(config.layers):
-        named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in _PLACES.items()}
+        named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in PLACES.items()}
         layers.append(LayerWeights(**named, W_pos=positions if config.positions == "shortformer" else None))
     embedding = checked["embed.W_E"]
     return Model(

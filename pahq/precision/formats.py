@@ -1,12 +1,15 @@
-"""Low-precision formats as quantise-dequantise: what a weight becomes once it has been stored in few bits.
+"""Low-precision formats: the numbers that a weight is stored as, and what it becomes when it is read again.
 
 Weights are [head, in, out] (``in`` is the contraction axis). Every head is rounded on its own, so no head's values ever
-depend on another's. FP8 E4M3 after Micikevicius et al. 2022 (arXiv 2209.05433); definitions in each function below.
+depend on another's. ``docs/formats.md`` has each definition with its error bound; FP8 E4M3 after Micikevicius et al.
+2022 (arXiv 2209.05433), NF4 after Dettmers et al. 2023 (QLoRA, arXiv 2305.14314).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -18,8 +21,11 @@ from pahq.errors import PahqError, unknown
 FP8_MAX = 448.0
 INT8_MAX = 127.0
 INT4_LEVELS = 15.0
-GROUP = 32
-BITS = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
+INT4_MAX = 7.0
+SMALLEST = 2.0**-24  # the smallest positive fp16: the scale of a group whose spread fp16 cannot tell from none
+BITS = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
+GROUPS = {"group32": 32, "group64": 64}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -37,68 +43,127 @@ class Format:
             raise PahqError(f"format {self.name} has no scales {self.scales!r}; known: {', '.join(allowed)}")
 
 
+@dataclass(frozen=True)
+class Quantised:
+    """A weight as numbers in the units of its scales; a group has one row of ``scale`` (1 wide for ``head``).
+
+    ``codes`` are whole numbers for integer formats, places in the table of 16 levels for nf4, E4M3 values for fp8 and
+    the rounded weight itself where there are no scales, each in float32. ``scale`` is float32 for 8 bits and fp16 for
+    4; ``low`` (int4) is each group's smallest value in fp16.
+    """
+
+    codes: Float[Tensor, "*head in out"]
+    scale: Float[Tensor, "*head group out"] | None = None
+    low: Float[Tensor, "*head group out"] | None = None
+
+
 def round_trip(weight: Float[Tensor, "*head in out"], form: Format) -> Float[Tensor, "*head in out"]:
     """The weight after storage in ``form``, in its own dtype again.
 
-    Raises PahqError if a value does not fit the format's range (fp16, and the fp16 scales of int4).
+    Raises PahqError, except for float32, if a value is NaN or infinite or does not fit the format's range (bf16, fp16,
+    and the fp16 constants of 4-bit groups).
     """
     if form.name == "float32":
         return weight
-    w = weight.float()
-    if form.name == "bf16":
-        stored = w.bfloat16().float()
-    elif form.name == "fp16":
-        stored = _fp16(w, "a weight").float()
-    elif form.name == "fp8":
-        stored = _fp8(w, form.scales)
-    elif form.name == "int8":
-        stored = _int8(w, form.scales)
-    else:
-        stored = _int4(w, form.scales)
-    return stored.to(weight.dtype)
+    stored = quantise(weight, form)
+    return dequantise(stored.codes, stored.scale, stored.low, form).to(weight.dtype)
 
 
-def _largest(w: Tensor, scales: str) -> Tensor:
-    return w.abs().amax((-2, -1) if scales == "head" else -2, keepdim=True)
+def quantise(weight: Float[Tensor, "*head in out"], form: Format) -> Quantised:
+    """The numbers that ``form`` stores. Raises as ``round_trip`` does."""
+    w = weight.float().contiguous()
+    if not torch.isfinite(w).all():
+        raise PahqError(f"a weight is NaN or infinite; format {form.name} stores finite numbers")
+    if form.name in HALF:
+        return Quantised(_fitting(w, HALF[form.name], "a weight").float())
+    if form.name == "fp8" and form.scales == "none":
+        return Quantised(_levels(w, None, None, form.name))
+    codes, scales, lows = [], [], []
+    for block in blocks(w, form):
+        scale, low = _constants(block, form)
+        codes.append(_levels(block, scale, low, form.name).flatten(-3, -2))
+        scales.append(scale[..., 0, :])
+        lows += [] if low is None else [low[..., 0, :]]
+    return Quantised(torch.cat(codes, -2), torch.cat(scales, -2), torch.cat(lows, -2) if lows else None)
 
 
-def _fp8(w: Tensor, scales: str) -> Tensor:
-    """Scale the largest magnitude to 448, clamp (a bare cast would overflow to NaN), round to E4M3, scale back."""
-    scale = torch.ones_like(w[..., :1, :1]) if scales == "none" else _largest(w, scales) / FP8_MAX
-    scale = torch.where(scale == 0, 1.0, scale)
-    return (w / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float() * scale
+def dequantise(codes: Tensor, scale: Tensor | None, low: Tensor | None, form: Format) -> Float[Tensor, "*head in out"]:
+    """From the units of the scales back to weights, in place: ``codes`` is float32 and is what is returned."""
+    if form.name == "nf4":
+        codes.copy_(nf4_levels().to(codes.device)[codes.to(torch.uint8).int()])
+    first = 0
+    if scale is not None:
+        for block in blocks(codes, form):
+            groups = slice(first, first := first + block.shape[-3])
+            block.mul_(scale[..., groups, None, :].float())
+            if low is not None:
+                block.add_(low[..., groups, None, :].float())
+    return codes
 
 
-def _int8(w: Tensor, scales: str) -> Tensor:
-    """Symmetric: the largest magnitude becomes 127."""
-    scale = _largest(w, scales) / INT8_MAX
-    scale = torch.where(scale == 0, 1.0, scale)
-    return (w / scale).round().clamp(-INT8_MAX, INT8_MAX) * scale
+def blocks(w: Float[Tensor, "*head in out"], form: Format) -> Iterator[Float[Tensor, "*head group member out"]]:
+    """Views of a weight by group: all whole groups, then the shorter last one if ``in`` is no multiple."""
+    length = w.shape[-2]
+    size = min(GROUPS.get(form.scales, length), length)
+    whole = length - length % size
+    lead, out = w.shape[:-2], w.shape[-1]
+    yield w[..., :whole, :].view(*lead, whole // size, size, out)
+    if whole < length:
+        yield w[..., None, whole:, :]
 
 
-def _int4(w: Tensor, scales: str) -> Tensor:
-    """Asymmetric: 16 levels from a group's smallest to its largest value; scale and smallest value in fp16."""
-    if scales != "group32":
-        return _int4_group(w, (-2, -1) if scales == "head" else (-2,))
-    whole = w.shape[-2] - w.shape[-2] % GROUP
-    parts = []
-    if whole:
-        grouped = w[..., :whole, :].reshape(*w.shape[:-2], whole // GROUP, GROUP, w.shape[-1])
-        parts.append(_int4_group(grouped, (-2,)).flatten(-3, -2))
-    if whole < w.shape[-2]:  # the contraction axis need not be a multiple of the group: the last group is shorter
-        parts.append(_int4_group(w[..., whole:, :], (-2,)))
-    return torch.cat(parts, dim=-2)
+def _constants(block: Tensor, form: Format) -> tuple[Tensor, Tensor | None]:
+    """Scale (and smallest value) of each group, [*head, group, 1, out or 1]."""
+    axes = (-2, -1) if form.scales == "head" else (-2,)
+    if form.name == "int4":
+        low = _fitting(block.amin(axes, keepdim=True), torch.float16, "a group's smallest weight")
+        spread = (block.amax(axes, keepdim=True) - low.float()) / INT4_LEVELS
+        return _positive(_fitting(spread, torch.float16, "a group's scale")), low
+    largest = block.abs().amax(axes, keepdim=True)
+    if form.name in ("int4s", "nf4"):
+        unit = largest / INT4_MAX if form.name == "int4s" else largest
+        return _positive(_fitting(unit, torch.float16, "a group's scale")), None
+    scale = largest / (FP8_MAX if form.name == "fp8" else INT8_MAX)
+    return torch.where(scale == 0, 1.0, scale), None
 
 
-def _int4_group(w: Tensor, axes: tuple[int, ...]) -> Tensor:
-    low = _fp16(w.amin(axes, keepdim=True), "a group's smallest weight").float()
-    scale = _fp16((w.amax(axes, keepdim=True) - low) / INT4_LEVELS, "a group's scale").float()
-    scale = torch.where(scale <= 0, 2.0**-24, scale)  # a constant group, or a spread that fp16 cannot tell from none
-    return ((w - low) / scale).round().clamp(0, INT4_LEVELS) * scale + low
+def _positive(scale: Tensor) -> Tensor:
+    return torch.where(scale <= 0, SMALLEST, scale)
 
 
-def _fp16(values: Tensor, what: str) -> Tensor:
-    half = values.half()
+def _levels(w: Tensor, scale: Tensor | None, low: Tensor | None, name: str) -> Tensor:
+    """Values in units of the scale, rounded to the nearest level (ties to even)."""
+    if low is not None:
+        w = w - low.float()
+    if scale is not None:
+        w = w / scale.float()
+    if name == "fp8":  # clamped, since a bare cast overflows to NaN
+        return w.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float()
+    if name == "nf4":
+        table = nf4_levels().to(w.device)
+        return torch.bucketize(w, (table[1:] + table[:-1]) / 2).float()
+    least, most = {"int8": (-INT8_MAX, INT8_MAX), "int4": (0.0, INT4_LEVELS), "int4s": (-INT4_MAX, INT4_MAX)}[name]
+    return w.round().clamp(least, most) + 0.0  # whole numbers know no negative zero
+
+
+@cache
+def nf4_levels() -> Float[Tensor, "16"]:
+    """The 16 levels of NormalFloat: quantiles of the normal distribution, scaled to [-1, 1], with an exact zero.
+
+    Dettmers et al. 2023, section 3: evenly spaced probabilities from the outermost to 1/2, 8 of them on the negative
+    and 9 on the positive side, the zero that both have counted once. The outermost probability lies halfway between
+    1 - 1/30 and 1 - 1/32, so that the two sides' outermost levels are one and the same.
+    """
+    outermost = 1 - (1 / 30 + 1 / 32) / 2
+    positive = torch.special.ndtri(torch.linspace(0.5, outermost, 9, dtype=torch.float64))
+    negative = -torch.special.ndtri(torch.linspace(0.5, outermost, 8, dtype=torch.float64))
+    levels = torch.cat((negative.flip(0), positive[1:]))
+    return (levels / levels.abs().max()).float()
+
+
+def _fitting(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    half = values.to(dtype)
     if not torch.isfinite(half).all():
-        raise PahqError(f"{what} of magnitude {float(values.abs().max()):.3g} does not fit fp16 (largest: 65504)")
+        name, most = ("fp16", "65504") if dtype == torch.float16 else ("bf16", "3.39e+38")
+        raise PahqError(f"{what} of magnitude {float(values.abs().max()):.3g} does not fit {name} (largest: {most})")
     return half

@@ -7,17 +7,49 @@ that is one head; with grouped queries a k or v input belongs to all heads of it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
+from jaxtyping import Float
 from torch import Tensor
 
 from pahq.config import PrecisionConfig
 from pahq.graph import Edge, Graph
-from pahq.model.weights import LayerWeights, Model
+from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.formats import Format, round_trip
 
 Focus = frozenset[tuple[int, int]]  # (layer, key-value head)
 NO_FOCUS: Focus = frozenset()
+ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
+MLP = ("W_in", "W_gate", "W_out")
+
+
+class WeightStore(Protocol):
+    """The network under test, as engines see it; where its weights lie and in how many bits is the store's affair."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def ends(self) -> Ends:
+        """Embedding, final norm and unembedding, which no format touches."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that the store keeps on the device of the search, buffers included."""
+
+    def network(self) -> Network:
+        """All layers without a focus, one after the other."""
+
+    def layer(self, index: int, focus: Focus) -> LayerWeights:
+        """A layer's weights with the groups in focus in full precision."""
+
+    def rows(self, index: int, letter: str, heads: Sequence[int], focus: Focus) -> Float[Tensor, "chosen in out"]:
+        """The weights of some heads of ``letter`` (q, k, v by letter head; o: the output) under a focus."""
+
+    def prefetch(self, focus: Focus) -> None:
+        """Say which focus will be asked for next; it may be brought in meanwhile. Never changes a result."""
 
 
 def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
@@ -51,6 +83,28 @@ class PrecisionStore:
         layers = tuple(_rounded(layer, heads, mlp) for layer in model.layers)
         return cls(full=model, low=replace(model, layers=layers))
 
+    @property
+    def config(self) -> ModelConfig:
+        return self.full.config
+
+    @property
+    def ends(self) -> Ends:
+        return self.full
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both models; tensors that they share count once."""
+        return sum((_storage(self.full) | _storage(self.low)).values())
+
+    def network(self) -> Network:
+        return self.low
+
+    def rows(self, index: int, letter: str, heads: Sequence[int], focus: Focus) -> Float[Tensor, "chosen in out"]:
+        return self.layer(index, focus).rows(letter, heads)
+
+    def prefetch(self, focus: Focus) -> None:
+        """Everything is here already."""
+
     def layer(self, index: int, focus: Focus) -> LayerWeights:
         """A layer's weights with the groups in focus in full precision."""
         groups = tuple(sorted(group for layer, group in focus if layer == index))
@@ -73,6 +127,13 @@ class PrecisionStore:
 
 
 def _rounded(layer: LayerWeights, heads: Format, mlp: Format) -> LayerWeights:
-    attention = {name: round_trip(getattr(layer, name), heads) for name in ("W_Q", "W_K", "W_V", "W_O")}
-    names = [name for name in ("W_in", "W_gate", "W_out") if getattr(layer, name) is not None]
+    attention = {name: round_trip(getattr(layer, name), heads) for name in ATTENTION}
+    names = [name for name in MLP if getattr(layer, name) is not None]
     return replace(layer, **attention, **{name: round_trip(getattr(layer, name), mlp) for name in names})
+
+
+def _storage(model: Model) -> dict[int, int]:
+    """Bytes by storage, so that tensors which two models share count once."""
+    tensors = [getattr(model, field.name) for field in fields(model)]
+    tensors += [getattr(layer, field.name) for layer in model.layers for field in fields(layer)]
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if isinstance(t, Tensor)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +12,12 @@ from torch import Tensor
 
 from pahq.config import FORMATS
 from pahq.errors import PahqError
-from pahq.precision.formats import BITS, Format, round_trip
+from pahq.precision.formats import BITS, Format, nf4_levels, round_trip
 
 ALL = [
     ("float32", "row"), ("bf16", "row"), ("fp16", "row"), ("fp8", "row"), ("fp8", "head"), ("fp8", "none"),
     ("int8", "row"), ("int8", "head"), ("int4", "group32"), ("int4", "row"), ("int4", "head"),
+    ("int4s", "group32"), ("int4s", "row"), ("int4s", "head"), ("nf4", "group64"),
 ]  # fmt: skip
 EVERY = pytest.mark.parametrize(("name", "scales"), ALL)
 SLACK = 1 + 1e-5  # the rounding's own float32 arithmetic
@@ -78,6 +81,46 @@ def test_int4_moves_a_weight_by_half_a_step_and_the_rounding_of_its_constants(w:
         assert bool(((got - group).abs() <= (step / 2 + constants) * SLACK).all())
 
 
+@given(w=weights(), scales=st.sampled_from(["group32", "row", "head"]))
+@settings(deadline=None)
+def test_symmetric_int4_moves_a_weight_by_half_a_step_and_the_rounding_of_its_scale(w: Tensor, scales: str) -> None:
+    after = rounded(w, "int4s", scales)
+    blocks = zip(w.split(32, -2), after.split(32, -2), strict=True) if scales == "group32" else [(w, after)]
+    for group, got in blocks:
+        step = reach(group, scales) / 7
+        constant = 7 * (step * 2.0**-11 + 2.0**-24)  # of the scale in fp16, which counts up to 7 times
+        assert bool(((got - group).abs() <= (step / 2 + constant) * SLACK).all())
+
+
+@given(w=weights())
+@settings(deadline=None)
+def test_nf4_moves_a_weight_by_half_the_widest_gap_and_the_rounding_of_its_scale(w: Tensor) -> None:
+    widest = float((nf4_levels()[1:] - nf4_levels()[:-1]).max())  # between the two most negative levels
+    for group, got in zip(w.split(64, -2), rounded(w, "nf4", "group64").split(64, -2), strict=True):
+        largest = reach(group, "row")
+        assert bool(((got - group).abs() <= (largest * (widest / 2 + 2.0**-10) + 2.0**-23) * SLACK).all())
+
+
+def test_the_levels_of_nf4_are_quantiles_of_the_normal_distribution() -> None:
+    """By bisection on the error function, with the table as the QLoRA paper prints it (rounded) beside it."""
+
+    def quantile(p: float) -> float:
+        low, high = -8.0, 8.0
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (1 + math.erf(middle / 2**0.5)) / 2 < p else (low, middle)
+        return low
+
+    outermost = 0.9677083
+    upper = [quantile(0.5 + (outermost - 0.5) * i / 8) for i in range(9)]
+    lower = [quantile(0.5 - (outermost - 0.5) * i / 7) for i in range(8)]
+    expected = torch.tensor(sorted({*lower[1:], 0.0, *upper[1:]}))
+    assert torch.allclose(nf4_levels(), expected / expected.max(), atol=1e-5)
+    assert float(nf4_levels()[0]) == -1
+    assert float(nf4_levels()[7]) == 0
+    assert float(nf4_levels()[15]) == 1
+
+
 @given(w=weights())
 @settings(deadline=None)
 def test_half_precision_formats_keep_their_mantissa(w: Tensor) -> None:
@@ -89,9 +132,10 @@ def test_half_precision_formats_keep_their_mantissa(w: Tensor) -> None:
 @EVERY
 def test_zeros_and_constants(name: str, scales: str) -> None:
     assert torch.equal(rounded(torch.zeros(2, 40, 3), name, scales), torch.zeros(2, 40, 3))
-    constant = torch.full((2, 40, 3), 0.375)  # exact in every format, scales included
-    assert torch.allclose(rounded(constant, name, scales), constant, rtol=1e-6, atol=0)
-    assert torch.allclose(rounded(-constant, name, scales), -constant, rtol=1e-6, atol=0)
+    constant = torch.full((2, 40, 3), 0.375)  # exact in every format; its scale too, but a seventh of it in fp16
+    rtol = 2.0**-11 if name == "int4s" else 1e-6
+    assert torch.allclose(rounded(constant, name, scales), constant, rtol=rtol, atol=0)
+    assert torch.allclose(rounded(-constant, name, scales), -constant, rtol=rtol, atol=0)
 
 
 @EVERY
@@ -178,6 +222,22 @@ def test_what_does_not_fit_fp16_is_refused(weight: float, name: str, what: str) 
         rounded(w, name, "row" if name == "fp16" else "group32")
 
 
+@pytest.mark.parametrize(("name", "scales"), [pair for pair in ALL if pair[0] != "float32"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_refused(name: str, scales: str, value: float) -> None:
+    w = torch.ones(2, 40, 3)
+    w[1, 39, 2] = value
+    with pytest.raises(PahqError, match=f"a weight is NaN or infinite; format {name} stores finite numbers"):
+        rounded(w, name, scales)
+
+
+def test_what_bf16_would_round_to_infinity_is_refused() -> None:
+    largest = torch.finfo(torch.float32).max
+    with pytest.raises(PahqError, match="does not fit bf16"):
+        rounded(torch.full((1, 1, 1), largest), "bf16")
+    assert torch.isfinite(rounded(torch.full((1, 1, 1), 3.389e38), "bf16")).all()
+
+
 @EVERY
 def test_the_dtype_is_kept_and_float32_decides(name: str, scales: str) -> None:
     w = torch.randn(2, 41, 3, generator=torch.Generator().manual_seed(8))
@@ -207,7 +267,9 @@ def test_more_bits_are_closer() -> None:
 
 def test_unknown_formats_and_scales_are_refused() -> None:
     assert set(BITS) == set(FORMATS)
-    with pytest.raises(PahqError, match="unknown format 'int3'; known: bf16, float32, fp16, fp8, int4, int8"):
+    with pytest.raises(
+        PahqError, match="unknown format 'int3'; known: bf16, float32, fp16, fp8, int4, int4s, int8, nf4"
+    ):
         Format("int3")
     with pytest.raises(PahqError, match="format int8 has no scales 'group32'; known: row, head"):
         Format("int8", "group32")

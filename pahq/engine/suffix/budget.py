@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
-from torch import Tensor
+from dataclasses import dataclass
 
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.losses import TILE
 from pahq.errors import PahqError
-from pahq.model.weights import Model, ModelConfig
+from pahq.model.weights import ModelConfig
 
 GIB = 1 << 30
 ROWS = 512  # of the residual stream in one window, where memory is no matter
@@ -38,7 +36,7 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     more. The estimate counts weights, caches and windows of the search, not the interpreter. Raises PahqError saying
     how much is needed when even one trial at a time does not fit.
     """
-    final, config = problem.corrupted.final, problem.store.full.config
+    final, config = problem.corrupted.final, problem.store.config
     rows, size = final.shape[0] * final.shape[1], final.element_size()
     stream = rows * config.d_model * size
     fixed = _fixed(problem)
@@ -70,7 +68,7 @@ def reference_bytes(problem: Problem) -> int:
     """
     config, streams, senders, stream = _sizes(problem)
     heads = config.layers * (config.heads + 2 * config.kv_heads) * stream * config.d_head // config.d_model
-    return _weights(problem) + WORKSPACE + 2 * senders * stream + heads + (streams + 3 * config.heads) * stream
+    return problem.store.nbytes + WORKSPACE + 2 * senders * stream + heads + (streams + 3 * config.heads) * stream
 
 
 def _fixed(problem: Problem) -> int:
@@ -80,21 +78,11 @@ def _fixed(problem: Problem) -> int:
     heads = config.layers * (3 * config.heads + 2 * config.kv_heads) * narrow  # z clean and ablated, projections
     outputs = 2 * (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
-    return WORKSPACE + int(SLACK * (_weights(problem) + heads + outputs + layer + (2 * streams + 4) * stream))
+    weights = problem.store.nbytes
+    return WORKSPACE + int(SLACK * (weights + heads + outputs + layer + (2 * streams + 4) * stream))
 
 
 def _sizes(problem: Problem) -> tuple[ModelConfig, int, int, int]:
     """Configuration, residual streams of one run, senders, bytes of one stream."""
-    config, final = problem.store.full.config, problem.corrupted.final
+    config, final = problem.store.config, problem.corrupted.final
     return config, 2 * config.layers + 1, len(problem.graph.senders), final.numel() * final.element_size()
-
-
-def _weights(problem: Problem) -> int:
-    return sum((_storage(problem.store.full) | _storage(problem.store.low)).values())
-
-
-def _storage(model: Model) -> dict[int, int]:
-    """Bytes by storage, so that tensors which two models share count once."""
-    tensors = [getattr(model, field.name) for field in fields(model)]
-    tensors += [getattr(layer, field.name) for layer in model.layers for field in fields(layer)]
-    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if isinstance(t, Tensor)}

@@ -82,20 +82,17 @@ class SuffixEngine:
     @torch.no_grad()
     def reset(self) -> None:
         """Back to the whole graph: one clean forward."""
-        budget, full = self.budget, self.problem.store.full
+        budget, ends = self.budget, self.problem.store.ends
         self._focus: Focus = NO_FOCUS  # of the trial at hand
         self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
         self._state = State(
-            self.problem,
-            lambda layer: self.problem.store.layer(layer, self._state_focus),
-            positions=self._positions,
-            input_bytes=budget.input_bytes,
+            self.problem, lambda: self._state_focus, positions=self._positions, input_bytes=budget.input_bytes
         )
         self._composites = self._head_logits = None
         if self._keep_composites:
-            self._composites = Composites(full.config, capacity_bytes=budget.composite_bytes)
+            self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
             if isinstance(self._losses, KlLosses):
-                self._head_logits = HeadLogits(full, capacity_bytes=budget.head_logits_bytes)
+                self._head_logits = HeadLogits(ends, capacity_bytes=budget.head_logits_bytes)
         self._loss = self._losses(gather_items(self._state.clean_final, self.problem.prompts.items))
         self._settled = len(self.graph.senders)
         self._stages, self._at = stages(self.graph), -1

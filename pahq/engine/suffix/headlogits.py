@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.norms import centred, scale_of
-from pahq.model.weights import Model
+from pahq.model.weights import Ends
 
 HeadChange = tuple[Float[Tensor, "trial item d_head"], Float[Tensor, "d_head d_model"]]  # of z; its head's W_O
 
@@ -22,7 +22,7 @@ HeadChange = tuple[Float[Tensor, "trial item d_head"], Float[Tensor, "d_head d_m
 class HeadLogits:
     """Kept logits of the current state before the norm's factor, and composite weights W_O W_U by head."""
 
-    def __init__(self, model: Model, *, capacity_bytes: int) -> None:
+    def __init__(self, model: Ends, *, capacity_bytes: int) -> None:
         self._model = model
         size = model.config.d_head * model.W_U.shape[1] * model.W_U.element_size()
         self._capacity = capacity_bytes // size

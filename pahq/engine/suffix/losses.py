@@ -46,7 +46,7 @@ class _PlainLosses:
     """All logits, then the objective itself."""
 
     def __init__(self, problem: Problem) -> None:
-        self._model, self._objective = problem.store.full, problem.objective
+        self._model, self._objective = problem.store.ends, problem.objective
 
     def __call__(self, resid: Tensor) -> Tensor:
         model = self._model
@@ -58,7 +58,7 @@ class _ColumnLosses:
     """Logit of column 0 minus the largest of the other columns, each item having columns of its own."""
 
     def __init__(self, problem: Problem, columns: Tensor) -> None:
-        model = self._model = problem.store.full
+        model = self._model = problem.store.ends
         self._weights = model.W_U.T[columns]  # [item, column, d_model]
         self._bias = model.b_U[columns]
         self.objective: Objective = problem.objective
@@ -74,7 +74,7 @@ class KlLosses:
     """The identity of the module's text."""
 
     def __init__(self, problem: Problem) -> None:
-        model = self._model = problem.store.full
+        model = self._model = problem.store.ends
         assert isinstance(problem.objective, Kl)
         probabilities = problem.objective.clean.exp()
         self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [item, d_model]

@@ -21,6 +21,7 @@ from pahq.engine.suffix.kept import KeptInputs
 from pahq.graph import Graph, Receiver
 from pahq.model.forward import project, run_senders
 from pahq.model.weights import LayerWeights
+from pahq.precision.store import NO_FOCUS, Focus
 
 NOWHERE, LAST, EVERYWHERE = 0, 1, 2
 
@@ -31,21 +32,21 @@ def at_need(x: Float[Tensor, "*batch pos d"], need: int) -> Float[Tensor, "*batc
 
 
 class State:
-    """Mutable, and private to one engine. ``weights(l)`` gives a layer's weights under the current focus."""
+    """Mutable, and private to one engine. ``focus()`` is the one by which the current values were computed."""
 
     def __init__(
         self,
         problem: Problem,
-        weights: Callable[[int], LayerWeights],
+        focus: Callable[[], Focus],
         *,
         positions: bool = True,
         input_bytes: int | None = None,
     ) -> None:
         graph = problem.graph
         self.graph: Graph = graph
-        self.config = problem.store.full.config
-        self.weights, self._low, self.corrupted = weights, problem.store.low, problem.corrupted
-        run = run_senders(problem.store.low, problem.clean)
+        self.config = problem.store.config
+        self._store, self._focus, self.corrupted = problem.store, focus, problem.corrupted
+        run = run_senders(problem.store.network(), problem.clean)
         self.start, self.z, self.mlp = run.start, list(run.z), list(run.mlp)
         self._clean_pre, self._clean_mid, self.clean_final = run.resid_pre, run.resid_mid, run.final
         self.batch, self.length = run.final.shape[:2]
@@ -85,7 +86,7 @@ class State:
             alive = [receiver for receiver in receivers if self.receiver_need(receiver) != NOWHERE]
             if not alive:
                 continue
-            values = project(self.config, self._low.layers[layer], letter, resid)
+            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, resid)
             for receiver in alive:
                 self.projections[receiver] = at_need(values[receiver.head], self.receiver_need(receiver)).clone()
 
@@ -133,11 +134,15 @@ class State:
         return pieces
 
     def _head_pieces(self, layer: int, heads: list[int], need: int, together: bool) -> Tensor:
-        weights, low = self.weights(layer), self._low.layers[layer]
         z, ablated = at_need(self.z[layer], need)[heads], at_need(self.corrupted.z[layer], need)[heads]
-        if weights is low:
-            return _through(z - ablated, low.W_O[heads], together)
-        return _through(z, weights.W_O[heads], together) - _through(ablated, low.W_O[heads], together)
+        low, focus = self._store.rows(layer, "o", heads, NO_FOCUS), self._focus()
+        if all(at != layer for at, _ in focus):
+            return _through(z - ablated, low, together)
+        return _through(z, self._store.rows(layer, "o", heads, focus), together) - _through(ablated, low, together)
+
+    def weights(self, layer: int) -> LayerWeights:
+        """A layer's weights by which the current values were computed."""
+        return self._store.layer(layer, self._focus())
 
     def open(self, receiver: Receiver) -> None:
         """Begin testing a receiver's edges: all present, everything upstream clean."""

@@ -1,0 +1,165 @@
+"""A model that stays in its file: configuration and shapes are known, weights are read where and when they are needed.
+
+This is the full-precision master of a search in low precision on a CPU. Only what is asked for comes into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pahq.errors import PahqError
+from pahq.model.buffers import Buffers
+from pahq.model.tensorfile import WEIGHTS, TensorReader, write_tensors
+from pahq.model.weights import (
+    PLACES,
+    EndWeights,
+    LayerWeights,
+    Model,
+    ModelConfig,
+    Streamed,
+    check_shapes,
+    model_from_tensors,
+    tensor_shapes,
+)
+
+PART = 1 << 16  # numbers of a weight without heads that are read at a time
+
+
+class ModelFile:
+    """An open safetensors file of TransformerLens names; tensors come in ``dtype``, on the CPU.
+
+    ``ends`` (embedding, final norm, unembedding) are read once and kept. Biases that the file lacks are zero.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        path: Path,
+        *,
+        dtype: torch.dtype | None = None,
+        vocabulary: tuple[str, ...] | None = None,
+        digest: str = "",
+    ) -> None:
+        """``dtype`` None: float64 if any tensor is stored so, else float32. PahqError if the file is no such model."""
+        self.config, self.vocabulary, self.digest = config, vocabulary, digest
+        self._reader = TensorReader(path)
+        self._finalizer = weakref.finalize(self, self._reader.close)
+        stored = {entry.dtype for entry in self._reader.entries.values()}
+        self.dtype = dtype or (torch.float64 if "F64" in stored else torch.float32)
+        self._shapes = tensor_shapes(config)
+        check_shapes(config, {name: entry.shape for name, entry in self._reader.entries.items()})
+        embedding = self.tensor("embed.W_E")
+        self.ends = EndWeights(
+            config=config,
+            W_E=embedding,
+            W_pos=self._optional("pos_embed.W_pos"),
+            ln_final_w=self._optional("ln_final.w"),
+            ln_final_b=self._optional("ln_final.b"),
+            W_U=embedding.T if config.tied_embedding else self.tensor("unembed.W_U"),
+            b_U=self.tensor("unembed.b_U"),
+        )
+
+    def tensor(self, name: str) -> Tensor:
+        """A whole tensor. Raises PahqError if it is not finite."""
+        shape = self._shapes[name]
+        if name not in self._reader.entries:
+            return torch.zeros(shape, dtype=self.dtype)
+        return self._fill(name, torch.empty(shape, dtype=self.dtype))
+
+    def _fill(self, name: str, value: Tensor, first: int = 0) -> Tensor:
+        self._reader.read(name, value, first=first)
+        if not torch.isfinite(value).all():
+            raise PahqError(f"tensor {name!r} holds NaN or infinite values")
+        return value
+
+    def read_heads(self, layer: int, field: str, out: Tensor, first: int) -> None:
+        """Fill ``out`` [count, in, out] with the weights of heads ``first`` .. of ``field`` (``W_Q`` ..)."""
+        self._reader.read(self.name(layer, field), out, first=first)
+
+    @staticmethod
+    def name(layer: int, field: str) -> str:
+        """The file's name for a field of LayerWeights."""
+        return f"blocks.{layer}.{PLACES[field]}"
+
+    def layer(self, index: int, buffers: dict[str, Buffers] | None = None) -> LayerWeights:
+        """One layer in full precision, its matrices in memory that ``buffers`` lend (by field), if given."""
+        named: dict[str, Any] = {}
+        for name in PLACES:
+            lent = buffers[name].lend() if buffers and name in buffers else None
+            named[name] = self.field(index, name) if lent is None else self._fill(self.name(index, name), lent)
+        return LayerWeights(**named, W_pos=self.ends.W_pos if self.config.positions == "shortformer" else None)
+
+    def has(self, layer: int, field: str) -> bool:
+        """Whether models of this configuration have a tensor."""
+        return self.name(layer, field) in self._shapes
+
+    def parts(self, layer: int, field: str) -> Iterator[tuple[int, Tensor]]:
+        """A weight head by head, or in some rows at a time if it has no heads, each with the number of all.
+
+        What is yielded is overwritten by the next. Raises PahqError if it is not finite.
+        """
+        name = self.name(layer, field)
+        length, *rest = self._shapes[name]
+        step = 1 if len(rest) > 1 else max(1, PART // rest[0])
+        staging = torch.empty((min(step, length), *rest), dtype=self.dtype)
+        for first in range(0, length, step):
+            yield length, self._fill(name, staging[: length - first], first)
+
+    def field(self, layer: int, field: str) -> Tensor | None:
+        """One tensor of a layer; None if models of this configuration have none."""
+        return self._optional(self.name(layer, field))
+
+    def network(self) -> Streamed:
+        """The full-precision model, its layers read one after the other."""
+        return Streamed.through(self.ends, _Layers(self))
+
+    def load(self) -> Model:
+        """The whole model in memory."""
+        tensors = {name: self.tensor(name) for name in self._reader.entries}
+        return model_from_tensors(self.config, tensors, vocabulary=self.vocabulary, digest=self.digest)
+
+    def close(self) -> None:
+        """Close the file; reading afterwards fails."""
+        self._finalizer()
+
+    def _optional(self, name: str) -> Tensor | None:
+        return self.tensor(name) if name in self._shapes else None
+
+
+class _Layers:
+    """Iterates over a file's layers, anew each time."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        file = self._file
+        weights = [name for name in PLACES if name.startswith("W_") and file.has(0, name)]
+        cpu = torch.device("cpu")
+        buffers = {name: Buffers(tensor_shapes(file.config)[file.name(0, name)], file.dtype, cpu) for name in weights}
+        return (file.layer(i, buffers) for i in range(file.config.layers))
+
+
+def spill(model: Model, folder: str | Path | None = None) -> ModelFile:
+    """Move a loaded model's weights into a file without a name: it goes when it is closed, or the process ends.
+
+    ``folder`` (default: the system's temporary folder) should not lie in memory. The model stays as long as the caller
+    holds it.
+    """
+    handle, path = tempfile.mkstemp(dir=folder, suffix=f".{WEIGHTS}")
+    os.close(handle)
+    try:
+        write_tensors(Path(path), model.tensors())
+        return ModelFile(
+            model.config, Path(path), dtype=model.W_E.dtype, vocabulary=model.vocabulary, digest=model.digest
+        )
+    finally:
+        os.unlink(path)

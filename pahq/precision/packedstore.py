@@ -1,0 +1,206 @@
+"""The network under test in the bits it claims: packed weights of all heads here, the full-precision master elsewhere.
+
+A layer is unpacked when an engine touches it, matrix by matrix, into few reused buffers; only the groups in focus come
+in from the master. What engines get equals, bit for bit, what ``PrecisionStore`` gives them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.config import PrecisionConfig
+from pahq.errors import PahqError
+from pahq.model.buffers import Buffers
+from pahq.model.modelfile import ModelFile, spill
+from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network, Streamed
+from pahq.precision.formats import Format
+from pahq.precision.packed import Packed, pack, pack_parts, unpack
+from pahq.precision.slots import FocusSlots, Group, InThread, Master, OnSideStream, PinnedMaster, Starter
+from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus
+
+Groups = tuple[int, ...]  # key-value heads of one layer in focus
+_SMALL = tuple(field.name for field in fields(LayerWeights) if field.name not in (*ATTENTION, *MLP, "W_pos"))
+
+
+class PackedStore:
+    """See ``WeightStore``. ``cached_layers``: how many layers' unpacked matrices of each kind are kept."""
+
+    def __init__(
+        self,
+        ends: Ends,
+        packed: Sequence[dict[str, Packed]],
+        small: Sequence[dict[str, Tensor | None]],
+        master: Master,
+        start: Starter,
+        *,
+        cached_layers: int = 2,
+    ) -> None:
+        """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all other fields of LayerWeights."""
+        if cached_layers < 1:
+            raise PahqError(f"cached_layers must be at least 1, got {cached_layers}")
+        self.ends, self._packed, self._small = ends, tuple(packed), tuple(small)
+        self._cached = cached_layers
+        first = self._packed[0]
+        device, dtype = ends.W_E.device, ends.W_E.dtype
+        self.slots = FocusSlots(ends.config, master, start, dtype=dtype, device=device)
+        self._buffers = {name: Buffers(weight.shape, dtype, device) for name, weight in first.items()}
+        self._unpacked: dict[str, OrderedDict[tuple[int, Groups], Tensor]] = {name: OrderedDict() for name in first}
+        self._last: Group | None = None
+
+    @classmethod
+    def build(cls, model: Model | ModelFile, precision: PrecisionConfig, *, cached_layers: int = 2) -> PackedStore:
+        """Pack a model, one matrix at a time. The model's own layers are not kept.
+
+        Its master is the file; a loaded model's is a temporary file, or pinned host memory where it is on a GPU.
+        Raises PahqError if a weight does not fit its format.
+        """
+        heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
+        packed, small = [], []
+        positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
+        shared = {"W_pos": positions if model.config.positions == "shortformer" else None}
+        for index in range(model.config.layers):
+            weights = {name: _pack(model, index, name, heads if name in ATTENTION else mlp) for name in ATTENTION + MLP}
+            packed.append({name: weight for name, weight in weights.items() if weight is not None})
+            # copies: a view of a checkpoint would keep all of it
+            others = ((name, _field(model, index, name)) for name in _SMALL)
+            small.append({name: None if value is None else value.clone() for name, value in others} | shared)
+        if isinstance(model, ModelFile):
+            return cls(model.ends, packed, small, model, InThread(), cached_layers=cached_layers)
+        ends, device = Streamed.through(model, ()), model.W_E.device
+        if device.type == "cuda":
+            return cls(ends, packed, small, PinnedMaster(model), OnSideStream(device), cached_layers=cached_layers)
+        return cls(ends, packed, small, spill(model), InThread(), cached_layers=cached_layers)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.ends.config
+
+    @property
+    def nbytes(self) -> int:
+        """Packed weights, ends, biases, norms, and the buffers and slots as they are now."""
+        held: list[Tensor | None] = [
+            getattr(self.ends, name) for name in ("W_E", "W_pos", "ln_final_w", "ln_final_b", "W_U", "b_U")
+        ]
+        held += [value for layer in self._small for value in layer.values()]
+        storage = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if t is not None}
+        working = self.slots.nbytes + sum(buffers.nbytes for buffers in self._buffers.values())
+        return sum(storage.values()) + self.packed_nbytes + working
+
+    @property
+    def packed_nbytes(self) -> int:
+        """Bytes of attention and MLP weights at rest."""
+        return sum(weight.nbytes for layer in self._packed for weight in layer.values())
+
+    def network(self) -> Network:
+        return Streamed.through(self.ends, _Layers(self))
+
+    def layer(self, index: int, focus: Focus) -> LayerWeights:
+        """A layer under a focus; its matrices are unpacked when they are first read."""
+        return PackedLayer(self, index, focus, self._small[index])
+
+    def rows(self, index: int, letter: str, heads: Sequence[int], focus: Focus) -> Float[Tensor, "chosen in out"]:
+        """The weights of some heads, and no others unpacked."""
+        name, groups = f"W_{letter.upper()}", _groups(index, focus)
+        whole = self._unpacked[name].get((index, groups))
+        if whole is not None:
+            return whole[list(heads)]
+        packed = self._packed[index][name]
+        out = unpack(packed, rows=heads)
+        size = packed.shape[0] // self.config.kv_heads
+        for place, head in enumerate(heads):
+            if packed.form.name != "float32" and head // size in groups:
+                out[place] = self._exact((index, head // size), name)[head % size]
+        return out
+
+    def matrix(self, index: int, name: str, focus: Focus) -> Tensor | None:
+        """One matrix of a layer by its field's name; None if the model has none. Read-only: it may be kept."""
+        packed = self._packed[index].get(name)
+        if packed is None or packed.form.name == "float32":  # exact as it is
+            return None if packed is None else packed.codes
+        key = index, _groups(index, focus) if name in ATTENTION else ()
+        kept = self._unpacked[name]
+        if key not in kept:
+            while len(kept) >= self._cached:
+                kept.popitem(last=False)
+            kept[key] = self._unpack(index, name, key[1])
+        kept.move_to_end(key)
+        return kept[key]
+
+    def prefetch(self, focus: Focus) -> None:
+        for group in sorted(focus):
+            self.slots.prefetch(group)
+
+    def _unpack(self, index: int, name: str, groups: Groups) -> Tensor:
+        packed = self._packed[index][name]
+        out = unpack(packed, out=self._buffers[name].lend())
+        size = packed.shape[0] // self.config.kv_heads
+        for group in groups:
+            out[group * size : (group + 1) * size] = self._exact((index, group), name)
+        return out
+
+    def _exact(self, group: Group, name: str) -> Float[Tensor, "count in out"]:
+        """A group's weights from the master, to be copied at once: the next focus is on its way into the other slot."""
+        weight = self.slots.take(group)[name]
+        if self._last is not None and self._last[0] == group[0] and self._last[1] != group[1]:
+            step = group[1] - self._last[1]  # searches go through the heads of a layer, letter by letter
+            self.slots.prefetch((group[0], (group[1] + step) % self.config.kv_heads))
+        self._last = group
+        return weight
+
+
+class PackedLayer(LayerWeights):
+    """A layer whose matrices come into being when they are read. Holds no weights but biases and norms."""
+
+    _store: PackedStore
+    _index: int
+    _focus: Focus
+
+    def __init__(self, store: PackedStore, index: int, focus: Focus, small: dict[str, Tensor | None]) -> None:
+        vars(self).update(small, _store=store, _index=index, _focus=focus)
+
+    def __repr__(self) -> str:
+        return f"PackedLayer({self._index}, {set(self._focus)})"
+
+    def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
+        return self._store.rows(self._index, letter, heads, self._focus)
+
+
+def _matrix(name: str) -> Any:
+    return property(lambda layer: layer._store.matrix(layer._index, name, layer._focus))
+
+
+for _name in ATTENTION + MLP:
+    setattr(PackedLayer, _name, _matrix(_name))
+
+
+class _Layers:
+    def __init__(self, store: PackedStore) -> None:
+        self._store = store
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        return (self._store.layer(i, NO_FOCUS) for i in range(self._store.config.layers))
+
+
+def _groups(index: int, focus: Focus) -> Groups:
+    return tuple(sorted(group for layer, group in focus if layer == index))
+
+
+def _pack(model: Model | ModelFile, index: int, name: str, form: Format) -> Packed | None:
+    """A matrix of a layer, packed; from a file one head (or some rows) at a time. Formats go by heads, so it is one."""
+    if isinstance(model, ModelFile) and model.has(index, name):
+        return pack_parts(model.parts(index, name), form)
+    weight = _field(model, index, name)
+    return None if weight is None else pack(weight, form)
+
+
+def _field(model: Model | ModelFile, index: int, name: str) -> Tensor | None:
+    if isinstance(model, ModelFile):
+        return model.field(index, name)
+    weight: Tensor | None = getattr(model.layers[index], name)
+    return weight
