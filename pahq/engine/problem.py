@@ -38,6 +38,7 @@ class Problem:
     focus: str
     clean: tuple[Float[Tensor, "batch pos d_model"], ...]
     corrupted: Run
+    twin: bool  # whether absent edges carry what the network computes on the corrupted prompts as they are
 
     @cached_property
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
@@ -129,6 +130,7 @@ def build_problem(
         focus=focus,
         clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
         corrupted=_ablation_run(weights.network(), prompts, ablation, split_embed),
+        twin=ablation == "corrupted" and prompts.position_order is None,
     )
 
 

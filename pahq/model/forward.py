@@ -8,7 +8,8 @@ by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -201,6 +202,15 @@ class Run:
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
     resid_mid: tuple[Float[Tensor, "batch pos d_model"], ...]
     final: Float[Tensor, "batch pos d_model"]
+
+    def since(self, first: int) -> Run:
+        """Views of the positions from ``first`` on."""
+        cut = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Run(**{name: _since(value, first) for name, value in cut.items()})
+
+
+def _since(values: Any, first: int) -> Any:
+    return tuple(x[..., first:, :] for x in values) if isinstance(values, tuple) else values[..., first:, :]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,10 @@ class PackedStore:
         return self.ends.config
 
     @property
+    def uniform(self) -> bool:
+        return all(layer[name].form.name == "float32" for layer in self._packed for name in ATTENTION)
+
+    @property
     def nbytes(self) -> int:
         """Packed weights, ends, biases, norms, and the buffers and slots as they are now."""
         held: list[Tensor | None] = [

@@ -39,6 +39,10 @@ class WeightStore(Protocol):
     def nbytes(self) -> int:
         """Bytes of everything that the store keeps on the device of the search, buffers included."""
 
+    @property
+    def uniform(self) -> bool:
+        """Whether a focus changes no weight: heads are in full precision anyway."""
+
     def network(self) -> Network:
         """All layers without a focus, one after the other."""
 
@@ -75,13 +79,14 @@ class PrecisionStore:
 
     full: Model
     low: Model
+    uniform: bool
 
     @classmethod
     def build(cls, model: Model, precision: PrecisionConfig) -> PrecisionStore:
         """Round the attention and MLP weights of ``model``; embedding, norms and biases stay as they are."""
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
         layers = tuple(_rounded(layer, heads, mlp) for layer in model.layers)
-        return cls(full=model, low=replace(model, layers=layers))
+        return cls(full=model, low=replace(model, layers=layers), uniform=heads.name == "float32")
 
     @property
     def config(self) -> ModelConfig:

@@ -39,6 +39,7 @@ problems = st.fixed_dictionaries(
         "metric": st.sampled_from(["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]),
         "ablation": st.sampled_from(["corrupted", "zero", "mean"]),
         "every_item": st.booleans(),
+        "same": st.integers(0, 4),
         "split": st.booleans(),
         "direct": st.booleans(),
         "format": st.sampled_from(["float32", "int8", "int4"]),
@@ -62,7 +63,7 @@ def make(spec: dict, dtype: torch.dtype) -> Problem:
     low = PrecisionConfig(name="low", heads=spec["format"], scales="row", mlp="float32" if spec["split"] else "bf16")
     return build_problem(
         model,
-        random_prompts(model, spec["seed"], every_item=spec["every_item"]),
+        random_prompts(model, spec["seed"], every_item=spec["every_item"], same=spec.get("same", 0)),
         metric=spec["metric"],
         ablation=spec["ablation"],
         split_embed=spec["split"] and model.config.positions == "learned",
@@ -278,3 +279,16 @@ def test_a_wrong_current_value_is_seen_as_drift_and_mended() -> None:
     engine._loss = engine._loss + 0.5
     assert engine.measure([Trial(below, ())]) == pytest.approx(mended.measure([Trial(below, ())]), abs=1e-12)
     assert engine.drift == pytest.approx(0.5)
+
+
+def test_positions_before_the_first_difference_are_left_out() -> None:
+    model = random_model("gpt2", layers=2)
+    for same, ablation, focus, kept in (
+        (3, "corrupted", "none", 2),
+        (3, "zero", "none", 5),
+        (3, "corrupted", "receiver", 5),
+    ):
+        precision = PrecisionConfig(name="int8", heads="int8", scales="row")
+        prompts = random_prompts(model, same=3)
+        problem = build_problem(model, prompts, metric="kl", ablation=ablation, precision=precision, focus=focus)
+        assert SuffixEngine(problem)._state.length == kept

@@ -42,12 +42,18 @@ def random_model(family: str, seed: int = 0, *, dtype: torch.dtype = torch.float
 
 
 def random_prompts(
-    model: Model, seed: int = 0, *, batch: int = 3, length: int = 5, every_item: bool = False
+    model: Model, seed: int = 0, *, batch: int = 3, length: int = 5, every_item: bool = False, same: int = 0
 ) -> Prompts:
-    """Clean and corrupted tokens that differ everywhere but in a few places, metrics at the last position or at all."""
+    """Clean and corrupted tokens that differ in most places, not in the first ``same``; metrics at the last position,
+    or at all where something differs."""
     generator = torch.Generator().manual_seed(2000 + seed)
     clean, corrupted = torch.randint(model.config.d_vocab, (2, batch, length), generator=generator)
-    items = torch.cartesian_prod(torch.arange(batch), torch.arange(length)) if every_item else last_items(batch, length)
+    corrupted[:, :same] = clean[:, :same]
+    items = (
+        torch.cartesian_prod(torch.arange(batch), torch.arange(same, length))
+        if every_item
+        else last_items(batch, length)
+    )
     answer, wrong = torch.randint(model.config.d_vocab_out, (2, len(items)), generator=generator)
     sign = torch.randint(-1, 2, (len(items), model.config.d_vocab_out), generator=generator).float()
     choices = torch.randint(model.config.d_vocab_out, (len(items), 3), generator=generator)

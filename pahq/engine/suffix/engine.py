@@ -28,7 +28,6 @@ from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_tri
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
 from pahq.graph import Graph, Receiver
-from pahq.metrics import gather_items
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
@@ -93,7 +92,7 @@ class SuffixEngine:
             self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
             if isinstance(self._losses, KlLosses):
                 self._head_logits = HeadLogits(ends, capacity_bytes=budget.head_logits_bytes)
-        self._loss = self._losses(gather_items(self._state.clean_final, self.problem.prompts.items))
+        self._loss = self._losses(self._at_items(self._state.clean_final))
         self._settled = len(self.graph.senders)
         self._stages, self._at = stages(self.graph), -1
         self._open: list[Receiver] = []
@@ -249,7 +248,8 @@ class SuffixEngine:
 
     def _at_items(self, values: Tensor) -> Tensor:
         """Rows that the metric reads, from tensors that hold all positions or the last one."""
-        positions = self._items[:, 1] if values.shape[-2] > 1 else torch.zeros_like(self._items[:, 1])
+        positions = self._items[:, 1] - self._state.first
+        positions = positions if values.shape[-2] > 1 else torch.zeros_like(positions)
         return values[..., self._items[:, 0], positions, :]
 
     def _ablated(self, receiver: Receiver) -> Tensor:

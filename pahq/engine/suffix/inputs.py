@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.engine.suffix.state import EVERYWHERE, State
+from pahq.engine.suffix.state import State
 from pahq.graph import Receiver
 from pahq.model.forward import project
 from pahq.model.weights import LayerWeights
@@ -41,7 +41,7 @@ def project_inputs(
     state: State, receiver: Receiver, weights: LayerWeights, x: Float[Tensor, "set batch pos d_model"]
 ) -> Float[Tensor, "set batch pos d_head"]:
     """A head's projections of many inputs, at the positions that it needs."""
-    start = 0 if state.receiver_need(receiver) == EVERYWHERE else state.length - 1
+    start = state.position(state.receiver_need(receiver))
     flat = x.flatten(0, 1)[None]
     out = project(state.config, weights, receiver.letter, flat, first=start, rows=[receiver.head])
     return out[0].view(*x.shape[:2], *out.shape[2:])

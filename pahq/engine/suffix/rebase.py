@@ -53,5 +53,6 @@ def _head(state: State, layer: int, head: int) -> None:
     shape = state.graph.shape
     group = head * shape.kv_heads // shape.heads
     parts = {"q": head, "k": group, "v": group}
-    q, k, v = (state.projections[Receiver("head", layer, index, letter)] for letter, index in parts.items())
+    receivers = [Receiver("head", layer, index, letter) for letter, index in parts.items()]
+    q, k, v = (state.whole(receiver, state.projections[receiver]) for receiver in receivers)
     overwrite(state.z[layer][head], attention(state.config, at_need(q, need), k, v))

@@ -4,6 +4,8 @@ Upstream of the receiver under test everything is clean. ``need[s]`` says at whi
 0 nowhere, 1 at the last position alone, 2 everywhere. It is final when s is visited, since all its children have been
 visited by then: a metric on the last position reaches earlier ones through k and v only.
 
+Before the first position at which any prompt differs from its corrupted twin nothing ever changes, and nothing is kept.
+
 A head is kept as z, d_head wide; what its output differs by from the ablated run is one product with W_O away.
 """
 
@@ -45,11 +47,15 @@ class State:
         graph = problem.graph
         self.graph: Graph = graph
         self.config = problem.store.config
-        self._store, self._focus, self.corrupted = problem.store, focus, problem.corrupted
+        self._store, self._focus = problem.store, focus
+        self.first = first_change(problem) if positions else 0
         run = run_senders(problem.store.network(), problem.clean)
+        self._stream = run.resid_pre  # of all positions: earlier keys and values come from it
+        run, self.corrupted = run.since(self.first), problem.corrupted.since(self.first)
         self.start, self.z, self.mlp = run.start, list(run.z), list(run.mlp)
         self._clean_pre, self._clean_mid, self.clean_final = run.resid_pre, run.resid_mid, run.final
         self.batch, self.length = run.final.shape[:2]
+        self._earlier: dict[Receiver, Tensor] = {}  # keys and values at positions before ``first``
         self.projections: dict[Receiver, Tensor] = {}  # of every visited head that is alive, at its need
         self.inputs = KeptInputs(self.clean_input, self.fresh_input, input_bytes)
         self.present: dict[Receiver, list[bool]] = {}  # by sender, for every visited receiver
@@ -80,15 +86,28 @@ class State:
 
     def enter(self, layer: int) -> None:
         """Begin visiting a layer's heads: clean projections of those that are alive."""
-        resid = self._clean_pre[layer][None]
         for letter in "qkv":
             receivers = [Receiver("head", layer, i, letter) for i in range(self.graph.shape.letter_heads(letter))]
             alive = [receiver for receiver in receivers if self.receiver_need(receiver) != NOWHERE]
             if not alive:
                 continue
-            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, resid)
+            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, self._stream[layer][None])
             for receiver in alive:
-                self.projections[receiver] = at_need(values[receiver.head], self.receiver_need(receiver)).clone()
+                value, need = values[receiver.head], self.receiver_need(receiver)
+                self.projections[receiver] = at_need(value[:, self.first :], need).clone()
+                if letter != "q" and self.first:
+                    self._earlier[receiver] = value[:, : self.first].clone()
+
+    def position(self, need: int) -> int:
+        """The first position that tensors at ``need`` hold."""
+        return self.first if need == EVERYWHERE else self.first + self.length - 1
+
+    def whole(self, receiver: Receiver, values: Float[Tensor, "*trial batch pos d_head"]) -> Tensor:
+        """Keys or values of a head with those before ``first``, which attention reads too."""
+        earlier = self._earlier.get(receiver)
+        if earlier is None:
+            return values
+        return torch.cat((earlier.expand(*values.shape[:-2], *earlier.shape[-2:]), values), dim=-2)
 
     def clean_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
         """The receiver's input in the unpatched run, at its need."""
@@ -164,6 +183,21 @@ class State:
             return
         if gone.receiver in self.present:
             self.present[gone.receiver][edge - self.graph.incoming(gone.receiver)[0]] = False
+
+
+def first_change(problem: Problem) -> int:
+    """The first position that can change at all, or that a metric reads.
+
+    A causal network computes the same on a prompt and its corrupted twin up to their first difference. Not so where
+    ablated values are not a run of their own (zero, mean), where positions are permuted, or where a head's weights
+    change with the focus.
+    """
+    prompts, exact = problem.prompts, problem.focus == "none" or problem.store.uniform
+    if not problem.twin or not problem.store.config.causal or not exact:
+        return 0
+    differs = (prompts.clean != prompts.corrupted).any(0).nonzero()
+    first = int(differs[0, 0]) if len(differs) else prompts.clean.shape[1] - 1
+    return min(first, int(prompts.items[:, 1].min()))
 
 
 def _through(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.composites import Composites
-from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
+from pahq.engine.suffix.state import NOWHERE, State, at_need, overwrite
 from pahq.graph import Receiver
 from pahq.model.forward import attention, mlp, project
 from pahq.model.weights import LayerWeights
@@ -135,7 +135,7 @@ class Wave:
         mask = changes.new_tensor([[float(s in touched[r]) for s in senders] for r in receivers])
         inputs = torch.stack([state.inputs[receiver] for receiver in receivers])[:, None]
         x = inputs + (mask @ changes.flatten(1)).view(len(receivers), *changes.shape[1:])
-        start = 0 if need == EVERYWHERE else state.length - 1
+        start = state.position(need)
         rows = [receiver.head for receiver in receivers]
         flat = project(state.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
         values = flat.view(*x.shape[:3], *flat.shape[2:])
@@ -152,7 +152,8 @@ class Wave:
         for letter, index in (("q", head), ("k", group), ("v", group)):
             receiver = Receiver("head", layer, index, letter)
             new = fresh.get(receiver)
-            parts[letter] = state.projections[receiver][None] if new is None else new
+            values = state.projections[receiver][None] if new is None else new
+            parts[letter] = values if letter == "q" else state.whole(receiver, values)
         need = state.need[state.first_sender(layer) + head]
         return attention(state.config, at_need(parts["q"], need), parts["k"], parts["v"])
 
