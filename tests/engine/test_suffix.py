@@ -283,10 +283,10 @@ def test_a_wrong_current_value_is_seen_as_drift_and_mended() -> None:
 
 def test_positions_before_the_first_difference_are_left_out() -> None:
     model = random_model("gpt2", layers=2)
-    for same, ablation, focus, kept in (
-        (3, "corrupted", "none", 2),
-        (3, "zero", "none", 5),
-        (3, "corrupted", "receiver", 5),
+    for ablation, focus, kept in (
+        ("corrupted", "none", 2),
+        ("zero", "none", 5),
+        ("corrupted", "receiver", 5),
     ):
         precision = PrecisionConfig(name="int8", heads="int8", scales="row")
         prompts = random_prompts(model, same=3)
