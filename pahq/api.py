@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ from pahq.search.acdc import Decision, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.sweep import sweep as sweep_thresholds
-from pahq.tasks.task import Prompts, Task, encode, last_items, stack_rows
+from pahq.tasks.encoder import encoder_of
+from pahq.tasks.own import read_prompts
+from pahq.tasks.task import Prompts, Task, last_items, stack_rows
+
+__all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "sweep"]
 
 
 class Setting(TypedDict, total=False):
@@ -66,14 +70,16 @@ def prompts(
     *,
     answer: Text | None = None,
     wrong: Text | None = None,
+    bos: str | None = None,
 ) -> Prompts:
     """Prompt pairs of your own, read at the last position.
 
-    Each prompt is a string of words or a list of words (models with a word-level vocabulary), or a row of token ids.
-    ``answer`` and ``wrong``, one word or id each, allow the metrics nll and logit_diff. Raises PahqError naming the
-    prompt whose length differs or whose word the model lacks.
+    Each prompt is text (words for models with a word-level vocabulary), a list of words, or a row of token ids.
+    ``answer`` and ``wrong``, one token or id each (for models with a tokenizer with its space: `` Mary``), allow the
+    metrics nll and logit_diff. ``bos``, a token's text, goes before prompts that are no ids. Raises PahqError naming
+    the prompt whose length differs or whose word the model lacks. ``read_prompts`` takes them from a file.
     """
-    pair = [_tokens(model, text, what) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
+    pair = [_tokens(model, text, what, bos) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
     targets = {}
     for name, values in (("answer", answer), ("wrong", wrong)):
         if values is not None:
@@ -142,19 +148,24 @@ def problem_of(model: Model, task: Prompts | Task, setting: Setting) -> Problem:
         return build_problem(model, task.search if isinstance(task, Task) else task, **({"metric": "kl"} | setting))
 
 
-def _tokens(model: Model, text: Text, what: str) -> Tensor:
+def _tokens(model: Model, text: Text, what: str, bos: str | None) -> Tensor:
     if isinstance(text, Tensor):
         return text.long()
-    rows: list[list[str | int]] = [row.split() if isinstance(row, str) else list(row) for row in text]  # type: ignore[misc]
+    rows: list[Any] = [row if isinstance(row, str) else list(row) for row in text]
     if rows and rows[0] and isinstance(rows[0][0], int):
         return stack_rows([[int(token) for token in row] for row in rows], what)
-    return encode(model, [[str(word) for word in row] for row in rows], what)
+    words = [row if isinstance(row, str) else [str(word) for word in row] for row in rows]
+    return encoder_of(model, what, bos=bos).batch(words, what)
 
 
 def _single(model: Model, values: Text, what: str, count: int) -> Tensor:
-    if not isinstance(values, Tensor):
-        values = [[value] if isinstance(value, str | int) else value for value in values]  # type: ignore[assignment]
-    tokens = _tokens(model, values, what).flatten()
+    if isinstance(values, Tensor):
+        tokens = values.long().flatten()
+    else:
+        plain: list[Any] = [value if isinstance(value, str | int) else value[0] for value in values]
+        encoder = encoder_of(model, what) if any(isinstance(value, str) for value in plain) else None
+        ids = [encoder.token(str(value), what, inside=True) if encoder else int(value) for value in plain]
+        tokens = torch.tensor(ids)
     if len(tokens) != count:
         raise PahqError(f"{len(tokens)} values of {what} for {count} prompts; one word or token id each was expected")
     return tokens

@@ -9,11 +9,23 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pahq.errors import PahqError
+from pahq.promptfile import cut, file_sha256, read_pairs
 
 Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
 Scales = Literal["row", "head", "group32", "group64", "none"]
@@ -35,7 +47,12 @@ class _Frozen(BaseModel):
 
 
 class TaskConfig(_Frozen):
-    """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises."""
+    """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises.
+
+    ``bos`` is the text of a token that stands before every prompt. ``positions`` is the length of an induction prompt
+    in tokens, ``bos`` included. ``prompts`` is a file of kind ``own``: its ``sha256`` and, where it is not given,
+    ``examples`` (how many pairs are searched on) are read from it.
+    """
 
     name: str
     kind: str
@@ -43,6 +60,40 @@ class TaskConfig(_Frozen):
     metric: Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
     ablation: Literal["corrupted", "zero", "mean"] = "corrupted"
     split_embed: bool = False
+    bos: str | None = None
+    positions: PositiveInt | None = None
+    prompts: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_own(cls, values: Any) -> Any:
+        """Fill in what only the prompt file can say; a configuration that was written down is complete already."""
+        if not isinstance(values, dict):
+            return values
+        own, path = values.get("kind") == "own", values.get("prompts")
+        if own != (path is not None):
+            raise ValueError("task kind 'own' needs prompts=FILE (CSV or JSONL)" if own else "prompts needs kind 'own'")
+        if not own:
+            return values
+        found = dict(values)
+        try:
+            if found.get("sha256") is None:
+                found["sha256"] = file_sha256(Path(str(path)))
+            if found.get("examples") is None:
+                found["examples"] = len(cut(read_pairs(Path(str(path))), None)[0])
+        except PahqError as error:
+            raise ValueError(str(error)) from None
+        return found
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that are not used stay unsaid, so that cells from before there were any keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if value is not None or key not in _NEWER}
+
+
+_NEWER = ("bos", "positions", "prompts", "sha256")
 
 
 class ModelChoice(_Frozen):
@@ -135,7 +186,9 @@ class CellConfig(_Frozen):
     @property
     def digest(self) -> str:
         """16 hex digits of the sha256 of everything that decides the result."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        values = self.model_dump(mode="json")
+        values["task"].pop("prompts", None)  # where a file lies decides nothing: its sha256 does
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

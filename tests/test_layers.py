@@ -17,7 +17,7 @@ import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
 FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    ("graph", "circuit", "config", "errors"),
+    ("graph", "circuit", "config", "errors", "promptfile"),
     ("model", "metrics", "results", "memory", "data"),
     ("tasks", "precision", "published"),
     ("engine",),
@@ -32,11 +32,23 @@ GUESTS = {
     "omegaconf": {"__main__", "experiment"},
     "wandb": {"tracking"},
     "transformer_lens": {"model.load"},
+    "tokenizers": {"model.gguf", "model.load", "model.tokenizer", "tasks.encoder"},
+    "gguf": {"model.gguf"},
     "transformers": {"model.load", "model.families"},
     "matplotlib": {"analysis.figures"},
     "snakemake": set(),
 }
-NO_TORCH = ("graph", "circuit", "config", "errors", "results", "experiment", "search.acdc", "search.speculate")
+NO_TORCH = (
+    "graph",
+    "circuit",
+    "config",
+    "errors",
+    "promptfile",
+    "results",
+    "experiment",
+    "search.acdc",
+    "search.speculate",
+)
 NO_TORCH += ("replicates.command", "replicates.measures", "replicates.variants")
 
 

@@ -62,7 +62,7 @@ def test_a_sweep_runs_every_combination_once(
 
 FAULTS = [
     (["task=nano-oi"], "unknown task 'nano-oi'; known: nano-docstring, nano-greaterthan"),
-    (["model=gpt5"], "unknown model 'gpt5'; known: nano, tracr-proportion"),
+    (["model=gpt5"], "unknown model 'gpt5'; known: nano, smollm2, tracr-proportion"),
     (["thresold=0.1"], "unknown key 'thresold'; known: audit, engine, method, model"),
     (["task.exampels=1"], "unknown key 'exampels' in 'task'; known: ablation, examples, kind"),
     (["run.rot=x"], "unknown key 'rot' in 'run'; known: device, experiment, memory_gb, progress, root, threads"),

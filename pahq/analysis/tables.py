@@ -69,6 +69,9 @@ NOTES = """\
 - **Rounding hardly changes this model.** The loss by rounding alone is below a hundredth of the smallest threshold,
   so agreement with ACDC was to be expected and says nothing for the method. Tracr's attention weights, for one, are
   0, 1, 50 and 100, which every format holds almost exactly.
+- **SmolLM2's weights come from 4 bits**, in groups of 32 with a scale and a smallest value each: what is searched is
+  that rounded model. Rounding it again to asymmetric int4 in the same groups changes nothing, so that row is left
+  out; every other format rounds numbers that were rounded once before.
 - **An area against a hand-made circuit is a weak claim alone.** Read it beside KL, the task's metric and
   faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric,
   on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there the mean squared error

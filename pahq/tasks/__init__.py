@@ -10,14 +10,16 @@ from pahq.config import TaskConfig
 from pahq.errors import unknown
 from pahq.metrics import objective
 from pahq.model.weights import Model
-from pahq.tasks import docstring, greaterthan, induction, ioi, tracr
+from pahq.tasks import docstring, greaterthan, induction, ioi, own, tracr
 from pahq.tasks.task import Prompts, Task
 
 TASKS: dict[str, Callable[[TaskConfig, Model, int], Task]] = {
     "ioi": ioi.build,
     "greaterthan": greaterthan.build,
+    "greaterthan-digits": greaterthan.build_digits,
     "docstring": docstring.build,
     "induction": induction.build,
+    "own": own.build,
     "tracr-reverse": tracr.build,
     "tracr-proportion": tracr.build,
 }

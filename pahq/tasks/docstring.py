@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+
+import torch
 
 from pahq.config import TaskConfig
 from pahq.model.weights import Model
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode, last_items
-from pahq.tasks.words import ARGUMENTS, DESCRIPTIONS, FUNCTIONS
+from pahq.tasks.encoder import Encoder, encoder_of
+from pahq.tasks.english import lexicon_of
+from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
+from pahq.tasks.words import NANO, Lexicon
 
 METRIC = "margin"
 
@@ -45,13 +50,13 @@ def sentence(
     return (*words, ":param")
 
 
-def draw(rng: Random) -> DocstringExample:
+def draw(rng: Random, lexicon: Lexicon = NANO) -> DocstringExample:
     """One prompt pair of 34 words; its eleven argument names all differ."""
-    names = rng.sample(ARGUMENTS, 11)
+    names = rng.sample(lexicon.arguments, 11)
     arguments, unrelated = names[:6], names[6:]
-    function = rng.choice(FUNCTIONS)
-    summary = rng.sample(DESCRIPTIONS, 3)
-    texts = [rng.sample(DESCRIPTIONS, 2) for _ in range(2)]
+    function = rng.choice(lexicon.functions)
+    summary = rng.sample(lexicon.descriptions, 3)
+    texts = [rng.sample(lexicon.descriptions, 2) for _ in range(2)]
     clean = sentence(function, arguments, summary, list(zip(arguments[1:3], texts, strict=True)))
     changed = [arguments[0], *unrelated[:3], *arguments[4:]]
     corrupted = sentence(function, changed, summary, list(zip(unrelated[3:], texts, strict=True)))
@@ -60,14 +65,18 @@ def draw(rng: Random) -> DocstringExample:
 
 def build(config: TaskConfig, model: Model, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
-    examples = draw_distinct(draw, 2 * config.examples, Random(f"docstring/{seed}"), config.name)
+    encoder = encoder_of(model, "docstring", bos=config.bos)
+    drawn = partial(draw, lexicon=lexicon_of(encoder))
+    examples = draw_distinct(drawn, 2 * config.examples, Random(f"docstring/{seed}"), config.name)
     search, fresh = examples[: config.examples], examples[config.examples :]
-    return Task(config.name, _prompts(search, model), _prompts(fresh, model), METRIC)
+    return Task(config.name, _prompts(search, encoder), _prompts(fresh, encoder), METRIC)
 
 
-def _prompts(examples: list[DocstringExample], model: Model) -> Prompts:
-    clean = encode(model, [example.clean for example in examples], "clean docstring")
-    corrupted = encode(model, [example.corrupted for example in examples], "corrupted docstring")
-    answers = encode(model, [(example.answer, *example.choices) for example in examples], "docstring answer")
-    targets = {"answer": answers[:, 0], "choices": answers[:, 1:]}
+def _prompts(examples: list[DocstringExample], encoder: Encoder) -> Prompts:
+    clean, corrupted = encode_pairs(
+        encoder, [example.clean for example in examples], [example.corrupted for example in examples], "docstring"
+    )
+    answers = [(example.answer, *example.choices) for example in examples]
+    tokens = torch.tensor([[encoder.token(name, "docstring argument") for name in names] for names in answers])
+    targets = {"answer": tokens[:, 0], "choices": tokens[:, 1:]}
     return Prompts(clean, corrupted, last_items(*clean.shape), targets)

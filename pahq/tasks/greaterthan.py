@@ -1,12 +1,15 @@
 """Greater-than (Hanna et al. 2023, arXiv 2305.00586): a period ends in a later year than it began in.
 
-Clean: ``The NOUN lasted from the year 17 YY to 17`` -> any two digits above YY. Corrupted: YY is 01, after which every
-end from 02 on is right.
+Clean: ``The NOUN lasted from the year 17YY to 17`` -> any two digits above YY. Corrupted: YY is 01, after which every
+end from 02 on is right. Where every digit is a token of its own (kind greaterthan-digits): ``... from the year 17DU to
+the year 17`` -> a digit above D; D itself counts neither way, since the last digit may yet decide. Corrupted: D is 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import torch
@@ -14,18 +17,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.config import TaskConfig
+from pahq.errors import PahqError
 from pahq.model.weights import Model
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode, last_items
-from pahq.tasks.words import NOUNS, NUMBERS
+from pahq.tasks.encoder import Encoder, encoder_of
+from pahq.tasks.english import lexicon_of
+from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
+from pahq.tasks.words import NANO, NUMBERS, Lexicon
 
 METRIC = "prob_diff"
 FIRST_YEAR, LAST_YEAR = 2, 98
 CENTURY = 17
+YEARS = tuple(range(FIRST_YEAR, LAST_YEAR + 1))
+DIGITS = tuple("0123456789")
+DIGIT_KIND = "greaterthan-digits"
 
 
 @dataclass(frozen=True)
 class GreaterThanExample:
-    """A prompt pair; ``year`` is the two-digit year in which the clean prompt begins."""
+    """A prompt pair; ``year`` is the two-digit year in which the clean prompt begins (or its first digit alone)."""
 
     clean: tuple[str, ...]
     corrupted: tuple[str, ...]
@@ -38,31 +47,93 @@ def sentence(noun: str, year: int, *, century: int = CENTURY) -> tuple[str, ...]
     return ("The", noun, "lasted", "from", "the", "year", digits, NUMBERS[year], "to", digits)
 
 
-def draw(rng: Random) -> GreaterThanExample:
-    """One prompt pair, its year uniform over 02 to 98."""
-    noun, year = rng.choice(NOUNS), rng.randint(FIRST_YEAR, LAST_YEAR)
+def digit_sentence(noun: str, year: int, *, century: int = CENTURY) -> tuple[str, ...]:
+    """One prompt with its numbers in single digits."""
+    digits = tuple(str(century))
+    return ("The", noun, "lasted", "from", "the", "year", *digits, *NUMBERS[year], "to", "the", "year", *digits)
+
+
+def draw(rng: Random, lexicon: Lexicon = NANO, years: Sequence[int] = YEARS) -> GreaterThanExample:
+    """One prompt pair, its year uniform over ``years``."""
+    noun, year = rng.choice(lexicon.nouns), rng.choice(years)
     return GreaterThanExample(sentence(noun, year), sentence(noun, 1), year)
+
+
+def draw_digits(rng: Random, lexicon: Lexicon) -> GreaterThanExample:
+    """One prompt pair, its decade uniform over 1 to 8 and its last digit over 0 to 9."""
+    noun, decade, last = rng.choice(lexicon.nouns), rng.randint(1, 8), rng.randint(0, 9)
+    return GreaterThanExample(digit_sentence(noun, 10 * decade + last), digit_sentence(noun, last), decade)
 
 
 def build(config: TaskConfig, model: Model, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
-    examples = draw_distinct(draw, 2 * config.examples, Random(f"greaterthan/{seed}"), config.name)
+    encoder = encoder_of(model, "greaterthan", bos=config.bos)
+    drawn = partial(draw, lexicon=lexicon_of(encoder), years=_years(encoder))
+    answers = [encoder.token(number, "greaterthan year", inside=True) for number in NUMBERS]
+    return _task(config, encoder, drawn, answers, seed)
+
+
+def build_digits(config: TaskConfig, model: Model, seed: int) -> Task:
+    """The same with a token for every digit; PahqError for a model whose numbers have longer tokens."""
+    encoder = encoder_of(model, "greaterthan-digits", bos=config.bos)
+    century = encoder.ids(str(CENTURY), "greaterthan-digits")
+    answers = [encoder.token(digit, "greaterthan digit", inside=True) for digit in DIGITS]
+    if century[-2:] != [answers[int(digit)] for digit in str(CENTURY)]:
+        raise PahqError(
+            f"task {config.name!r} needs a token for every digit; model {model.config.name!r} reads {CENTURY} as "
+            f"{encoder.shown(century)}: take kind greaterthan"
+        )
+    return _task(config, encoder, partial(draw_digits, lexicon=lexicon_of(encoder)), answers, seed)
+
+
+def _task(
+    config: TaskConfig,
+    encoder: Encoder,
+    drawn: partial[GreaterThanExample],
+    answers: Sequence[int],
+    seed: int,
+) -> Task:
+    examples = draw_distinct(drawn, 2 * config.examples, Random(f"greaterthan/{seed}"), config.name)
     search, fresh = examples[: config.examples], examples[config.examples :]
-    return Task(config.name, _prompts(search, model), _prompts(fresh, model), METRIC)
+    prompts = partial(_prompts, encoder=encoder, answers=answers, digits=config.kind == DIGIT_KIND)
+    return Task(config.name, prompts(search), prompts(fresh), METRIC)
 
 
-def signs(years: list[int], model: Model) -> Float[Tensor, "item d_vocab_out"]:
-    """+1 on the two-digit tokens above each year, -1 on the others from 00 to 99, 0 on all other tokens."""
-    # Single-word prompts, since the 100 tokens need not fit into the model's context.
-    digits = encode(model, [(number,) for number in NUMBERS], "greaterthan answer")[:, 0]
-    later = torch.arange(len(NUMBERS)) > torch.tensor(years)[:, None]
-    sign = torch.zeros(len(years), model.config.d_vocab_out)
-    sign[:, digits] = later.float() * 2 - 1
+def _years(encoder: Encoder) -> tuple[int, ...]:
+    """The years whose number, 17YY, is the tokens 17 and YY: a number that the tokenizer joins has no place for YY."""
+    if not encoder.reads_text:
+        return YEARS
+    first = encoder.token(str(CENTURY), "greaterthan century")
+    whole = {year: encoder.ids(f" {CENTURY}{NUMBERS[year]}", "greaterthan year") for year in (1, *YEARS)}
+    split = [
+        year
+        for year, ids in whole.items()
+        if ids[-2:] == [first, encoder.token(NUMBERS[year], "greaterthan year", inside=True)]
+    ]
+    if split[:1] != [1] or len(split) < 2:
+        raise PahqError(
+            f"task greaterthan needs years of two tokens; this model's tokenizer reads 1701 as "
+            f"{encoder.shown(whole[1])}: for a token a digit take kind {DIGIT_KIND}"
+        )
+    return tuple(split[1:])
+
+
+def signs(
+    years: Sequence[int], answers: Sequence[int], size: int, *, digits: bool
+) -> Float[Tensor, "item d_vocab_out"]:
+    """+1 on the tokens ``answers[n]`` of numbers n above each year, -1 on the others, 0 on all other tokens.
+
+    ``digits``: 0 on the year's own digit too.
+    """
+    numbers, start = torch.arange(len(answers)), torch.tensor(years)[:, None]
+    sign = torch.zeros(len(years), size)
+    sign[:, list(answers)] = (numbers > start).float() - ((numbers < start) if digits else (numbers <= start)).float()
     return sign
 
 
-def _prompts(examples: list[GreaterThanExample], model: Model) -> Prompts:
-    clean = encode(model, [example.clean for example in examples], "clean greaterthan")
-    corrupted = encode(model, [example.corrupted for example in examples], "corrupted greaterthan")
-    targets = {"sign": signs([example.year for example in examples], model)}
-    return Prompts(clean, corrupted, last_items(*clean.shape), targets)
+def _prompts(examples: list[GreaterThanExample], encoder: Encoder, answers: Sequence[int], *, digits: bool) -> Prompts:
+    clean, corrupted = encode_pairs(
+        encoder, [example.clean for example in examples], [example.corrupted for example in examples], "greaterthan"
+    )
+    sign = signs([example.year for example in examples], answers, encoder.size, digits=digits)
+    return Prompts(clean, corrupted, last_items(*clean.shape), {"sign": sign})

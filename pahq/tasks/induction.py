@@ -1,25 +1,33 @@
 """Induction (Olsson et al. 2022, arXiv 2209.11895): a sequence repeats, so its second pass can be foretold.
 
-Clean: distinct random words, a period of 6 to 12 of them repeated up to 24 tokens. Periods differ between examples: one
-period for all could be copied by position alone. Corrupted: another example of the batch.
+Word-level models: distinct random words, a period of 6 to 12 of them repeated up to 24 tokens. Periods differ between
+examples: one period for all could be copied by position alone. Models with a tokenizer: ``positions`` distinct random
+word tokens in which some stretches of 8 come again, at random distances. Corrupted: another example of the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.model.weights import Model
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode
+from pahq.tasks.encoder import TextEncoder, encoder_of
+from pahq.tasks.task import Prompts, Task, draw_distinct
 from pahq.tasks.words import CONTENT
 
 METRIC = "nll"
 LENGTH = 24
 SHORTEST, LONGEST = 6, 12
+STRETCH = 8  # tokens that come again in one piece
+PER_STRETCH = 50  # positions for each such piece
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,41 @@ def predictable(period: int) -> range:
     return range(period, LENGTH - 1)
 
 
+@dataclass(frozen=True)
+class TokenExample:
+    """A prompt in token ids."""
+
+    clean: tuple[int, ...]
+
+
+def draw_tokens(rng: Random, pool: Sequence[int], length: int, bos: Sequence[int] = ()) -> TokenExample:
+    """``bos`` and distinct random tokens, ``length`` in all; one stretch of 8 comes again for every 50 positions.
+
+    Stretches neither overlap nor share their source.
+    """
+    count = length - len(bos)
+    blocks = count // STRETCH - 1
+    first = rng.randrange(STRETCH)
+    tokens = rng.sample(pool, count)
+    chosen = rng.sample(range(blocks), 2 * max(1, count // PER_STRETCH))
+    for one, other in zip(chosen[::2], chosen[1::2], strict=True):
+        source, copy = (first + STRETCH * block for block in sorted((one, other)))
+        tokens[copy : copy + STRETCH] = tokens[source : source + STRETCH]
+    return TokenExample((*bos, *tokens))
+
+
+def foretold(tokens: Sequence[int]) -> list[int]:
+    """Positions whose token occurred before, then followed by the token that follows here too."""
+    last: dict[int, int] = {}
+    found = []
+    for at in range(len(tokens) - 1):
+        before = last.get(tokens[at])
+        if before is not None and tokens[before + 1] == tokens[at + 1]:
+            found.append(at)
+        last[tokens[at]] = at
+    return found
+
+
 def derangement(count: int, rng: Random) -> list[int]:
     """A random permutation without fixed points: a single cycle (Sattolo 1986). PahqError for fewer than two."""
     if count < 2:
@@ -59,15 +102,39 @@ def derangement(count: int, rng: Random) -> list[int]:
 
 def build(config: TaskConfig, model: Model, seed: int) -> Task:
     """``config.examples`` prompts (two at least) to search on and as many fresh ones."""
-    rng = Random(f"induction/{seed}")
-    examples = draw_distinct(draw, 2 * config.examples, rng, config.name)
-    search, fresh = examples[: config.examples], examples[config.examples :]
-    return Task(config.name, _prompts(search, model, rng), _prompts(fresh, model, rng), METRIC)
+    rng, encoder = Random(f"induction/{seed}"), encoder_of(model, "induction", bos=config.bos)
+    count = config.examples
+    if isinstance(encoder, TextEncoder):
+        drawn = draw_distinct(_token_generator(config, encoder), 2 * count, rng, config.name)
+        rows = torch.tensor([example.clean for example in drawn])
+        places = [foretold(example.clean) for example in drawn]
+    else:
+        if config.positions is not None:
+            raise PahqError(f"task {config.name!r} on a word-level model has {LENGTH} positions; leave positions out")
+        examples = draw_distinct(draw, 2 * count, rng, config.name)
+        rows = encoder.batch([example.clean for example in examples], "induction")
+        shift = rows.shape[1] - LENGTH  # bos
+        places = [[shift + at for at in predictable(example.period)] for example in examples]
+    search = _prompts(rows[:count], places[:count], rng)
+    return Task(config.name, search, _prompts(rows[count:], places[count:], rng), METRIC)
 
 
-def _prompts(examples: list[InductionExample], model: Model, rng: Random) -> Prompts:
-    clean = encode(model, [example.clean for example in examples], "induction")
-    places = [(i, at) for i, example in enumerate(examples) for at in predictable(example.period)]
-    items = torch.tensor(places)
+def _token_generator(config: TaskConfig, encoder: TextEncoder) -> partial[TokenExample]:
+    name, context = encoder.model.config.name, encoder.model.config.context
+    pool, bos = encoder.words(), encoder.ids("", "induction")
+    length = config.positions
+    if length is None:
+        raise PahqError(f"task {config.name!r} on a model with a tokenizer needs positions, the length of its prompts")
+    if not 4 * STRETCH <= length - len(bos) <= len(pool):
+        raise PahqError(
+            f"induction prompts of {length} positions: {4 * STRETCH} to {len(pool)} are possible with model {name!r}"
+        )
+    if length > context:
+        raise PahqError(f"induction prompts have {length} tokens; model {name!r} reads {context}")
+    return partial(draw_tokens, pool=pool, length=length, bos=bos)
+
+
+def _prompts(clean: Int[Tensor, "batch pos"], places: Sequence[Sequence[int]], rng: Random) -> Prompts:
+    items = torch.tensor([(i, at) for i, row in enumerate(places) for at in row])
     targets = {"answer": clean[items[:, 0], items[:, 1] + 1]}
-    return Prompts(clean, clean[derangement(len(examples), rng)], items, targets)
+    return Prompts(clean, clean[derangement(len(clean), rng)], items, targets)

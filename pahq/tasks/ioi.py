@@ -7,12 +7,17 @@ stand in place of A and both Bs, so nothing in the prompt tells A from B.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+
+import torch
 
 from pahq.config import TaskConfig
 from pahq.model.weights import Model
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode, last_items
-from pahq.tasks.words import NAMES, OBJECTS, OPENINGS, PLACES, VERBS
+from pahq.tasks.encoder import Encoder, encoder_of
+from pahq.tasks.english import lexicon_of
+from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
+from pahq.tasks.words import NANO, OPENINGS, VERBS, Lexicon
 
 METRIC = "logit_diff"
 
@@ -42,24 +47,29 @@ def sentence(
     return (*scene, giver, verb, "a", thing, "to")
 
 
-def draw(rng: Random) -> IoiExample:
+def draw(rng: Random, lexicon: Lexicon = NANO) -> IoiExample:
     """One ABBA prompt pair; its five names all differ."""
-    answer, wrong, *others = rng.sample(NAMES, 5)
-    place, thing = rng.choice(PLACES), rng.choice(OBJECTS)
+    answer, wrong, *others = rng.sample(lexicon.names, 5)
+    place, thing = rng.choice(lexicon.places), rng.choice(lexicon.objects)
     clean = sentence(answer, wrong, wrong, place, thing)
     return IoiExample(clean, sentence(others[0], others[1], others[2], place, thing), answer, wrong)
 
 
 def build(config: TaskConfig, model: Model, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
-    examples = draw_distinct(draw, 2 * config.examples, Random(f"ioi/{seed}"), config.name)
+    encoder = encoder_of(model, "ioi", bos=config.bos)
+    drawn = partial(draw, lexicon=lexicon_of(encoder))
+    examples = draw_distinct(drawn, 2 * config.examples, Random(f"ioi/{seed}"), config.name)
     search, fresh = examples[: config.examples], examples[config.examples :]
-    return Task(config.name, _prompts(search, model), _prompts(fresh, model), METRIC)
+    return Task(config.name, _prompts(search, encoder), _prompts(fresh, encoder), METRIC)
 
 
-def _prompts(examples: list[IoiExample], model: Model) -> Prompts:
-    clean = encode(model, [example.clean for example in examples], "clean ioi")
-    corrupted = encode(model, [example.corrupted for example in examples], "corrupted ioi")
-    names = encode(model, [(example.answer, example.wrong) for example in examples], "ioi answer")
-    targets = {"answer": names[:, 0], "wrong": names[:, 1]}
+def _prompts(examples: list[IoiExample], encoder: Encoder) -> Prompts:
+    clean, corrupted = encode_pairs(
+        encoder, [example.clean for example in examples], [example.corrupted for example in examples], "ioi"
+    )
+    targets = {
+        "answer": torch.tensor([encoder.token(example.answer, "ioi name") for example in examples]),
+        "wrong": torch.tensor([encoder.token(example.wrong, "ioi name") for example in examples]),
+    }
     return Prompts(clean, corrupted, last_items(*clean.shape), targets)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.weights import Model
+from pahq.tasks.encoder import Encoder, Words
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def stack_rows(rows: Sequence[Sequence[int]], what: str) -> Int[Tensor, "batch p
 
 
 class Example(Protocol):
-    """A prompt in words, as the generators of the language tasks draw it (most with its corrupted twin)."""
+    """A prompt, as the generators of the language tasks draw it: words or tokens (most with its corrupted twin)."""
 
     @property
-    def clean(self) -> tuple[str, ...]: ...
+    def clean(self) -> tuple[Any, ...]: ...
 
 
 E = TypeVar("E", bound=Example)
@@ -86,7 +86,7 @@ E = TypeVar("E", bound=Example)
 
 def draw_distinct(draw: Callable[[Random], E], count: int, rng: Random, task: str) -> list[E]:
     """``count`` examples with different clean prompts; PahqError where the generator has no so many."""
-    drawn: dict[tuple[str, ...], E] = {}
+    drawn: dict[tuple[Any, ...], E] = {}
     for _ in range(200 * count):
         example = draw(rng)
         drawn.setdefault(example.clean, example)
@@ -95,30 +95,30 @@ def draw_distinct(draw: Callable[[Random], E], count: int, rng: Random, task: st
     raise PahqError(f"task {task!r} has fewer than {count} different prompts; ask for fewer examples")
 
 
-def encode(model: Model, prompts: Sequence[Sequence[str]], what: str) -> Int[Tensor, "batch pos"]:
-    """Token ids of prompts in words.
+def encode_pairs(
+    encoder: Encoder, clean: Sequence[Words], corrupted: Sequence[Words], what: str
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Clean and corrupted token ids of a task's prompts in words, aligned token by token.
 
-    Raises PahqError if the model is not word-level, lacks a word (naming it and its prompt) or is too short for the
-    prompts, and if a prompt's length differs from the first one's.
+    Raises PahqError naming the prompt whose length differs or where more (or fewer) tokens change than words do: then a
+    word that changes is not one token.
     """
-    ids = vocabulary_ids(model, what)
-    for i, prompt in enumerate(prompts):
-        for word in prompt:
-            if word not in ids:
-                raise PahqError(
-                    f"{what} prompt {i} ({' '.join(prompt)}) has the word {word!r}, which the vocabulary of model "
-                    f"{model.config.name!r} lacks"
-                )
-    tokens = stack_rows([[ids[word] for word in prompt] for prompt in prompts], what)
-    if tokens.shape[1] > model.config.context:
+    tokens = encoder.batch(clean, f"clean {what}"), encoder.batch(corrupted, f"corrupted {what}")
+    if tokens[0].shape[1] != tokens[1].shape[1]:
+        lengths = [len(rows[0]) for rows in tokens]
+        shown = [encoder.shown(rows[0].tolist()) for rows in tokens]
         raise PahqError(
-            f"{what} prompts have {tokens.shape[1]} tokens; model {model.config.name!r} reads {model.config.context}"
+            f"clean {what} prompt 0 has {lengths[0]} tokens ({shown[0]}), its corrupted twin {lengths[1]} ({shown[1]})"
         )
+    for i, (a, b, row, twin) in enumerate(zip(clean, corrupted, *(rows.tolist() for rows in tokens), strict=True)):
+        words, changed = _differences(a, b), _differences(row, twin)
+        if words != changed:
+            raise PahqError(
+                f"{what} prompt {i} differs from its corrupted twin in {words} words but in {changed} tokens "
+                f"({encoder.shown(row)} and {encoder.shown(twin)})"
+            )
     return tokens
 
 
-def vocabulary_ids(model: Model, what: str) -> dict[str, int]:
-    """Token id by word; PahqError for a model without a word-level vocabulary."""
-    if model.vocabulary is None:
-        raise PahqError(f"{what} prompts are made of words; model {model.config.name!r} has no word-level vocabulary")
-    return {word: i for i, word in enumerate(model.vocabulary)}
+def _differences(one: Sequence[object], other: Sequence[object]) -> int:
+    return sum(a != b for a, b in zip(one, other, strict=True))

@@ -5,6 +5,8 @@ Lists are disjoint, so a word belongs to one role. Changing them changes nano's 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
@@ -38,3 +40,19 @@ TEMPLATE: tuple[str, ...] = _words(', . : ( ) """ and went to the a The lasted f
 CONTENT: tuple[str, ...] = NAMES + PLACES + OBJECTS + NOUNS + FUNCTIONS + ARGUMENTS + DESCRIPTIONS
 
 VOCABULARY: tuple[str, ...] = TEMPLATE + OPENINGS + VERBS + CONTENT + NUMBERS
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """What the prompts of a task are filled with; every word is one token of the models it is for."""
+
+    names: tuple[str, ...]
+    places: tuple[str, ...]
+    objects: tuple[str, ...]
+    nouns: tuple[str, ...]
+    functions: tuple[str, ...]
+    arguments: tuple[str, ...]
+    descriptions: tuple[str, ...]
+
+
+NANO = Lexicon(NAMES, PLACES, OBJECTS, NOUNS, FUNCTIONS, ARGUMENTS, DESCRIPTIONS)

@@ -261,17 +261,18 @@ def test_an_embedded_file_of_another_checksum_is_refused(package: Path) -> None:
 
 
 NAMES: dict[str, tuple[str, str | None, str]] = {
-    "unknown name": ("nanoo", None, r"unknown model 'nanoo': neither embedded \(known: tiny\) nor a folder"),
+    "unknown name": ("nanoo", None, r"unknown model 'nanoo': no name of ours \(known: tiny, smollm2\) nor a folder"),
     "hub name without revision": ("org/name", None, r"needs a pinned revision \(a commit of 40 hex digits\)"),
     "a branch is no commit": ("gpt2", "main", "revision 'main' of hub model 'gpt2' is not a commit"),
     "a short commit": ("gpt2", COMMIT[:12], "is not a commit of 40 hex digits"),
     "missing folder": (
         "./no/such/folder",
         None,
-        r"no model folder './no/such/folder'; embedded models: tiny",
+        r"no model folder './no/such/folder'; known models: tiny",
     ),
     "missing folder, absolute": ("/no/such/folder", COMMIT, "no model folder '/no/such/folder'"),
     "embedded with revision": ("tiny", COMMIT, "a revision belongs to a hub name; 'tiny' is embedded"),
+    "packaged with revision": ("smollm2", COMMIT, "a revision belongs to a hub name; 'smollm2' is in a package"),
     "empty": ("", COMMIT, "no model folder ''"),
 }
 

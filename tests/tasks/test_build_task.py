@@ -62,4 +62,4 @@ def test_a_model_that_lacks_a_word_is_refused_before_any_work(make_model):
 
 
 def test_every_configured_kind_has_a_builder():
-    assert set(OWN) | {"tracr-reverse", "tracr-proportion"} == set(TASKS)
+    assert set(OWN) | {"greaterthan-digits", "own", "tracr-reverse", "tracr-proportion"} == set(TASKS)

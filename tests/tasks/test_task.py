@@ -9,7 +9,7 @@ import torch
 
 from pahq.errors import PahqError
 from pahq.tasks import ioi
-from pahq.tasks.task import Prompts, check_aligned, draw_distinct, encode, last_items, stack_rows
+from pahq.tasks.task import Prompts, check_aligned, draw_distinct, last_items, stack_rows
 
 
 def test_misaligned_batches_are_refused():
@@ -28,18 +28,6 @@ def test_last_only_sees_whether_any_other_position_is_read():
     tokens = torch.zeros(2, 3, dtype=torch.long)
     assert Prompts(tokens, tokens, last_items(2, 3)).last_only
     assert not Prompts(tokens, tokens, torch.tensor([[0, 2], [1, 1]])).last_only
-
-
-def test_encode_names_the_word_and_its_prompt(model):
-    with pytest.raises(PahqError, match=r"ioi prompt 1 \(Then zyzzyva\) has the word 'zyzzyva'.*'words'"):
-        encode(model, [("Then", ","), ("Then", "zyzzyva")], "ioi")
-
-
-def test_encode_needs_a_vocabulary_and_room(make_model):
-    with pytest.raises(PahqError, match="no word-level vocabulary"):
-        encode(make_model(None), [("Then",)], "ioi")
-    with pytest.raises(PahqError, match="ioi prompts have 3 tokens; model 'words' reads 2"):
-        encode(make_model(context=2), [("Then", ",", "a")], "ioi")
 
 
 def test_distinct_draws_differ_and_run_out_in_one_sentence():

@@ -1,0 +1,142 @@
+"""Files of your own prompts: CSV or JSONL with clean, corrupted, answer and perhaps wrong and split. No torch.
+
+Read when a configuration is checked, so a faulty row is told in one sentence before any heavy work.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pahq.errors import PahqError, unknown
+
+REQUIRED = ("clean", "corrupted", "answer")
+COLUMNS = (*REQUIRED, "wrong", "split")
+SPLITS = ("search", "fresh")
+SUFFIXES = (".csv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row: texts as they stand in the file (spaces count), ``row`` counted from 1 without the heading."""
+
+    row: int
+    clean: str
+    corrupted: str
+    answer: str
+    wrong: str | None = None
+    split: str | None = None
+
+
+def read_pairs(path: Path, *, sha256: str | None = None) -> list[Pair]:
+    """All rows of a prompt file.
+
+    Raises PahqError naming row and column: a column that is missing, unknown, empty, or filled in some rows alone. With
+    ``sha256``, also where the file holds something else.
+    """
+    content = _content(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise PahqError(f"{path} has changed: its sha256 is not the {sha256[:12]}... that the cell was set up with")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PahqError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    rows = list(_csv(path, text) if path.suffix.lower() == ".csv" else _jsonl(path, text))
+    if not rows:
+        raise PahqError(f"{path} holds no prompts")
+    pairs = [_pair(path, row, values) for row, values in rows]
+    for column in ("wrong", "split"):
+        for pair in pairs[1:]:
+            if (getattr(pair, column) is None) != (getattr(pairs[0], column) is None):
+                raise PahqError(f"{path}, row {pair.row}, column {column}: either all rows have one or none")
+    return pairs
+
+
+def cut(pairs: Sequence[Pair], examples: int | None) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to search on and fresh ones.
+
+    With a column ``split``: the first ``examples`` of those marked search (None: all), and all marked fresh. Without:
+    the first ``examples`` (None: half of them, rounded up), and all others. Raises PahqError where either is empty.
+    """
+    if pairs[0].split is not None:
+        search, fresh = ([pair for pair in pairs if pair.split == split] for split in SPLITS)
+        if not search or not fresh:
+            raise PahqError(f"column split marks no row as {'fresh' if search else 'search'}; both are needed")
+    else:
+        half = (len(pairs) + 1) // 2 if examples is None else examples
+        search, fresh = list(pairs[:half]), list(pairs[half:])
+        if not fresh:
+            raise PahqError(f"{len(pairs)} prompts leave none to judge by when {half} are searched on; give more")
+    if examples is not None and examples > len(search):
+        raise PahqError(f"{examples} examples were asked for; the file marks {len(search)} as search")
+    return search[:examples], fresh
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of the file's bytes in hex; PahqError if it cannot be read."""
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix.lower() not in SUFFIXES:
+        raise PahqError(f"prompts are read from {' or '.join(SUFFIXES)} files, not from {path.name!r}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PahqError(f"prompt file {path}: {error.strerror}") from None
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        heading = next(reader, [])
+        _check_columns(f"{path}, heading", heading)
+        for row, cells in enumerate((cells for cells in reader if cells), 1):
+            if len(cells) != len(heading):
+                raise PahqError(f"{path}, row {row} has {len(cells)} cells; the heading has {len(heading)} columns")
+            yield row, dict(zip(heading, cells, strict=True))
+    except csv.Error as error:
+        raise PahqError(f"{path}, line {reader.line_num} is no CSV: {error}") from None
+
+
+def _jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for row, line in enumerate((line for line in text.split("\n") if line.strip()), 1):
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise PahqError(f"{path}, row {row} is no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise PahqError(f"{path}, row {row} is no JSON object with the keys {', '.join(REQUIRED)}")
+        _check_columns(f"{path}, row {row}", list(values))
+        yield row, values
+
+
+def _check_columns(place: str, columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in COLUMNS:
+            raise unknown(f"column in {place}:", column, COLUMNS)
+    if len(set(columns)) != len(columns):
+        raise PahqError(f"{place} names a column twice")
+    for column in REQUIRED:
+        if column not in columns:
+            raise PahqError(f"{place} lacks the column {column!r}; needed: {', '.join(REQUIRED)}")
+
+
+def _pair(path: Path, row: int, values: dict[str, Any]) -> Pair:
+    for column, value in values.items():
+        if value is None and column not in REQUIRED:
+            continue
+        if not isinstance(value, str):
+            raise PahqError(f"{path}, row {row}, column {column}: text was expected, got {value!r}")
+        if column in REQUIRED and not value.strip():
+            raise PahqError(f"{path}, row {row}, column {column} is empty")
+    optional = {column: values.get(column) or None for column in ("wrong", "split")}
+    if optional["split"] not in (None, *SPLITS):
+        raise unknown(f"split in {path}, row {row}:", str(optional["split"]), SPLITS)
+    return Pair(row, values["clean"], values["corrupted"], values["answer"], optional["wrong"], optional["split"])
