@@ -26,6 +26,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/acdc.smk"
 include: "workflow/rules/pahq.smk"
 include: "workflow/rules/stability.smk"
+include: "workflow/rules/faithfulness.smk"
 include: "workflow/rules/analysis.smk"
 
 

@@ -27,6 +27,7 @@ commands
   models NAME       load a model, checks included, and write what it is to a file
   stability NAME    search an experiment's marked cells, or one cell, again on resampled prompts
   evaluate          judge an experiment's finished cells
+  faithfulness      how faithful their circuits are: intervals, curves over sizes, hypothesis tests
   tables            write an experiment's tables
   figures           draw an experiment's figures
 
@@ -185,6 +186,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     return evaluate(argv, lambda name: list(cells(name)))
 
 
+def _faithfulness(argv: Sequence[str]) -> int:
+    from pahq.analysis.faithfulness.command import main as faithfulness
+    from pahq.experiment import cells
+
+    return faithfulness(argv, lambda name: list(cells(name)))
+
+
 def _tables(argv: Sequence[str]) -> int:
     from pahq.analysis.tables import main as tables
 
@@ -222,6 +230,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "models": _models,
     "stability": _stability,
     "evaluate": _evaluate,
+    "faithfulness": _faithfulness,
     "tables": _tables,
     "figures": _figures,
 }

@@ -1,7 +1,8 @@
 """What a search minimises: logits in, one number per trial out.
 
 Every objective reads logits at the items (example, position) its prompts name, already gathered: [*trial, item, vocab].
-``value`` is the number papers report; ``loss`` is what ACDC compares with its threshold, so that damage raises it.
+``value`` is the number papers report, the mean of ``each`` over the items; ``loss`` is what ACDC compares with its
+threshold, so that damage raises it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Objective(Protocol):
     @property
     def name(self) -> str: ...
 
+    def each(self, logits: Float[Tensor, "*trial item vocab"]) -> Float[Tensor, "*trial item"]: ...
+
     def value(self, logits: Float[Tensor, "*trial item vocab"]) -> Float[Tensor, "*trial"]: ...
 
     def loss(self, logits: Float[Tensor, "*trial item vocab"]) -> Float[Tensor, "*trial"]: ...
@@ -34,7 +37,14 @@ def kl(logits: Float[Tensor, "*trial item vocab"], clean: Float[Tensor, "item vo
     """
     if logits.shape[-1] != clean.shape[-1]:
         raise ValueError(f"vocabularies differ: {logits.shape[-1]} and {clean.shape[-1]}")
-    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1).mean(-1)
+    return kl_each(logits, clean).mean(-1)
+
+
+def kl_each(
+    logits: Float[Tensor, "*trial item vocab"], clean: Float[Tensor, "item vocab"]
+) -> Float[Tensor, "*trial item"]:
+    """The same, item by item."""
+    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,9 @@ class Kl:
 
     clean: Float[Tensor, "item vocab"]
     name: str = "kl"
+
+    def each(self, logits: Tensor) -> Tensor:
+        return kl_each(logits, self.clean)
 
     def value(self, logits: Tensor) -> Tensor:
         return kl(logits, self.clean)
@@ -58,8 +71,11 @@ class LogitDifference:
     wrong: Int[Tensor, " item"]
     name: str = "logit_diff"
 
+    def each(self, logits: Tensor) -> Tensor:
+        return pick(logits, self.answer) - pick(logits, self.wrong)
+
     def value(self, logits: Tensor) -> Tensor:
-        return (pick(logits, self.answer) - pick(logits, self.wrong)).mean(-1)
+        return self.each(logits).mean(-1)
 
     def loss(self, logits: Tensor) -> Tensor:
         return -self.value(logits)
@@ -75,8 +91,11 @@ class ProbabilityDifference:
     sign: Float[Tensor, "item vocab"]
     name: str = "prob_diff"
 
+    def each(self, logits: Tensor) -> Tensor:
+        return (logits.softmax(-1) * self.sign.to(logits.dtype)).sum(-1)
+
     def value(self, logits: Tensor) -> Tensor:
-        return (logits.softmax(-1) * self.sign.to(logits.dtype)).sum(-1).mean(-1)
+        return self.each(logits).mean(-1)
 
     def loss(self, logits: Tensor) -> Tensor:
         return -self.value(logits)
@@ -90,9 +109,12 @@ class Margin:
     wrong: Int[Tensor, "item choice"]
     name: str = "margin"
 
-    def value(self, logits: Tensor) -> Tensor:
+    def each(self, logits: Tensor) -> Tensor:
         index = self.wrong.expand(*logits.shape[:-1], self.wrong.shape[-1])
-        return (pick(logits, self.answer) - logits.gather(-1, index).amax(-1)).mean(-1)
+        return pick(logits, self.answer) - logits.gather(-1, index).amax(-1)
+
+    def value(self, logits: Tensor) -> Tensor:
+        return self.each(logits).mean(-1)
 
     def loss(self, logits: Tensor) -> Tensor:
         return -self.value(logits)
@@ -105,8 +127,11 @@ class NegativeLogLikelihood:
     answer: Int[Tensor, " item"]
     name: str = "nll"
 
+    def each(self, logits: Tensor) -> Tensor:
+        return -pick(logits.log_softmax(-1), self.answer)
+
     def value(self, logits: Tensor) -> Tensor:
-        return -pick(logits.log_softmax(-1), self.answer).mean(-1)
+        return self.each(logits).mean(-1)
 
     loss = value
 
@@ -119,7 +144,11 @@ class SquaredError:
     columns: tuple[int, ...]
     name: str = "mse"
 
-    def value(self, logits: Tensor) -> Tensor:
+    def each(self, logits: Tensor) -> Tensor:
+        columns = list(self.columns)
+        return (logits[..., columns] - self.clean[..., columns]).square().mean(-1)
+
+    def value(self, logits: Tensor) -> Tensor:  # one mean over items and columns: the same bits as ever
         columns = list(self.columns)
         return (logits[..., columns] - self.clean[..., columns]).square().mean((-1, -2))
 

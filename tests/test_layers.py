@@ -36,6 +36,7 @@ GUESTS = {
     "gguf": {"model.gguf"},
     "transformers": {"model.load", "model.families"},
     "matplotlib": {"analysis.figures"},
+    "scipy": {"analysis.faithfulness.bootstrap", "analysis.faithfulness.hypotheses"},
     "snakemake": set(),
 }
 NO_TORCH = (

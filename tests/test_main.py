@@ -76,7 +76,10 @@ FAULTS = [
     (["-m", "precision=int8,int5"], "unknown precision 'int5'; known: auto, bf16"),
     (["-m", "threshold=interval(0,1)"], "BasicSweeper does not support sweep type"),
     (["~threshold"], "threshold: Field required"),
-    (["verfy", "here"], "unknown command 'verfy'; commands: verify, models, stability, evaluate, tables, figures"),
+    (
+        ["verfy", "here"],
+        "unknown command 'verfy'; commands: verify, models, stability, evaluate, faithfulness, tables, figures",
+    ),
     (["--colour"], "unknown option '--colour'"),
     (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),
     (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),

@@ -76,11 +76,13 @@ def test_every_objective_equals_its_definition(name: str, seed: int) -> None:
     logits, clean, targets = draw(seed)
     bound = objective(name, targets, clean)
     plain = {key: value.tolist() for key, value in targets.items()}
-    expected = [
-        sum(SLOW[name](trial[item], clean[item].tolist(), plain, item) for item in range(ITEMS)) / ITEMS
+    each = [
+        [SLOW[name](trial[item], clean[item].tolist(), plain, item) for item in range(ITEMS)]
         for trial in logits.tolist()
     ]
+    expected = [sum(values) / ITEMS for values in each]
     assert bound.name == name
+    assert torch.allclose(bound.each(logits), torch.tensor(each, dtype=torch.float64), rtol=1e-10, atol=1e-12)
     assert bound.value(logits).tolist() == pytest.approx(expected, rel=1e-10, abs=1e-12)
     assert torch.equal(bound.loss(logits), -bound.value(logits) if name in MINUS else bound.value(logits))
 

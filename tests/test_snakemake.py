@@ -20,7 +20,7 @@ from pahq.results import read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.xdist_group("snakemake")  # one worker, since the tests share a finished run
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "inclusion")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion")
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -50,6 +50,8 @@ def assert_complete(folder: Path) -> None:
         assert (found["id"], found["bootstrap"]["replicates"]) == (cell, 20)
     analysis = folder / "results" / "analysis" / "smoke"
     assert (analysis / "tables" / "REPORT.md").is_file()
+    assert (analysis / "faithfulness" / "tracr-proportion.parquet").is_file()
+    assert all(json.loads((path.parent / "faithfulness.json").read_text()) for path in results(folder).values())
     assert all((analysis / "figures" / f"{name}.png").stat().st_size for name in FIGURES)
 
 

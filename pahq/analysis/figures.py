@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
+from pahq.analysis.faithfulness.curve import FRACTIONS, SMALL
+from pahq.analysis.faithfulness.table import by_cell
 from pahq.analysis.frames import replacing
 from pahq.analysis.summary import METHODS, Evaluation, label, summarise
 from pahq.errors import PahqError
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "inclusion")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion")
 COLOURS = {  # by precision
     "float32": "#000000",
     "bf16": "#0072B2",
@@ -54,6 +56,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement),
         "inclusion": inclusion_figure(found.inclusion),
+        "faithfulness": faithfulness_figure(found.cells, found.faithfulness),
     }
     paths = []
     for name, figure in made.items():
@@ -187,6 +190,34 @@ def inclusion_figure(inclusion: pd.DataFrame) -> Figure:
 
     title = "How often an edge is found when prompts are resampled"
     return panels(inclusion, panel, title, "No cell of this experiment has its stability measured.")
+
+
+def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
+    """Faithfulness of the best edges, mean over a series' thresholds; shaded: .1% to 5% of the edges."""
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        for _, sweep in rows.groupby("series", sort=False):
+            curves = pd.DataFrame(sweep["curve_faithfulness"].tolist()).mean()
+            style = _style(_first(sweep)) | {"lw": 1}
+            distances = f"{sweep['cmd_small'].mean():.3f}, {sweep['cmd'].mean():.3f}"
+            axes.plot(sweep["curve_fraction"].iloc[0], curves, **style, label=distances)
+        axes.axvspan(FRACTIONS[0], SMALL, color="0.95", zorder=0)
+        axes.axhline(1, color="0.8", lw=0.8, zorder=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        axes.set_xlabel("fraction of edges, best first")
+        axes.set_ylabel("faithfulness")
+        axes.legend(title="distance to 1: .1% to 5%, CMD", fontsize=5, title_fontsize=5, loc="upper left")
+
+    shown = by_cell(cells, measured)
+    if len(shown):
+        order = cells[["id", "format", "bits"]]
+        shown = shown[shown["cmd_small"].notna()].merge(order, on="id")
+        shown = shown.sort_values(["task", "method", "bits", "precision", "threshold"], kind="stable")
+    figure = panels(
+        shown, panel, "Faithfulness over circuit sizes, on fresh prompts", "No cell's faithfulness was measured."
+    )
+    return _with_legend(figure, shown)
 
 
 def panels(frame: pd.DataFrame, draw: Panel, title: str, nothing: str) -> Figure:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.evaluate import BY_CONSTRUCTION, PUBLISHED, is_acdc_by_construction
+from pahq.analysis.faithfulness.table import read_rows
 from pahq.analysis.frames import analysis_folder, read_parquet
 
 AGAINST_PUBLISHED = "published circuit"
@@ -21,7 +22,7 @@ METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The parquet files of an evaluated experiment."""
+    """The parquet files of an evaluated experiment; ``faithfulness`` has no row where it was not measured."""
 
     folder: Path
     cells: pd.DataFrame
@@ -31,13 +32,15 @@ class Evaluation:
     agreement: pd.DataFrame
     stability: pd.DataFrame
     inclusion: pd.DataFrame
+    faithfulness: pd.DataFrame
 
     @classmethod
     def read(cls, root: str | Path, experiment: str) -> Evaluation:
         """Read what ``evaluate`` wrote; PahqError in one sentence if it is missing or broken."""
         folder = analysis_folder(root, experiment)
         names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion")
-        return cls(folder, *(read_parquet(folder, name) for name in names))
+        frames = {name: read_parquet(folder, name) for name in names}
+        return cls(folder, **frames, faithfulness=read_rows(folder))
 
 
 def summarise(found: Evaluation) -> pd.DataFrame:

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
+from pahq.analysis.faithfulness.table import by_cell, by_series, cell_columns
 from pahq.analysis.frames import write_parquet
+from pahq.analysis.notes import NOTES
 from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.errors import PahqError
@@ -51,45 +53,18 @@ HEADINGS = {
     "jaccard_orders_min": "least of orders",
     "jaccard_seeds": "other seeds: Jaccard (mean)",
     "jaccard_seeds_min": "least of seeds",
+    "cmd_small": "CMD, .1% to 5% of edges",
+    "cmd": "CMD",
+    "cpr": "CPR",
+    "incompleteness_relative": "incompleteness (worst, of full - empty)",
+    "nodes_trivial": "nodes without effect",
+    "partial_necessity": "partial necessity",
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }
 
-APART = ("auc_against_acdc",)  # tables that the report names and does not hold
-
-NOTES = """\
-- **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight
-  lines. They differ a lot where a sweep has few points. An area that rests on fewer than three distinct
-  interior points has the note *few points*: read the circuits, not the area.
-- **Agreement is not truth.** Where no circuit was published for a task's model, a method is held against
-  what full-precision ACDC found at the same threshold. A Jaccard index says something only above what two
-  random circuits of the same sizes reach (*by chance*).
-- **ACDC by construction.** A row whose formats are all float32 is ACDC under another name: its agreement
-  is no finding.
-- **Rounding hardly changes this model.** The loss by rounding alone is below a hundredth of the smallest threshold,
-  so agreement with ACDC was to be expected and says nothing for the method. Tracr's attention weights, for one, are
-  0, 1, 50 and 100, which every format holds almost exactly.
-- **SmolLM2's weights come from 4 bits**, in groups of 32 with a scale and a smallest value each: what is searched is
-  that rounded model. Rounding it again to asymmetric int4 in the same groups changes nothing, so that row is left
-  out; every other format rounds numbers that were rounded once before.
-- **An area against a hand-made circuit is a weak claim alone.** Read it beside KL, the task's metric and
-  faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric,
-  on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there the mean squared error
-  stands in for KL.
-- **A circuit is a finding about its prompts.** Where circuits of resampled prompts share fewer edges with each other
-  than two methods do, the difference between the methods is below what the choice of prompts decides. Edges kept
-  on all resamples are the firm part of a circuit; *edges in any* is what some draw of the prompts would have shown.
-- **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and
-  the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
-  device named.
-- **Peak memory does not fall with the format.** There is no packed storage yet. A peak counts from what the
-  process held when the cell began, so of cells that share a process the later ones show less, whatever their
-  format: only sweeps that ran in processes of their own compare.
-- **The papers' numbers** stand in their own column with their source, on the rows that they belong to.
-  Their areas are steps against the published circuit with corrupted activations, mostly on other models:
-  compare the order and the gaps, not the values. ACDC paper: Conmy et al. 2023, arXiv 2304.14997. PAHQ
-  paper: arXiv 2510.23264. What is not known to be printed there is "not published here".
-"""
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness")
+APART = ("auc_against_acdc", "faithfulness_cells")  # tables that the report names and does not hold
 
 
 @dataclass(frozen=True)
@@ -121,6 +96,7 @@ def tables(found: Evaluation) -> list[Table]:
         circuit_table(found.cells),
         bits_table(series),
         stability_table(found.stability),
+        *faithfulness_tables(found),
         cost_table(series),
         against_acdc(found),
     ]
@@ -179,6 +155,23 @@ def stability_table(stability: pd.DataFrame) -> Table:
         "resamples and to the circuit itself. Cells whose row of the experiment says stability: true."
     )
     return Table("stability", "Stability", caption, stability[names.split()])
+
+
+def faithfulness_tables(found: Evaluation) -> list[Table]:
+    """One row a series for the report, and one row a circuit apart."""
+    judged = by_cell(found.cells, found.faithfulness)
+    series = (
+        "Means over a series' thresholds, on fresh prompts. f: faithfulness of the best edges, so many of them. "
+        "Tests: share of the circuits that passed; a dash where the test cannot decide."
+    )
+    cells = (
+        "One row a circuit, with 95% intervals by bootstrap over prompts unless set otherwise. p: of the five tests; "
+        "minimality's is the smallest of the tested edges, times their number."
+    )
+    return [
+        Table("faithfulness", "Faithfulness", series, by_series(judged)),
+        Table("faithfulness_cells", "Faithfulness of every circuit", cells, cell_columns(judged)),
+    ]
 
 
 def cost_table(series: pd.DataFrame) -> Table:
@@ -262,7 +255,7 @@ def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
         parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]
     parts += ["## How to read the numbers", NOTES.rstrip(), "## Figures"]
     parts.append("Circuits that coincide hide each other: the tables tell them apart.")
-    parts += [f"![{name}](../figures/{name}.png)" for name in ("roc", "edges_kl", "bits", "agreement", "inclusion")]
+    parts += [f"![{name}](../figures/{name}.png)" for name in FIGURES]
     parts += [table.markdown(level=2).rstrip() for table in made if table.name not in APART]
     parts.append(f"Apart, for their length: {', '.join(f'[{name}.md]({name}.md)' for name in APART)}.")
     return "\n\n".join(parts) + "\n"

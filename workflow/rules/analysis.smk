@@ -25,6 +25,7 @@ rule evaluate:
 rule tables:
     input:
         rules.evaluate.output,
+        FAITHFULNESS,
     output:
         f"{ANALYSIS}/tables/REPORT.md",
     log:
@@ -41,10 +42,11 @@ rule tables:
 rule figures:
     input:
         rules.evaluate.output,
+        FAITHFULNESS,
     output:
         expand(
             f"{ANALYSIS}/figures/{{name}}.png",
-            name=["roc", "edges_kl", "bits", "agreement", "inclusion"],
+            name=["roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion"],
         ),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",

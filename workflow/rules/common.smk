@@ -31,4 +31,20 @@ def sweep(group):
     return shlex.join([*group.overrides, *run, *wandb])
 
 
+def task_cells(wildcards):
+    """Where the task's cells say that they are done."""
+    return [path for group in TASK_GROUPS[wildcards.task] for path in results(group)]
+
+
+def task_arguments(wildcards):
+    """The task's cells as typed behind `python -m pahq faithfulness`."""
+    ids = [cell_id for group in TASK_GROUPS[wildcards.task] for cell_id in group.cells]
+    sizes = shlex.split(str(config.get("faithfulness", "")))
+    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *sizes, "--cells", *ids])
+
+
 CELLS = [path for group in GROUPS for path in results(group)]
+TASK_GROUPS = {}
+for group in GROUPS:
+    TASK_GROUPS.setdefault(group.config.task.name, []).append(group)
+FAITHFULNESS = expand(f"{ROOT}/analysis/{EXPERIMENT}/faithfulness/{{task}}.parquet", task=TASK_GROUPS)

@@ -1,0 +1,44 @@
+"""What a reader of the tables must know, printed below them."""
+
+from __future__ import annotations
+
+NOTES = """\
+- **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight
+  lines. They differ a lot where a sweep has few points. An area that rests on fewer than three distinct
+  interior points has the note *few points*: read the circuits, not the area.
+- **Agreement is not truth.** Where no circuit was published for a task's model, a method is held against
+  what full-precision ACDC found at the same threshold. A Jaccard index says something only above what two
+  random circuits of the same sizes reach (*by chance*).
+- **ACDC by construction.** A row whose formats are all float32 is ACDC under another name: its agreement
+  is no finding.
+- **Rounding hardly changes this model.** The loss by rounding alone is below a hundredth of the smallest threshold,
+  so agreement with ACDC was to be expected and says nothing for the method. Tracr's attention weights, for one, are
+  0, 1, 50 and 100, which every format holds almost exactly.
+- **SmolLM2's weights come from 4 bits**, in groups of 32 with a scale and a smallest value each: what is searched is
+  that rounded model. Rounding it again to asymmetric int4 in the same groups changes nothing, so that row is left
+  out; every other format rounds numbers that were rounded once before.
+- **An area against a hand-made circuit is a weak claim alone.** Read it beside KL, the task's metric and
+  faithfulness on fresh prompts. Faithfulness is (circuit - empty) / (full - empty) of the task's metric,
+  on the full-precision model; it can leave [0, 1]. Tracr outputs are no logits: there the mean squared error
+  stands in for KL.
+- **A circuit is a finding about its prompts.** Where circuits of resampled prompts share fewer edges with each other
+  than two methods do, the difference between the methods is below what the choice of prompts decides. Edges kept
+  on all resamples are the firm part of a circuit; *edges in any* is what some draw of the prompts would have shown.
+- **CMD before CPR.** Both rank edges by the effect that they had when tested. CMD is the area between
+  faithfulness over the fraction of edges and 1 (0 is best), CPR the area under it (large circuits dominate it, and
+  it has no upper bound); MIB's sizes, Mueller et al. 2025. Between .1% and 5% of the edges the distance to 1 is
+  averaged apart: these are the sizes of a circuit.
+- **A test's p-value speaks for or against.** Equivalence, independence and minimality (Shi et al. 2024) are passed
+  where the null hypothesis stands, so with few prompts they pass easily; sufficiency and partial necessity where the
+  circuit beats 90% of random circuits of its size. Tables show the share of a series' circuits that passed.
+- **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and
+  the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
+  device named.
+- **Peak memory does not fall with the format.** There is no packed storage yet. A peak counts from what the
+  process held when the cell began, so of cells that share a process the later ones show less, whatever their
+  format: only sweeps that ran in processes of their own compare.
+- **The papers' numbers** stand in their own column with their source, on the rows that they belong to.
+  Their areas are steps against the published circuit with corrupted activations, mostly on other models:
+  compare the order and the gaps, not the values. ACDC paper: Conmy et al. 2023, arXiv 2304.14997. PAHQ
+  paper: arXiv 2510.23264. What is not known to be printed there is "not published here".
+"""

@@ -1,0 +1,17 @@
+# How faithful the circuits are, one job a task: its cells share model, prompts and, where circuits coincide, numbers.
+# A task's table is the declared output; each cell's faithfulness.json beside its result.json is undeclared, so what was
+# measured outlives a job that fails. Sample sizes: --config faithfulness="--random-circuits 100 --inflated 100".
+rule faithfulness:
+    input:
+        task_cells,
+    output:
+        f"{ROOT}/analysis/{EXPERIMENT}/faithfulness/{{task}}.parquet",
+    log:
+        f"{ROOT}/logs/{EXPERIMENT}/faithfulness-{{task}}.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        arguments=task_arguments,
+    shell:
+        "python -m pahq faithfulness {params.arguments} --threads {threads} 2>&1 | tee -i {log:q}"
