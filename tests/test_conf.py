@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -9,7 +11,15 @@ from pahq.config import METRICS, CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.experiment import GROUPS, cells, compose_runs, configuration_folder, options
 
+BUILT_IN = [name for name in options("task") if name != "own"]
+MODELS = {"attn4l": "attn-only-4l"}  # where a task's prefix is not its model's name
 EVERY = [(group, name) for group in GROUPS for name in options(group)]
+
+
+def own_prompts(folder: Path) -> list[str]:
+    path = folder / "own.csv"
+    path.write_text("clean,corrupted,answer\na,b,c\nd,e,f\n")
+    return [f"task.prompts={path}"]
 
 
 def one(*overrides: str) -> tuple[CellConfig, RunConfig]:
@@ -23,10 +33,10 @@ def test_the_groups_are_the_folders() -> None:
 
 
 @pytest.mark.parametrize(("group", "name"), EVERY, ids=[f"{group}={name}" for group, name in EVERY])
-def test_every_file_composes(group: str, name: str) -> None:
+def test_every_file_composes(group: str, name: str, tmp_path: Path) -> None:
     method = "rtn-q" if group == "precision" and name not in ("float32", "auto") else "acdc"
     typed = [f"{group}={name}"] if group == "method" else [f"method={method}", f"{group}={name}"]
-    cell, _ = one(*typed)
+    cell, _ = one(*typed, *(own_prompts(tmp_path) if name == "own" else ()))
     chosen = getattr(cell, group)
     assert chosen.name == ("float32" if name == "auto" else name)
 
@@ -48,16 +58,17 @@ def test_defaults() -> None:
     assert (cell.engine, cell.seed, cell.audit) == tuple(fields[name].default for name in ("engine", "seed", "audit"))
 
 
-@pytest.mark.parametrize("name", options("task"))
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_a_task_brings_its_model_and_the_command_line_wins(name: str) -> None:
     own = one(f"task={name}")[0].model.name
-    assert own == (name.removesuffix("-zero") if name.startswith("tracr") else "nano")
+    prefix = name.split("-")[0]
+    assert own == (name.removesuffix("-zero") if prefix == "tracr" else MODELS.get(prefix, prefix))
     other = "tracr-reverse" if own == "nano" else "nano"
     assert one(f"task={name}", f"model={other}")[0].model.name == other
     assert one(f"model={other}", f"task={name}")[0].model.name == other
 
 
-@pytest.mark.parametrize("name", options("task"))
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_a_task_says_all_of_its_settings(name: str) -> None:
     task = one(f"task={name}")[0].task
     tracr = task.kind.startswith("tracr")
@@ -77,7 +88,7 @@ def test_auto_is_the_recommended_format_and_no_second_address() -> None:
 def test_low_formats_keep_mlps_in_bf16(name: str) -> None:
     precision = one("method=rtn-q", f"precision={name}")[0].precision
     assert precision.mlp == "bf16"
-    assert precision.heads == name.removesuffix("-head")
+    assert precision.heads == name.removesuffix("-head").removesuffix("-row")
     groups = {"int4": "group32", "int4s": "group32", "nf4": "group64"}
     assert precision.scales == ("head" if name.endswith("-head") else groups.get(name, "row"))
 
@@ -104,3 +115,25 @@ def test_a_float_typed_in_two_ways_is_one_cell() -> None:
 def test_a_threshold_below_zero_is_refused() -> None:
     with pytest.raises(PahqError, match="finite number of at least 0"):
         compose_runs(["threshold=-0.1"])
+
+
+def test_own_prompts_take_any_model(tmp_path: Path) -> None:
+    for model in ("nano", "gpt2"):
+        cell = one("task=own", f"model={model}", *own_prompts(tmp_path))[0]
+        assert (cell.model.name, cell.task.kind, cell.task.examples) == (model, "own", 1)
+    with pytest.raises(PahqError, match="needs prompts=FILE"):
+        one("task=own")
+
+
+def test_the_papers_tasks_are_as_large_as_theirs() -> None:
+    tasks = {name: one(f"task={name}")[0].task for name in BUILT_IN}
+    sizes = {"gpt2-ioi": 100, "gpt2-greaterthan": 100, "attn4l-docstring": 50, "redwood-induction": 50}
+    assert {name: tasks[name].examples for name in sizes} == sizes
+    assert tasks["redwood-induction"].positions == 300
+    smollm2 = [task for name, task in tasks.items() if name.startswith("smollm2")]
+    assert [task.bos for task in smollm2] == ["<|endoftext|>"] * 4
+    assert tasks["gpt2-ioi"].bos is tasks["gpt2-greaterthan"].bos is None
+
+
+def test_models_of_a_hub_are_pinned() -> None:
+    assert one("model=gpt2")[0].model.revision == "607a30d783dfa663caf39e06633721c8d4cfcd7e"

@@ -113,7 +113,7 @@ def test_the_default_experiment_measures_stability_of_acdc_and_pahq_on_every_tas
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("- {task: nano-oi}", "experiment 'bad', row task=nano-oi: unknown task 'nano-oi'; known: nano-docstring"),
+        ("- {task: nano-oi}", "experiment 'bad', row task=nano-oi: unknown task 'nano-oi'; known: attn4l-docstring"),
         ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, engine, method"),
         ("- {task.exampels: 3}", "unknown key 'exampels' in 'task'; known: ablation, examples"),
         ("- {threshold: [0.1, high]}", "threshold: Input should be a valid number"),
@@ -137,8 +137,20 @@ def test_a_faulty_experiment_is_told_in_one_sentence(conf: Path, text: str, sent
 
 
 def test_an_unknown_experiment_names_the_known_ones() -> None:
-    with pytest.raises(PahqError, match="unknown experiment 'papr'; known: default, smoke"):
+    with pytest.raises(PahqError, match="unknown experiment 'papr'; known: default, real, smoke"):
         cells("papr")
+
+
+def test_the_real_model_has_every_method_and_no_row_that_is_lossless_by_construction() -> None:
+    found = [cell.config for cell in cells("real").values()]
+    tasks = {config.task.name for config in found}
+    assert tasks == {f"smollm2-{name}" for name in ("ioi", "greaterthan", "docstring", "induction")}
+    assert {config.model.source for config in found} == {"smollm2"}
+    for task in tasks:
+        rows = [(c.method.name, c.precision.heads) for c in found if c.task.name == task]
+        low = [(method, form) for method in ("pahq", "rtn-q") for form in ("int8", "fp8", "int4", "bf16")]
+        assert sorted(rows) == sorted([("acdc", "float32"), *low])
+    assert "group32" not in {config.precision.scales for config in found if config.precision.heads == "int4"}
 
 
 def test_composing_works_inside_another_hydra_and_gives_it_back(conf: Path) -> None:

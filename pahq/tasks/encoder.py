@@ -20,7 +20,7 @@ from pahq.model.weights import Model
 
 Words = Sequence[str] | str  # a string is text as it stands
 
-_OPENING = ("(", '"""')  # nothing between these and what follows
+_OPENING = "("  # nothing between this and what follows
 _CLOSING = (",", ".", ":", "(", ")")  # nothing between these and what came before
 _LINES = ('"""', ":param")  # these begin a line of a docstring
 _INDENT = "\n    "
@@ -37,7 +37,7 @@ def written(words: Words) -> str:
     for word in words:
         if word in _LINES:
             text += _INDENT
-        elif before and not (word in _CLOSING or before in _OPENING or (word.isdigit() and before.isdigit())):
+        elif before and not (word in _CLOSING or before == _OPENING or (word.isdigit() and before.isdigit())):
             text += " "
         text, before = text + word, word
     return text

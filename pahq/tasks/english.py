@@ -1,7 +1,7 @@
 """The words of the language tasks on models that read text.
 
-Each is one token, a space before it included, of GPT-2's and of SmolLM2's tokenizer (a test says so); descriptions are
-also one without the space, since the first of them follows the quotes. Objects take ``a``.
+Each is one token, a space before it included, of GPT-2's and of SmolLM2's tokenizer (a test says so).
+Objects take ``a``.
 """
 
 from __future__ import annotations

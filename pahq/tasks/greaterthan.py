@@ -103,16 +103,12 @@ def _years(encoder: Encoder) -> tuple[int, ...]:
     """The years whose number, 17YY, is the tokens 17 and YY: a number that the tokenizer joins has no place for YY."""
     if not encoder.reads_text:
         return YEARS
-    first = encoder.token(str(CENTURY), "greaterthan century")
+    century = encoder.ids(f" {CENTURY}", "greaterthan century")
     whole = {year: encoder.ids(f" {CENTURY}{NUMBERS[year]}", "greaterthan year") for year in (1, *YEARS)}
-    split = [
-        year
-        for year, ids in whole.items()
-        if ids[-2:] == [first, encoder.token(NUMBERS[year], "greaterthan year", inside=True)]
-    ]
-    if split[:1] != [1] or len(split) < 2:
+    split = [year for year, ids in whole.items() if ids[:-1] == century and encoder.shown(ids[-1:]) == NUMBERS[year]]
+    if 1 not in split or len(split) < 2:
         raise PahqError(
-            f"task greaterthan needs years of two tokens; this model's tokenizer reads 1701 as "
+            f"task greaterthan needs a token for the last two digits of a year; this model reads 1701 as "
             f"{encoder.shown(whole[1])}: for a token a digit take kind {DIGIT_KIND}"
         )
     return tuple(split[1:])
