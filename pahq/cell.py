@@ -21,8 +21,10 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
 from pahq.memory import PeakMemory
 from pahq.model import load_model
-from pahq.model.sources import check_device
+from pahq.model.modelfile import ModelFile
+from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
+from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import Focus, focus_of
 from pahq.results import (
     SCHEMA,
@@ -68,20 +70,21 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
     memory = PeakMemory(run.device)
-    model, task = load(cell, run.device)
-    _claim(folder, cell, model)
-    problem = cell_problem(cell, model, task.search)
+    source, task, problem = _set_up(cell, run)
+    _claim(folder, cell, source.digest)
     earlier = read_journal(folder / "decisions.jsonl")
     lines = _search(cell, run, problem, folder, earlier)
     decisions = [_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
+    model = source.load() if isinstance(source, ModelFile) else source  # to judge by, in full precision
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
     values = _summary(cell, model, problem.graph, decisions, circuit) | {
         "certainty": certainty(cell, model, task, problem, decisions, circuit),
         "fresh": judge(model, task, circuit, cell),
         "seconds": sum(line.seconds for line in lines),
         "peak_bytes": peak,
+        "store": "packed" if isinstance(problem.store, PackedStore) else "plain",
         "resumed": bool(earlier),
         "versions": versions(),
         "device": device_name(run.device),
@@ -90,6 +93,20 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     write_json(folder / "result.json", values)
     log_cell(cell, run, folder)
     return SearchResult(folder, values)
+
+
+def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, Problem]:
+    """The model, in memory or left in its file, the task, and the search's problem."""
+    low = (cell.precision.heads, cell.precision.mlp) != ("float32", "float32")
+    store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
+    source: Model | ModelFile
+    if store == "packed" and torch.device(run.device).type == "cpu":
+        dtype = getattr(torch, cell.engine.dtype)
+        source = open_model(cell.model.source, cell.model.revision, dtype=dtype)
+        task = build_task(cell.task, source, cell.seed)
+    else:
+        source, task = load(cell, run.device)
+    return source, task, cell_problem(cell, source, task.search, store=store)
 
 
 def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
@@ -257,10 +274,10 @@ def _summary(
     }
 
 
-def _claim(folder: Path, cell: CellConfig, model: Model) -> None:
+def _claim(folder: Path, cell: CellConfig, digest: str | None) -> None:
     """Write what identifies the cell's computation, or check that what is there identifies the same."""
     config = cell.model_dump(mode="json")
-    provenance = {"model": model.digest, "pahq": versions()["pahq"]}
+    provenance = {"model": digest, "pahq": versions()["pahq"]}
     if (folder / "decisions.jsonl").exists():
         for name, wanted in (("config.json", config), ("provenance.json", provenance)):
             if read_json(folder / name) != wanted:

@@ -206,6 +206,7 @@ class RunConfig(_Frozen):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     experiment: str = "adhoc"
     progress: bool = True
+    store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
 
 

@@ -425,3 +425,14 @@ def test_a_search_killed_again_and_again_ends_in_the_same_circuit(tmp_path: Path
     for ours, theirs in pairs:
         assert (ours[:2], ours[4]) == (theirs[:2], theirs[4])
         assert ours[2:4] == pytest.approx(theirs[2:4], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["pahq", "rtn-q"])
+def test_packed_and_plain_weights_take_the_same_decisions(tmp_path: Path, method: str) -> None:
+    focus = "receiver" if method == "pahq" else "none"
+    cell = make(method={"name": method, "focus": focus}, precision={"name": "int8", "heads": "int8", "mlp": "bf16"})
+    plain = run_cell(cell, RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))
+    packed = run_cell(cell, RunConfig(root=str(tmp_path / "packed"), wandb="disabled", progress=False))
+    assert (plain.values["store"], packed.values["store"]) == ("plain", "packed")
+    assert decided(plain.folder) == decided(packed.folder)
+    assert plain.values["fresh"] == packed.values["fresh"]

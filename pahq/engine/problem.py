@@ -134,7 +134,7 @@ def build_problem(
     )
 
 
-def cell_problem(cell: CellConfig, model: Model, prompts: Prompts) -> Problem:
+def cell_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *, store: str = "plain") -> Problem:
     """The search problem of a cell."""
     return build_problem(
         model,
@@ -145,6 +145,7 @@ def cell_problem(cell: CellConfig, model: Model, prompts: Prompts) -> Problem:
         direct_edges=cell.method.direct_edges,
         precision=cell.precision,
         focus=cell.method.focus,
+        store=store,
     )
 
 

@@ -108,6 +108,19 @@ class LayerWeights:
         return weight[list(heads)]
 
 
+class Reader(Protocol):
+    """What tasks need of a model: how it reads words, not its weights."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def vocabulary(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def tokenizer(self) -> str | None: ...
+
+
 class Ends(Protocol):
     """What stands before the first and behind the last layer: a Model has it, and so has whoever streams layers."""
 

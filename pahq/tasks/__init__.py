@@ -9,11 +9,11 @@ import torch
 from pahq.config import TaskConfig
 from pahq.errors import unknown
 from pahq.metrics import objective
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.tasks import docstring, greaterthan, induction, ioi, own, tracr
 from pahq.tasks.task import Prompts, Task
 
-TASKS: dict[str, Callable[[TaskConfig, Model, int], Task]] = {
+TASKS: dict[str, Callable[[TaskConfig, Reader, int], Task]] = {
     "ioi": ioi.build,
     "greaterthan": greaterthan.build,
     "greaterthan-digits": greaterthan.build_digits,
@@ -25,7 +25,7 @@ TASKS: dict[str, Callable[[TaskConfig, Model, int], Task]] = {
 }
 
 
-def build_task(config: TaskConfig, model: Model, seed: int) -> Task:
+def build_task(config: TaskConfig, model: Reader, seed: int) -> Task:
     """The task that a configuration describes, its prompts in the model's tokens (on the CPU).
 
     Search and fresh prompts are functions of ``config`` and ``seed``, never of the weights. Raises PahqError for an

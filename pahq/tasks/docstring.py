@@ -15,7 +15,7 @@ from random import Random
 import torch
 
 from pahq.config import TaskConfig
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of
 from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
@@ -63,7 +63,7 @@ def draw(rng: Random, lexicon: Lexicon = NANO) -> DocstringExample:
     return DocstringExample(clean, corrupted, arguments[3], tuple(name for name in names if name != arguments[3]))
 
 
-def build(config: TaskConfig, model: Model, seed: int) -> Task:
+def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "docstring", bos=config.bos)
     drawn = partial(draw, lexicon=lexicon_of(encoder))

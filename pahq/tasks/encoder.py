@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 
 Words = Sequence[str] | str  # a string is text as it stands
 
@@ -77,7 +77,7 @@ class Encoder(Protocol):
         ...
 
 
-def encoder_of(model: Model, what: str, *, bos: str | None = None) -> Encoder:
+def encoder_of(model: Reader, what: str, *, bos: str | None = None) -> Encoder:
     """The encoder of a model's prompts, ``bos`` (a token's text) before each.
 
     Raises PahqError for a model that has neither words nor a tokenizer, and for one that has no token ``bos``.
@@ -94,7 +94,7 @@ def encoder_of(model: Model, what: str, *, bos: str | None = None) -> Encoder:
 
 @dataclass(frozen=True)
 class _Base:
-    model: Model = field(repr=False)
+    model: Reader = field(repr=False)
     bos: str | None = None
 
     @property
@@ -207,5 +207,5 @@ class TextEncoder(_Base):
             )
 
 
-def _no_bos(model: Model, bos: str) -> PahqError:
+def _no_bos(model: Reader, bos: str) -> PahqError:
     return PahqError(f"model {model.config.name!r} has no token {bos!r} to begin its prompts with (task.bos)")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pahq.config import TaskConfig
 from pahq.errors import PahqError
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of
 from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
@@ -65,7 +65,7 @@ def draw_digits(rng: Random, lexicon: Lexicon) -> GreaterThanExample:
     return GreaterThanExample(digit_sentence(noun, 10 * decade + last), digit_sentence(noun, last), decade)
 
 
-def build(config: TaskConfig, model: Model, seed: int) -> Task:
+def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "greaterthan", bos=config.bos)
     drawn = partial(draw, lexicon=lexicon_of(encoder), years=_years(encoder))
@@ -73,7 +73,7 @@ def build(config: TaskConfig, model: Model, seed: int) -> Task:
     return _task(config, encoder, drawn, answers, seed)
 
 
-def build_digits(config: TaskConfig, model: Model, seed: int) -> Task:
+def build_digits(config: TaskConfig, model: Reader, seed: int) -> Task:
     """The same with a token for every digit; PahqError for a model whose numbers have longer tokens."""
     encoder = encoder_of(model, "greaterthan-digits", bos=config.bos)
     century = encoder.ids(str(CENTURY), "greaterthan-digits")

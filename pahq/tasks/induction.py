@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pahq.config import TaskConfig
 from pahq.errors import PahqError
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.tasks.encoder import TextEncoder, encoder_of
 from pahq.tasks.task import Prompts, Task, draw_distinct
 from pahq.tasks.words import CONTENT
@@ -100,7 +100,7 @@ def derangement(count: int, rng: Random) -> list[int]:
     return order
 
 
-def build(config: TaskConfig, model: Model, seed: int) -> Task:
+def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts (two at least) to search on and as many fresh ones."""
     rng, encoder = Random(f"induction/{seed}"), encoder_of(model, "induction", bos=config.bos)
     count = config.examples

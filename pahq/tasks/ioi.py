@@ -13,7 +13,7 @@ from random import Random
 import torch
 
 from pahq.config import TaskConfig
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of
 from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
@@ -55,7 +55,7 @@ def draw(rng: Random, lexicon: Lexicon = NANO) -> IoiExample:
     return IoiExample(clean, sentence(others[0], others[1], others[2], place, thing), answer, wrong)
 
 
-def build(config: TaskConfig, model: Model, seed: int) -> Task:
+def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "ioi", bos=config.bos)
     drawn = partial(draw, lexicon=lexicon_of(encoder))

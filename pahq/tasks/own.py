@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pahq.config import TaskConfig
 from pahq.errors import PahqError
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.promptfile import Pair, cut, read_pairs
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.task import Prompts, Task, last_items
 
 
-def build(config: TaskConfig, model: Model, seed: int) -> Task:
+def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """The pairs of ``config.prompts``; ``seed`` changes nothing. PahqError naming row and column of what is wrong."""
     assert config.prompts is not None  # what TaskConfig sees to
     path = Path(config.prompts)
@@ -28,7 +28,7 @@ def build(config: TaskConfig, model: Model, seed: int) -> Task:
     return build_from(path, search, fresh, model, name=config.name, bos=config.bos)
 
 
-def read_prompts(model: Model, path: str | Path, *, examples: int | None = None, bos: str | None = None) -> Task:
+def read_prompts(model: Reader, path: str | Path, *, examples: int | None = None, bos: str | None = None) -> Task:
     """A file of prompts (CSV or JSONL: clean, corrupted, answer, perhaps wrong and split) as a task.
 
     Text is taken as it stands, so for models with a tokenizer an answer has its space: `` Mary``. The first half is
@@ -43,7 +43,7 @@ def read_prompts(model: Model, path: str | Path, *, examples: int | None = None,
 
 
 def build_from(
-    path: Path, search: Sequence[Pair], fresh: Sequence[Pair], model: Model, *, name: str, bos: str | None
+    path: Path, search: Sequence[Pair], fresh: Sequence[Pair], model: Reader, *, name: str, bos: str | None
 ) -> Task:
     """A task of these pairs; ``path`` is named where one is faulty."""
     encoder = encoder_of(model, str(path), bos=bos)

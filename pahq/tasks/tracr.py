@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pahq.config import TaskConfig
 from pahq.errors import PahqError, unknown
-from pahq.model.weights import Model
+from pahq.model.weights import Reader
 from pahq.tasks.task import Prompts, Task
 
 METRIC = "mse"
@@ -23,7 +23,7 @@ POSITION_SEED = 49  # of the permutation of position rows in the original corrup
 COLUMNS = {"tracr-reverse": None, "tracr-proportion": [0]}  # proportion writes its result to output 0 alone
 
 
-def build(config: TaskConfig, model: Model, seed: int) -> Task:
+def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """The first ``config.examples`` recorded prompts of ``config.kind``; ``seed`` changes nothing.
 
     Raises PahqError if more prompts are asked for than are recorded, or if the model cannot read them.
@@ -46,7 +46,7 @@ def read_prompts(kind: str) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _prompts(clean: Tensor, corrupted: Tensor, config: TaskConfig, model: Model) -> Prompts:
+def _prompts(clean: Tensor, corrupted: Tensor, config: TaskConfig, model: Reader) -> Prompts:
     batch, length = clean.shape
     columns = COLUMNS[config.kind]
     needed = int(torch.maximum(clean, corrupted).max()) + 1

@@ -1,0 +1,181 @@
+"""Peak memory of searches, each in a fresh process, beside the sum of its parts.
+
+    python benchmarks/memory.py --json FILE
+
+Rows: float32 with result-caches (every sender's output d_model wide, twice, and one layer's inputs: the layout of ACDC
+and its descendants; here the reference engine), float32 with z-caches (the suffix engine), and PAHQ in packed int8 and
+int4 with z-caches. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
+a few tests by the reference engine, whose every test takes the same. What the suffix engine keeps to save work is
+switched off (``--kept`` switches it on), so that rows differ in layout alone. Peaks are VmHWM above the level before the
+model was opened, torch and its libraries warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from synthetic import Shape, make_model, make_prompts
+
+from pahq.config import PrecisionConfig
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.reference import ReferenceEngine
+from pahq.engine.suffix import SuffixEngine
+from pahq.memory import PeakMemory
+from pahq.model.sources import open_model, save_model
+from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.precision.store import focus_of
+from pahq.search.order import Order
+from pahq.search.speculate import speculate
+
+GPT2 = Shape(vocabulary=50257)
+LLAMA = ModelConfig(  # the proportions of Llama-3.2-1B at a size that fits this benchmark: grouped queries, gated MLPs
+    name="llama-like", layers=8, heads=16, kv_heads=4, d_model=1024, d_head=64, d_mlp=4096, d_vocab=32000,
+    d_vocab_out=32000, context=64, norm="rms", activation="silu", gated=True, positions="rotary", rotary_base=500000.0,
+    tied_embedding=True,
+)  # fmt: skip
+ROWS = {
+    "float32, result-caches": ("float32", "reference"),
+    "float32, z-caches": ("float32", "suffix"),
+    "PAHQ int8, z-caches": ("int8", "suffix"),
+    "PAHQ int4, z-caches": ("int4", "suffix"),
+    "PAHQ int8, result-caches": ("int8", "reference"),
+}
+
+
+def llama_like() -> Model:
+    """Random weights of the Llama-like shape."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, size in tensor_shapes(LLAMA).items():
+        tensors[name] = torch.randn(size, generator=generator) * (0.0 if ".b" in name else size[-2:][0] ** -0.5)
+        if name.endswith(".w"):
+            tensors[name] = torch.ones(size)
+    return model_from_tensors(LLAMA, tensors)
+
+
+def precision(name: str) -> PrecisionConfig:
+    if name == "float32":
+        return PrecisionConfig(name=name, heads="float32")
+    return PrecisionConfig(name=name, heads=name, scales="group32" if name == "int4" else "row", mlp="bf16")
+
+
+def parts(problem: Problem, engine: str, examples: int) -> dict[str, int]:
+    """Bytes by part, from shapes: what the peak should consist of."""
+    config, final = problem.store.config, problem.corrupted.final
+    stream = final.numel() * final.element_size()
+    narrow = stream * config.d_head // config.d_model
+    senders = len(problem.graph.senders)
+    logits = examples * config.d_vocab_out * final.element_size()
+    values = {"weights": problem.store.nbytes, "clean logits": logits, "streams": (2 * config.layers + 1) * stream}
+    z = config.layers * config.heads * narrow + (config.layers * (config.d_mlp > 0) + 1) * stream
+    if engine == "reference":
+        projections = config.layers * (config.heads + 2 * config.kv_heads) * narrow
+        return values | {
+            "corrupted cache": senders * stream + z,
+            "online cache": senders * stream,
+            "corrupted projections": projections,
+            "a layer's inputs": 2 * config.heads * stream,
+            "logits": 2 * logits,
+        }
+    return values | {"corrupted cache": z, "clean cache": z + (2 * config.layers + 1) * stream}
+
+
+def measure(folder: Path, row: str, examples: int, positions: int, threshold: float, kept: bool) -> dict[str, Any]:
+    """One row, in this process."""
+    torch.set_num_threads(1)
+    torch.ones(256, 256) @ torch.ones(256, 256)
+    name, engine_name = ROWS[row]
+    memory = PeakMemory("cpu")
+    with torch.no_grad():
+        file = open_model(folder)
+        shape = Shape(vocabulary=file.config.d_vocab, positions=positions)
+        prompts = make_prompts(shape, examples)
+        focus = "none" if name == "float32" else "receiver"
+        problem = build_problem(file, prompts, metric="kl", precision=precision(name), focus=focus, store="packed")
+        set_up = memory.bytes()
+        if engine_name == "reference":
+            engine = ReferenceEngine(problem)
+            last = len(problem.graph.edges) - 1
+            for edge in (last, last // 2, 0):
+                engine.measure([Trial(edge, (edge,))])
+            kept_edges = None
+        else:
+            suffix = SuffixEngine(problem)
+            if not kept:
+                suffix.budget = replace(suffix.budget, input_bytes=0, composite_bytes=0, head_logits_bytes=0)
+                suffix.reset()
+            focused = {"focus": lambda edge: focus_of(problem.graph, problem.graph.edges[edge], focus)}
+            decisions = speculate(suffix, Order(), threshold, **focused)
+            kept_edges = sum(not decision.removed for decision in decisions)
+    return {
+        "row": row,
+        "peak_bytes": memory.bytes(),
+        "set_up_bytes": set_up,
+        "kept_edges": kept_edges,
+        "parts": parts(problem, engine_name, examples),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--positions", type=int, default=15)
+    parser.add_argument("--threshold", type=float, default=0.05)
+    parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        found = measure(
+            options.folder, options.row, options.prompts, options.positions, options.threshold, options.kept
+        )
+        sys.stdout.write(json.dumps(found) + "\n")
+        return 0
+    report: dict[str, Any] = {
+        "settings": {k: v for k, v in vars(options).items() if k in ("prompts", "positions", "threshold", "kept")}
+    }
+    for name, make in {"gpt2-small shape": lambda: make_model(GPT2), "llama-like shape": llama_like}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(make(), folder)
+            rows = [fresh(Path(folder), row, options) for row in ROWS]
+        peaks = {row["row"]: row["peak_bytes"] for row in rows}
+        full = peaks["float32, result-caches"]
+        report[name] = {
+            "rows": rows,
+            "pahq_int8_over_full": peaks["PAHQ int8, z-caches"] / full,
+            "pahq_int4_over_full": peaks["PAHQ int4, z-caches"] / full,
+            "z_caches_alone": peaks["float32, z-caches"] / full,
+            "bits_alone": peaks["PAHQ int8, result-caches"] / full,
+            "bits_on_top_of_z": peaks["PAHQ int8, z-caches"] / peaks["float32, z-caches"],
+        }
+    report |= {key: report["gpt2-small shape"][key] for key in ("pahq_int8_over_full", "bits_alone")}
+    text = json.dumps(report, indent=1) + "\n"
+    sys.stdout.write(text)
+    if options.json:
+        options.json.write_text(text)
+    return 0
+
+
+def fresh(folder: Path, row: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A row in a process of its own."""
+    command = [sys.executable, __file__, "--row", row, "--folder", str(folder), "--prompts", str(options.prompts)]
+    command += ["--positions", str(options.positions), "--threshold", str(options.threshold)] + [
+        "--kept"
+    ] * options.kept
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
