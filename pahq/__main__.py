@@ -21,6 +21,7 @@ HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sw
 
   pahq task=nano-ioi method=pahq precision=int8 threshold=0.01
   pahq -m task=nano-ioi precision=int4,int8,fp8
+  pahq task=own task.prompts=FILE model=nano      prompts of your own, CSV or JSONL
 
 commands
   verify DIR        run a recorded search or a stored cell again and compare test by test

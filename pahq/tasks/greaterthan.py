@@ -68,7 +68,7 @@ def draw_digits(rng: Random, lexicon: Lexicon) -> GreaterThanExample:
 def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "greaterthan", bos=config.bos)
-    drawn = partial(draw, lexicon=lexicon_of(encoder), years=_years(encoder))
+    drawn = partial(draw, lexicon=lexicon_of(encoder), years=years_of(encoder))
     answers = [encoder.token(number, "greaterthan year", inside=True) for number in NUMBERS]
     return _task(config, encoder, drawn, answers, seed)
 
@@ -99,7 +99,7 @@ def _task(
     return Task(config.name, prompts(search), prompts(fresh), METRIC)
 
 
-def _years(encoder: Encoder) -> tuple[int, ...]:
+def years_of(encoder: Encoder) -> tuple[int, ...]:
     """The years whose number, 17YY, is the tokens 17 and YY: a number that the tokenizer joins has no place for YY."""
     if not encoder.reads_text:
         return YEARS

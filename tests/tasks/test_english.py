@@ -19,6 +19,7 @@ from pahq.model.weights import ModelConfig, model_from_tensors, tensor_shapes
 from pahq.tasks import build_task
 from pahq.tasks.encoder import encoder_of
 from pahq.tasks.english import ENGLISH
+from pahq.tasks.greaterthan import years_of
 from pahq.tasks.words import NUMBERS
 
 BOS = "<|endoftext|>"
@@ -74,6 +75,16 @@ def test_every_year_is_its_century_and_one_token_more(gpt2):
         ]
 
 
+def test_a_year_that_the_tokenizer_joins_is_not_drawn(gpt2, make_text_model):
+    values = json.loads(gpt2.tokenizer)
+    values["model"]["vocab"]["Ġ1705"] = 50257
+    values["model"]["merges"].append(["Ġ17", "05"])
+    joined = make_text_model(json.dumps(values), 50258)
+    assert len(encoder_of(joined, "x").ids(" 1705", "x")) == 1
+    assert years_of(encoder_of(gpt2, "x")) == tuple(range(2, 99))
+    assert years_of(encoder_of(joined, "x")) == (2, 3, 4, *range(6, 99))
+
+
 @pytest.mark.parametrize(("family", "kind"), EVERY)
 def test_lengths_agree_and_no_prompt_is_searched_on_and_judged_by(of, family, kind):
     task = build_task(config(family, kind), of(family), 0)
@@ -126,7 +137,7 @@ def test_greaterthan_by_digits_leaves_the_years_own_digit_out(of):
     digits = [encoder.token(digit, "x", inside=True) for digit in "0123456789"]
     decades = set()
     for row, twin, sign in zip(prompts.clean, prompts.corrupted, prompts.targets["sign"], strict=True):
-        text = encoder.shown(row.tolist()).replace("|", "").removeprefix(BOS)
+        text = encoder.shown(row.tolist()[1:]).replace("|", "")
         found = re.fullmatch(r"The \w+ lasted from the year 17(\d)(\d) to the year 17", text)
         assert found
         decade = int(found[1])
