@@ -6,8 +6,8 @@ Rows: float32 with result-caches (every sender's output d_model wide, twice, and
 and its descendants; here the reference engine), float32 with z-caches (the suffix engine), and PAHQ in packed int8 and
 int4 with z-caches. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
 a few tests by the reference engine, whose every test takes the same. What the suffix engine keeps to save work is
-switched off (``--kept`` switches it on), so that rows differ in layout alone. Peaks are VmHWM above the level before the
-model was opened, torch and its libraries warm.
+switched off (``--kept`` switches it on), so that rows differ in layout alone. Peaks are VmHWM above the level before
+the model was opened, torch and its libraries warm.
 """
 
 from __future__ import annotations

@@ -280,12 +280,19 @@ def _claim(folder: Path, cell: CellConfig, digest: str | None) -> None:
     provenance = {"model": digest, "pahq": versions()["pahq"]}
     if (folder / "decisions.jsonl").exists():
         for name, wanted in (("config.json", config), ("provenance.json", provenance)):
-            if read_json(folder / name) != wanted:
+            if _unplaced(read_json(folder / name)) != _unplaced(wanted):
                 raise PahqError(
                     f"{folder} holds the journal of another run ({name} differs); move it away to start anew"
                 )
     write_json(folder / "config.json", config)
     write_json(folder / "provenance.json", provenance)
+
+
+def _unplaced(values: Any) -> Any:
+    """A configuration without the path of its file of prompts: the file's sha256 is there, and files move."""
+    if not isinstance(values, dict) or not isinstance(values.get("task"), dict):
+        return values
+    return values | {"task": {key: value for key, value in values["task"].items() if key != "prompts"}}
 
 
 def _decision(graph: Graph, line: JournalLine) -> Decision:

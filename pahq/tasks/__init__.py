@@ -34,8 +34,8 @@ def build_task(config: TaskConfig, model: Reader, seed: int) -> Task:
     if config.kind not in TASKS:
         raise unknown("task kind", config.kind, TASKS)
     task = TASKS[config.kind](config, model, seed)
-    # The metrics' own table says what each of them needs: bind it once to logits that hold nothing.
-    objective(config.metric, task.search.targets, torch.zeros(len(task.search.items), model.config.d_vocab_out))
+    # The metrics' own table says what each of them needs: bind it once to logits of one item that hold nothing.
+    objective(config.metric, task.search.targets, torch.zeros(1, model.config.d_vocab_out))
     return task
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
 from pahq.config import TaskConfig
 from pahq.errors import PahqError
+from pahq.model import load_model
 from pahq.tasks import TASKS, build_task
 
 OWN = {"ioi": "logit_diff", "greaterthan": "prob_diff", "docstring": "margin", "induction": "nll"}
@@ -63,3 +66,16 @@ def test_a_model_that_lacks_a_word_is_refused_before_any_work(make_model):
 
 def test_every_configured_kind_has_a_builder():
     assert set(OWN) | {"greaterthan-digits", "own", "tracr-reverse", "tracr-proportion"} == set(TASKS)
+
+
+def test_nano_s_prompts_are_the_ones_it_was_trained_and_measured_on():
+    """Every token, item and target of the four tasks at four seeds, as of the first release of nano."""
+    nano, found = load_model("nano"), hashlib.sha256()
+    for kind in OWN:
+        for seed in range(4):
+            task = build_task(config(kind, examples=16), nano, seed)
+            for prompts in (task.search, task.fresh):
+                targets = [prompts.targets[name] for name in sorted(prompts.targets)]
+                for tensor in (prompts.clean, prompts.corrupted, prompts.items, *targets):
+                    found.update(tensor.numpy().tobytes())
+    assert found.hexdigest() == "27bf60157fd31b00807d48c93d2fd05f83fe0b01e123262293f2e45af25fb848"

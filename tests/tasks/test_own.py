@@ -12,8 +12,10 @@ import torch
 
 import pahq
 from pahq.__main__ import main
-from pahq.config import TaskConfig
+from pahq.cell import run_cell
+from pahq.config import RunConfig, TaskConfig
 from pahq.errors import PahqError
+from pahq.experiment import compose_runs
 from pahq.model import load_model
 from pahq.tasks import build_task
 
@@ -157,3 +159,22 @@ def test_the_walk_through_runs(page, tmp_path, monkeypatch, capsys):
     scope: dict = {}
     exec(compile(python, page, "exec"), scope)
     assert {len(found.edges) > 0 for found in scope["circuits"].values()} == {True}
+
+
+def test_a_search_goes_on_after_its_file_moved(tmp_path):
+    row = "Then , {} and Bruno went to the market . Bruno gave a candle to"
+    other = "Then , Celia and Hugo went to the market . Vera gave a candle to"
+    lines = ["clean,corrupted,answer", *(f'"{row.format(name)}","{other}",{name}' for name in ("Agnes", "Rosa"))]
+    typed = ["task=own", "model=nano", "method=acdc", "threshold=1"]
+    cells = []
+    for name in ("first.csv", "moved.csv"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        cells.append(compose_runs([*typed, f"task.prompts={tmp_path / name}"])[0][0])
+    run = RunConfig(root=str(tmp_path), wandb="disabled", progress=False)
+    whole = run_cell(cells[0], run)
+    journal = whole.folder / "decisions.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:20]))
+    (whole.folder / "result.json").unlink()
+    again = run_cell(cells[1], run)
+    assert (again.folder, again.values["resumed"]) == (whole.folder, True)
+    assert again.values["kept"] == whole.values["kept"]
