@@ -13,6 +13,7 @@ from torch import Tensor
 from pahq.config import CellConfig, PrecisionConfig
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
+from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
 from pahq.model.forward import Fixed, Run, embeddings, logits, project, run_senders, sender_outputs, unembed
 from pahq.model.modelfile import ModelFile
@@ -122,6 +123,8 @@ def build_problem(
     else:
         assert isinstance(model, Model)
         weights = PrecisionStore.build(model, policy)
+    with frugal():
+        corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
     return Problem(
         graph=graph,
         store=weights,
@@ -129,7 +132,7 @@ def build_problem(
         objective=objective(metric, prompts.targets, clean_logits),
         focus=focus,
         clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
-        corrupted=_ablation_run(weights.network(), prompts, ablation, split_embed),
+        corrupted=corrupted,
         twin=ablation == "corrupted" and prompts.position_order is None,
     )
 

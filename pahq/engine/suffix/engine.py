@@ -28,6 +28,7 @@ from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_tri
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
 from pahq.graph import Graph, Receiver
+from pahq.memory import frugal
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
@@ -84,9 +85,11 @@ class SuffixEngine:
         budget, ends = self.budget, self.problem.store.ends
         self._focus: Focus = NO_FOCUS  # of the trial at hand
         self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
-        self._state = State(
-            self.problem, lambda: self._state_focus, positions=self._positions, input_bytes=budget.input_bytes
-        )
+        self.__dict__.pop("_state", None)  # before the next one is made: two would be in memory
+        with frugal():
+            self._state = State(
+                self.problem, lambda: self._state_focus, positions=self._positions, input_bytes=budget.input_bytes
+            )
         self._composites = self._head_logits = None
         if self._keep_composites:
             self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
