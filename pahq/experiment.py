@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
+from pahq.grids import expand
 
 GROUPS = ("task", "model", "method", "precision", "engine")
 EXTRAS = ("stability",)  # keys of a row, true or false, that ask for more than the circuits of its cells
@@ -169,6 +170,10 @@ def _rows(name: str) -> list[Mapping[str, Any]]:
 def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     """A row's combinations: (overrides without the threshold, the threshold as typed)."""
     row = {"threshold": 0.01} | dict(row)
+    try:
+        row["threshold"] = expand(row["threshold"])
+    except PahqError as error:
+        raise PahqError(f"experiment {name!r}: {error}") from None
     for key, value in row.items():
         if str(key).split(".")[0].split("/")[0].lstrip("+~") in _WHERE:
             raise PahqError(f"experiment {name!r} sets {key!r}; rows say what is computed, not where")

@@ -62,6 +62,13 @@ def test_groups_differ_in_threshold_alone_and_hold_every_cell_once() -> None:
         assert group.overrides[-1] == "threshold=0.001,0.01"
 
 
+def test_a_grid_of_thresholds_is_its_thresholds_typed_one_by_one(conf: Path) -> None:
+    row = "- {task: tracr-reverse, method: acdc, precision: float32, threshold: "
+    for name, text in (("grid", "[{log10: [-2, 0, 5]}, 0.5]"), ("typed", "[0.01, 0.0316228, 0.1, 0.316228, 1, 0.5]")):
+        (conf / "experiment" / f"{name}.yaml").write_text(f"{row}{text}}}\n")
+    assert list(cells("grid")) == list(cells("typed"))
+
+
 def test_a_group_typed_as_a_sweep_is_its_cells() -> None:
     for group in groups("smoke"):
         typed = compose_runs(group.overrides, sweep=True)
@@ -117,6 +124,11 @@ def test_the_default_experiment_measures_stability_of_acdc_and_pahq_on_every_tas
         ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, engine, method"),
         ("- {task.exampels: 3}", "unknown key 'exampels' in 'task'; known: ablation, examples"),
         ("- {threshold: [0.1, high]}", "threshold: Input should be a valid number"),
+        (
+            "- {threshold: {log10: [-4, 0]}}",
+            "experiment 'bad': threshold: {log10: [start, stop, count]} with two exponents",
+        ),
+        ("- {threshold: []}", "neither a name, a number nor a list"),
         ("- {method: acdc, precision: int8}", "method acdc is full precision"),
         ("- {task: nano-ioi, stability: 3}", "gives 'stability' the value 3; true or false was expected"),
         ("- {run.root: here}", "rows say what is computed, not where"),
@@ -137,7 +149,7 @@ def test_a_faulty_experiment_is_told_in_one_sentence(conf: Path, text: str, sent
 
 
 def test_an_unknown_experiment_names_the_known_ones() -> None:
-    with pytest.raises(PahqError, match="unknown experiment 'papr'; known: default, real, smoke"):
+    with pytest.raises(PahqError, match="unknown experiment 'papr'; known: default, paper, real, smoke"):
         cells("papr")
 
 

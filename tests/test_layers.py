@@ -17,7 +17,7 @@ import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
 FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    ("graph", "circuit", "config", "errors", "promptfile"),
+    ("graph", "circuit", "config", "errors", "promptfile", "grids"),
     ("model", "metrics", "results", "memory", "data"),
     ("tasks", "precision", "published"),
     ("engine",),
@@ -45,6 +45,7 @@ NO_TORCH = (
     "config",
     "errors",
     "promptfile",
+    "grids",
     "results",
     "experiment",
     "search.acdc",

@@ -20,7 +20,7 @@ from pahq.results import read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.xdist_group("snakemake")  # one worker, since the tests share a finished run
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -139,7 +139,7 @@ def test_an_unknown_experiment_is_told_in_one_sentence(tmp_path: Path) -> None:
     full = command(tmp_path, "--config", "experiment=papr")
     done = subprocess.run(full, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "unknown experiment 'papr'; known: default, smoke" in done.stdout + done.stderr
+    assert "unknown experiment 'papr'; known: default, paper, real, smoke" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -17,14 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pahq.analysis.blocks import on_front
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithfulness.curve import FRACTIONS, SMALL
 from pahq.analysis.faithfulness.table import by_cell
 from pahq.analysis.frames import replacing
-from pahq.analysis.summary import METHODS, Evaluation, label, summarise
+from pahq.analysis.summary import METHODS, Evaluation, kl_of_logits, label, summarise
 from pahq.errors import PahqError
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
 COLOURS = {  # by precision
     "float32": "#000000",
     "bf16": "#0072B2",
@@ -57,6 +58,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "agreement": agreement_figure(found.agreement),
         "inclusion": inclusion_figure(found.inclusion),
         "faithfulness": faithfulness_figure(found.cells, found.faithfulness),
+        "pareto": pareto_figure(found.cells),
     }
     paths = []
     for name, figure in made.items():
@@ -117,6 +119,26 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
 
     figure = panels(cells, panel, "Size of the circuit against its error on fresh prompts", "No finished cell.")
     return _with_legend(figure, cells)
+
+
+def pareto_figure(cells: pd.DataFrame) -> Figure:
+    """KL on fresh prompts against seconds of the search, one marker a circuit; grey steps: what nothing else beats."""
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        for _, sweep in rows.groupby("series", sort=False):
+            axes.plot(sweep["seconds"], sweep["kl"], **_style(_first(sweep)) | {"linestyle": "none"})
+        for _, rivals in rows[on_front(rows)].groupby(["engine", "device", "threads"], sort=False):
+            front = rivals.drop_duplicates(["seconds", "kl"]).sort_values("seconds")
+            if len(front) > 1:
+                axes.plot(front["seconds"], front["kl"], drawstyle="steps-post", color="0.7", lw=1, zorder=0)
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds of the search")
+        axes.set_ylabel("KL to the full model (nats)")
+
+    shown = cells.assign(kl=kl_of_logits(cells))
+    shown = shown[shown["kl"].notna()]
+    figure = panels(shown, panel, "Seconds of a search against the KL of its circuit", "No cell has logits.")
+    return _with_legend(figure, shown)
 
 
 def bits_figure(series: pd.DataFrame) -> Figure:

@@ -46,13 +46,13 @@ class Evaluation:
 def summarise(found: Evaluation) -> pd.DataFrame:
     """One row a series, in the order of task, method, bits and precision."""
     cells = found.cells
-    thresholds = cells.groupby("task")["threshold"].nunique()
+    thresholds = cells.groupby("pair")["threshold"].nunique()
     rows = []
     for series, sweep in cells.groupby("series", sort=False):
         first = {str(name): value for name, value in sweep.iloc[0].items()}
         row: dict[str, Any] = {name: first[name] for name in _SERIES.split()}
-        row |= {"series": series, "thresholds": len(sweep), "of_thresholds": int(thresholds[first["task"]])}
-        row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | _cost(cells, sweep)
+        row |= {"series": series, "thresholds": len(sweep), "of_thresholds": int(thresholds[first["pair"]])}
+        row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | cost_of(cells, sweep)
         row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": kl_of_logits(sweep).mean()}
         row["start_loss"] = sweep["search_start"].max() if first["search_metric"] in ("kl", "mse") else float("nan")
         row["note"] = "; ".join(_notes(row, first, sweep))
@@ -80,7 +80,7 @@ def _agreement(agreement: pd.DataFrame, series: str) -> dict[str, Any]:
     return dict(zip(names, values, strict=True)) | {"agreement_thresholds": len(found)}
 
 
-def _cost(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
+def cost_of(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
     """Seconds and bytes; ratios to ACDC's at the same thresholds on the same engine, device and threads."""
     same = ["pair", "engine", "dtype", "device", "threads", "threshold"]
     acdc = cells[cells["method"] == "acdc"].drop_duplicates(same)

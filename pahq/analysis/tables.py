@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithfulness.table import by_cell, by_series, cell_columns
 from pahq.analysis.frames import write_parquet
@@ -29,7 +30,9 @@ HEADINGS = {
     "mean_jaccard": "Jaccard to ACDC (mean)",
     "jaccard_by_chance": "Jaccard by chance",
     "edges_differing": "edges differing from ACDC (sum)",
+    "search_metric": "search metric",
     "paper": "paper's AUC",
+    "paper_number": "paper",
     "paper_source": "source of the paper's number",
     "kept_cleaned": "kept, cleaned",
     "kl": "KL (nats)",
@@ -63,25 +66,26 @@ HEADINGS = {
     "paper_memory": "paper: memory",
 }
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
 APART = ("auc_against_acdc", "faithfulness_cells")  # tables that the report names and does not hold
 
 
 @dataclass(frozen=True)
 class Table:
-    """``frame`` has a column ``task``; the Markdown shows one block a task."""
+    """The Markdown shows one block a value of the column ``by``, a task if not said otherwise."""
 
     name: str
     title: str
     caption: str
     frame: pd.DataFrame
+    by: str = "task"
 
     def markdown(self, level: int = 1) -> str:
         parts = [f"{'#' * level} {self.title}", self.caption]
-        for task, rows in self.frame.groupby("task", sort=False):
+        for value, rows in self.frame.groupby(self.by, sort=False):
             parts += [
-                f"{'#' * (level + 1)} {task}",
-                markdown_table(_without_blank(rows.drop(columns="task"))),
+                f"{'#' * (level + 1)} {value}",
+                markdown_table(_without_blank(rows.drop(columns=self.by))),
             ]
         if self.frame.empty:
             parts.append("No row.")
@@ -91,27 +95,35 @@ class Table:
 def tables(found: Evaluation) -> list[Table]:
     """All tables of an evaluation, in the report's order."""
     series = summarise(found)
+    apart = {
+        block.name: Table(block.name, block.title, block.caption, block.frame, block.by) for block in blocks(found)
+    }
     return [
         area_table(series),
+        apart["grids"],
+        apart["printed"],
         circuit_table(found.cells),
         bits_table(series),
         stability_table(found.stability),
         *faithfulness_tables(found),
+        apart["edges"],
         cost_table(series),
+        apart["models"],
+        apart["pareto"],
         against_acdc(found),
     ]
 
 
 def area_table(series: pd.DataFrame) -> Table:
-    names = "task method precision bits variant against thresholds points auc_steps auc_trapezoid mean_jaccard"
-    names += " jaccard_by_chance edges_differing paper paper_source note"
+    names = "task search_metric method precision bits variant against thresholds points auc_steps auc_trapezoid"
+    names += " mean_jaccard jaccard_by_chance edges_differing paper paper_source note"
     caption = "Edges found by method and precision, against the published circuit where there is one."
     return Table("auc", "Areas and agreement", caption, with_paper(series)[names.split()])
 
 
 def bits_table(series: pd.DataFrame) -> Table:
-    names = "task method bits precision variant thresholds auc_steps auc_trapezoid mean_jaccard edges_differing"
-    names += " start_loss mean_kept mean_kl paper paper_source note"
+    names = "task search_metric method bits precision variant thresholds auc_steps auc_trapezoid mean_jaccard"
+    names += " edges_differing start_loss mean_kept mean_kl paper paper_source note"
     caption = (
         "Width of the attention weights out of focus (RTN-Q: of all of them). Means run over the thresholds. "
         "Loss by rounding alone: of the search metric, before any edge is removed."
@@ -169,7 +181,7 @@ def faithfulness_tables(found: Evaluation) -> list[Table]:
         "minimality's is the smallest of the tested edges, times their number."
     )
     return [
-        Table("faithfulness", "Faithfulness", series, by_series(judged)),
+        Table("faithfulness", "Faithfulness", series, by_series(judged).assign(paper_number=NOT_PUBLISHED)),
         Table("faithfulness_cells", "Faithfulness of every circuit", cells, cell_columns(judged)),
     ]
 

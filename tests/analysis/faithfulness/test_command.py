@@ -13,7 +13,7 @@ from pahq.__main__ import main
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.faithfulness import command
 from pahq.analysis.faithfulness.table import read_rows
-from pahq.analysis.figures import write_figures
+from pahq.analysis.figures import FIGURES, write_figures
 from pahq.analysis.tables import write_tables
 from pahq.cell import run_cell
 from pahq.config import RunConfig
@@ -148,4 +148,4 @@ def test_another_model_is_refused(root: Path, capsys: pytest.CaptureFixture[str]
 def test_tables_and_figures_do_without(root: Path) -> None:
     evaluate(root, "smoke", list(cells("smoke")))
     assert "No row." in write_tables(root, "smoke").read_text()
-    assert len(write_figures(root, "smoke")) == 10
+    assert len(write_figures(root, "smoke")) == 2 * len(FIGURES)
