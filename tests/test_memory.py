@@ -29,8 +29,8 @@ def test_earlier_peaks_and_what_is_held_already_do_not_count() -> None:
     hold(128)
     held = torch.ones(64 * MIB // 4)
     peak = PeakMemory("cpu")
-    hold(16)
-    assert 12 * MIB < peak.bytes() < 50 * MIB
+    hold(48)
+    assert 44 * MIB < peak.bytes() < 90 * MIB
     assert held[0] == 1
 
 
@@ -42,8 +42,8 @@ def test_nothing_held_is_close_to_nothing() -> None:
 def test_without_a_reset_the_answer_is_an_upper_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
     peak = PeakMemory("cpu")
-    hold(32)
-    assert peak.bytes() > 28 * MIB
+    hold(64)  # more than the allocator keeps of freed blocks: always newly mapped
+    assert peak.bytes() > 56 * MIB
 
 
 def test_without_proc_the_process_peak_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

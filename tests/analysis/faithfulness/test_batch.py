@@ -34,8 +34,8 @@ def assert_equal_to_slow(problem: Problem, present: torch.Tensor) -> None:
 @pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
 @pytest.mark.parametrize(("split", "direct"), [(False, True), (True, True), (False, False)])
 def test_equal_to_one_by_one(family: str, ablation: str, split: bool, direct: bool) -> None:
-    if split and family in ("llama", "qwen"):
-        split = False  # rotary models have no position embedding to split off
+    if split and family in ("llama", "qwen", "shortformer"):
+        split = False  # no position embedding in the residual stream to split off
     problem = make(family, ablation, split=split, direct=direct)
     generator = torch.Generator().manual_seed(1)
     count = len(problem.graph.edges)
