@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pahq.circuit import Circuit
+from pahq.audited import audited_search
 from pahq.config import CellConfig, RunConfig
-from pahq.engine.problem import Problem, build_problem, cell_problem
-from pahq.engine.reference import ReferenceEngine, logits_in_parts
+from pahq.engine.problem import Problem, cell_problem, full_problem
+from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
@@ -24,10 +25,10 @@ from pahq.model import load_model
 from pahq.model.modelfile import ModelFile
 from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
+from pahq.outcome import certainty, judge, summary
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import Focus, focus_of
 from pahq.results import (
-    SCHEMA,
     Journal,
     JournalLine,
     SearchResult,
@@ -39,8 +40,7 @@ from pahq.results import (
     sole_writer,
     write_json,
 )
-from pahq.search.acdc import Decision, acdc, circuit_of, margin
-from pahq.search.audit import at_risk, audit, noise_of
+from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.tasks import build_task
@@ -73,14 +73,15 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     source, task, problem = _set_up(cell, run)
     _claim(folder, cell, source.digest)
     earlier = read_journal(folder / "decisions.jsonl")
-    lines = _search(cell, run, problem, folder, earlier)
+    full = full_problem(cell, source, task.search) if cell.audit == "band" else None
+    lines = _search(cell, run, problem, full, folder, earlier)
     decisions = [_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
     model = source.load() if isinstance(source, ModelFile) else source  # to judge by, in full precision
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
-    values = _summary(cell, model, problem.graph, decisions, circuit) | {
-        "certainty": certainty(cell, model, task, problem, decisions, circuit),
+    values = summary(cell, model, problem.graph, decisions, circuit) | {
+        "certainty": certainty(cell, model, task, problem, full, decisions, circuit),
         "fresh": judge(model, task, circuit, cell),
         "seconds": sum(line.seconds for line in lines),
         "peak_bytes": peak,
@@ -130,34 +131,51 @@ def start_search(
     absolute: bool = False,
     done: Sequence[Decision] = (),
     memory_gb: float | None = None,
+    judge: Judge = as_measured,
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
-    focus = focus_on(problem)
-    if engine == "reference":
-        if memory_gb is not None:
-            raise PahqError("memory_gb is a setting of engine=suffix; engine=reference takes what it takes")
-        return acdc(ReferenceEngine(problem), order, threshold, absolute=absolute, focus=focus, done=done)
-    if engine == "suffix":
-        ceiling = None if memory_gb is None else int(memory_gb * 2**30)
-        return speculate(
-            SuffixEngine(problem, memory_bytes=ceiling), order, threshold, absolute=absolute, focus=focus, done=done
-        )
-    raise unknown("engine", engine, ENGINES)
+    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb)
+    if isinstance(built, SuffixEngine):
+        return speculate(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+    return acdc(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+
+
+def build_engine(name: str, problem: Problem, memory_gb: float | None = None) -> ReferenceEngine | SuffixEngine:
+    """The engine of that name; PahqError for an unknown one, and for a ceiling that it cannot keep."""
+    if name == "suffix":
+        return SuffixEngine(problem, memory_bytes=None if memory_gb is None else int(memory_gb * 2**30))
+    if name != "reference":
+        raise unknown("engine", name, ENGINES)
+    if memory_gb is not None:
+        raise PahqError("memory_gb is a setting of engine=suffix; engine=reference takes what it takes")
+    return ReferenceEngine(problem)
 
 
 def search(
-    cell: CellConfig, problem: Problem, done: Sequence[Decision], memory_gb: float | None = None
+    cell: CellConfig,
+    problem: Problem,
+    done: Sequence[Decision],
+    memory_gb: float | None = None,
+    full: Problem | None = None,
 ) -> Iterator[Decision]:
-    """The cell's search, going on after the decisions ``done``."""
+    """The cell's search, going on after the decisions ``done``.
+
+    With ``audit=band``, which needs the ``full`` problem, two engines share the ceiling evenly.
+    """
     method = cell.method
-    return start_search(
-        cell.engine.name,
-        problem,
-        Order(method.heads, method.senders),
-        cell.threshold,
-        absolute=method.absolute,
-        done=done,
-        memory_gb=memory_gb,
+    ceiling = memory_gb / 2 if memory_gb is not None and full is not None else memory_gb
+
+    def start(on: Problem, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
+        order = Order(method.heads, method.senders)
+        name, limits = cell.engine.name, {"absolute": method.absolute, "memory_gb": ceiling}
+        return start_search(name, on, order, cell.threshold, done=done, judge=judge, **limits)  # type: ignore[arg-type]
+
+    if cell.audit != "band":
+        return start(problem, done)
+    if full is None:
+        raise PahqError("audit=band needs the full-precision network beside the other, which is not at hand here")
+    return audited_search(
+        cell, build_engine(cell.engine.name, full, ceiling), partial(start, problem), partial(start, full), done
     )
 
 
@@ -165,11 +183,17 @@ def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
     """A cell's search from its start, writing nothing."""
     model, task = load(cell, device)
     problem = cell_problem(cell, model, task.search)
-    return problem.graph, search(cell, problem, [])
+    full = full_problem(cell, model, task.search) if cell.audit == "band" else None
+    return problem.graph, search(cell, problem, [], full=full)
 
 
 def _search(
-    cell: CellConfig, run: RunConfig, problem: Problem, folder: Path, earlier: list[JournalLine]
+    cell: CellConfig,
+    run: RunConfig,
+    problem: Problem,
+    full: Problem | None,
+    folder: Path,
+    earlier: list[JournalLine],
 ) -> list[JournalLine]:
     """Run the search, journalling each decision; return all lines, earlier ones included."""
     graph = problem.graph
@@ -180,11 +204,18 @@ def _search(
     with Journal(folder / "decisions.jsonl", lines) as journal, bar:
         bar.set_description(cell.id.rsplit("-", 1)[0])
         clock = time.perf_counter()
-        for decision in search(cell, problem, done, run.memory_gb):
+        for decision in search(cell, problem, done, run.memory_gb, full):
             now = time.perf_counter()
             edge = str(graph.edges[decision.edge])
             line = JournalLine(
-                decision.index, edge, decision.before, decision.after, decision.removed, round(now - clock, 6)
+                decision.index,
+                edge,
+                decision.before,
+                decision.after,
+                decision.removed,
+                round(now - clock, 6),
+                decision.audited,
+                decision.low,
             )
             journal.append(line)
             lines.append(line)
@@ -193,85 +224,6 @@ def _search(
             bar.set_postfix(kept=kept, refresh=False)
             bar.update()
     return lines
-
-
-def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[str, Any]:
-    """KL and the task's own metric of a circuit on fresh prompts, on the full-precision network.
-
-    ``clean`` and ``corrupted`` are the metric of the whole and of the empty circuit; faithfulness is
-    (circuit - corrupted) / (clean - corrupted), None where that is 0 / 0.
-    """
-    present = torch.tensor(circuit.present)
-
-    def problem(metric: str) -> Problem:
-        return build_problem(
-            model,
-            task.fresh,
-            metric=metric,
-            ablation=cell.task.ablation,
-            split_embed=cell.task.split_embed,
-            direct_edges=cell.method.direct_edges,
-        )
-
-    own = problem(task.metric)
-    logits = logits_in_parts(own, present)
-    value = float(own.objective.value(logits))
-    clean = float(own.objective.value(logits_in_parts(own, torch.ones_like(present))))
-    corrupted = float(own.objective.value(logits_in_parts(own, torch.zeros_like(present))))
-    return {
-        "kl": float(problem("kl").objective.value(logits)),
-        "metric": task.metric,
-        "value": value,
-        "clean": clean,
-        "corrupted": corrupted,
-        "faithfulness": (value - corrupted) / (clean - corrupted) if clean != corrupted else None,
-    }
-
-
-def certainty(
-    cell: CellConfig, model: Model, task: Task, problem: Problem, decisions: Sequence[Decision], circuit: Circuit
-) -> dict[str, Any]:
-    """Float noise, tests at risk and, with ``audit=float64``, what float64 says of these."""
-    graph, absolute = problem.graph, cell.method.absolute
-    last = decisions[-1]
-    focus = focus_of(graph, graph.edges[last.edge], problem.focus)
-    fresh = float(problem.objective.loss(logits_in_parts(problem, torch.tensor(circuit.present), focus)))
-    noise = noise_of(last.after if last.removed else last.before, fresh)
-    risky = at_risk(decisions, cell.threshold, noise, absolute=absolute)
-    values: dict[str, Any] = {"noise": noise, "at_risk": len(risky), "audit": None}
-    if cell.audit == "float64":
-        exact = ReferenceEngine(cell_problem(cell, model.to(dtype=torch.float64), task.search))
-        found = audit(exact, decisions, risky, cell.threshold, absolute=absolute)
-        flipped = [str(graph.edges[decisions[i].edge]) for i in found.flipped]
-        values["audit"] = {"tests": len(found.tests), "flipped": flipped, "worst_difference": found.worst}
-    return values
-
-
-def _summary(
-    cell: CellConfig, model: Model, graph: Graph, decisions: list[Decision], circuit: Circuit
-) -> dict[str, Any]:
-    direct = sum(graph.edges[i].direct for i in circuit.indices)
-    last = decisions[-1]
-    return {
-        "schema": SCHEMA,
-        "id": cell.id,
-        "config": cell.model_dump(mode="json"),
-        "model": {"name": cell.model.name, "digest": model.digest},
-        "graph": {"addition": graph.n_addition, "direct": graph.n_direct},
-        "tests": len(decisions),
-        "kept": len(circuit),
-        "kept_addition": len(circuit) - direct,
-        "kept_direct": direct,
-        "kept_cleaned": len(circuit.cleaned(ablation=cell.task.ablation)),
-        "search": {
-            "metric": cell.task.metric,
-            "start": decisions[0].before,
-            "final": last.after if last.removed else last.before,
-            "smallest_margin": min(
-                margin(decision.effect, cell.threshold, absolute=cell.method.absolute) for decision in decisions
-            ),
-        },
-    }
 
 
 def _claim(folder: Path, cell: CellConfig, digest: str | None) -> None:
@@ -296,7 +248,7 @@ def _unplaced(values: Any) -> Any:
 
 
 def _decision(graph: Graph, line: JournalLine) -> Decision:
-    return Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed)
+    return Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed, line.audited, line.low)
 
 
 def device_name(device: str) -> str:

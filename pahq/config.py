@@ -138,6 +138,23 @@ class EngineConfig(_Frozen):
     dtype: Literal["float32", "float64"] = "float32"
 
 
+class BandConfig(_Frozen):
+    """``audit=band``: what is measured in both precisions, and how the band follows from it.
+
+    ``share`` of the tests are drawn (by ``seed``), besides the first few. The band is ``safety`` times what bounds the
+    ``quantile`` of their differences with ``confidence``. A format is given up when more than ``hopeless`` of them lie
+    in the band. ``verify`` unaudited tests are measured again when the search is over.
+    """
+
+    share: float = Field(default=0.02, ge=0, le=1)
+    quantile: float = Field(default=0.9, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    safety: float = Field(default=2.0, ge=1)
+    hopeless: float = Field(default=0.5, gt=0, le=1)
+    verify: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
 class CellConfig(_Frozen):
     """One cell: task x model x method x precision x engine x threshold x seed."""
 
@@ -148,7 +165,14 @@ class CellConfig(_Frozen):
     engine: EngineConfig = EngineConfig()
     threshold: float
     seed: int = Field(default=0, ge=0)
-    audit: Literal["none", "float64"] = "none"
+    audit: Literal["none", "float64", "band"] = "none"
+    band: BandConfig = BandConfig()
+
+    @model_serializer(mode="wrap")
+    def _without_band(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a band its settings stay unsaid, so that cells from before there were any keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "band" or self.audit == "band"}
 
     @field_validator("threshold")
     @classmethod
@@ -177,6 +201,10 @@ class CellConfig(_Frozen):
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        if self.audit == "band" and method.name == "acdc":
+            raise ValueError("audit=band decides again in full precision, and method acdc is full precision already")
+        if self.audit != "band" and self.band != BandConfig():
+            raise ValueError("the settings band.* belong to audit=band")
         if self.engine.name == "suffix" and method.focus in ("sender", "both"):
             raise ValueError(
                 f"engine suffix has no focus {method.focus!r}; known: none, receiver (or engine=reference)"

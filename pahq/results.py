@@ -36,7 +36,10 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class JournalLine:
-    """One decision as the journal stores it; ``edge`` by name, ``seconds`` spent on its test."""
+    """One decision as the journal stores it; ``edge`` by name, ``seconds`` spent on its test.
+
+    ``audited`` and ``low`` (losses before and after in low precision) stay unsaid without an audit.
+    """
 
     i: int
     edge: str
@@ -44,6 +47,8 @@ class JournalLine:
     after: float
     removed: bool
     seconds: float
+    audited: bool = False
+    low: tuple[float, float] | None = None
 
 
 def cell_folder(root: str | Path, cell_id: str) -> Path:
@@ -132,13 +137,14 @@ class Journal:
 
 def _dump(line: JournalLine) -> str:
     values = {name: getattr(line, name) for name in JournalLine.__slots__}
+    values = {name: value for name, value in values.items() if name not in ("audited", "low") or value}
     return json.dumps(values, separators=(",", ":")) + "\n"
 
 
 def _well_typed(line: JournalLine) -> bool:
-    numbers = (line.before, line.after, line.seconds)
-    plain = all(type(number) in (int, float) for number in numbers)
-    return plain and isinstance(line.edge, str) and isinstance(line.removed, bool)
+    numbers = (line.before, line.after, line.seconds, *(line.low or ()))
+    plain = all(type(number) in (int, float) for number in numbers) and len(numbers) in (3, 5)
+    return plain and isinstance(line.edge, str) and isinstance(line.removed, bool) and isinstance(line.audited, bool)
 
 
 def read_journal(path: Path) -> list[JournalLine]:
@@ -150,8 +156,11 @@ def read_journal(path: Path) -> list[JournalLine]:
         return lines
     for raw in content.split(b"\n")[:-1]:  # what follows the last line end was cut in mid-write
         try:
-            line = JournalLine(**json.loads(raw))
-        except (ValueError, TypeError):
+            values = json.loads(raw)
+            if values.get("low") is not None:
+                values["low"] = tuple(values["low"])
+            line = JournalLine(**values)
+        except (ValueError, TypeError, AttributeError):
             break
         if line.i != len(lines) or not _well_typed(line):
             break

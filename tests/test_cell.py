@@ -16,11 +16,12 @@ import pytest
 
 from pahq import cell as cell_module
 from pahq import verify
-from pahq.cell import judge, load, run_cell
+from pahq.cell import load, run_cell
 from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
+from pahq.outcome import judge
 from pahq.recorded import read_recorded
 from pahq.results import cell_folder, read_journal, read_result
 

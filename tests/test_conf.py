@@ -55,7 +55,8 @@ def test_defaults() -> None:
     assert (cell.threshold, cell.seed, cell.precision.name) == (0.01, 0, "int8")
     assert run == RunConfig()
     fields = CellConfig.model_fields
-    assert (cell.engine, cell.seed, cell.audit) == tuple(fields[name].default for name in ("engine", "seed", "audit"))
+    names = ("engine", "seed", "audit", "band")
+    assert tuple(getattr(cell, name) for name in names) == tuple(fields[name].default for name in names)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -121,7 +121,7 @@ def test_the_default_experiment_measures_stability_of_acdc_and_pahq_on_every_tas
     ("text", "sentence"),
     [
         ("- {task: nano-oi}", "experiment 'bad', row task=nano-oi: unknown task 'nano-oi'; known: attn4l-docstring"),
-        ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, engine, method"),
+        ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, band, engine, method"),
         ("- {task.exampels: 3}", "unknown key 'exampels' in 'task'; known: ablation, examples"),
         ("- {threshold: [0.1, high]}", "threshold: Input should be a valid number"),
         (

@@ -22,7 +22,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
     ("tasks", "precision", "published"),
     ("engine",),
     ("search",),
-    ("cell", "tracking", "analysis", "recorded", "verify", "nano", "api", "replicates"),
+    ("audited", "outcome", "cell", "tracking", "analysis", "recorded", "verify", "nano", "api", "replicates"),
     ("experiment",),
     ("__main__",),
 )
@@ -50,6 +50,7 @@ NO_TORCH = (
     "experiment",
     "search.acdc",
     "search.speculate",
+    "search.band",
 )
 NO_TORCH += ("replicates.command", "replicates.measures", "replicates.variants")
 

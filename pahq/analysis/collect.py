@@ -20,8 +20,8 @@ BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8":
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
-# What may differ between a search and the ACDC search it is compared with. Engines are exact, an audit only reports.
-_FREE = ("method.name", "method.focus", "precision", "engine", "audit")
+# What may differ between a search and the ACDC search it is compared with. Engines are exact; an audit helps, if any.
+_FREE = ("method.name", "method.focus", "precision", "engine", "audit", "band")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "engine": config["engine"]["name"],
         "dtype": config["engine"]["dtype"],
         "seed": int(config["seed"]),
+        "audit": config.get("audit", "none"),
         "threshold": float(config["threshold"]),
         "series": _digest(flatten(config), leave_out=("threshold",)),
         "pair": _digest(flatten(config), leave_out=("threshold", *_FREE)),
@@ -133,7 +134,16 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "pahq_version": versions["pahq"],
         "torch_version": versions["torch"],
         "python_version": versions["python"],
-    }
+    } | _audit(result.get("certainty", {}).get("audit"))
+
+
+def _audit(audit: object) -> dict[str, Any]:
+    """Of a result's audit: what a cell's row holds of it; no numbers unless it is a band's."""
+    names = ("share", "overturned", "could_differ", "bits_share")
+    band = audit if isinstance(audit, Mapping) and audit.get("kind") == "band" else {}
+    values = [float(band[name]) if band else float("nan") for name in names]
+    columns = ("audited_share", "overturned", "could_differ", "bits_share")
+    return {**dict(zip(columns, values, strict=True)), "hopeless": bool(band and band["hopeless"])}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -160,9 +170,19 @@ def variants(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     for flat in flats:
         group = groups[_group(flat)]
         keys = sorted({key for other in group for key in other} - {"threshold"})
-        differing = [key for key in keys if len({json.dumps(other.get(key)) for other in group}) > 1]
-        found.append(" ".join(f"{key}={flat.get(key)}" for key in differing))
+        differing = [key for key in keys if len({json.dumps(o.get(key)) for o in group if _has(o, key)}) > 1]
+        # an audit is the exception, and so is its setting: the plain series keeps its plain name
+        told = [key for key in differing if _has(flat, key) and flat.get(key) != _PLAIN.get(key)]
+        found.append(" ".join(f"{key}={flat.get(key)}" for key in told))
     return found
+
+
+_PLAIN = {"audit": "none"}
+
+
+def _has(flat: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting applies: those of a band do where there is one."""
+    return key in flat or not key.startswith("band.")
 
 
 def _group(flat: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pahq.analysis.audits import audit_rows
 from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithfulness.table import by_cell, by_series, cell_columns
@@ -62,6 +63,15 @@ HEADINGS = {
     "incompleteness_relative": "incompleteness (worst, of full - empty)",
     "nodes_trivial": "nodes without effect",
     "partial_necessity": "partial necessity",
+    "audited_share": "tests audited",
+    "could_differ": "could differ",
+    "differing_unaudited": "differing without audit",
+    "differing": "differing with audit",
+    "bits_share": "share of bits used",
+    "seconds_acdc": "seconds: ACDC",
+    "seconds_unaudited": "seconds without audit",
+    "peak_mib_acdc": "peak MiB: ACDC",
+    "peak_mib_unaudited": "peak MiB without audit",
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }
@@ -110,6 +120,7 @@ def tables(found: Evaluation) -> list[Table]:
         cost_table(series),
         apart["models"],
         apart["pareto"],
+        audit_table(found),
         against_acdc(found),
     ]
 
@@ -201,6 +212,16 @@ def cost_table(series: pd.DataFrame) -> Table:
         "on the same engine, device and threads. They do not show what low bits save; see the notes."
     )
     return Table("cost", "Seconds and memory", caption, frame[names.split()])
+
+
+def audit_table(found: Evaluation) -> Table:
+    caption = (
+        "Tests within a band of the threshold decided again in full precision (audit=band), the same search without, "
+        "and ACDC. Differing: edges, from ACDC's circuit. Overturned: audited decisions that full precision changed. "
+        "Could differ: confidence bound of the expected number of unaudited ones that it would. "
+        "Bits: of attention and MLP weights read a test, of full precision's; above 1 where both networks ran."
+    )
+    return Table("audit", "Audited searches", caption, audit_rows(found.cells, found.agreement))
 
 
 def _cost_note(row: Mapping[str, Any]) -> str:

@@ -152,6 +152,18 @@ def cell_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *
     )
 
 
+def full_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts) -> Problem:
+    """The search problem of the ACDC cell beside this one: the same task in full precision everywhere."""
+    return build_problem(
+        model,
+        prompts,
+        metric=cell.task.metric,
+        ablation=cell.task.ablation,
+        split_embed=cell.task.split_embed,
+        direct_edges=cell.method.direct_edges,
+    )
+
+
 def _ablation_run(model: Network, prompts: Prompts, ablation: str, split_embed: bool) -> Run:
     parts = embeddings(model, prompts.corrupted, split=True)
     if prompts.position_order is not None and len(parts) == 2:

@@ -17,17 +17,37 @@ from pahq.search.order import Order, Visit, sender_order, visits
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One test: the loss before and after removing ``edge`` (an index of the graph), and what became of it."""
+    """One test: the loss before and after removing ``edge`` (an index of the graph), and what became of it.
+
+    ``audited``: full precision decided (``pahq.search.band``), and ``low``, if it was measured too, are the losses
+    before and after in low precision.
+    """
 
     index: int
     edge: int
     before: float
     after: float
     removed: bool
+    audited: bool = False
+    low: tuple[float, float] | None = None
 
     @property
     def effect(self) -> float:
         return self.after - self.before
+
+    @property
+    def left(self) -> float:
+        """The searching engine's loss when the test is over."""
+        before, after = self.low or (self.before, self.after)
+        return after if self.removed else before
+
+
+Judge = Callable[[Decision], Decision]  # from the decision as the engine saw it to the one that stands
+
+
+def as_measured(decision: Decision) -> Decision:
+    """The judge of an ordinary search: every decision stands."""
+    return decision
 
 
 def is_removed(effect: float, threshold: float, *, absolute: bool = False) -> bool:
@@ -92,6 +112,7 @@ def acdc(
     absolute: bool = False,
     focus: Callable[[int], Hashable] = lambda edge: None,
     done: Sequence[Decision] = (),
+    judge: Judge = as_measured,
 ) -> Iterator[Decision]:
     """Test every connected edge once, from the output down; yield each decision as it falls.
 
@@ -99,6 +120,7 @@ def acdc(
     names what runs in full precision while an edge is under test: where it changes, the current state is measured again
     under the new focus first, so that no change of precision is booked on an edge.
     ``done`` resumes: decisions already taken are applied, checked against the order, and not yielded again.
+    ``judge`` sees every new decision in its turn and may replace it.
     Raises PahqError if ``done`` belongs to another search.
     """
     graph, live = engine.graph, Liveness(engine.graph)
@@ -119,14 +141,14 @@ def acdc(
                     current = engine.measure([Trial(edge, ())])[0]
                 after = engine.measure([Trial(edge, (edge,))])[0]
                 removed = is_removed(after - current, threshold, absolute=absolute)
-                decision = Decision(index, edge, current, after, removed)
+                decision = judge(Decision(index, edge, current, after, removed))
                 yield decision
             else:
                 check_done(graph, decision, index, edge)
             if decision.removed:
                 live.take(edge)
                 engine.remove([edge])
-            current = decision.after if decision.removed else decision.before
+            current = decision.left
             in_focus = focus(edge)
             index += 1
     if next(past, None) is not None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pahq.engine.base import Engine, Trial
 from pahq.errors import PahqError
-from pahq.search.acdc import Decision, Liveness, check_done, is_removed, visit_edges
+from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
 from pahq.search.order import Order, Visit, visits
 
 # Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
@@ -36,6 +36,7 @@ def speculate(
     absolute: bool = False,
     focus: Callable[[int], Hashable] = lambda edge: None,
     done: Sequence[Decision] = (),
+    judge: Judge = as_measured,
     widest: int | None = None,
     adaptive: bool = True,
 ) -> Iterator[Decision]:
@@ -43,7 +44,7 @@ def speculate(
 
     ``widest`` caps the windows (1: one test at a time); without ``adaptive`` every window is as wide as allowed.
     """
-    search = _Search(engine, threshold, absolute, focus, list(done), widest, adaptive)
+    search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive)
     live = Liveness(engine.graph)
     for key, members in groupby(visits(engine.graph), key=_stage):
         edges: list[int] = []
@@ -78,11 +79,13 @@ class _Search:
         absolute: bool,
         focus: Callable[[int], Hashable],
         done: list[Decision],
+        judge: Judge,
         widest: int | None,
         adaptive: bool,
     ) -> None:
         self._engine, self._threshold, self._absolute = engine, threshold, absolute
         self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
+        self._judge = judge
         self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
 
     @property
@@ -114,7 +117,7 @@ class _Search:
         return past
 
     def _advance(self, decision: Decision) -> None:
-        self._current = decision.after if decision.removed else decision.before
+        self._current = decision.left
         self._in_focus = self._focus(decision.edge)
         self._index += 1
 
@@ -153,10 +156,11 @@ class _Search:
             if stopped:
                 predicted[edge] = removed  # measured in a state that did not come about: a guess, no decision
                 continue
-            accepted.append(Decision(self._index + i, edge, current, losses[i], removed))
-            if removed:
+            decision = self._judge(Decision(self._index + i, edge, current, losses[i], removed))
+            accepted.append(decision)
+            if decision.removed:
                 taken.append(edge)
-            stopped = removed != guess
+            stopped = decision.removed != guess
         self._engine.remove(taken)
         for decision in accepted:
             self._advance(decision)

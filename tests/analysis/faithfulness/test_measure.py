@@ -15,12 +15,13 @@ from pahq.analysis.faithfulness.measure import measure, measure_curve
 from pahq.analysis.faithfulness.nulls import Paths
 from pahq.analysis.faithfulness.settings import Settings
 from pahq.analysis.faithfulness.values import Values, normalised
-from pahq.cell import judge, load
+from pahq.cell import load
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
 from pahq.graph import Graph, ModelShape, build_graph
+from pahq.outcome import judge
 from pahq.published import published_circuit
 
 SMALL = Settings(resamples=100, permutations=49)

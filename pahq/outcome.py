@@ -1,0 +1,110 @@
+"""What a finished search is worth: its summary, how certain it is, and its circuit on fresh prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pahq.audited import audit_record
+from pahq.circuit import Circuit
+from pahq.config import CellConfig
+from pahq.engine.problem import Problem, build_problem, cell_problem
+from pahq.engine.reference import ReferenceEngine, logits_in_parts
+from pahq.graph import Graph
+from pahq.model.weights import Model
+from pahq.precision.store import focus_of
+from pahq.results import SCHEMA
+from pahq.search.acdc import Decision, margin
+from pahq.search.audit import at_risk, audit, noise_of
+from pahq.tasks.task import Task
+
+
+def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[str, Any]:
+    """KL and the task's own metric of a circuit on fresh prompts, on the full-precision network.
+
+    ``clean`` and ``corrupted`` are the metric of the whole and of the empty circuit; faithfulness is
+    (circuit - corrupted) / (clean - corrupted), None where that is 0 / 0.
+    """
+    present = torch.tensor(circuit.present)
+
+    def problem(metric: str) -> Problem:
+        return build_problem(
+            model,
+            task.fresh,
+            metric=metric,
+            ablation=cell.task.ablation,
+            split_embed=cell.task.split_embed,
+            direct_edges=cell.method.direct_edges,
+        )
+
+    own = problem(task.metric)
+    logits = logits_in_parts(own, present)
+    value = float(own.objective.value(logits))
+    clean = float(own.objective.value(logits_in_parts(own, torch.ones_like(present))))
+    corrupted = float(own.objective.value(logits_in_parts(own, torch.zeros_like(present))))
+    return {
+        "kl": float(problem("kl").objective.value(logits)),
+        "metric": task.metric,
+        "value": value,
+        "clean": clean,
+        "corrupted": corrupted,
+        "faithfulness": (value - corrupted) / (clean - corrupted) if clean != corrupted else None,
+    }
+
+
+def certainty(
+    cell: CellConfig,
+    model: Model,
+    task: Task,
+    problem: Problem,
+    full: Problem | None,
+    decisions: Sequence[Decision],
+    circuit: Circuit,
+) -> dict[str, Any]:
+    """Float noise, tests at risk, and what an audit found: ``float64`` of these, ``band`` during the search."""
+    graph, absolute = problem.graph, cell.method.absolute
+    last = decisions[-1]
+    problem = full if full is not None and last.audited else problem
+    focus = focus_of(graph, graph.edges[last.edge], problem.focus)
+    fresh = float(problem.objective.loss(logits_in_parts(problem, torch.tensor(circuit.present), focus)))
+    noise = noise_of(last.after if last.removed else last.before, fresh)
+    risky = at_risk(decisions, cell.threshold, noise, absolute=absolute)
+    values: dict[str, Any] = {"noise": noise, "at_risk": len(risky), "audit": None}
+    if cell.audit == "float64":
+        exact = ReferenceEngine(cell_problem(cell, model.to(dtype=torch.float64), task.search))
+        found = audit(exact, decisions, risky, cell.threshold, absolute=absolute)
+        flipped = [str(graph.edges[decisions[i].edge]) for i in found.flipped]
+        values["audit"] = {"tests": len(found.tests), "flipped": flipped, "worst_difference": found.worst}
+    if full is not None:
+        values["audit"] = audit_record(cell, model, full, decisions)
+    return values
+
+
+def summary(
+    cell: CellConfig, model: Model, graph: Graph, decisions: Sequence[Decision], circuit: Circuit
+) -> dict[str, Any]:
+    """What the decisions alone say, for result.json."""
+    direct = sum(graph.edges[i].direct for i in circuit.indices)
+    last = decisions[-1]
+    return {
+        "schema": SCHEMA,
+        "id": cell.id,
+        "config": cell.model_dump(mode="json"),
+        "model": {"name": cell.model.name, "digest": model.digest},
+        "graph": {"addition": graph.n_addition, "direct": graph.n_direct},
+        "tests": len(decisions),
+        "kept": len(circuit),
+        "kept_addition": len(circuit) - direct,
+        "kept_direct": direct,
+        "kept_cleaned": len(circuit.cleaned(ablation=cell.task.ablation)),
+        "search": {
+            "metric": cell.task.metric,
+            "start": (decisions[0].low or (decisions[0].before,))[0],
+            "final": last.left,
+            "smallest_margin": min(
+                margin(decision.effect, cell.threshold, absolute=cell.method.absolute) for decision in decisions
+            ),
+        },
+    }

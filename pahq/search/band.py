@@ -1,0 +1,249 @@
+"""Audited PAHQ: tests near the threshold are decided again in full precision, and that answer stands.
+
+Near means within a band, which the run itself calibrates: on a seeded sample of tests both networks are measured in the
+same state, and the band is ``safety`` times an upper bound of a quantile of how far their effects differ. The bound
+assumes nothing of how differences are distributed (order statistics), only that the sample is like the rest. Large
+effects are off by more than small ones, and the largest are nowhere near the threshold, so differences and margins are
+taken relative to |effect in low precision| + threshold.
+
+A decision that falls as ACDC's leaves the state ACDC's. So the search stays ACDC's until an unaudited test differs, and
+up to there each state in which the two networks were compared is one of ACDC's own; ``record`` bounds how many
+unaudited tests could differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from pahq.config import BandConfig
+from pahq.engine.base import Engine, Trial
+from pahq.graph import Graph
+from pahq.search.acdc import Decision, Judge, is_removed, margin
+
+
+def least_sample(quantile: float, confidence: float) -> int:
+    """The smallest sample whose largest value bounds that quantile with that confidence: 1 - quantile^n at least."""
+    return math.ceil(math.log(1 - confidence) / math.log(quantile) - 1e-9)
+
+
+def rank(n: int, quantile: float, confidence: float) -> int:
+    """The largest k whose k-th largest of ``n`` values bounds the quantile with the confidence; 0 if there is none.
+
+    It does if at least k values exceed the quantile, whose number is binomial (n, 1 - quantile) at least.
+    """
+    fewer, k = 0.0, 0  # the probability that fewer than k + 1 exceed it
+    while k < n:
+        fewer += _binomial(n, k, 1 - quantile)
+        if 1 - fewer < confidence - 1e-12:
+            return k
+        k += 1
+    return k
+
+
+def upper_rate(hits: int, n: int, confidence: float) -> float:
+    """Upper confidence bound of a rate of which ``hits`` of ``n`` were seen (Clopper and Pearson 1934); 1 for n = 0."""
+    if hits >= n:
+        return 1.0
+    low, high = hits / n, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2
+        if sum(_binomial(n, i, rate) for i in range(hits + 1)) > 1 - confidence:
+            low = rate
+        else:
+            high = rate
+    return high
+
+
+def _binomial(n: int, k: int, p: float) -> float:
+    choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(choose + k * math.log(p) + (n - k) * math.log1p(-p))
+
+
+def drawn(seed: int, index: int, share: float) -> bool:
+    """Whether a test belongs to a seeded sample: the same answer whenever and wherever it is asked."""
+    digits = hashlib.sha256(f"{seed} {index}".encode()).digest()[:8]
+    return int.from_bytes(digits) < share * 2.0**64
+
+
+@dataclass
+class Calibration:
+    """What the tests so far say of the band: a function of the decisions alone, so a journal brings it back.
+
+    ``band``, ``errors`` and ``margins`` are relative to |effect in low precision| + threshold.
+    """
+
+    settings: BandConfig
+    threshold: float
+    absolute: bool = False
+    band: float = math.inf
+    hopeless_at: int | None = None  # the test that showed it
+    errors: list[float] = field(default_factory=list)  # of the sample, ascending
+    margins: list[float] = field(default_factory=list)  # of the sample, in low precision
+
+    @property
+    def hopeless(self) -> bool:
+        return self.hopeless_at is not None
+
+    def sampled(self, index: int) -> bool:
+        """Whether both networks are measured whatever comes out: all tests until there is a band, then those drawn."""
+        return self.band == math.inf or drawn(self.settings.seed, index, self.settings.share)
+
+    def wants(self, decision: Decision) -> bool:
+        """Whether a decision taken in low precision is to be audited."""
+        return self.sampled(decision.index) or not self._margin(decision.effect) > self.band
+
+    def note(self, decision: Decision) -> None:
+        """Learn from a decision that stands."""
+        if decision.low is None or self.hopeless or not self.sampled(decision.index):
+            return
+        effect = decision.low[1] - decision.low[0]
+        insort(self.errors, _finite_or_inf(self._relative(effect - decision.effect, effect)))
+        self.margins.append(self._margin(effect))
+        k = rank(len(self.errors), self.settings.quantile, self.settings.confidence)
+        if k:
+            self.band = self.settings.safety * self.errors[-k]
+            inside = sum(not away > self.band for away in self.margins)
+            if inside > self.settings.hopeless * len(self.margins):
+                self.hopeless_at = decision.index
+
+    def _margin(self, effect: float) -> float:
+        return self._relative(margin(effect, self.threshold, absolute=self.absolute), effect)
+
+    def _relative(self, difference: float, effect: float) -> float:
+        scale = abs(effect) + self.threshold
+        return abs(difference) / scale if scale else abs(difference)
+
+
+def _finite_or_inf(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+class Auditor:
+    """A judge: measures again by a full-precision ``engine``, which follows the state of the search."""
+
+    def __init__(self, engine: Engine, calibration: Calibration) -> None:
+        self._engine, self._calibration = engine, calibration
+        self._gone: list[int] = []  # removed by the search, not yet by the engine
+        self._current: float | None = None  # the engine's loss, if nothing is to be removed
+
+    def __call__(self, decision: Decision) -> Decision:
+        if self._calibration.hopeless:
+            return decision  # the search ends at an earlier test
+        if self._calibration.wants(decision):
+            decision = self._audit(decision)
+            self._calibration.note(decision)
+        elif decision.removed:
+            self._gone.append(decision.edge)
+        return decision
+
+    def repeat(self, decision: Decision) -> None:
+        """Take over a decision of an earlier run."""
+        self._calibration.note(decision)
+        if decision.removed:
+            self._gone.append(decision.edge)
+
+    def _audit(self, decision: Decision) -> Decision:
+        graph, edge = self._engine.graph, decision.edge
+        rest: tuple[int, ...] = ()
+        for stage, members in groupby(self._gone, key=lambda gone: _stage(graph, gone)):
+            rest = tuple(members)
+            if stage != _stage(graph, edge):
+                self._engine.remove(rest)
+                rest, self._current = (), None
+        if rest or self._current is None:
+            before, after = self._engine.measure([Trial(edge, rest), Trial(edge, (*rest, edge))])
+        else:
+            before, after = self._current, self._engine.measure([Trial(edge, (edge,))])[0]
+        removed = is_removed(after - before, self._calibration.threshold, absolute=self._calibration.absolute)
+        self._engine.remove([*rest, edge] if removed else rest)
+        self._gone, self._current = [], after if removed else before
+        low = (decision.before, decision.after)
+        return Decision(decision.index, edge, before, after, removed, audited=True, low=low)
+
+
+def _stage(graph: Graph, edge: int) -> tuple[str, int, str, bool]:
+    """What an engine may take away at once."""
+    tested = graph.edges[edge]
+    return tested.receiver.kind, tested.receiver.layer, tested.receiver.letter, tested.direct
+
+
+def banded(
+    low: Callable[[Judge, Sequence[Decision]], Iterator[Decision]],
+    full: Callable[[Sequence[Decision]], Iterator[Decision]],
+    auditor: Auditor,
+    calibration: Calibration,
+    done: Sequence[Decision] = (),
+) -> Iterator[Decision]:
+    """The decisions of a low-precision search with its audit.
+
+    ``low(judge, done)`` begins the low-precision search, ``full(done)`` full-precision ACDC, each after ``done``. When
+    the calibration shows that the format is hopeless (more than the set share of tests lie in the band), all that is
+    left is decided by ``full``: ACDC at ACDC's cost.
+    """
+    taken = list(done)
+    for decision in taken:
+        auditor.repeat(decision)
+    if not calibration.hopeless:
+        for decision in low(auditor, done):
+            taken.append(decision)
+            yield decision
+            if decision.index == calibration.hopeless_at:
+                break
+        else:
+            return
+    for decision in full([replace(decision, low=None) for decision in taken]):
+        yield replace(decision, audited=True)
+
+
+def record(
+    decisions: Sequence[Decision], threshold: float, settings: BandConfig, *, absolute: bool = False
+) -> dict[str, Any]:
+    """What an audit did and how sure it is, for result.json.
+
+    ``could_differ``: with the confidence, the expected number of unaudited tests that ACDC would have decided the other
+    way is at most this: their number times the bound of the rate at which a difference exceeds the band. From a sample
+    of n alone no bound below about 3 / n of the tests can be had at 95%. ``band`` is None if there was none yet.
+    """
+    known = Calibration(settings, threshold, absolute)
+    for decision in decisions:
+        known.note(decision)
+    audited = [decision for decision in decisions if decision.audited]
+    flips = sum(
+        d.low is not None and is_removed(d.low[1] - d.low[0], threshold, absolute=absolute) != d.removed
+        for d in audited
+    )
+    beyond = sum(error > known.band for error in known.errors)
+    unaudited = len(decisions) - len(audited)
+    return {
+        "kind": "band",
+        "tests": len(audited),
+        "share": len(audited) / len(decisions),
+        "overturned": flips,
+        "sample": len(known.errors),
+        "quantile": settings.quantile,
+        "confidence": settings.confidence,
+        "safety": settings.safety,
+        "band": _number(known.band),
+        "largest_error": _number(known.errors[-1]),
+        "could_differ": unaudited * upper_rate(beyond, len(known.errors), settings.confidence),
+        "hopeless": known.hopeless,
+        "hopeless_at": known.hopeless_at,
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def unaudited_sample(decisions: Sequence[Decision], settings: BandConfig) -> tuple[int, ...]:
+    """A seeded sample of ``settings.verify`` unaudited tests (all, if there are no more), to be measured at the end."""
+    left = [decision.index for decision in decisions if not decision.audited]
+    chosen = random.Random(settings.seed).sample(left, min(settings.verify, len(left)))
+    return tuple(sorted(chosen))

@@ -1,0 +1,69 @@
+"""Audited cells beside the search without audit and beside ACDC: the right numbers in the right columns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import pandas as pd
+
+from pahq.analysis.audits import NAMES
+from pahq.analysis.collect import collect
+from pahq.analysis.evaluate import evaluate
+from pahq.analysis.summary import Evaluation
+from pahq.analysis.tables import write_tables
+from pahq.config import BandConfig
+
+MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
+config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+TASK = "nano-induction"
+EDGES = sorted(graph_of(TASK).edge_index)[:6]
+BAND = {"kind": "band", "share": 0.2, "overturned": 3, "could_differ": 1.5, "bits_share": 0.4, "hopeless": False}
+
+
+def audited(threshold: float, **band: Any) -> Any:
+    update = {"audit": "band", "band": BandConfig(**band)}
+    return config(TASK, "pahq", "int8", threshold).model_copy(update=update)
+
+
+def test_the_table_of_audits(tmp_path: Path) -> None:
+    ids = [
+        cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES, seconds=1.0, peak_bytes=2**20),
+        cell(tmp_path, config(TASK, "pahq", "int8", 0.1), EDGES[:3], seconds=2.0, peak_bytes=2 * 2**20),
+        cell(tmp_path, config(TASK, "pahq", "fp8", 0.1), EDGES[:1]),
+        cell(tmp_path, audited(0.1), EDGES[:5], seconds=3.0, peak_bytes=3 * 2**20, certainty={"audit": BAND}),
+        cell(tmp_path, audited(0.2), EDGES, certainty={"audit": BAND | {"hopeless": True}}),
+    ]
+    evaluate(tmp_path, "audits", ids)
+    report = write_tables(tmp_path, "audits")
+    frame = pd.read_parquet(report.parent / "audit.parquet")
+    assert tuple(frame.columns) == NAMES
+    first, second = frame.to_dict("records")
+    shown = [first[name] for name in ("differing_unaudited", "differing", "audited_share", "overturned")]
+    assert shown == [3, 1, 0.2, 3]
+    assert [first[name] for name in ("seconds_acdc", "seconds_unaudited", "seconds")] == [1, 2, 3]
+    assert [first[name] for name in ("peak_mib_acdc", "peak_mib_unaudited", "peak_mib")] == [1, 2, 3]
+    assert (first["could_differ"], first["bits_share"], first["note"]) == (1.5, 0.4, "")
+    assert math.isnan(second["differing"])  # no ACDC at that threshold
+    assert math.isnan(second["seconds_unaudited"])
+    assert second["note"].startswith("hopeless")
+    assert "## Audited searches" in report.read_text()
+
+
+def test_only_audited_series_get_another_name(tmp_path: Path) -> None:
+    ids = [
+        cell(tmp_path, one, EDGES) for one in (config(TASK, "pahq", "int8", 0.1), audited(0.1), audited(0.1, share=0.5))
+    ]
+    rows = collect(tmp_path, ids).cells
+    assert rows["pair"].nunique() == 1
+    assert rows["series"].nunique() == 3
+    assert set(rows["variant"]) == {"", "audit=band band.share=0.02", "audit=band band.share=0.5"}
+
+
+def test_without_audits_the_table_is_empty(tmp_path: Path) -> None:
+    evaluate(tmp_path, "none", [cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)])
+    report = write_tables(tmp_path, "none")
+    assert pd.read_parquet(report.parent / "audit.parquet").empty
+    assert Evaluation.read(tmp_path, "none").cells["audited_share"].isna().all()

@@ -1,0 +1,311 @@
+"""Audit by band: the calibration against exact probabilities, the search against ACDC and against no audit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import runpy
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pahq.circuit import outputs_of
+from pahq.config import BandConfig, PrecisionConfig
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.reference import ReferenceEngine
+from pahq.engine.suffix import SuffixEngine
+from pahq.graph import ModelShape, build_graph
+from pahq.precision.store import focus_of
+from pahq.search.acdc import Decision, Judge, acdc, as_measured
+from pahq.search.band import (
+    Auditor,
+    Calibration,
+    banded,
+    drawn,
+    least_sample,
+    rank,
+    record,
+    unaudited_sample,
+    upper_rate,
+)
+from pahq.search.order import Order
+from pahq.search.speculate import speculate
+
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
+random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+GRAPH = build_graph(ModelShape(2, 2, 2, True))
+NEVER = BandConfig(share=0.0)
+EARLY = BandConfig(share=0.1, quantile=0.5, confidence=0.9)  # a band after four tests
+
+
+# ---- the sample and what it bounds
+
+
+def at_least(n: int, k: int, q: float) -> float:
+    """Probability that at least k of n draws exceed the q-quantile, by counting every outcome."""
+    return sum(
+        math.prod((1 - q) if up else q for up in outcome)
+        for outcome in itertools.product((False, True), repeat=n)
+        if sum(outcome) >= k
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9, 12])
+@pytest.mark.parametrize(("q", "c"), [(0.9, 0.95), (0.5, 0.9), (0.75, 0.6), (0.3, 0.99)])
+def test_the_rank_is_the_largest_that_keeps_the_confidence(n: int, q: float, c: float) -> None:
+    good = [k for k in range(1, n + 1) if at_least(n, k, q) >= c]
+    assert rank(n, q, c) == max(good, default=0)
+    assert (rank(n, q, c) > 0) == (n >= least_sample(q, c))
+
+
+def test_the_smallest_samples() -> None:
+    assert least_sample(0.9, 0.95) == 29
+    assert least_sample(0.95, 0.95) == 59
+    assert rank(28, 0.9, 0.95) == 0
+    assert rank(29, 0.9, 0.95) == 1
+    assert rank(20000, 0.9, 0.95) == pytest.approx(2000 - 1.645 * math.sqrt(1800), abs=3)
+
+
+def test_the_bound_covers_the_quantile_as_often_as_it_says() -> None:
+    draw, covered = random.Random(0), 0
+    for _ in range(2000):
+        sample = sorted(draw.expovariate(1) for _ in range(40))
+        covered += sample[-rank(40, 0.9, 0.95)] >= math.log(10)
+    assert 0.95 <= covered / 2000 <= 1
+
+
+def test_the_upper_rate_leaves_the_right_tail() -> None:
+    assert upper_rate(0, 29, 0.95) == pytest.approx(1 - 0.05 ** (1 / 29))
+    assert upper_rate(3, 3, 0.95) == 1
+    assert upper_rate(0, 0, 0.95) == 1
+    rate = upper_rate(1, 10, 0.9)
+    assert (1 - rate) ** 10 + 10 * rate * (1 - rate) ** 9 == pytest.approx(0.1)
+
+
+def test_drawing_depends_on_nothing_but_seed_and_index() -> None:
+    chosen = [i for i in range(4000) if drawn(3, i, 0.1)]
+    assert 320 < len(chosen) < 480
+    assert chosen != [i for i in range(4000) if drawn(4, i, 0.1)]
+    assert not any(drawn(0, i, 0.0) for i in range(1000))
+    assert all(drawn(0, i, 1.0) for i in range(1000))
+
+
+def answer(index: int, low: float, full: float, threshold: float = 0.1) -> Decision:
+    return Decision(index, index, 1.0, 1.0 + full, full < threshold, audited=True, low=(5.0, 5.0 + low))
+
+
+def test_differences_are_taken_relative_to_effect_and_threshold() -> None:
+    known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5, safety=2.0), 0.1)
+    known.note(answer(0, 0.9, 0.8))
+    assert known.errors == [pytest.approx(0.1 / 1.0)]
+    assert known.band == pytest.approx(0.2)
+    assert known.wants(Decision(1, 1, 0.0, 0.14, False))  # .04 away, of .24
+    assert not known.wants(Decision(1, 1, 0.0, 0.16, False))  # .06 away, of .26
+    assert not known.wants(Decision(1, 1, 0.0, 0.0, True))
+    assert known.wants(Decision(1, 1, 0.0, math.nan, False))
+
+
+def test_after_the_first_tests_only_drawn_ones_calibrate() -> None:
+    known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5), 0.1)
+    known.note(answer(0, 0.9, 0.8))
+    known.note(answer(1, 0.11, 0.5))
+    assert len(known.errors) == 1
+
+
+def test_a_nan_leaves_no_band_and_gives_up() -> None:
+    known = Calibration(BandConfig(share=1.0, quantile=0.5, confidence=0.5), 0.1)
+    known.note(answer(0, math.nan, 0.8))
+    assert known.band == math.inf
+    assert known.hopeless
+
+
+def test_threshold_nought_divides_by_nothing() -> None:
+    known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5), 0.0)
+    known.note(answer(0, 0.0, 0.0, 0.0))
+    assert known.errors == [0.0]
+
+
+# ---- the search, on a fake network of which low precision is a noisy copy
+
+
+class Fake:
+    def __init__(self, cost: Sequence[float]) -> None:
+        self.graph, self.cost, self.gone, self.measured = GRAPH, cost, set[int](), 0
+
+    def measure(self, trials: Sequence[Trial]) -> list[float]:
+        self.measured += len(trials)
+        return [self.loss(self.gone | set(trial.removed)) for trial in trials]
+
+    def loss(self, gone: set[int]) -> float:
+        """Edges of nodes that no longer reach the logits cost nothing, whether they are gone or not."""
+        used = [False] * len(GRAPH.senders)  # by sender: reaches the logits
+        total = 0.0
+        for receiver in reversed(GRAPH.receivers):
+            read = receiver.kind == "logits" or any(used[sender] for sender in outputs_of(GRAPH, receiver))
+            direct = GRAPH.direct(receiver) if receiver.kind == "head" else None
+            if not read:
+                continue
+            if direct in gone:
+                total += self.cost[direct]
+                continue
+            for sender, edge in enumerate(GRAPH.incoming(receiver)):
+                used[sender] |= edge not in gone
+                total += self.cost[edge] if edge in gone else 0.0
+        return total
+
+    def remove(self, edges: Sequence[int]) -> None:
+        self.gone |= set(edges)
+
+    def window(self, edge: int) -> int:
+        return 8
+
+
+def costs(seed: int, noise: float) -> tuple[list[float], list[float]]:
+    draw = random.Random(seed)
+    full = [draw.choice([0.0, 0.02, 0.09, 0.1, 0.11, 0.6]) + draw.gauss(0, 0.01) for _ in GRAPH.edges]
+    return full, [cost + draw.gauss(0, noise) for cost in full]
+
+
+def run(
+    full: Sequence[float], low: Sequence[float], known: Calibration, done: Sequence[Decision] = (), fast: bool = False
+) -> tuple[list[Decision], Fake, Fake]:
+    cheap, exact = Fake(low), Fake(full)
+
+    def start(engine: Fake, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
+        if fast:
+            return speculate(engine, Order(), 0.1, done=done, judge=judge)
+        return acdc(engine, Order(), 0.1, done=done, judge=judge)
+
+    search = banded(
+        lambda judge, done: start(cheap, done, judge),
+        lambda done: start(Fake(full), done),
+        Auditor(exact, known),
+        known,
+        done,
+    )
+    return list(search), cheap, exact
+
+
+def plain(cost: Sequence[float]) -> list[Decision]:
+    return list(acdc(Fake(cost), Order(), 0.1))
+
+
+def verdicts(decisions: Sequence[Decision]) -> list[tuple[int, bool]]:
+    return [(decision.edge, decision.removed) for decision in decisions]
+
+
+@given(seed=st.integers(0, 500), fast=st.booleans())
+@settings(max_examples=8, deadline=None)
+def test_an_endless_band_is_acdc_and_an_empty_one_no_audit(seed: int, fast: bool) -> None:
+    full, low = costs(seed, 0.1)
+    endless = Calibration(BandConfig(quantile=0.9999), 0.1)
+    everything, _, _ = run(full, low, endless, fast=fast)
+    assert verdicts(everything) == verdicts(plain(full))
+    assert all(decision.audited for decision in everything)
+    assert [d.effect for d in everything] == pytest.approx([d.effect for d in plain(full)])
+    nothing, _, exact = run(full, low, Calibration(NEVER, 0.1, band=0.0), fast=fast)
+    assert verdicts(nothing) == verdicts(plain(low))
+    assert exact.measured == 0
+
+
+@given(seed=st.integers(0, 500), noise=st.sampled_from([0.0, 0.003, 0.03, 0.3]))
+@settings(max_examples=8, deadline=None)
+def test_resuming_anywhere_gives_the_identical_rest(seed: int, noise: float) -> None:
+    full, low = costs(seed, noise)
+    whole, _, _ = run(full, low, Calibration(EARLY, 0.1))
+    fast, _, _ = run(full, low, Calibration(EARLY, 0.1), fast=True)
+    assert verdicts(fast) == verdicts(whole)
+    assert [d.audited for d in fast] == [d.audited for d in whole]
+    for length in range(len(whole) + 1):
+        rest, _, _ = run(full, low, Calibration(EARLY, 0.1), whole[:length])
+        assert whole[:length] + rest == whole
+
+
+@given(seed=st.integers(0, 500))
+@settings(max_examples=8, deadline=None)
+def test_the_audit_answers_in_the_state_of_the_search(seed: int) -> None:
+    """Each audited effect is its edge's cost in full precision, with exactly the removed edges gone before it."""
+    full, low = costs(seed, 0.03)
+    decisions, _, _ = run(full, low, Calibration(EARLY, 0.1))
+    gone: set[int] = set()
+    for decision in decisions:
+        if decision.audited:
+            assert decision.before == pytest.approx(Fake(full).loss(gone))
+            assert decision.after == pytest.approx(Fake(full).loss(gone | {decision.edge}))
+        if decision.removed:
+            gone.add(decision.edge)
+
+
+def test_a_hopeless_format_ends_as_acdc_and_low_precision_stops() -> None:
+    full, _ = costs(1, 0.0)
+    low = [cost + random.Random(i).gauss(0, 3.0) for i, cost in enumerate(full)]
+    known = Calibration(EARLY, 0.1)
+    decisions, cheap, _ = run(full, low, known)
+    assert known.hopeless
+    assert known.hopeless_at is not None
+    assert verdicts(decisions) == verdicts(plain(full))
+    assert all(decision.audited for decision in decisions)
+    assert all((decision.low is not None) == (decision.index <= known.hopeless_at) for decision in decisions)
+    assert cheap.measured == known.hopeless_at + 2
+    found = record(decisions, 0.1, EARLY)
+    assert (found["hopeless"], found["share"], found["could_differ"]) == (True, 1.0, 0.0)
+
+
+def test_the_record_counts() -> None:
+    full, low = costs(3, 0.02)
+    decisions, _, _ = run(full, low, Calibration(EARLY, 0.1))
+    found = record(decisions, 0.1, EARLY)
+    audited = [d for d in decisions if d.audited]
+    assert 0 < len(audited) < len(decisions)
+    assert found["tests"] == len(audited)
+    assert found["share"] == len(audited) / len(decisions)
+    assert found["overturned"] == sum((low[d.edge] < 0.1) != (full[d.edge] < 0.1) for d in audited)
+    assert least_sample(0.5, 0.9) <= found["sample"] <= len(audited)
+    assert 0 < found["could_differ"] <= len(decisions) - len(audited)
+    chosen = unaudited_sample(decisions, BandConfig(verify=5))
+    assert len(chosen) == 5
+    assert not {d.index for d in audited} & set(chosen)
+
+
+# ---- real networks
+
+
+ENGINES: tuple[Callable[[Problem], Any], ...] = (ReferenceEngine, SuffixEngine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("focus", ["receiver", "none"])
+def test_int4_with_an_endless_band_is_acdc(family: str, engine: Callable[[Problem], Any], focus: str) -> None:
+    model = random_model(family)
+    prompts = random_prompts(model)
+    full = build_problem(model, prompts, metric="kl")
+    rounded = PrecisionConfig(name="int4", heads="int4", scales="row", mlp="bf16")
+    low = build_problem(model, prompts, metric="kl", precision=rounded, focus=focus)
+    search = acdc if engine is ReferenceEngine else speculate
+
+    def start(on: Problem, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
+        by = partial(focus_of, on.graph, rule=on.focus)
+        return search(engine(on), Order(), 0.02, focus=lambda e: by(on.graph.edges[e]), done=done, judge=judge)
+
+    known = Calibration(BandConfig(quantile=0.999999), 0.02)
+    audited = list(banded(lambda j, d: start(low, d, j), lambda d: start(full, d), Auditor(engine(full), known), known))
+    expected = list(start(full, []))
+    assert verdicts(audited) == verdicts(expected)
+    assert [d.effect for d in audited] == pytest.approx([d.effect for d in expected], abs=1e-9)
+    lowly = list(start(low, []))
+    assert verdicts(lowly) != verdicts(expected)  # or nothing would be shown
+    empty = Calibration(NEVER, 0.02, band=0.0)
+    unaudited = list(
+        banded(lambda j, d: start(low, d, j), lambda d: start(full, d), Auditor(engine(full), empty), empty)
+    )
+    assert unaudited == lowly
+    torch.set_grad_enabled(True)
