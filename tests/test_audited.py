@@ -152,3 +152,15 @@ def test_a_journal_without_audit_looks_as_ever(tmp_path: Path) -> None:
     assert list(json.loads(first)) == ["i", "edge", "before", "after", "removed", "seconds"]
     assert JournalLine(0, "a", 1.0, 2.0, True, 0.1).low is None
     assert BandConfig() == cell.band
+
+
+def test_packed_weights_and_plain_ones_give_one_search(tmp_path: Path) -> None:
+    """The packed store leaves the model in its file, from which the audit takes its full-precision network."""
+    folders = []
+    for store in ("plain", "packed"):
+        run = RunConfig(root=str(tmp_path / store), wandb="disabled", progress=False, store=store)  # type: ignore[arg-type]
+        folders.append(run_cell(make("suffix"), run).folder)
+    assert decided(folders[0]) == decided(folders[1])
+    plain, packed = (read_result(folder) for folder in folders)
+    assert (plain["store"], packed["store"]) == ("plain", "packed")
+    assert plain["certainty"] == packed["certainty"]
