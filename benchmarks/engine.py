@@ -33,10 +33,10 @@ from pahq.search.acdc import Decision
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
-# Thresholds that keep about 0.2-0.3%, 1% and 18% (of tests) on the synthetic models, by metric.
+# Thresholds on the synthetic models: sparse keeps 0.2-0.3% of edges, medium about 1%, dense (with 4 layers) 8%.
 THRESHOLDS = {
-    "kl": {"sparse": 0.006, "medium": 0.001, "dense": 2e-5},
-    "logit_diff": {"sparse": 0.02, "medium": 0.004, "dense": 1e-4},
+    "kl": {"sparse": 0.004, "medium": 0.001, "dense": 1e-3},
+    "logit_diff": {"sparse": 0.01, "medium": 0.004, "dense": 1e-3},
 }
 IDEAS: dict[str, dict[str, Any]] = {
     "all": {},
@@ -190,7 +190,7 @@ def measure(problem: Problem, threshold: float, repeats: int, sample: int, ideas
         "seconds_over_floor": middle.seconds / (flops / rate),
         "reference_share_of_product_rate": reference_flops / statistics.fmean(forwards["whole"]) / rate,
         "product_rate": rate,
-        "peak_bytes": middle.peak_bytes,
+        "peak_bytes": max(run.peak_bytes for run in runs),  # what one run leaves in the allocator hides the next one
         "reference_peak_bytes": forwards["peak_bytes"],
         "worst_loss_difference": forwards["worst_loss_difference"],
         "smallest_margin": min(abs(decision.effect - threshold) for decision in decisions),

@@ -31,12 +31,15 @@ NOTES = """\
 - **A test's p-value speaks for or against.** Equivalence, independence and minimality (Shi et al. 2024) are passed
   where the null hypothesis stands, so with few prompts they pass easily; sufficiency and partial necessity where the
   circuit beats 90% of random circuits of its size. Tables show the share of a series' circuits that passed.
-- **Seconds do not show what low bits do for speed.** Low formats are quantised and dequantised here, and
-  the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
+- **Seconds do not show what low bits do for speed.** Low formats are stored in their bits and unpacked before every
+  product, and the models are tiny: a low format can only cost time. Seconds are those of the tests alone, on the
   device named.
-- **Peak memory does not fall with the format.** There is no packed storage yet. A peak counts from what the
+- **Peak memory hardly falls with the format here.** Weights are packed, but a tiny model's are a small part of the
+  peak; `benchmarks/memory.py` measures larger shapes. A peak counts from what the
   process held when the cell began, so of cells that share a process the later ones show less, whatever their
   format: only sweeps that ran in processes of their own compare.
+- **Audits.** With *audit=band* tests near the threshold are measured again in full precision and decided by that. *Bits
+  used* counts both measurements: where it is above 1 the audit cost more bits than ACDC itself.
 - **A grid's area is that grid's.** A series may hold the thresholds of several grids; the first table's areas are over
   all of them, *areas by grid* over one grid each. ACDC's sweeps and the PAHQ authors' are different grids, so their
   areas are different numbers even for one method.
