@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pahq.audited import audited_search
 from pahq.config import CellConfig, RunConfig
-from pahq.engine.problem import Problem, cell_problem, full_problem
+from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError, unknown
@@ -73,7 +73,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     source, task, problem = _set_up(cell, run)
     _claim(folder, cell, source.digest)
     earlier = read_journal(folder / "decisions.jsonl")
-    full = full_problem(cell, source, task.search) if cell.audit == "band" else None
+    full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
     lines = _search(cell, run, problem, full, folder, earlier)
     decisions = [_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
@@ -183,7 +183,7 @@ def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
     """A cell's search from its start, writing nothing."""
     model, task = load(cell, device)
     problem = cell_problem(cell, model, task.search)
-    full = full_problem(cell, model, task.search) if cell.audit == "band" else None
+    full = cell_problem(cell, model, task.search, full=True) if cell.audit == "band" else None
     return problem.graph, search(cell, problem, [], full=full)
 
 

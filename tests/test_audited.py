@@ -12,7 +12,7 @@ from pahq.audited import audit_record
 from pahq.cell import load, rerun, run_cell
 from pahq.circuit import Circuit
 from pahq.config import BandConfig, CellConfig, RunConfig, parse_config
-from pahq.engine.problem import full_problem
+from pahq.engine.problem import cell_problem
 from pahq.errors import PahqError
 from pahq.precision.bits import bits_share
 from pahq.results import JournalLine, cell_folder, read_journal, read_result
@@ -113,7 +113,7 @@ def test_the_end_measures_unaudited_tests_again() -> None:
     """A decision that full precision would not have taken is named."""
     cell = make(band={**EARLY, "verify": 1})
     model, task = load(cell, "cpu")
-    full = full_problem(cell, model, task.search)
+    full = cell_problem(cell, model, task.search, full=True)
     edge = full.graph.index_of(str(full.graph.edges[-1]))
     wrong = [
         Decision(0, edge, 0.0, 1.0, False, audited=True, low=(0.0, 1.0)),

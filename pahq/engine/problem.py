@@ -137,8 +137,10 @@ def build_problem(
     )
 
 
-def cell_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *, store: str = "plain") -> Problem:
-    """The search problem of a cell."""
+def cell_problem(
+    cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *, store: str = "plain", full: bool = False
+) -> Problem:
+    """The search problem of a cell; ``full``: of the ACDC cell beside it, in full precision everywhere."""
     return build_problem(
         model,
         prompts,
@@ -146,21 +148,9 @@ def cell_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *
         ablation=cell.task.ablation,
         split_embed=cell.task.split_embed,
         direct_edges=cell.method.direct_edges,
-        precision=cell.precision,
-        focus=cell.method.focus,
+        precision=None if full else cell.precision,
+        focus="none" if full else cell.method.focus,
         store=store,
-    )
-
-
-def full_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts) -> Problem:
-    """The search problem of the ACDC cell beside this one: the same task in full precision everywhere."""
-    return build_problem(
-        model,
-        prompts,
-        metric=cell.task.metric,
-        ablation=cell.task.ablation,
-        split_embed=cell.task.split_embed,
-        direct_edges=cell.method.direct_edges,
     )
 
 
