@@ -103,7 +103,7 @@ def test_report_joins_all_and_warns(folder: Path) -> None:
         "few points",
         "by chance",
         "Seconds do not show",
-        "Peak memory does not fall",
+        "Peak memory hardly falls",
         "by construction",
     ):
         assert word in report
