@@ -8,13 +8,13 @@ Cells are run (or read, if they are finished) below FOLDER. Memory is no part of
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from output import publish
 
 from pahq.cell import run_cell
 from pahq.circuit import Circuit
@@ -56,10 +56,7 @@ def main() -> int:
     torch.set_num_threads(1)
     grid = (options.thresholds, options.methods, options.precisions)
     rows = [measure(options.root, *cell) for cell in product(TASKS, *(words.split(",") for words in grid))]
-    text = json.dumps({"torch": torch.__version__, "threads": 1, "rows": rows}, indent=1)
-    sys.stdout.write(text + "\n")
-    if options.json:
-        options.json.write_text(text + "\n")
+    publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)
     return 0
 
 

@@ -10,7 +10,6 @@ over the search is measured by both, each from the very state that the search wa
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from output import publish
 from synthetic import Shape, make_model, make_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,7 +27,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
 from pahq.engine.suffix import SuffixEngine
-from pahq.memory import PeakMemory, frugal
+from pahq.memory import PeakMemory
 from pahq.model.forward import run_senders, sender_outputs
 from pahq.search.acdc import Decision
 from pahq.search.order import Order
@@ -107,10 +107,9 @@ def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int)
 
 def reference_peak(problem: Problem) -> int:
     """Peak bytes of one test by the reference engine, from the built problem on as for the searches."""
-    with frugal():  # leaves nothing in the allocator that would hide what comes after
-        memory = PeakMemory("cpu")
-        ReferenceEngine(replace(problem)).measure([Trial(0, (0,))])  # a copy, whose caches go with it
-        return memory.bytes()
+    memory = PeakMemory("cpu")
+    ReferenceEngine(replace(problem)).measure([Trial(0, (0,))])  # a copy, whose caches go with it
+    return memory.bytes()
 
 
 def ratio(times: Sequence[float], tests: int, seconds: float) -> tuple[float, tuple[float, float]]:
@@ -153,10 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = build_problem(make_model(shape), prompts, metric=options.metric)
         report = measure(problem, threshold, options.repeats, options.sample, options.ideas)
     report = {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}} | report
-    text = json.dumps(report, indent=1)
-    sys.stdout.write(text + "\n")
-    if options.json:
-        options.json.write_text(text + "\n")
+    publish(report, options.json)
     return 0
 
 
@@ -198,7 +194,7 @@ def measure(problem: Problem, threshold: float, repeats: int, sample: int, ideas
         "seconds_over_floor": middle.seconds / (flops / rate),
         "reference_share_of_product_rate": reference_flops / statistics.fmean(forwards["whole"]) / rate,
         "product_rate": rate,
-        "peak_bytes": max(run.peak_bytes for run in runs),  # what one run leaves in the allocator hides the next one
+        "peak_bytes": max(run.peak_bytes for run in runs),
         "reference_peak_bytes": reference_bytes,
         "worst_loss_difference": forwards["worst_loss_difference"],
         "smallest_margin": min(abs(decision.effect - threshold) for decision in decisions),

@@ -9,13 +9,13 @@ so this comes before any search.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from output import publish
 from torch import Tensor
 
 from pahq.cell import load
@@ -95,10 +95,7 @@ def main() -> int:
         [(cell, _)] = compose_runs([f"task={name}", f"task.examples={arguments.prompts}"])
         report[name] = measure(cell)
         sys.stderr.write(f"{name}: accuracy {report[name]['accuracy']:.2f}\n")
-    text = json.dumps({"seed": 0, "threads": 1, "tasks": report}, indent=1) + "\n"
-    sys.stdout.write(text)
-    if arguments.json:
-        arguments.json.write_text(text)
+    publish({"seed": 0, "threads": 1, "tasks": report}, arguments.json)
     return 0
 
 

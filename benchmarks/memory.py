@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from output import publish
 from synthetic import Shape, make_model, make_prompts
 
 from pahq.config import PrecisionConfig
@@ -129,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=50)
     parser.add_argument("--positions", type=int, default=15)
-    parser.add_argument("--threshold", type=float, default=0.05)
+    parser.add_argument("--threshold", type=float, default=0.004)
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -159,10 +160,7 @@ def main() -> int:
             "bits_on_top_of_z": peaks["PAHQ int8, z-caches"] / peaks["float32, z-caches"],
         }
     report |= {key: report["gpt2-small shape"][key] for key in ("pahq_int8_over_full", "bits_alone")}
-    text = json.dumps(report, indent=1) + "\n"
-    sys.stdout.write(text)
-    if options.json:
-        options.json.write_text(text)
+    publish(report, options.json)
     return 0
 
 

@@ -8,12 +8,12 @@ The recorded seconds come from the machine of the recording, so their ratio mixe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import torch
+from output import publish
 
 from pahq.cell import start_search
 from pahq.engine.problem import build_problem
@@ -47,10 +47,7 @@ def main() -> int:
             if "wall_s" in recorded:
                 row["recorded_ms_per_test"] = 1e3 * recorded["wall_s"] / len(run.tests)
             report[run.name] = row
-    text = json.dumps(report, indent=1)
-    sys.stdout.write(text + "\n")
-    if options.json:
-        options.json.write_text(text + "\n")
+    publish(report, options.json)
     return 0
 
 

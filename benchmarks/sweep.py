@@ -9,7 +9,6 @@ induction sweeps), KL. Both ways set up their clean values as they do in use: on
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from output import publish
 
 import pahq
 from pahq.config import TaskConfig
@@ -49,10 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     thresholds = [float(value) for value in 10 ** np.linspace(-4, 0, 21)]
-    text = json.dumps({kind: measure(kind, thresholds) for kind in TASKS}, indent=1)
-    sys.stdout.write(text + "\n")
-    if options.json:
-        options.json.write_text(text + "\n")
+    publish({kind: measure(kind, thresholds) for kind in TASKS}, options.json)
     return 0
 
 

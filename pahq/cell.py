@@ -166,9 +166,16 @@ def search(
     ceiling = memory_gb / 2 if memory_gb is not None and full is not None else memory_gb
 
     def start(on: Problem, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
-        order = Order(method.heads, method.senders)
-        name, limits = cell.engine.name, {"absolute": method.absolute, "memory_gb": ceiling}
-        return start_search(name, on, order, cell.threshold, done=done, judge=judge, **limits)  # type: ignore[arg-type]
+        return start_search(
+            cell.engine.name,
+            on,
+            Order(method.heads, method.senders),
+            cell.threshold,
+            absolute=method.absolute,
+            done=done,
+            memory_gb=ceiling,
+            judge=judge,
+        )
 
     if cell.audit != "band":
         return start(problem, done)

@@ -28,8 +28,8 @@ def frugal() -> Iterator[None]:
     glibc keeps freed blocks of up to 32 MiB, which a search's set-up would leave behind as a third of its peak. Too
     slow for the search itself, where the same blocks are wanted again and again. Elsewhere than on glibc: nothing.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
+    libc = _glibc()
+    if libc is None:
         yield
         return
     libc.mallopt(_MMAP, MIB)
@@ -41,6 +41,11 @@ def frugal() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") else None
+
+
 class PeakMemory:
     """Started when made; ``bytes()`` is the peak since, above the level at the start."""
 
@@ -50,6 +55,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
             return
+        # What earlier work freed and the allocator kept would be used again unseen.
+        if (libc := _glibc()) is not None:
+            libc.malloc_trim(0)
         # Without it the mark counts from the process's start, which bounds the answer from above.
         with suppress(OSError):
             _CLEAR.write_text("5")  # resets VmHWM to the present level

@@ -20,7 +20,7 @@ BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8":
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
-# What may differ between a search and the ACDC search it is compared with. Engines are exact; an audit helps, if any.
+# What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
 _FREE = ("method.name", "method.focus", "precision", "engine", "audit", "band")
 
 

