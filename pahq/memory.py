@@ -41,6 +41,12 @@ def frugal() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """What earlier work freed and the C library kept goes back to the system."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "mallopt") else None
@@ -55,9 +61,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
             return
-        # What earlier work freed and the allocator kept would be used again unseen.
-        if (libc := _glibc()) is not None:
-            libc.malloc_trim(0)
+        give_back()  # what the allocator kept would be used again unseen
         # Without it the mark counts from the process's start, which bounds the answer from above.
         with suppress(OSError):
             _CLEAR.write_text("5")  # resets VmHWM to the present level

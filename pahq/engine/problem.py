@@ -44,14 +44,14 @@ class Problem:
     @cached_property
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
         """Every sender's ablated output, d_model wide. Made on first use: the suffix engine never asks for it."""
-        with torch.no_grad():
+        with torch.no_grad(), frugal():
             return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
         """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
         model, streams = self.store.network(), self.corrupted.resid_pre
-        with torch.no_grad():
+        with torch.no_grad(), frugal():  # copies of a matrix between values that stay would leave holes in the heap
             return tuple(
                 {letter: project(model.config, layer, letter, streams[i][None]) for letter in "qkv"}
                 for i, layer in enumerate(model.layers)
@@ -116,7 +116,8 @@ def build_problem(
         model = model.load()
     full: Network = model.network() if isinstance(model, ModelFile) else model
     # before anything is packed: while a file is streamed, two layers of it are in memory
-    clean_logits = gather_items(logits(full, prompts.clean), prompts.items)
+    with frugal():
+        clean_logits = gather_items(logits(full, prompts.clean), prompts.items)
     weights: WeightStore
     if store == "packed":
         weights = PackedStore.build(model, policy)
