@@ -102,6 +102,10 @@ class LayerWeights:
     def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]:
         return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
 
+    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
+        """W_O of one head."""
+        return self.W_O[head]
+
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
         weight = self.W_O if letter == "o" else self.weight(letter)

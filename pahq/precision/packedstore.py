@@ -171,6 +171,9 @@ class PackedLayer(LayerWeights):
     def __repr__(self) -> str:
         return f"PackedLayer({self._index}, {set(self._focus)})"
 
+    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
+        return self.rows("o", (head,))[0]
+
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self._store.rows(self._index, letter, heads, self._focus)
 

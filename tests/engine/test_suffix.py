@@ -244,13 +244,14 @@ def test_a_wave_is_freed_without_the_cycle_collector() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_inputs_that_do_not_fit_are_formed_anew(family: str) -> None:
+def test_inputs_and_outputs_that_do_not_fit_are_formed_anew(family: str) -> None:
     model = random_model(family, layers=3)
     problem = build_problem(model, random_prompts(model), metric="kl")
     search = {"order": Order(), "threshold": 0.1, "absolute": False}
     roomy, tight = SuffixEngine(problem, memory_bytes=2**30), SuffixEngine(problem, memory_bytes=2**30)
-    tight.budget = replace(tight.budget, input_bytes=0)
+    tight.budget = replace(tight.budget, input_bytes=0, window_bytes=0, composite_bytes=0, head_logits_bytes=0)
     tight.reset()
+    assert tight._new_wave(1)._left == 0
     found, expected = (list(speculate(engine, Order(), 0.1)) for engine in (tight, roomy))
     assert roomy._state.inputs._kept
     assert not tight._state.inputs._kept

@@ -10,19 +10,19 @@ from pahq.errors import PahqError
 from pahq.model.weights import ModelConfig
 
 GIB = 1 << 30
-ROWS = 512  # of the residual stream in one window, where memory is no matter
+ROWS = 1280  # of the residual stream in one window, where memory is no matter
 COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
-COPIES = 12
+COPIES = 8
 WORKSPACE = 64 << 20  # what the libraries take on first use: buffers of products, pages of code
 SLACK = 1.05
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What an engine may use: rows of a window, bytes of what is kept to save work; and the estimated peak."""
+    """What an engine may use: bytes of a window, bytes of what is kept to save work; and the estimated peak."""
 
-    rows: int
+    window_bytes: int
     input_bytes: int
     composite_bytes: int
     head_logits_bytes: int
@@ -40,7 +40,7 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     rows, size = final.shape[0] * final.shape[1], final.element_size()
     stream = rows * config.d_model * size
     fixed = _fixed(problem)
-    window = size * (rows * (COPIES * config.d_model + 3 * max(config.d_mlp, config.d_model)) + TILE)
+    window = trial_bytes(config, rows, size) + TILE * size
     if memory_bytes is None:
         memory_bytes = max(reference_bytes(problem), fixed + window)
     left = memory_bytes - fixed - window
@@ -50,15 +50,21 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
             f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {needed:.3g} "
             f"(fewer task.examples need less)"
         )
-    trials = 1 + min(max(1, ROWS // rows) - 1, left // 4 // window)
-    left -= (trials - 1) * window
+    more = left // 3
+    left -= more
     composite_bytes = min(COMPOSITE_BYTES, left // 4)
     head_logits_bytes = min(HEAD_LOGITS_BYTES, left // 3)
     left -= composite_bytes + head_logits_bytes
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
     input_bytes = min(every_input, left)
     used = memory_bytes - (left - input_bytes)
-    return Budget(max(rows, trials * rows), input_bytes, composite_bytes, head_logits_bytes, used)
+    return Budget(window + more, input_bytes, composite_bytes, head_logits_bytes, used)
+
+
+def trial_bytes(config: ModelConfig, rows: int, size: int) -> int:
+    """What one trial of a window holds when it computes ``rows`` rows: MLPs' outputs among it, heads' not."""
+    mlps = config.layers if config.d_mlp else 0
+    return rows * size * ((COPIES + mlps) * config.d_model + 2 * config.d_mlp)
 
 
 def reference_bytes(problem: Problem) -> int:
@@ -78,8 +84,7 @@ def _fixed(problem: Problem) -> int:
     heads = config.layers * (3 * config.heads + 2 * config.kv_heads) * narrow  # z clean and ablated, projections
     outputs = 2 * (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
-    weights = problem.store.nbytes
-    return WORKSPACE + int(SLACK * (weights + heads + outputs + layer + (2 * streams + 4) * stream))
+    return WORKSPACE + problem.store.nbytes + int(SLACK * (heads + outputs + layer + (2 * streams + 4) * stream))
 
 
 def _sizes(problem: Problem) -> tuple[ModelConfig, int, int, int]:

@@ -7,8 +7,7 @@ too, or many heads did, the plain way is cheaper; ``hidden`` says which by retur
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,21 +21,27 @@ from pahq.model.weights import LayerWeights, ModelConfig
 class Composites:
     """Kept products of MLP inputs with their weights, and composite weights of (head, MLP) pairs.
 
-    Both share ``capacity_bytes``; what was used longest ago goes first, since forming it again costs no more than going
-    without it.
+    Both share ``capacity_bytes``. What is kept stays: waves ask for the same ones in the same order, so that turning
+    them over would lose each before it is used again.
     """
 
     def __init__(self, config: ModelConfig, *, capacity_bytes: int) -> None:
         self._config, self._capacity = config, capacity_bytes
-        self._kept: OrderedDict[tuple[int | None, int], Tensor] = OrderedDict()  # (sender, layer), or (None, layer)
+        self._kept: dict[tuple[int | None, int], Tensor] = {}  # (sender, layer), or (None, layer)
         self._bytes = 0
+        self._shifts: dict[int, Tensor] = {}  # by layer: what the norm's bias adds to the hidden layer
 
-    def worthwhile(self, heads: int, x: Float[Tensor, "*batch pos d_model"]) -> bool:
-        """Whether so many changed heads cost less by composites than products of ``x``, and a product of it fits."""
+    def worthwhile(self, layer: int, senders: Sequence[int], x: Float[Tensor, "*batch pos d_model"]) -> bool:
+        """Whether so many changed heads cost less by composites than products of ``x``, and all that takes is kept or
+        still fits."""
         config = self._config
+        if 2 * len(senders) * config.d_head > config.d_model:
+            return False
         hidden = config.d_mlp * (2 if config.gated else 1) * x.element_size()
-        fits = (x.numel() // config.d_model + heads * config.d_head) * hidden <= self._capacity
-        return fits and 2 * heads * config.d_head <= config.d_model
+        new = sum((sender, layer) not in self._kept for sender in senders) * config.d_head * hidden
+        if (None, layer) not in self._kept:
+            new += x.numel() // config.d_model * hidden
+        return self._bytes + new <= self._capacity
 
     def forget(self, sender: int) -> None:
         """Drop a head's composite weights: its W_O changed."""
@@ -63,24 +68,18 @@ class Composites:
         total = self._kept.get((None, layer))
         if total is None or total.shape[:-1] != first.shape[1:-1]:
             total = self._keep((None, layer), self._times(weights, x()))
-        else:
-            self._kept.move_to_end((None, layer))
         for sender, (change, output) in heads.items():
             key = (sender, layer)
             composite = self._kept.get(key)
             if composite is None:
                 composite = self._keep(key, self._times(weights, output))
-            else:
-                self._kept.move_to_end(key)
-            total = total + change @ composite
+            total = total + (change.flatten(0, -2) @ composite).view(*change.shape[:-1], -1)
         return total
 
     def _keep(self, key: tuple[int | None, int], value: Tensor) -> Tensor:
         self._drop(key)
         self._kept[key] = value
         self._bytes += value.nbytes
-        while self._bytes > self._capacity and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
         return value
 
     def _drop(self, key: tuple[int | None, int]) -> None:
@@ -98,6 +97,7 @@ class Composites:
 
     def output(
         self,
+        layer: int,
         weights: LayerWeights,
         product: Float[Tensor, "trial batch pos d_hidden"],
         x: Float[Tensor, "trial batch pos d_model"],
@@ -110,15 +110,22 @@ class Composites:
             second = centred(self._config, x).square().mean(-1, keepdim=True)
             product = product * scale_of(self._config, second)
         width, activation = weights.W_in.shape[1], ACTIVATIONS[self._config.activation]
-        hidden = product[..., :width] + self._shift(weights, weights.W_in) + weights.b_in
-        if weights.W_gate is None:
-            hidden = activation(hidden)
-        else:
-            hidden = hidden * activation(product[..., width:] + self._shift(weights, weights.W_gate))
+        product = product + self._shift(layer, weights)
+        hidden = product[..., :width]
+        hidden = activation(hidden) if weights.W_gate is None else hidden * activation(product[..., width:])
         assert weights.b_out is not None
         out: Tensor = hidden @ weights.W_out + weights.b_out
         return out
 
-    @staticmethod
-    def _shift(weights: LayerWeights, matrix: Tensor) -> Tensor | float:
-        return 0.0 if weights.ln2_b is None else weights.ln2_b @ matrix
+    def _shift(self, layer: int, weights: LayerWeights) -> Float[Tensor, " d_hidden"]:
+        """What biases add to the hidden layer: the norm's through W_in and W_gate, and W_in's own."""
+        if layer not in self._shifts:
+            assert weights.W_in is not None
+            assert weights.b_in is not None
+            parts = [weights.W_in] if weights.W_gate is None else [weights.W_in, weights.W_gate]
+            shift = weights.b_in.new_zeros(sum(part.shape[1] for part in parts))
+            if weights.ln2_b is not None:
+                shift = torch.cat([weights.ln2_b @ part for part in parts])
+            shift[: weights.b_in.shape[0]] += weights.b_in
+            self._shifts[layer] = shift
+        return self._shifts[layer]

@@ -17,12 +17,13 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import plan
+from pahq.engine.suffix.budget import ROWS, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.losses import KlLosses, losses_for
 from pahq.engine.suffix.rebase import rebase
+from pahq.engine.suffix.stages import Stage, stages
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
 from pahq.engine.suffix.wave import Wave
@@ -31,18 +32,6 @@ from pahq.graph import Graph, Receiver
 from pahq.memory import frugal
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
-
-Stage = tuple[str, int, str, bool]  # kind, layer, letter, direct: what may share a wave
-
-
-def stages(graph: Graph) -> list[Stage]:
-    """The order in which a search comes down the graph (``pahq.search.order.visits``), by stage."""
-    order: list[Stage] = [("logits", -1, "", False)]
-    for layer in reversed(range(graph.shape.layers)):
-        if graph.shape.mlp:
-            order.append(("mlp", layer, "", False))
-        order += [("head", layer, letter, direct) for direct in (True, False) for letter in "vkq"]
-    return order
 
 
 class SuffixEngine:
@@ -70,7 +59,7 @@ class SuffixEngine:
             )
         self.problem = problem
         self.budget = plan(problem, memory_bytes)
-        self._rows, self._widest = rows or self.budget.rows, widest
+        self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
         self._items = problem.prompts.items.to(problem.corrupted.final.device)
         with torch.no_grad():
@@ -114,11 +103,25 @@ class SuffixEngine:
 
     @torch.no_grad()
     def window(self, edge: int) -> int:
-        """How many trials around ``edge`` may sensibly share a wave: bounded by the rows that its receiver needs."""
+        """How many trials around ``edge`` may sensibly share a wave: bounded by the rows that its receiver needs, and
+        by memory for them and for the outputs of heads on their way."""
         self._enter(edge)
-        need = self._wave_need(self.graph.edges[edge].receiver)
-        rows = self._state.batch * (self._state.length if need == EVERYWHERE else 1)
-        return max(1, min(self._widest, self._rows // rows))
+        state, need = self._state, self._wave_need(self.graph.edges[edge].receiver)
+        rows, size = state.batch * (state.length if need == EVERYWHERE else 1), state.clean_final.element_size()
+        if self._rows is not None:
+            return max(1, min(self._widest, self._rows // rows))
+        on_the_way = rows * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
+        fit = self.budget.window_bytes // (trial_bytes(state.config, rows, size) + on_the_way)
+        return max(1, min(self._widest, ROWS // rows, fit))
+
+    def _new_wave(self, trials: int) -> Wave:
+        return Wave(self._state, trials, self._weights, self._composites, self._hold_bytes(trials))
+
+    def _hold_bytes(self, trials: int) -> int:
+        """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
+        state = self._state
+        rows, size = state.batch * state.length, state.clean_final.element_size()
+        return max(0, self.budget.window_bytes - trials * trial_bytes(state.config, rows, size))
 
     def _wave_need(self, receiver: Receiver) -> int:
         """Positions that a wave from this receiver computes: those its outputs are needed at."""
@@ -214,10 +217,11 @@ class SuffixEngine:
 
     def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
         """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
-        wave = Wave(self._state, len(trials), self._weights, self._composites)
         kind, layer, _, direct = self._stages[self._at]
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
+        self._wave, self._answers = None, {}  # before the next one is made: two would be in memory
+        wave = self._new_wave(len(trials))
         if kind == "head":
             if direct:
                 direct_trials(wave, layer, trials, self._ablated)
@@ -280,7 +284,7 @@ class SuffixEngine:
         """Compute the groups' heads again by the weights under the new focus, from their current inputs."""
         state, shape = self._state, self.graph.shape
         after, first = self._weights(layer), state.first_sender(layer)
-        wave = Wave(state, 1, self._weights, self._composites)
+        wave = self._new_wave(1)
         per_group = shape.heads // shape.kv_heads
         for group in groups:
             heads = range(group * per_group, (group + 1) * per_group)
@@ -294,10 +298,9 @@ class SuffixEngine:
             for head in heads:
                 need = state.need[first + head]
                 if need != NOWHERE:
-                    old = at_need(state.z[layer][head], need) @ before.W_O[head]
+                    old = at_need(state.z[layer][head], need) @ before.output(head)
                     z = wave.attend(layer, head, fresh)
-                    wave.set_head(layer, head, z)
-                    wave.override(first + head, z @ after.W_O[head] - old)
+                    wave.set_head(layer, head, z, z @ after.output(head) - old)
                     if self._composites is not None:
                         self._composites.forget(first + head)
                     if self._head_logits is not None:

@@ -58,3 +58,11 @@ class KeptInputs:
         if self._capacity is None or self._bytes + size <= self._capacity:
             self._kept[receiver] = values.clone()
             self._bytes += size
+
+    def add(self, receiver: Receiver, change: Tensor) -> None:
+        """The input changed by so much. What is not kept follows from its definition, once the senders have changed."""
+        place = self._kept.get(receiver)
+        if place is not None:
+            place.add_(change)
+        elif receiver in self._untouched:
+            self[receiver] = self._clean(receiver) + change

@@ -14,14 +14,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.composites import Composites
-from pahq.engine.suffix.state import NOWHERE, State, at_need, overwrite
+from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
 from pahq.graph import Receiver
 from pahq.model.forward import attention, mlp, project
 from pahq.model.weights import LayerWeights
 
+TOGETHER = 1024  # rows of inputs that are projected in one go; more gain no speed and take memory
+
 
 class Wave:
-    """Collects what each trial would change. ``weights(l)`` gives the layer's weights under the current focus."""
+    """Collects what each trial would change. ``weights(l)`` gives the layer's weights under the current focus.
+
+    A head's change is kept as z, d_head wide, and as its output only while there are receivers above to read it and
+    ``hold_bytes`` allow; no receiver's new input is kept. What a chosen trial needs of both is formed again, for that
+    trial alone.
+    """
 
     def __init__(
         self,
@@ -29,88 +36,138 @@ class Wave:
         trials: int,
         weights: Callable[[int], LayerWeights],
         composites: Composites | None = None,
+        hold_bytes: int | None = None,
     ) -> None:
         self.state = state
         self._composites = composites
-        self._z: dict[int, Float[Tensor, "trial batch pos d_head"]] = {}  # by head sender: new minus current z
         self.trials = trials
         self.weights = weights
-        self.changes: dict[int, Float[Tensor, "trial batch pos d_model"]] = {}  # by sender: new minus current output
+        self._z: dict[int, Float[Tensor, "trial batch pos d_head"]] = {}  # by head sender: new minus current z
+        self._changes: dict[int, Float[Tensor, "trial batch pos d_model"]] = {}  # its output, if held
+        self._changed: list[int] = []  # senders, in the order in which they changed
+        self._left = hold_bytes  # bytes that heads' outputs may still take
+        self._reached: list[Receiver] = []  # whose inputs follow when a trial is chosen
+        self._final: Float[Tensor, "trial batch pos d_model"] | None = None  # what the final stream gains
         self._writes: list[Callable[[int], None]] = []
 
     def write(self, action: Callable[[int], None]) -> None:
-        """Register what choosing a trial (by its index) does to the state."""
+        """Register what choosing a trial (by its index) does to the state; holds tensors, never the wave (a cycle)."""
         self._writes.append(action)
 
     def choose(self, trial: int) -> None:
         """Make one trial the current state."""
+        reached = set(self._reached)
+        for sender in self._changed:
+            readers = [receiver for receiver in self.state.children[sender] if receiver in reached]
+            if readers:
+                change = self._change(sender, trial)
+                for receiver in readers:
+                    self.state.inputs.add(receiver, at_need(change, self.state.receiver_need(receiver)))
         for action in self._writes:
             action(trial)
 
+    def _change(self, sender: int, trial: int) -> Float[Tensor, "batch pos d_model"]:
+        held = self._changes.get(sender)
+        return pick(self._z[sender], trial) @ self._output(sender) if held is None else pick(held, trial)
+
+    def _changes_of(self, sender: int, need: int) -> Float[Tensor, "trial batch some d_model"]:
+        """A sender's change of output at ``need``, in every trial."""
+        held = self._changes.get(sender)
+        return at_need(self._z[sender], need) @ self._output(sender) if held is None else at_need(held, need)
+
     def set_input(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_model"]) -> None:
-        inputs = self.state.inputs  # closures hold tensors, never the wave: a cycle would keep all of them alive
+        """A new input of a receiver under test."""
+        inputs = self.state.inputs
         self.write(lambda j: inputs.__setitem__(receiver, pick(values, j)))
 
     def set_projection(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_head"]) -> None:
         place = self.state.projections[receiver]
         self.write(lambda j: overwrite(place, pick(values, j)))
 
-    def set_head(self, layer: int, head: int, z: Float[Tensor, "trial batch pos d_head"]) -> None:
-        """A head's new z: its change goes on through W_O."""
+    def set_head(
+        self,
+        layer: int,
+        head: int,
+        z: Float[Tensor, "trial batch pos d_head"],
+        change: Float[Tensor, "trial batch pos d_model"] | None = None,
+    ) -> None:
+        """A head's new z. ``change`` of its output, where W_O changed too and z alone does not tell."""
         sender = self.state.first_sender(layer) + head
         place = self.state.z[layer][head]
-        self._z[sender] = z - at_need(place, self.state.need[sender])
-        self.changes[sender] = self._z[sender] @ self.weights(layer).W_O[head]
+        if change is None:
+            self._z[sender] = z - at_need(place, self.state.need[sender])
+            change = self._z[sender] @ self._output(sender)
+        self._announce(sender, change)
         self.write(lambda j: overwrite(place, pick(z, j)))
-
-    def override(self, sender: int, change: Float[Tensor, "trial batch pos d_model"]) -> None:
-        """A head whose W_O changed: what it adds is no product of its z's change."""
-        self.changes[sender] = change
-        del self._z[sender]
 
     def set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"]) -> None:
         sender = self.state.first_sender(layer) + self.state.graph.shape.heads
-        place = self.state.mlp[layer]
-        self.changes[sender] = output - at_need(place, self.state.need[sender])
-        self.write(lambda j: overwrite(place, pick(output, j)))
+        place, need = self.state.mlp[layer], self.state.need[sender]
+        change = output - at_need(place, need)
+        self._announce(sender, change)
+
+        def apply(trial: int) -> None:
+            at_need(place, need).add_(pick(change, trial))
+
+        self.write(apply)
+
+    def _announce(self, sender: int, change: Float[Tensor, "trial batch pos d_model"]) -> None:
+        logits = Receiver("logits")
+        self._changed.append(sender)
+        if self._left is None or sender not in self._z:
+            self._changes[sender] = change
+        elif change.nbytes <= self._left:
+            self._changes[sender] = change
+            self._left -= change.nbytes
+        if logits in self.state.children[sender]:
+            gain = at_need(change, self.state.receiver_need(logits))
+            self._final = gain if self._final is None else self._final + gain
 
     def run(self, layer: int, *, heads_from: int, mlp_from: int) -> Float[Tensor, "trial batch pos d_model"] | None:
         """Carry the changes on: heads of layers ``heads_from`` on, MLPs of layers ``mlp_from`` on.
 
         Returns the final residual stream where the metric needs it, or None if no change arrives there.
         """
-        shape = self.state.graph.shape
+        shape, logits = self.state.graph.shape, Receiver("logits")
+        self._release(layer)
         for at in range(layer, shape.layers):
             if at >= heads_from:
                 self._heads(at)
             if shape.mlp and at >= mlp_from:
                 self._mlp(at)
-        return self._gather(Receiver("logits"))
-
-    def _touched(self, layer: int) -> dict[Receiver, list[int]]:
-        found: dict[Receiver, list[int]] = {}
-        for sender in self.changes:
-            for child in self.state.children[sender]:
-                if child.layer == layer and child.kind == "head":
-                    found.setdefault(child, []).append(sender)
-        return found
-
-    def _gather(self, receiver: Receiver) -> Tensor | None:
-        """The receiver's new input, or None if none of its senders changed."""
-        need = self.state.receiver_need(receiver)
-        senders = [sender for sender in self.changes if receiver in self.state.children[sender]]
-        if need == NOWHERE or not senders:
+            self._release(at + 1)
+        if self._final is None:
             return None
-        total = at_need(self.changes[senders[0]], need)
+        self._reached.append(logits)
+        return self.state.inputs[logits] + self._final
+
+    def _release(self, layer: int) -> None:
+        """Let go of the heads' outputs that nothing in ``layer`` or above reads."""
+        for sender in [sender for sender in self._changes if sender in self._z]:
+            if not any(child.layer >= layer for child in self.state.children[sender] if child.kind != "logits"):
+                released = self._changes.pop(sender)
+                if self._left is not None:
+                    self._left += released.nbytes
+
+    def _readable(self, receiver: Receiver) -> list[int]:
+        return [sender for sender in self._changed if receiver in self.state.children[sender]]
+
+    def _sum(self, receiver: Receiver, senders: list[int], out: Float[Tensor, "trial batch pos d_model"]) -> None:
+        """The receiver's new input into ``out``."""
+        need = self.state.receiver_need(receiver)
+        current = self.state.inputs[receiver].expand_as(out)
+        torch.add(current, self._changes_of(senders[0], need).expand_as(out), out=out)
         for sender in senders[1:]:
-            total = total + at_need(self.changes[sender], need)
-        value = self.state.inputs[receiver] + total
-        self.set_input(receiver, value)
-        return value
+            out += self._changes_of(sender, need)
+        self._reached.append(receiver)
 
     def _heads(self, layer: int) -> None:
         state = self.state
-        touched = self._touched(layer)
+        touched: dict[Receiver, list[int]] = {}
+        for sender in self._changed:
+            for child in state.children[sender]:
+                if child.layer == layer and child.kind == "head":
+                    touched.setdefault(child, []).append(sender)
         batches: dict[tuple[str, int], list[Receiver]] = {}
         for receiver in touched:
             need = state.receiver_need(receiver)
@@ -118,8 +175,11 @@ class Wave:
                 batches.setdefault((receiver.letter, need), []).append(receiver)
         fresh: dict[Receiver, Tensor] = {}
         for (letter, need), receivers in batches.items():
-            values = self._project(layer, letter, need, receivers, touched)
-            fresh.update(zip(receivers, values, strict=True))
+            rows = self.trials * state.batch * (state.length if need == EVERYWHERE else 1)
+            size = max(1, TOGETHER // rows)
+            for first in range(0, len(receivers), size):
+                part = receivers[first : first + size]
+                fresh.update(zip(part, self._project(layer, letter, need, part, touched), strict=True))
         changed = {head for r in fresh for head in state.graph.shape.query_heads(r.letter, r.head)}
         first = state.first_sender(layer)
         for head in sorted(changed):
@@ -130,19 +190,21 @@ class Wave:
         self, layer: int, letter: str, need: int, receivers: list[Receiver], touched: dict[Receiver, list[int]]
     ) -> Float[Tensor, "receiver trial batch pos d_head"]:
         state = self.state
-        senders = sorted({sender for receiver in receivers for sender in touched[receiver]})
-        changes = torch.stack([at_need(self.changes[s], need).expand(self.trials, -1, -1, -1) for s in senders])
-        mask = changes.new_tensor([[float(s in touched[r]) for s in senders] for r in receivers])
-        inputs = torch.stack([state.inputs[receiver] for receiver in receivers])[:, None]
-        x = inputs + (mask @ changes.flatten(1)).view(len(receivers), *changes.shape[1:])
+        x = self._empty(len(receivers), need)
+        for i, receiver in enumerate(receivers):
+            self._sum(receiver, touched[receiver], x[i])
         start = state.position(need)
         rows = [receiver.head for receiver in receivers]
         flat = project(state.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
         values = flat.view(*x.shape[:3], *flat.shape[2:])
         for i, receiver in enumerate(receivers):
-            self.set_input(receiver, x[i])
             self.set_projection(receiver, values[i])
         return values
+
+    def _empty(self, receivers: int, need: int) -> Float[Tensor, "receiver trial batch pos d_model"]:
+        state = self.state
+        length = state.length if need == EVERYWHERE else 1
+        return state.clean_final.new_empty(receivers, self.trials, state.batch, length, state.config.d_model)
 
     def attend(self, layer: int, head: int, fresh: dict[Receiver, Tensor]) -> Float[Tensor, "trial batch pos d_head"]:
         """A head's z from its current projections, those in ``fresh`` replaced."""
@@ -159,25 +221,25 @@ class Wave:
 
     def _mlp(self, layer: int) -> None:
         receiver, weights, kept = Receiver("mlp", layer), self.weights(layer), self._composites
-        x = self._gather(receiver)
-        if x is None:
+        senders, need = self._readable(receiver), self.state.receiver_need(receiver)
+        if need == NOWHERE or not senders:
             return
-        need = self.state.receiver_need(receiver)
-        senders = [sender for sender in self.changes if receiver in self.state.children[sender]]
-        if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(len(senders), x[0]):
+        x = self._empty(1, need)[0]
+        self._sum(receiver, senders, x)
+        if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(layer, senders, x[0]):
             self.set_mlp(layer, mlp(self.state.config, weights, x))
             if kept is not None:
                 self.write(lambda j: kept.stale(layer))
             return
         heads = {s: (at_need(self._z[s], need), self._output(s)) for s in senders}
         product = kept.product(layer, weights, lambda: self.state.inputs[receiver], heads)
-        self.set_mlp(layer, kept.output(weights, product, x))
+        self.set_mlp(layer, kept.output(layer, weights, product, x))
         self.write(lambda j: kept.keep(layer, pick(product, j).clone()))
 
     def heads_into_logits(self) -> dict[int, tuple[Tensor, Tensor]] | None:
         """Change of z and W_O of every head that changed the logits' input, or None if anything else did."""
         logits = Receiver("logits")
-        senders = [sender for sender in self.changes if logits in self.state.children[sender]]
+        senders = [sender for sender in self._changed if logits in self.state.children[sender]]
         if not senders or not all(sender in self._z for sender in senders):
             return None
         need = self.state.receiver_need(logits)
@@ -185,7 +247,7 @@ class Wave:
 
     def _output(self, sender: int) -> Float[Tensor, "d_head d_model"]:
         node = self.state.graph.senders[sender]
-        return self.weights(node.layer).W_O[node.head]
+        return self.weights(node.layer).output(node.head)
 
 
 def pick(values: Float[Tensor, "trial *rest"], trial: int) -> Float[Tensor, "*rest"]:
