@@ -136,7 +136,17 @@ def start_search(
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
     focus, built = focus_on(problem), build_engine(engine, problem, memory_gb)
     if isinstance(built, SuffixEngine):
-        return speculate(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+        carrying = built
+        return speculate(
+            carrying,
+            order,
+            threshold,
+            absolute=absolute,
+            focus=focus,
+            done=done,
+            judge=judge,
+            drift=lambda: carrying.drift,
+        )
     return acdc(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
 
 
@@ -223,6 +233,7 @@ def _search(
                 round(now - clock, 6),
                 decision.audited,
                 decision.low,
+                decision.drift,
             )
             journal.append(line)
             lines.append(line)
@@ -255,7 +266,8 @@ def _unplaced(values: Any) -> Any:
 
 
 def _decision(graph: Graph, line: JournalLine) -> Decision:
-    return Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed, line.audited, line.low)
+    edge = graph.index_of(line.edge)
+    return Decision(line.i, edge, line.before, line.after, line.removed, line.audited, line.low, line.drift)
 
 
 def device_name(device: str) -> str:

@@ -63,15 +63,20 @@ def certainty(
     decisions: Sequence[Decision],
     circuit: Circuit,
 ) -> dict[str, Any]:
-    """Float noise, tests at risk, and what an audit found: ``float64`` of these, ``band`` during the search."""
+    """Float noise, tests at risk, and what an audit found: ``float64`` of these, ``band`` during the search.
+
+    ``drift`` is the largest difference that a loss carried along had from the same computed anew, once per layer; None
+    where every loss was computed anew.
+    """
     graph, absolute = problem.graph, cell.method.absolute
     last = decisions[-1]
     problem = full if full is not None and last.audited else problem
     focus = focus_of(graph, graph.edges[last.edge], problem.focus)
     fresh = float(problem.objective.loss(logits_in_parts(problem, torch.tensor(circuit.present), focus)))
-    noise = noise_of(last.after if last.removed else last.before, fresh)
+    drift = max((decision.drift for decision in decisions if decision.drift is not None), default=None)
+    noise = max(noise_of(last.after if last.removed else last.before, fresh), drift or 0.0)
     risky = at_risk(decisions, cell.threshold, noise, absolute=absolute)
-    values: dict[str, Any] = {"noise": noise, "at_risk": len(risky), "audit": None}
+    values: dict[str, Any] = {"noise": noise, "drift": drift, "at_risk": len(risky), "audit": None}
     if cell.audit == "float64":
         exact = ReferenceEngine(cell_problem(cell, model.to(dtype=torch.float64), task.search))
         found = audit(exact, decisions, risky, cell.threshold, absolute=absolute)

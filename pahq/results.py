@@ -38,7 +38,8 @@ class SearchResult:
 class JournalLine:
     """One decision as the journal stores it; ``edge`` by name, ``seconds`` spent on its test.
 
-    ``audited`` and ``low`` (losses before and after in low precision) stay unsaid without an audit.
+    ``audited`` and ``low`` (losses before and after in low precision) stay unsaid without an audit, and ``drift`` of
+    carried losses where it has not grown.
     """
 
     i: int
@@ -49,6 +50,7 @@ class JournalLine:
     seconds: float
     audited: bool = False
     low: tuple[float, float] | None = None
+    drift: float | None = None
 
 
 def cell_folder(root: str | Path, cell_id: str) -> Path:
@@ -137,13 +139,14 @@ class Journal:
 
 def _dump(line: JournalLine) -> str:
     values = {name: getattr(line, name) for name in JournalLine.__slots__}
-    values = {name: value for name, value in values.items() if name not in ("audited", "low") or value}
+    values = {name: value for name, value in values.items() if name not in ("audited", "low", "drift") or value}
     return json.dumps(values, separators=(",", ":")) + "\n"
 
 
 def _well_typed(line: JournalLine) -> bool:
-    numbers = (line.before, line.after, line.seconds, *(line.low or ()))
-    plain = all(type(number) in (int, float) for number in numbers) and len(numbers) in (3, 5)
+    low, drift = line.low or (), () if line.drift is None else (line.drift,)
+    numbers = (line.before, line.after, line.seconds, *low, *drift)
+    plain = all(type(number) in (int, float) for number in numbers) and len(low) in (0, 2)
     return plain and isinstance(line.edge, str) and isinstance(line.removed, bool) and isinstance(line.audited, bool)
 
 

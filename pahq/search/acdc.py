@@ -20,7 +20,8 @@ class Decision:
     """One test: the loss before and after removing ``edge`` (an index of the graph), and what became of it.
 
     ``audited``: full precision decided (``pahq.search.band``), and ``low``, if it was measured too, are the losses
-    before and after in low precision.
+    before and after in low precision. ``drift``, noted with a few decisions by engines that carry a loss along: the
+    largest difference so far between such a loss and the same computed anew.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Decision:
     removed: bool
     audited: bool = False
     low: tuple[float, float] | None = None
+    drift: float | None = None
 
     @property
     def effect(self) -> float:

@@ -9,6 +9,7 @@ connections are all decided before.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
@@ -39,13 +40,15 @@ def speculate(
     judge: Judge = as_measured,
     widest: int | None = None,
     adaptive: bool = True,
+    drift: Callable[[], float] | None = None,
 ) -> Iterator[Decision]:
     """The decisions of ``pahq.search.acdc.acdc``, in its order.
 
     ``widest`` caps the windows (1: one test at a time); without ``adaptive`` every window is as wide as allowed.
+    ``drift`` is asked once per stage, and noted with the stage's first decision if it has grown.
     """
     search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive)
-    live = Liveness(engine.graph)
+    live, drifted = Liveness(engine.graph), 0.0
     for key, members in groupby(visits(engine.graph), key=_stage):
         edges: list[int] = []
         for visit in members:
@@ -56,9 +59,14 @@ def speculate(
                 engine.remove(tests)
                 for edge in tests:
                     live.take(edge)
+        asked = drift
         for decision in search.run(edges, FIRST_GUESS["direct" if key[3] else key[0]]):
             if decision.removed:
                 live.take(decision.edge)
+            if asked is not None and decision.index >= len(done):
+                seen, asked = asked(), None
+                if seen > drifted:
+                    decision, drifted = replace(decision, drift=seen), seen
             if decision.index >= len(done):
                 yield decision
     if search.tests < len(done):

@@ -15,6 +15,7 @@ from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.graph import Graph, ModelShape, build_graph
+from pahq.results import read_journal
 from pahq.search.acdc import Decision, acdc
 from pahq.search.audit import SAFETY, at_risk, audit, noise_of
 from pahq.search.order import Order
@@ -94,3 +95,21 @@ def test_a_cell_says_what_its_audit_found(tmp_path: Path):
         "flipped": [],
         "worst_difference": pytest.approx(0, abs=1e-6),
     }
+
+
+@pytest.mark.parametrize("engine", ["suffix", "reference"])
+def test_a_cell_says_how_far_carried_losses_drifted(tmp_path: Path, engine: str):
+    from pahq.cell import run_cell
+    from pahq.experiment import compose_runs
+
+    wanted = ["task=nano-ioi", "method=acdc", "threshold=0.1", "task.examples=4", f"engine.name={engine}"]
+    ((cell, _),) = compose_runs(wanted)
+    result = run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
+    found = result.values["certainty"]
+    noted = [line.drift for line in read_journal(result.folder / "decisions.jsonl") if line.drift is not None]
+    if engine == "reference":
+        assert (found["drift"], noted) == (None, [])
+    else:
+        assert 0 < found["drift"] <= found["noise"] < 1e-4
+        assert noted == sorted(set(noted))
+        assert noted[-1] == found["drift"]
