@@ -8,7 +8,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from pahq.errors import PahqError
-from pahq.experiment import extra_jobs, groups
+from pahq.experiment import groups
+from pahq.jobs import extra_jobs
 
 EXPERIMENT = str(config.get("experiment", "default"))
 ROOT = str(config.get("root", "results"))

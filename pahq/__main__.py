@@ -175,7 +175,8 @@ def _verify(argv: Sequence[str]) -> int:
 
 
 def _stability(argv: Sequence[str]) -> int:
-    from pahq.experiment import extra_jobs, groups
+    from pahq.experiment import groups
+    from pahq.jobs import extra_jobs
     from pahq.replicates.command import main as stability
 
     return stability(argv, lambda name: [i for ids in extra_jobs(groups(name), "stability").values() for i in ids])

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 from pahq.grids import expand
+from pahq.jobs import Cell, Group, joined
 
 GROUPS = ("task", "model", "method", "precision", "engine")
-EXTRAS = ("stability",)  # keys of a row, true or false, that ask for more than the circuits of its cells
+# Keys of a row, true or false: its circuits' stability too; all its precisions in one process, being short searches.
+EXTRAS = ("stability", "together")
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of an experiment: how to type it, what it is, and which of ``EXTRAS`` its rows ask for."""
-
-    overrides: tuple[str, ...]
-    config: CellConfig
-    extras: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Group:
-    """Cells that differ in threshold alone, for one process; ``name`` is unique in its experiment."""
-
-    name: str
-    cells: Mapping[str, Cell]
-
-    @property
-    def config(self) -> CellConfig:
-        """The first cell's configuration: the others differ in threshold alone."""
-        return next(iter(self.cells.values())).config
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The sweep over all cells, as typed behind ``python -m pahq -m``."""
-        first = next(iter(self.cells.values()))
-        thresholds = ",".join(_threshold_text(cell) for cell in self.cells.values())
-        return (*first.overrides[:-1], f"threshold={thresholds}")
 
 
 def configuration_folder() -> Path:
@@ -90,8 +63,23 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
                 raise PahqError(f"several values in {override.input_line!r} are a sweep; put -m in front")
         lines = [[str(override.input_line) for override in parsed]]
     with _hydra():
-        runs = [parse_config(_compose(line)) for line in lines]
+        runs = [parse_config(composed) for composed in _composed(lines)]
     return list({cell.id: (cell, run) for cell, run in runs}.values())
+
+
+def _composed(lines: Iterable[Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """Each line's configuration. Lines that differ in their threshold alone are composed once: it is read by nothing
+    but the cell, and Hydra takes a tenth of a second."""
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in lines:
+        rest = tuple(text for text in line if not text.startswith("threshold="))
+        if len(rest) != len(line) - 1:
+            yield _compose(line)
+            continue
+        if rest not in known:
+            known[rest] = _compose(line)
+        text = next(text for text in line if text.startswith("threshold="))
+        yield known[rest] | {"threshold": yaml.safe_load(text.removeprefix("threshold="))}
 
 
 def parse_overrides(overrides: Iterable[str]) -> list[Override]:
@@ -122,7 +110,7 @@ def cells(name: str) -> dict[str, Cell]:
 
 
 def groups(name: str) -> list[Group]:
-    """The cells of an experiment in bundles that differ in threshold alone."""
+    """The cells of an experiment in bundles that differ in threshold alone, or in precision too (``together``)."""
     if name not in options("experiment"):
         raise unknown("experiment", name, options("experiment"))
     thresholds: dict[tuple[str, ...], dict[str, frozenset[str]]] = {}
@@ -133,19 +121,7 @@ def groups(name: str) -> list[Group]:
             known[threshold] = known.get(threshold, frozenset()) | extras
     with _hydra():
         bundles = [_bundle(name, base, values) for base, values in thresholds.items()]
-    return _named(bundles)
-
-
-def extra_jobs(found: Iterable[Group], extra: str) -> dict[str, list[str]]:
-    """Ids of the cells with that extra, by the name of their job: one process for all that share task, model, seed."""
-    jobs: dict[tuple[str, str, int], list[str]] = {}
-    for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
-        if extra in cell.extras:
-            config = cell.config
-            jobs.setdefault((config.task.name, config.model.name, config.seed), []).append(cell_id)
-    tasks = [task for task, _, _ in jobs]
-    names = [task if tasks.index(task) == i else f"{task}-{i}" for i, task in enumerate(tasks)]
-    return dict(zip(names, jobs.values(), strict=True))
+    return joined(_named(bundles))
 
 
 def _extras(name: str, row: Mapping[str, Any]) -> frozenset[str]:
@@ -231,10 +207,6 @@ def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
         used[name] = used.get(name, 0) + 1
         named.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", own))
     return named
-
-
-def _threshold_text(cell: Cell) -> str:
-    return cell.overrides[-1].removeprefix("threshold=")
 
 
 @contextmanager

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 PROJECT = "pahq"
 PROBE_SECONDS = 3.0  # W&B itself would try for minutes
+# A run replays a search that is over: the machine's load now, and a list of every package installed, would take more
+# time than a small search and say nothing of it. Versions that matter are in the summary.
+REPLAYED: dict[str, Any] = {"x_save_requirements": False, "x_disable_stats": True, "disable_job_creation": True}
 _settled: dict[str, str] = {}  # mode asked for -> mode in use: one probe and one warning in a process
 
 
@@ -104,7 +107,7 @@ def _log(cell: CellConfig, run: RunConfig, folder: Path, mode: str) -> None:
         job_type=cell.method.name,
         name=cell.id,
         config=cell.model_dump(mode="json"),
-        settings=wandb.Settings(init_timeout=20, console="off", silent=True),
+        settings=wandb.Settings(init_timeout=20, console="off", silent=True, **REPLAYED),
     )
     try:
         _replay(tracked, folder)

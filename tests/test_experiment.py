@@ -13,7 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from pahq import experiment
 from pahq.errors import PahqError
-from pahq.experiment import Cell, cells, compose_runs, configuration_folder, extra_jobs, groups
+from pahq.experiment import cells, compose_runs, configuration_folder, groups
+from pahq.jobs import Cell, extra_jobs
 
 
 @pytest.fixture
@@ -69,8 +70,9 @@ def test_a_grid_of_thresholds_is_its_thresholds_typed_one_by_one(conf: Path) -> 
     assert list(cells("grid")) == list(cells("typed"))
 
 
-def test_a_group_typed_as_a_sweep_is_its_cells() -> None:
-    for group in groups("smoke"):
+@pytest.mark.parametrize("name", ["smoke", "default", "real"])
+def test_a_group_typed_as_a_sweep_is_its_cells(name: str) -> None:
+    for group in groups(name):
         typed = compose_runs(group.overrides, sweep=True)
         assert [cell.id for cell, _ in typed] == list(group.cells)
 
@@ -87,6 +89,28 @@ def test_names_of_groups_are_unique_and_cells_of_two_rows_count_once(conf: Path)
     assert len(cells("twice")) == 6
     [last] = bundles[-1].cells.values()
     assert (last.config.seed, last.config.task.examples) == (1, 8)
+
+
+def test_precisions_of_a_row_share_a_process_where_it_says_so(conf: Path) -> None:
+    row = "- {task: [nano-ioi, nano-docstring], method: [pahq, rtn-q], precision: [int4, int8], threshold: [0.01, 0.1]"
+    (conf / "experiment" / "apart.yaml").write_text(row + "}\n")
+    (conf / "experiment" / "short.yaml").write_text(
+        row + ", together: true}\n"
+        "- {task: nano-ioi, method: pahq, precision: [fp8, bf16], threshold: [0.01, 0.1]}\n"
+        "- {task: nano-ioi, method: pahq, precision: fp8, threshold: 0.2, together: true}\n"
+    )
+    assert list(cells("short"))[:16] == list(cells("apart"))
+    found = {group.name: group for group in groups("short")}
+    assert {name: len(group.cells) for name, group in found.items()} == {
+        "nano-ioi-pahq": 4,
+        "nano-ioi-rtn-q": 4,
+        "nano-docstring-pahq": 4,
+        "nano-docstring-rtn-q": 4,
+        "nano-ioi-pahq-fp8": 2 + 1,
+        "nano-ioi-pahq-bf16": 2,
+    }
+    for group in found.values():
+        assert [cell.id for cell, _ in compose_runs(group.overrides, sweep=True)] == list(group.cells)
 
 
 def test_extras_go_to_the_cells_of_their_rows_however_these_are_typed(conf: Path) -> None:
