@@ -12,6 +12,7 @@ for group in of("acdc"):
             results(group),
         log:
             f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
+        priority: urgency(group)
         conda:
             "../../environment.yml"
         threads: 1

@@ -24,6 +24,11 @@ def results(group):
     return [f"{ROOT}/cells/{cell_id}/result.json" for cell_id in group.cells]
 
 
+def urgency(group):
+    """Cells whose stability is asked for come first: theirs are the longest jobs, and would else run alone at the end."""
+    return int(any("stability" in cell.extras for cell in group.cells.values()))
+
+
 def sweep(group):
     """The group as typed behind `python -m pahq -m`."""
     run = [f"run.root={ROOT}", f"run.experiment={EXPERIMENT}", "run.progress=false"]

@@ -10,6 +10,7 @@ for group in of("pahq"):
             results(group),
         log:
             f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
+        priority: urgency(group)
         conda:
             "../../environment.yml"
         threads: 1
@@ -30,6 +31,7 @@ for group in of("rtn-q"):
             results(group),
         log:
             f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
+        priority: urgency(group)
         conda:
             "../../environment.yml"
         threads: 1

@@ -16,6 +16,7 @@ for job, folders in STABILITY.items():
             expand("{folder}/{file}", folder=folders, file=["stability.json", "inclusion.parquet"]),
         log:
             f"{ROOT}/logs/{EXPERIMENT}/stability-{job}.log",
+        priority: 2
         conda:
             "../../environment.yml"
         threads: 1
