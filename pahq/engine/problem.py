@@ -15,7 +15,7 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import Fixed, Run, embeddings, logits, project, run_senders, sender_outputs, unembed
+from pahq.model.forward import Fixed, Run, embeddings, logits, project, run_senders, sender_outputs, streams, unembed
 from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig, Network
 from pahq.precision.packedstore import PackedStore
@@ -48,12 +48,19 @@ class Problem:
             return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
+    def corrupted_streams(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The ablated run's residual streams [batch, pos, d_model] before each layer's heads, and before its MLP."""
+        with torch.no_grad(), frugal():
+            pre, mid = zip(*streams(self.store.network(), self.corrupted), strict=True)
+        return pre, mid
+
+    @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
         """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
-        model, streams = self.store.network(), self.corrupted.resid_pre
+        model, inputs = self.store.network(), self.corrupted_streams[0]
         with torch.no_grad(), frugal():  # copies of a matrix between values that stay would leave holes in the heap
             return tuple(
-                {letter: project(model.config, layer, letter, streams[i][None]) for letter in "qkv"}
+                {letter: project(model.config, layer, letter, inputs[i][None]) for letter in "qkv"}
                 for i, layer in enumerate(model.layers)
             )
 
@@ -66,8 +73,6 @@ class Problem:
             start=tuple(x[rows] for x in run.start),
             z=tuple(x[:, rows] for x in run.z),
             mlp=tuple(x[rows] for x in run.mlp),
-            resid_pre=tuple(x[rows] for x in run.resid_pre),
-            resid_mid=tuple(x[rows] for x in run.resid_mid),
             final=run.final[rows],
         )
         return replace(

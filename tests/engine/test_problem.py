@@ -63,8 +63,9 @@ def test_zero_ablation_leaves_biases() -> None:
     problem = build_problem(model, random_prompts(model), metric="kl", ablation="zero")
     run, projections = problem.corrupted, problem.corrupted_projections[0]["q"]
     assert not problem.corrupted_senders.any()
-    assert not run.resid_pre[0].any()
-    assert torch.allclose(run.resid_mid[0], model.layers[0].b_O.expand_as(run.resid_mid[0]))
+    pre, mid = problem.corrupted_streams
+    assert not pre[0].any()
+    assert torch.allclose(mid[0], model.layers[0].b_O.expand_as(mid[0]))
     assert torch.allclose(run.final, (model.layers[0].b_O + model.layers[1].b_O).expand_as(run.final))
     # LayerNorm of a zero row is its bias
     expected = torch.einsum("d,hde->he", model.layers[0].ln1_b, model.layers[0].W_Q) + model.layers[0].b_Q

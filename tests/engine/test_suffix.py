@@ -244,17 +244,31 @@ def test_a_wave_is_freed_without_the_cycle_collector() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_inputs_and_outputs_that_do_not_fit_are_formed_anew(family: str) -> None:
+@pytest.mark.parametrize("threshold", [0.1, 0.001])
+@pytest.mark.parametrize("low", ["float32", "int4"])
+@pytest.mark.parametrize("inputs", [0, 2000, 2**30])
+def test_what_does_not_fit_is_formed_anew(family: str, threshold: float, low: str, inputs: int) -> None:
+    """Inputs, heads' outputs on their way, composites and residual streams, with no room at all for them."""
     model = random_model(family, layers=3)
-    problem = build_problem(model, random_prompts(model), metric="kl")
-    search = {"order": Order(), "threshold": 0.1, "absolute": False}
+    precision = PrecisionConfig(name="low", heads=low, scales="row")
+    focused = "none" if low == "float32" else "receiver"
+    problem = build_problem(model, random_prompts(model), metric="kl", precision=precision, focus=focused)
+    search = {"order": Order(), "threshold": threshold, "absolute": False}
     roomy, tight = SuffixEngine(problem, memory_bytes=2**30), SuffixEngine(problem, memory_bytes=2**30)
-    tight.budget = replace(tight.budget, input_bytes=0, window_bytes=0, composite_bytes=0, head_logits_bytes=0)
+    assert roomy.budget.hold_streams
+    tight.budget = replace(
+        tight.budget,
+        input_bytes=inputs,
+        window_bytes=0,
+        composite_bytes=0,
+        head_logits_bytes=0,
+        hold_streams=False,
+    )
     tight.reset()
     assert tight._new_wave(1)._left == 0
-    found, expected = (list(speculate(engine, Order(), 0.1)) for engine in (tight, roomy))
+    found, expected = (list(speculate(e, Order(), threshold, focus=focus(problem))) for e in (tight, roomy))
     assert roomy._state.inputs._kept
-    assert not tight._state.inputs._kept
+    assert inputs or not tight._state.inputs._kept
     assert choices(found) == choices(expected) == choices(reference_run(problem, search))
     assert worst(found, expected) < 1e-12
 
