@@ -56,7 +56,6 @@ class State:
         # of all positions: earlier keys and values come from them
         self._streams = Streams(problem.store, run, _both(streams(network, run)) if hold_streams else None)
         self._ablated_streams = Streams(problem.store, problem.corrupted, ablated)
-        self._held, self._entered = hold_streams, self.config.layers
         run, self.corrupted = run.since(self.first), problem.corrupted.since(self.first)
         self.start, self.z, self.mlp, self.clean_final = run.start, list(run.z), list(run.mlp), run.final
         self.batch, self.length = run.final.shape[:2]
@@ -91,7 +90,6 @@ class State:
 
     def enter(self, layer: int) -> None:
         """Begin visiting a layer's heads: clean projections of those that are alive."""
-        self._entered = layer
         self._streams.enter(layer)
         self._ablated_streams.enter(layer)
         for letter in "qkv":
@@ -118,12 +116,10 @@ class State:
         return torch.cat((earlier.expand(*values.shape[:-2], *earlier.shape[-2:]), values), dim=-2)
 
     def clean_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
-        """The receiver's input in the unpatched run, at its need."""
+        """The receiver's input in the unpatched run, at its need; to be asked for while its senders are clean."""
         if receiver.kind == "logits":
             return at_need(self.clean_final, self._output_need)
-        layer, reached = receiver.layer, self._entered
-        if not self._held and (layer >= reached if receiver.kind == "mlp" else layer > reached):
-            return self.fresh_input(receiver)  # senders below it have been visited: their clean values are gone
+        layer = receiver.layer
         stream = self._streams.mid(layer) if receiver.kind == "mlp" else self._streams.pre(layer)
         return at_need(stream[:, self.first :], self.receiver_need(receiver))
 
