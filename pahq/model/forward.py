@@ -8,8 +8,6 @@ by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.run import Fixed, Run
 from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -185,39 +184,6 @@ def embeddings(
         return [token]
     position = model.W_pos[: tokens.shape[1]].expand_as(token)
     return [token, position] if split else [token + position]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything one forward pass computed that a search asks for.
-
-    ``start`` holds the embedding senders, ``z[layer]`` the heads before W_O (d_head wide: a twelfth of their outputs on
-    GPT-2), ``mlp[layer]`` the MLPs' outputs (empty without MLPs), ``final`` the residual stream at the end. All other
-    streams are sums of these (``streams``).
-    """
-
-    start: tuple[Float[Tensor, "batch pos d_model"], ...]
-    z: tuple[Float[Tensor, "head batch pos d_head"], ...]
-    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
-    final: Float[Tensor, "batch pos d_model"]
-
-    def since(self, first: int) -> Run:
-        """Views of the positions from ``first`` on."""
-        cut = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Run(**{name: _since(value, first) for name, value in cut.items()})
-
-
-def _since(values: Any, first: int) -> Any:
-    return tuple(x[..., first:, :] for x in values) if isinstance(values, tuple) else values[..., first:, :]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Values that senders take in place of what they compute (zero and mean ablation), laid out as in ``Run``."""
-
-    start: tuple[Float[Tensor, "batch pos d_model"], ...]
-    z: tuple[Float[Tensor, "head batch pos d_head"], ...]
-    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
 
 
 def run_senders(

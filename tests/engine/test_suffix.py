@@ -44,6 +44,7 @@ problems = st.fixed_dictionaries(
         "direct": st.booleans(),
         "format": st.sampled_from(["float32", "int8", "int4"]),
         "focus": st.sampled_from(["none", "receiver"]),
+        "cache": st.sampled_from(["float32", "bf16", "fp16"]),
     }
 )
 searches = st.fixed_dictionaries(
@@ -60,7 +61,13 @@ searches = st.fixed_dictionaries(
 def make(spec: dict, dtype: torch.dtype) -> Problem:
     model = random_model(spec["family"], spec["seed"], dtype=dtype, layers=spec["layers"], d_model=16)
     # d_model 16: wide enough for the composites of two heads to pay
-    low = PrecisionConfig(name="low", heads=spec["format"], scales="row", mlp="float32" if spec["split"] else "bf16")
+    low = PrecisionConfig(
+        name="low",
+        heads=spec["format"],
+        scales="row",
+        mlp="float32" if spec["split"] else "bf16",
+        cache=spec.get("cache", "float32"),
+    )
     return build_problem(
         model,
         random_prompts(model, spec["seed"], every_item=spec["every_item"], same=spec.get("same", 0)),

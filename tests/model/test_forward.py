@@ -13,8 +13,6 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.forward import (
-    Fixed,
-    Run,
     attend,
     embeddings,
     logits,
@@ -25,6 +23,7 @@ from pahq.model.forward import (
     streams,
     unembed,
 )
+from pahq.model.run import Fixed, Run
 from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
 
 ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "plain_forward.py"))["logits"]

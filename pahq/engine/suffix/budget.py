@@ -37,18 +37,14 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     more. The estimate counts weights, caches and windows of the search, not the interpreter. Raises PahqError saying
     how much is needed when even one trial at a time does not fit.
     """
-    final, config = problem.corrupted.final, problem.store.config
-    rows, size = final.shape[0] * final.shape[1], final.element_size()
-    stream = rows * config.d_model * size
-    fixed = _fixed(problem)
-    window = trial_bytes(config, rows, size) + TILE * size
+    config, _, _, stream = _sizes(problem)
+    least, window = least_bytes(problem), _window(problem)
     if memory_bytes is None:
-        memory_bytes = max(reference_bytes(problem), fixed + window)
-    left = memory_bytes - fixed - window
+        memory_bytes = max(reference_bytes(problem), least)
+    left = memory_bytes - least
     if left < 0:
-        needed = (fixed + window) / GIB
         raise PahqError(
-            f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {needed:.3g} "
+            f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {least / GIB:.3g} "
             f"(fewer task.examples need less)"
         )
     held = _held_streams(problem)
@@ -63,6 +59,18 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     input_bytes = min(every_input, left)
     used = memory_bytes - (left - input_bytes)
     return Budget(window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
+
+
+def least_bytes(problem: Problem) -> int:
+    """What a search can do with: one trial at a time, and nothing kept to save work."""
+    return _fixed(problem) + _window(problem)
+
+
+def _window(problem: Problem) -> int:
+    """A window of one trial, and a tile of logits."""
+    final = problem.corrupted.final
+    size = final.element_size()
+    return trial_bytes(problem.store.config, final.shape[0] * final.shape[1], size) + TILE * size
 
 
 def trial_bytes(config: ModelConfig, rows: int, size: int) -> int:
@@ -85,8 +93,8 @@ def _fixed(problem: Problem) -> int:
     """Weights and what every search by this engine holds, at the moment of their peak."""
     config, _, _, stream = _sizes(problem)
     narrow = stream * config.d_head // config.d_model
-    heads = config.layers * (3 * config.heads + 2 * config.kv_heads) * narrow  # z clean and ablated, projections
-    outputs = 2 * (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream
+    heads = config.layers * (2 * config.heads + 2 * config.kv_heads) * narrow  # z and projections
+    outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
     return WORKSPACE + problem.store.nbytes + int(SLACK * (heads + outputs + layer + 12 * stream))
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.model.forward import Run, after_attention
+from pahq.model.forward import after_attention
+from pahq.model.run import Run
 from pahq.precision.store import NO_FOCUS, WeightStore
 
 Stream = Float[Tensor, "batch pos d_model"]
