@@ -5,9 +5,9 @@
 Rows: float32 with result-caches (every sender's output d_model wide, twice, and one layer's inputs: the layout of ACDC
 and its descendants; here the reference engine), float32 with z-caches (the suffix engine), and PAHQ in packed int8 and
 int4 with z-caches. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
-a few tests by the reference engine, whose every test takes the same. What the suffix engine keeps to save work is
-switched off (``--kept`` switches it on), so that rows differ in layout alone. Peaks are VmHWM above the level before
-the model was opened, torch and its libraries warm.
+a few tests by the reference engine, whose every test takes the same. The suffix engine is given the least that it can
+do with (``--kept``: what it takes by itself), so that rows differ in layout alone. Peaks are VmHWM above the level
+before the model was opened, torch and its libraries warm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.budget import least_bytes
 from pahq.memory import PeakMemory
 from pahq.model.sources import open_model, save_model
 from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
@@ -43,12 +43,15 @@ LLAMA = ModelConfig(  # the proportions of Llama-3.2-1B at a size that fits this
     d_vocab_out=32000, context=64, norm="rms", activation="silu", gated=True, positions="rotary", rotary_base=500000.0,
     tied_embedding=True,
 )  # fmt: skip
-ROWS = {
-    "float32, result-caches": ("float32", "reference"),
-    "float32, z-caches": ("float32", "suffix"),
-    "PAHQ int8, z-caches": ("int8", "suffix"),
-    "PAHQ int4, z-caches": ("int4", "suffix"),
-    "PAHQ int8, result-caches": ("int8", "reference"),
+ROWS = {  # format of heads, engine, what absent edges carry
+    "float32, result-caches": ("float32", "reference", "float32"),
+    "float32, z-caches": ("float32", "suffix", "float32"),
+    "float32, z-caches, ablated run in bf16": ("float32", "suffix", "bf16"),
+    "PAHQ int8, z-caches": ("int8", "suffix", "float32"),
+    "PAHQ int8, z-caches, ablated run in bf16": ("int8", "suffix", "bf16"),
+    "PAHQ int4, z-caches": ("int4", "suffix", "float32"),
+    "PAHQ int4, z-caches, ablated run in bf16": ("int4", "suffix", "bf16"),
+    "PAHQ int8, result-caches": ("int8", "reference", "float32"),
 }
 
 
@@ -63,10 +66,11 @@ def llama_like() -> Model:
     return model_from_tensors(LLAMA, tensors)
 
 
-def precision(name: str) -> PrecisionConfig:
+def precision(name: str, cache: str) -> PrecisionConfig:
+    values: dict[str, Any] = {"name": name, "heads": name, "cache": cache}
     if name == "float32":
-        return PrecisionConfig(name=name, heads="float32")
-    return PrecisionConfig(name=name, heads=name, scales="group32" if name == "int4" else "row", mlp="bf16")
+        return PrecisionConfig(**values)
+    return PrecisionConfig(**values, scales="group32" if name == "int4" else "row", mlp="bf16")
 
 
 def parts(problem: Problem, engine: str, examples: int) -> dict[str, int]:
@@ -76,32 +80,35 @@ def parts(problem: Problem, engine: str, examples: int) -> dict[str, int]:
     narrow = stream * config.d_head // config.d_model
     senders = len(problem.graph.senders)
     logits = examples * config.d_vocab_out * final.element_size()
-    values = {"weights": problem.store.nbytes, "clean logits": logits, "streams": (2 * config.layers + 1) * stream}
+    values = {"weights": problem.store.nbytes, "clean logits": logits}
     z = config.layers * config.heads * narrow + (config.layers * (config.d_mlp > 0) + 1) * stream
+    projections = config.layers * (config.heads + 2 * config.kv_heads) * narrow
     if engine == "reference":
-        projections = config.layers * (config.heads + 2 * config.kv_heads) * narrow
         return values | {
-            "corrupted cache": senders * stream + z,
+            "corrupted cache": senders * stream + problem.corrupted.nbytes,
+            "corrupted streams": 2 * config.layers * stream,
             "online cache": senders * stream,
             "corrupted projections": projections,
             "a layer's inputs": 2 * config.heads * stream,
             "logits": 2 * logits,
         }
-    return values | {"corrupted cache": z, "clean cache": z + (2 * config.layers + 1) * stream}
+    return values | {"corrupted cache": problem.corrupted.nbytes, "clean cache": z + stream, "projections": projections}
 
 
 def measure(folder: Path, row: str, examples: int, positions: int, threshold: float, kept: bool) -> dict[str, Any]:
     """One row, in this process."""
     torch.set_num_threads(1)
     torch.ones(256, 256) @ torch.ones(256, 256)
-    name, engine_name = ROWS[row]
+    name, engine_name, cache = ROWS[row]
     memory = PeakMemory("cpu")
     with torch.no_grad():
         file = open_model(folder)
         shape = Shape(vocabulary=file.config.d_vocab, positions=positions)
         prompts = make_prompts(shape, examples)
         focus = "none" if name == "float32" else "receiver"
-        problem = build_problem(file, prompts, metric="kl", precision=precision(name), focus=focus, store="packed")
+        problem = build_problem(
+            file, prompts, metric="kl", precision=precision(name, cache), focus=focus, store="packed"
+        )
         set_up = memory.bytes()
         if engine_name == "reference":
             engine = ReferenceEngine(problem)
@@ -110,10 +117,7 @@ def measure(folder: Path, row: str, examples: int, positions: int, threshold: fl
                 engine.measure([Trial(edge, (edge,))])
             kept_edges = None
         else:
-            suffix = SuffixEngine(problem)
-            if not kept:
-                suffix.budget = replace(suffix.budget, input_bytes=0, composite_bytes=0, head_logits_bytes=0)
-                suffix.reset()
+            suffix = SuffixEngine(problem, memory_bytes=None if kept else least_bytes(problem))
             focused = {"focus": lambda edge: focus_of(problem.graph, problem.graph.edges[edge], focus)}
             decisions = speculate(suffix, Order(), threshold, **focused)
             kept_edges = sum(not decision.removed for decision in decisions)
@@ -157,6 +161,7 @@ def main() -> int:
             "pahq_int4_over_full": peaks["PAHQ int4, z-caches"] / full,
             "z_caches_alone": peaks["float32, z-caches"] / full,
             "bits_alone": peaks["PAHQ int8, result-caches"] / full,
+            "pahq_int8_bf16_cache_over_full": peaks["PAHQ int8, z-caches, ablated run in bf16"] / full,
             "bits_on_top_of_z": peaks["PAHQ int8, z-caches"] / peaks["float32, z-caches"],
         }
     report |= {key: report["gpt2-small shape"][key] for key in ("pahq_int8_over_full", "bits_alone")}

@@ -116,12 +116,22 @@ class MethodConfig(_Frozen):
 
 
 class PrecisionConfig(_Frozen):
-    """Formats of the attention weights out of focus (``heads``) and of the MLPs. ``auto`` is settled by the method."""
+    """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
+
+    ``auto`` is settled by the method.
+    """
 
     name: str
     heads: Format | Literal["auto"] = "auto"
     scales: Scales = "row"
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
+    cache: Literal["float32", "bf16", "fp16"] = "float32"
+
+    @model_serializer(mode="wrap")
+    def _without_cache(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A cache in full precision stays unsaid, so that cells from before there was a choice keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "cache" or value != "float32"}
 
     @model_validator(mode="after")
     def _scales_fit(self) -> PrecisionConfig:
@@ -190,14 +200,15 @@ class CellConfig(_Frozen):
         precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
         if precision is None or method is None or precision.get("heads", "auto") != "auto":
             return values
-        if method.get("name") == "acdc":
-            return values | {"precision": {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}}
-        return values | {"precision": {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}}
+        settled = {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}
+        if method.get("name") != "acdc":
+            settled = {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}
+        return values | {"precision": settled | {"cache": precision.get("cache", "float32")}}
 
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:
         method, precision = self.method, self.precision
-        if method.name == "acdc" and (precision.heads, precision.mlp) != ("float32", "float32"):
+        if method.name == "acdc" and {precision.heads, precision.mlp, precision.cache} != {"float32"}:
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")

@@ -15,9 +15,11 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import Fixed, Run, embeddings, logits, project, run_senders, sender_outputs, unembed
+from pahq.model.forward import embeddings, logits, project, run_senders, sender_outputs, streams, unembed
 from pahq.model.modelfile import ModelFile
+from pahq.model.run import Fixed, Run
 from pahq.model.weights import Model, ModelConfig, Network
+from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
 from pahq.tasks.task import Prompts
@@ -48,12 +50,19 @@ class Problem:
             return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
+    def corrupted_streams(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The ablated run's residual streams [batch, pos, d_model] before each layer's heads, and before its MLP."""
+        with torch.no_grad(), frugal():
+            pre, mid = zip(*streams(self.store.network(), self.corrupted), strict=True)
+        return pre, mid
+
+    @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
         """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
-        model, streams = self.store.network(), self.corrupted.resid_pre
+        model, inputs = self.store.network(), self.corrupted_streams[0]
         with torch.no_grad(), frugal():  # copies of a matrix between values that stay would leave holes in the heap
             return tuple(
-                {letter: project(model.config, layer, letter, streams[i][None]) for letter in "qkv"}
+                {letter: project(model.config, layer, letter, inputs[i][None]) for letter in "qkv"}
                 for i, layer in enumerate(model.layers)
             )
 
@@ -62,14 +71,7 @@ class Problem:
         prompts, run = self.prompts, self.corrupted
         chosen = range(len(prompts.clean))[rows]
         items = prompts.items[(prompts.items[:, 0] >= chosen.start) & (prompts.items[:, 0] < chosen.stop)]
-        corrupted = Run(
-            start=tuple(x[rows] for x in run.start),
-            z=tuple(x[:, rows] for x in run.z),
-            mlp=tuple(x[rows] for x in run.mlp),
-            resid_pre=tuple(x[rows] for x in run.resid_pre),
-            resid_mid=tuple(x[rows] for x in run.resid_mid),
-            final=run.final[rows],
-        )
+        corrupted = run.map(lambda x: x[..., rows, :, :])
         return replace(
             self,
             prompts=Prompts(prompts.clean[rows], prompts.corrupted[rows], items - items.new_tensor([chosen.start, 0])),
@@ -102,6 +104,7 @@ def build_problem(
     ``ablation``: what absent edges carry. corrupted: the corrupted prompts' values. zero: those of a run in which every
     sender is zero, so a projection is W.norm(biases) + b, not zero. mean: the same with each sender at its mean over
     the corrupted prompts, position by position.
+    ``precision.cache``: absent edges carry 16-bit values; whatever the network itself computes is not rounded.
     ``store``: plain keeps the full-precision model and its rounded copy; packed keeps low-bit weights alone, and the
     full-precision ones in the model's file (a model that is loaded already goes into a temporary one, or on a GPU into
     pinned memory of the host). Both give the same numbers.
@@ -126,6 +129,8 @@ def build_problem(
         weights = PrecisionStore.build(model, policy)
     with frugal():
         corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
+        if policy.cache != "float32":
+            corrupted = _narrow(weights.network(), corrupted, policy.cache)
     return Problem(
         graph=graph,
         store=weights,
@@ -134,7 +139,7 @@ def build_problem(
         focus=focus,
         clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
         corrupted=corrupted,
-        twin=ablation == "corrupted" and prompts.position_order is None,
+        twin=ablation == "corrupted" and prompts.position_order is None and policy.cache == "float32",
     )
 
 
@@ -171,6 +176,20 @@ def _ablation_run(model: Network, prompts: Prompts, ablation: str, split_embed: 
         raise PahqError(f"unknown ablation {ablation!r}; known: corrupted, mean, zero")
     fixed = Fixed(tuple(map(change, run.start)), tuple(map(change, run.z)), tuple(map(change, run.mlp)))
     return run_senders(model, start, fixed=fixed)
+
+
+def _narrow(model: Network, run: Run, cache: str) -> Run:
+    """The ablated run with its senders held in 16 bits. What they add up to is added up from the rounded ones."""
+
+    def rounded(values: Tensor) -> Tensor:
+        stored = values.to(HALF[cache])
+        if not torch.isfinite(stored).all():
+            largest = float(values.abs().max())
+            raise PahqError(f"an activation of {largest:.3g} does not fit cache={cache}; bf16 holds it")
+        return stored.to(values.dtype)
+
+    start, z, mlp = (tuple(map(rounded, part)) for part in (run.start, run.z, run.mlp))
+    return run_senders(model, start, fixed=Fixed(start, z, mlp)).narrow(HALF[cache])
 
 
 def _mean_prompt(values: Float[Tensor, "*head batch pos d"]) -> Float[Tensor, "*head batch pos d"]:

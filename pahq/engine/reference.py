@@ -61,6 +61,7 @@ def circuit_logits(
     ACDC runs; the engine never skips.
     """
     graph, corrupted, store = problem.graph, problem.corrupted, problem.store
+    pre, mid = problem.corrupted_streams
     shape, config = graph.shape, store.config
     corrupted_senders = problem.corrupted_senders
     delta = torch.empty_like(corrupted_senders)  # online minus corrupted, by sender; filled from the embedding up
@@ -84,13 +85,13 @@ def circuit_logits(
         at = {}
         for letter in "qkv":
             inputs = [Receiver("head", layer, head, letter) for head in range(shape.letter_heads(letter))]
-            online = project(config, weights, letter, read(corrupted.resid_pre[layer], inputs))
+            online = project(config, weights, letter, read(pre[layer], inputs))
             if graph.n_direct:
                 # A head in focus takes its ablated projection in full precision too, so that no change of precision
                 # is ever booked on its Direct edge.
                 ablated = problem.corrupted_projections[layer][letter]
                 if any(at == layer for at, _ in focus):
-                    ablated = project(config, weights, letter, corrupted.resid_pre[layer][None])
+                    ablated = project(config, weights, letter, pre[layer][None])
                 first = graph.direct(inputs[0])
                 direct = present[first : first + len(inputs)].to(online.device)  # type: ignore[operator]
                 online = torch.where(direct[:, None, None, None], online, ablated)
@@ -99,7 +100,7 @@ def circuit_logits(
         delta[sent : sent + shape.heads] = outputs - corrupted_senders[sent : sent + shape.heads]
         sent += shape.heads
         if shape.mlp:
-            x = read(corrupted.resid_mid[layer], [Receiver("mlp", layer)])[0]
+            x = read(mid[layer], [Receiver("mlp", layer)])[0]
             delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
             sent += 1
     return problem.item_logits(read(corrupted.final, [Receiver("logits")])[0])

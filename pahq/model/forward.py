@@ -7,9 +7,7 @@ by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.run import Fixed, Run
 from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -187,41 +186,6 @@ def embeddings(
     return [token, position] if split else [token + position]
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything one forward pass computed that a search asks for.
-
-    ``start`` holds the embedding senders, ``z[layer]`` the heads before W_O (d_head wide: a twelfth of their outputs on
-    GPT-2), ``mlp[layer]`` the MLPs' outputs (empty without MLPs). ``resid_pre``, ``resid_mid`` and ``final`` are the
-    residual stream before attention, before the MLP and at the end.
-    """
-
-    start: tuple[Float[Tensor, "batch pos d_model"], ...]
-    z: tuple[Float[Tensor, "head batch pos d_head"], ...]
-    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
-    resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
-    resid_mid: tuple[Float[Tensor, "batch pos d_model"], ...]
-    final: Float[Tensor, "batch pos d_model"]
-
-    def since(self, first: int) -> Run:
-        """Views of the positions from ``first`` on."""
-        cut = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Run(**{name: _since(value, first) for name, value in cut.items()})
-
-
-def _since(values: Any, first: int) -> Any:
-    return tuple(x[..., first:, :] for x in values) if isinstance(values, tuple) else values[..., first:, :]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Values that senders take in place of what they compute (zero and mean ablation), laid out as in ``Run``."""
-
-    start: tuple[Float[Tensor, "batch pos d_model"], ...]
-    z: tuple[Float[Tensor, "head batch pos d_head"], ...]
-    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
-
-
 def run_senders(
     model: Network, start: Sequence[Float[Tensor, "batch pos d_model"]], *, fixed: Fixed | None = None
 ) -> Run:
@@ -232,20 +196,39 @@ def run_senders(
     config = model.config
     sent = tuple(start) if fixed is None else fixed.start
     resid = torch.stack(list(sent)).sum(0)
-    zs, mlps, resid_pre, resid_mid = [], [], [], []
+    zs, mlps = [], []
     for i, layer in enumerate(model.layers):
-        resid_pre.append(resid)
         if fixed is None:
             at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
             zs.append(attend(config, at["q"], at["k"], at["v"]))
         else:
             zs.append(fixed.z[i])
-        resid = resid + head_outputs(layer, zs[-1]).sum(0) + layer.b_O
-        resid_mid.append(resid)
+        resid = after_attention(layer, resid, zs[-1])
         if layer.W_in is not None:
             mlps.append(mlp(config, layer, resid) if fixed is None else fixed.mlp[i])
             resid = resid + mlps[-1]
-    return Run(sent, tuple(zs), tuple(mlps), tuple(resid_pre), tuple(resid_mid), resid)
+    return Run(sent, tuple(zs), tuple(mlps), resid)
+
+
+def after_attention(
+    layer: LayerWeights, resid: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "head batch pos d_head"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream behind a layer's heads."""
+    return resid + head_outputs(layer, z).sum(0) + layer.b_O
+
+
+def streams(
+    model: Network, run: Run
+) -> Iterator[tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]]:
+    """Layer by layer the residual stream of a run before attention and before the MLP (behind attention without one).
+
+    Bit for bit what ``run_senders`` added up.
+    """
+    resid = torch.stack(list(run.start)).sum(0)
+    for i, layer in enumerate(model.layers):
+        mid = after_attention(layer, resid, run.z[i])
+        yield resid, mid
+        resid = mid + run.mlp[i] if run.mlp else mid
 
 
 def sender_outputs(model: Network, run: Run) -> Float[Tensor, "sender batch pos d_model"]:

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from pahq.config import PrecisionConfig
+from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
+from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
 from pahq.metrics import gather_items
 from pahq.model.forward import logits, unembed
@@ -63,8 +65,9 @@ def test_zero_ablation_leaves_biases() -> None:
     problem = build_problem(model, random_prompts(model), metric="kl", ablation="zero")
     run, projections = problem.corrupted, problem.corrupted_projections[0]["q"]
     assert not problem.corrupted_senders.any()
-    assert not run.resid_pre[0].any()
-    assert torch.allclose(run.resid_mid[0], model.layers[0].b_O.expand_as(run.resid_mid[0]))
+    pre, mid = problem.corrupted_streams
+    assert not pre[0].any()
+    assert torch.allclose(mid[0], model.layers[0].b_O.expand_as(mid[0]))
     assert torch.allclose(run.final, (model.layers[0].b_O + model.layers[1].b_O).expand_as(run.final))
     # LayerNorm of a zero row is its bias
     expected = torch.einsum("d,hde->he", model.layers[0].ln1_b, model.layers[0].W_Q) + model.layers[0].b_Q
@@ -107,3 +110,35 @@ def test_rotary_models_have_no_position_embedding_to_split() -> None:
     with pytest.raises(PahqError, match="no position embedding to split"):
         build_problem(model, random_prompts(model), metric="kl", split_embed=True)
     assert build_problem(model, random_prompts(model, length=7), metric="kl").graph.senders[0].kind == "embed"
+
+
+@pytest.mark.parametrize(("cache", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "attention-only"])
+@pytest.mark.parametrize("ablation", ["corrupted", "mean"])
+def test_a_narrow_cache_holds_16_bits_of_what_absent_edges_carry(
+    cache: str, dtype: torch.dtype, family: str, ablation: str
+) -> None:
+    """Senders are rounded once; the streams are sums of the rounded ones, so that the whole graph is still clean."""
+    model = random_model(family)
+    prompts, policy = random_prompts(model), PrecisionConfig(name="float32", heads="float32", cache=cache)
+    plain = build_problem(model, prompts, metric="kl", ablation=ablation)
+    problem = build_problem(model, prompts, metric="kl", ablation=ablation, precision=policy)
+    for name in ("start", "z", "mlp"):
+        pairs = list(zip(getattr(problem.corrupted, name), getattr(plain.corrupted, name), strict=True))
+        assert len(pairs) == len(getattr(plain.corrupted, name))
+        if name == "start" or (name == "z" and ablation == "corrupted"):
+            assert torch.equal(pairs[0][0], pairs[0][1].to(dtype).double())  # above, inputs are rounded already or not
+    assert all(x.dtype == dtype for x in problem.corrupted.z.held)
+    held = plain.corrupted.nbytes - plain.corrupted.final.nbytes
+    assert problem.corrupted.nbytes == plain.corrupted.final.nbytes + held // 4  # float64 here
+    biases = torch.stack([layer.b_O for layer in model.layers]).sum(0)
+    assert torch.allclose(problem.corrupted.final, problem.corrupted_senders.sum(0) + biases, atol=1e-12)
+    assert ReferenceEngine(problem).measure([Trial(0, ())])[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_what_a_narrow_cache_cannot_hold_is_refused() -> None:
+    model = random_model("gpt2")
+    huge = dataclasses.replace(model, W_E=model.W_E * 1e6)
+    policy = PrecisionConfig(name="float32", heads="float32", cache="fp16")
+    with pytest.raises(PahqError, match=r"an activation of [\d.e+]+ does not fit cache=fp16; bf16 holds it"):
+        build_problem(huge, random_prompts(model), metric="kl", precision=policy)

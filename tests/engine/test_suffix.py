@@ -44,6 +44,7 @@ problems = st.fixed_dictionaries(
         "direct": st.booleans(),
         "format": st.sampled_from(["float32", "int8", "int4"]),
         "focus": st.sampled_from(["none", "receiver"]),
+        "cache": st.sampled_from(["float32", "bf16", "fp16"]),
     }
 )
 searches = st.fixed_dictionaries(
@@ -60,7 +61,13 @@ searches = st.fixed_dictionaries(
 def make(spec: dict, dtype: torch.dtype) -> Problem:
     model = random_model(spec["family"], spec["seed"], dtype=dtype, layers=spec["layers"], d_model=16)
     # d_model 16: wide enough for the composites of two heads to pay
-    low = PrecisionConfig(name="low", heads=spec["format"], scales="row", mlp="float32" if spec["split"] else "bf16")
+    low = PrecisionConfig(
+        name="low",
+        heads=spec["format"],
+        scales="row",
+        mlp="float32" if spec["split"] else "bf16",
+        cache=spec.get("cache", "float32"),
+    )
     return build_problem(
         model,
         random_prompts(model, spec["seed"], every_item=spec["every_item"], same=spec.get("same", 0)),
@@ -244,17 +251,32 @@ def test_a_wave_is_freed_without_the_cycle_collector() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_inputs_and_outputs_that_do_not_fit_are_formed_anew(family: str) -> None:
+@pytest.mark.parametrize(("threshold", "absolute"), [(0.1, False), (1e-4, True)])  # hardly an edge kept; nearly all
+@pytest.mark.parametrize("low", ["float32", "int4"])
+@pytest.mark.parametrize("inputs", [0, 2000])
+def test_what_does_not_fit_is_formed_anew(family: str, threshold: float, absolute: bool, low: str, inputs: int) -> None:
+    """Inputs, heads' outputs on their way, composites and residual streams, with no room at all for them."""
     model = random_model(family, layers=3)
-    problem = build_problem(model, random_prompts(model), metric="kl")
-    search = {"order": Order(), "threshold": 0.1, "absolute": False}
+    precision = PrecisionConfig(name="low", heads=low, scales="row")
+    focused = "none" if low == "float32" else "receiver"
+    problem = build_problem(model, random_prompts(model), metric="kl", precision=precision, focus=focused)
+    search = {"order": Order(), "threshold": threshold, "absolute": absolute}
     roomy, tight = SuffixEngine(problem, memory_bytes=2**30), SuffixEngine(problem, memory_bytes=2**30)
-    tight.budget = replace(tight.budget, input_bytes=0, window_bytes=0, composite_bytes=0, head_logits_bytes=0)
+    assert roomy.budget.hold_streams
+    tight.budget = replace(
+        tight.budget,
+        input_bytes=inputs,
+        window_bytes=0,
+        composite_bytes=0,
+        head_logits_bytes=0,
+        hold_streams=False,
+    )
     tight.reset()
     assert tight._new_wave(1)._left == 0
-    found, expected = (list(speculate(engine, Order(), 0.1)) for engine in (tight, roomy))
-    assert roomy._state.inputs._kept
-    assert not tight._state.inputs._kept
+    options = {"absolute": absolute, "focus": focus(problem)}
+    found, expected = (list(speculate(e, Order(), threshold, **options)) for e in (tight, roomy))
+    assert absolute or roomy._state.inputs._kept
+    assert inputs or not tight._state.inputs._kept
     assert choices(found) == choices(expected) == choices(reference_run(problem, search))
     assert worst(found, expected) < 1e-12
 

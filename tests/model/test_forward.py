@@ -13,8 +13,6 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.forward import (
-    Fixed,
-    Run,
     attend,
     embeddings,
     logits,
@@ -22,8 +20,10 @@ from pahq.model.forward import (
     rotate,
     run_senders,
     sender_outputs,
+    streams,
     unembed,
 )
+from pahq.model.run import Fixed, Run
 from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
 
 ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "plain_forward.py"))["logits"]
@@ -131,10 +131,12 @@ def test_a_run_keeps_what_each_receiver_reads(model: Model) -> None:
     run = run_senders(model, embeddings(model, TOKENS, split=False))
     senders, heads = sender_outputs(model, run), model.config.heads
     attention = senders[1 : 1 + heads].sum(0) + model.layers[0].b_O
-    assert torch.equal(run.resid_pre[0], senders[0])
-    assert (run.resid_mid[0] - run.resid_pre[0] - attention).abs().max() < 1e-12
-    after = run.resid_mid[0] + senders[1 + heads] if model.config.d_mlp else run.resid_mid[0]
-    assert (run.resid_pre[1] - after).abs().max() < 1e-12
+    (pre, mid), (above, top) = streams(model, run)
+    assert torch.equal(pre, senders[0])
+    assert (mid - pre - attention).abs().max() < 1e-12
+    after = mid + senders[1 + heads] if model.config.d_mlp else mid
+    assert (above - after).abs().max() < 1e-12
+    assert torch.equal(top + run.mlp[1] if run.mlp else top, run.final)
     assert run.z[1].shape == (heads, 2, 6, model.config.d_head)
 
 
@@ -182,8 +184,9 @@ def test_zero_ablation_leaves_biases_alone(model: Model) -> None:
     run = run_senders(model, start, fixed=Fixed(*zeros))
     b_O = [layer.b_O for layer in model.layers]
     assert not sender_outputs(model, run).any()
-    assert torch.equal(run.resid_pre[0], torch.zeros_like(start[0]))
-    assert (run.resid_pre[1] - b_O[0]).abs().max() < 1e-12
+    (first, _), (second, _) = streams(model, run)
+    assert torch.equal(first, torch.zeros_like(start[0]))
+    assert (second - b_O[0]).abs().max() < 1e-12
     assert (run.final - b_O[0] - b_O[1]).abs().max() < 1e-12
 
 
@@ -201,7 +204,8 @@ def test_fixing_one_sender_reaches_all_below_it_alone(model: Model) -> None:
     gone[0] = 0
     run = run_senders(model, start, fixed=Fixed(clean.start, (clean.z[0], gone), clean.mlp))
     first = 1 + model.config.heads + (model.config.d_mlp > 0)  # the first head of layer 1
-    assert torch.equal(run.resid_pre[1], clean.resid_pre[1])
+    (_, (ours, _)), (_, (theirs, _)) = streams(model, run), streams(model, clean)
+    assert torch.equal(ours, theirs)
     assert (clean.final - run.final - sender_outputs(model, clean)[first]).abs().max() < 1e-12
 
 

@@ -50,7 +50,7 @@ class _Pass:
         self.used = used_senders(self.graph, self.somewhere)
 
     def logits(self) -> Float[Tensor, "circuit item vocab"]:
-        graph, corrupted = self.graph, self.problem.corrupted
+        graph, corrupted, (_, mid) = self.graph, self.problem.corrupted, self.problem.corrupted_streams
         for i, part in enumerate(self.problem.clean):
             self.delta[:, i] = (part - self.problem.corrupted_senders[i]).flatten()
         for layer in range(self.config.layers):
@@ -60,7 +60,7 @@ class _Pass:
             if heads:
                 self._attention(layer, weights, first, heads)
             if graph.shape.mlp and self.used[first + graph.shape.heads]:
-                x = self._read(corrupted.resid_mid[layer], [Receiver("mlp", layer)])[0]
+                x = self._read(mid[layer], [Receiver("mlp", layer)])[0]
                 self._send(first + graph.shape.heads, mlp(self.config, weights, x))
         final = self._read(corrupted.final, [Receiver("logits")])[0]
         return self.problem.item_logits(final.view(-1, *self.shape))
@@ -87,7 +87,7 @@ class _Pass:
         inputs = [Receiver("head", layer, row, letter) for row in rows]
         live = [i for i, receiver in enumerate(inputs) if self._live(receiver)]
         if live:
-            x = self._read(self.problem.corrupted.resid_pre[layer], [inputs[i] for i in live])
+            x = self._read(self.problem.corrupted_streams[0][layer], [inputs[i] for i in live])
             online = project(self.config, weights, letter, x, rows=[rows[i] for i in live])
             online = online.view(len(live), count, *ablated.shape[1:])
             if graph.n_direct:

@@ -26,6 +26,7 @@ class Budget:
     input_bytes: int
     composite_bytes: int
     head_logits_bytes: int
+    hold_streams: bool
     peak_bytes: int
 
 
@@ -36,20 +37,19 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     more. The estimate counts weights, caches and windows of the search, not the interpreter. Raises PahqError saying
     how much is needed when even one trial at a time does not fit.
     """
-    final, config = problem.corrupted.final, problem.store.config
-    rows, size = final.shape[0] * final.shape[1], final.element_size()
-    stream = rows * config.d_model * size
-    fixed = _fixed(problem)
-    window = trial_bytes(config, rows, size) + TILE * size
+    config, _, _, stream = _sizes(problem)
+    least, window = least_bytes(problem), _window(problem)
     if memory_bytes is None:
-        memory_bytes = max(reference_bytes(problem), fixed + window)
-    left = memory_bytes - fixed - window
+        memory_bytes = max(reference_bytes(problem), least)
+    left = memory_bytes - least
     if left < 0:
-        needed = (fixed + window) / GIB
         raise PahqError(
-            f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {needed:.3g} "
+            f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {least / GIB:.3g} "
             f"(fewer task.examples need less)"
         )
+    held = _held_streams(problem)
+    hold_streams = held <= left // 2
+    left -= held if hold_streams else 0
     more = left // 3
     left -= more
     composite_bytes = min(COMPOSITE_BYTES, left // 4)
@@ -58,7 +58,19 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
     input_bytes = min(every_input, left)
     used = memory_bytes - (left - input_bytes)
-    return Budget(window + more, input_bytes, composite_bytes, head_logits_bytes, used)
+    return Budget(window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
+
+
+def least_bytes(problem: Problem) -> int:
+    """What a search can do with: one trial at a time, and nothing kept to save work."""
+    return _fixed(problem) + _window(problem)
+
+
+def _window(problem: Problem) -> int:
+    """A window of one trial, and a tile of logits."""
+    final = problem.corrupted.final
+    size = final.element_size()
+    return trial_bytes(problem.store.config, final.shape[0] * final.shape[1], size) + TILE * size
 
 
 def trial_bytes(config: ModelConfig, rows: int, size: int) -> int:
@@ -79,12 +91,18 @@ def reference_bytes(problem: Problem) -> int:
 
 def _fixed(problem: Problem) -> int:
     """Weights and what every search by this engine holds, at the moment of their peak."""
-    config, streams, _, stream = _sizes(problem)
+    config, _, _, stream = _sizes(problem)
     narrow = stream * config.d_head // config.d_model
-    heads = config.layers * (3 * config.heads + 2 * config.kv_heads) * narrow  # z clean and ablated, projections
-    outputs = 2 * (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream
+    heads = config.layers * (2 * config.heads + 2 * config.kv_heads) * narrow  # z and projections
+    outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
-    return WORKSPACE + problem.store.nbytes + int(SLACK * (heads + outputs + layer + (2 * streams + 4) * stream))
+    return WORKSPACE + problem.store.nbytes + int(SLACK * (heads + outputs + layer + 12 * stream))
+
+
+def _held_streams(problem: Problem) -> int:
+    """Residual streams before heads and MLPs, of the clean and of the ablated run."""
+    config, _, _, stream = _sizes(problem)
+    return 4 * config.layers * stream
 
 
 def _sizes(problem: Problem) -> tuple[ModelConfig, int, int, int]:

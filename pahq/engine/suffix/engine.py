@@ -77,7 +77,11 @@ class SuffixEngine:
         self.__dict__.pop("_state", None)  # before the next one is made: two would be in memory
         with frugal():
             self._state = State(
-                self.problem, lambda: self._state_focus, positions=self._positions, input_bytes=budget.input_bytes
+                self.problem,
+                lambda: self._state_focus,
+                positions=self._positions,
+                input_bytes=budget.input_bytes,
+                hold_streams=budget.hold_streams,
             )
         self._composites = self._head_logits = None
         if self._keep_composites:

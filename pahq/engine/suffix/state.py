@@ -11,7 +11,7 @@ A head is kept as z, d_head wide; what its output differs by from the ablated ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.kept import KeptInputs
+from pahq.engine.suffix.streams import Streams
 from pahq.graph import Graph, Receiver
-from pahq.model.forward import project, run_senders
+from pahq.model.forward import project, run_senders, streams
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus
 
@@ -43,17 +44,20 @@ class State:
         *,
         positions: bool = True,
         input_bytes: int | None = None,
+        hold_streams: bool = True,
     ) -> None:
         graph = problem.graph
         self.graph: Graph = graph
         self.config = problem.store.config
         self._store, self._focus = problem.store, focus
         self.first = first_change(problem) if positions else 0
-        run = run_senders(problem.store.network(), problem.clean)
-        self._stream = run.resid_pre  # of all positions: earlier keys and values come from it
+        network, ablated = problem.store.network(), problem.corrupted_streams if hold_streams else None
+        run = run_senders(network, problem.clean)
+        # of all positions: earlier keys and values come from them
+        self._streams = Streams(problem.store, run, _both(streams(network, run)) if hold_streams else None)
+        self._ablated_streams = Streams(problem.store, problem.corrupted, ablated)
         run, self.corrupted = run.since(self.first), problem.corrupted.since(self.first)
-        self.start, self.z, self.mlp = run.start, list(run.z), list(run.mlp)
-        self._clean_pre, self._clean_mid, self.clean_final = run.resid_pre, run.resid_mid, run.final
+        self.start, self.z, self.mlp, self.clean_final = run.start, list(run.z), list(run.mlp), run.final
         self.batch, self.length = run.final.shape[:2]
         self._earlier: dict[Receiver, Tensor] = {}  # keys and values at positions before ``first``
         self.projections: dict[Receiver, Tensor] = {}  # of every visited head that is alive, at its need
@@ -86,12 +90,14 @@ class State:
 
     def enter(self, layer: int) -> None:
         """Begin visiting a layer's heads: clean projections of those that are alive."""
+        self._streams.enter(layer)
+        self._ablated_streams.enter(layer)
         for letter in "qkv":
             receivers = [Receiver("head", layer, i, letter) for i in range(self.graph.shape.letter_heads(letter))]
             alive = [receiver for receiver in receivers if self.receiver_need(receiver) != NOWHERE]
             if not alive:
                 continue
-            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, self._stream[layer][None])
+            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, self._streams.pre(layer)[None])
             for receiver in alive:
                 value, need = values[receiver.head], self.receiver_need(receiver)
                 self.projections[receiver] = at_need(value[:, self.first :], need).clone()
@@ -110,11 +116,12 @@ class State:
         return torch.cat((earlier.expand(*values.shape[:-2], *earlier.shape[-2:]), values), dim=-2)
 
     def clean_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
-        """The receiver's input in the unpatched run, at its need."""
+        """The receiver's input in the unpatched run, at its need; to be asked for while its senders are clean."""
         if receiver.kind == "logits":
             return at_need(self.clean_final, self._output_need)
-        stream = self._clean_mid if receiver.kind == "mlp" else self._clean_pre
-        return at_need(stream[receiver.layer], self.receiver_need(receiver))
+        layer = receiver.layer
+        stream = self._streams.mid(layer) if receiver.kind == "mlp" else self._streams.pre(layer)
+        return at_need(stream[:, self.first :], self.receiver_need(receiver))
 
     def fresh_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
         """The receiver's current input from its definition: ablated stream plus what its present senders differ by."""
@@ -129,8 +136,8 @@ class State:
         """The receiver's input in the ablated run."""
         if receiver.kind == "logits":
             return self.corrupted.final
-        stream = self.corrupted.resid_mid if receiver.kind == "mlp" else self.corrupted.resid_pre
-        return stream[receiver.layer]
+        layer, of = receiver.layer, self._ablated_streams
+        return (of.mid(layer) if receiver.kind == "mlp" else of.pre(layer))[:, self.first :]
 
     def difference(self, senders: Sequence[int], need: int) -> Float[Tensor, "sender batch some d_model"]:
         """What the current outputs of ``senders`` (ascending) differ by from the ablated run."""
@@ -183,6 +190,11 @@ class State:
             return
         if gone.receiver in self.present:
             self.present[gone.receiver][edge - self.graph.incoming(gone.receiver)[0]] = False
+
+
+def _both(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    pre, mid = zip(*pairs, strict=True)
+    return pre, mid
 
 
 def first_change(problem: Problem) -> int:
