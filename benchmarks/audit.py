@@ -1,25 +1,32 @@
-"""What audit=band does on the embedded model nano: edges differing from ACDC without and with it, tests audited, time.
+"""What audit=band does: edges differing from ACDC without and with it, tests audited, time.
 
-    python benchmarks/audit.py --root FOLDER --json FILE
+    python benchmarks/audit.py --root FOLDER --json FILE          # on the embedded model nano
+    python benchmarks/audit.py --shape --json FILE                # on GPT-2 small's shape, synthetic weights
 
-Cells are run (or read, if they are finished) below FOLDER. Memory is no part of it: cells share a process here.
+Nano's cells are run (or read, if they are finished) below FOLDER. Memory is no part of it: searches share a process.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from output import publish
+from synthetic import Shape, make_model, make_prompts
 
-from pahq.cell import run_cell
+from pahq.audited import audit_record
+from pahq.cell import run_cell, search, start_search
 from pahq.circuit import Circuit
 from pahq.config import RunConfig
+from pahq.engine.problem import build_problem
 from pahq.experiment import compose_runs
+from pahq.search.acdc import Decision, circuit_of
+from pahq.search.order import Order
 
 TASKS = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
 
@@ -45,15 +52,51 @@ def measure(root: Path, task: str, threshold: str, method: str, precision: str) 
     }
 
 
+def measure_shape(precision: str, threshold: float, prompts: int) -> dict[str, Any]:
+    """One format on a synthetic model of GPT-2 small's shape, 15 tokens a prompt, KL."""
+    ((cell, _),) = compose_runs([f"precision={precision}", "method=pahq", f"threshold={threshold}", "audit=band"])
+    shape = Shape()
+    model, made = make_model(shape), make_prompts(shape, prompts)
+    full = build_problem(model, made, metric="kl")
+    low = build_problem(model, made, metric="kl", precision=cell.precision, focus="receiver")
+    found: dict[str, list[Decision]] = {}
+    seconds: dict[str, float] = {}
+    for name, start in {
+        "acdc": lambda: start_search("suffix", full, Order(), threshold),
+        "unaudited": lambda: start_search("suffix", low, Order(), threshold),
+        "audited": lambda: search(cell, low, [], full=full),
+    }.items():
+        clock = time.perf_counter()
+        found[name] = list(start())
+        seconds[name] = time.perf_counter() - clock
+    kept = {name: frozenset(circuit_of(full.graph, decisions).edges) for name, decisions in found.items()}
+    return {
+        **{"shape": "GPT-2 small", "prompts": prompts, "threshold": threshold, "precision": precision},
+        **{"tests": len(found["audited"]), "kept": len(kept["acdc"])},
+        "differing_unaudited": len(kept["unaudited"] ^ kept["acdc"]),
+        "differing": len(kept["audited"] ^ kept["acdc"]),
+        "audit": audit_record(cell, model, full, found["audited"]),
+        "seconds": seconds,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--root", type=Path, help="where nano's cells are")
+    parser.add_argument("--shape", action="store_true", help="GPT-2 small's shape in place of nano")
+    parser.add_argument("--prompts", type=int, default=16, help="with --shape")
     parser.add_argument("--thresholds", default="0.003,0.01,0.03,0.1")
     parser.add_argument("--precisions", default="int8,fp8,int4")
     parser.add_argument("--methods", default="pahq")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.shape:
+        rows = [measure_shape(name, 0.004, options.prompts) for name in options.precisions.split(",")]
+        publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)
+        return 0
+    if options.root is None:
+        parser.error("--root is needed, or --shape")
     grid = (options.thresholds, options.methods, options.precisions)
     rows = [measure(options.root, *cell) for cell in product(TASKS, *(words.split(",") for words in grid))]
     publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)

@@ -43,6 +43,7 @@ IDEAS: dict[str, dict[str, Any]] = {
     "without speculation": {"widest": 1},
     "without positions": {"positions": False},
     "without composites": {"composites": False},
+    "without cheap losses": {"cheap_losses": False},
 }
 
 

@@ -160,9 +160,9 @@ def test_recorded_runs(folder: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-@pytest.mark.parametrize("slow_twin", ["positions", "composites"])
+@pytest.mark.parametrize("slow_twin", ["positions", "composites", "cheap_losses"])
 def test_ideas_switched_off_change_nothing(family: str, slow_twin: str) -> None:
-    """Every node computed everywhere, and every MLP from its whole input: the slow twins."""
+    """Every node computed everywhere, MLPs from their whole input, losses from all logits: the slow twins."""
     model = random_model(family)
     problem = build_problem(model, random_prompts(model), metric="kl")
     search = {"order": Order(), "threshold": 0.2, "absolute": False}

@@ -21,7 +21,7 @@ from pahq.engine.suffix.budget import ROWS, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.losses import KlLosses, losses_for
+from pahq.engine.suffix.losses import KlLosses, PlainLosses, losses_for
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.stages import Stage, stages
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
@@ -40,7 +40,8 @@ class SuffixEngine:
     ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); without it the search
     takes at most what the reference would, where that is possible at all. A window is bounded by ``rows`` of the
     residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere, without
-    ``composites`` MLPs and logits from their whole input. ``measured`` counts trials.
+    ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from all logits.
+    ``measured`` counts trials.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class SuffixEngine:
         widest: int = 64,
         positions: bool = True,
         composites: bool = True,
+        cheap_losses: bool = True,
     ) -> None:
         if problem.focus in ("sender", "both"):
             raise PahqError(
@@ -63,7 +65,7 @@ class SuffixEngine:
         self._positions, self._keep_composites = positions, composites
         self._items = problem.prompts.items.to(problem.corrupted.final.device)
         with torch.no_grad():
-            self._losses = losses_for(problem)
+            self._losses = losses_for(problem) if cheap_losses else PlainLosses(problem)
         self.measured = 0
         self._drift = torch.zeros((), dtype=torch.float64, device=problem.corrupted.final.device)
         self.reset()

@@ -39,10 +39,10 @@ def losses_for(problem: Problem) -> Losses:
         return _ColumnLosses(problem, columns)
     if isinstance(objective, Margin):
         return _ColumnLosses(problem, torch.cat((objective.answer[:, None], objective.wrong), dim=1))
-    return _PlainLosses(problem)
+    return PlainLosses(problem)
 
 
-class _PlainLosses:
+class PlainLosses:
     """All logits, then the objective itself."""
 
     def __init__(self, problem: Problem) -> None:
