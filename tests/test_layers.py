@@ -17,7 +17,7 @@ import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
 FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    ("graph", "circuit", "config", "errors", "promptfile", "grids"),
+    ("graph", "circuit", "config", "errors", "promptfile", "grids", "jobs"),
     ("model", "metrics", "results", "memory", "data"),
     ("tasks", "precision", "published"),
     ("engine",),
@@ -46,6 +46,7 @@ NO_TORCH = (
     "errors",
     "promptfile",
     "grids",
+    "jobs",
     "results",
     "experiment",
     "search.acdc",
