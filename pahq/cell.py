@@ -136,16 +136,15 @@ def start_search(
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
     focus, built = focus_on(problem), build_engine(engine, problem, memory_gb)
     if isinstance(built, SuffixEngine):
-        carrying = built
         return speculate(
-            carrying,
+            built,
             order,
             threshold,
             absolute=absolute,
             focus=focus,
             done=done,
             judge=judge,
-            drift=lambda: carrying.drift,
+            drift=lambda: built.drift,
         )
     return acdc(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
 

@@ -68,18 +68,22 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
 
 
 def _composed(lines: Iterable[Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """Each line's configuration. Lines that differ in their threshold alone are composed once: it is read by nothing
-    but the cell, and Hydra takes a tenth of a second."""
+    """Each line's configuration. Lines that differ in their threshold alone are composed once, since Hydra takes a
+    tenth of a second; not where a threshold refers to something (``${seed}``), which is Hydra's to resolve."""
     known: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in lines:
+        thresholds = [text.removeprefix("threshold=") for text in line if text.startswith("threshold=")]
         rest = tuple(text for text in line if not text.startswith("threshold="))
-        if len(rest) != len(line) - 1:
-            yield _compose(line)
-            continue
-        if rest not in known:
+        if len(thresholds) == 1 and rest in known and "$" not in thresholds[0]:
+            yield _at(known[rest], thresholds[0])
+        else:
             known[rest] = _compose(line)
-        text = next(text for text in line if text.startswith("threshold="))
-        yield known[rest] | {"threshold": yaml.safe_load(text.removeprefix("threshold="))}
+            yield known[rest]
+
+
+def _at(composed: dict[str, Any], threshold: str) -> dict[str, Any]:
+    """The same configuration at another threshold, as it was typed."""
+    return composed | {"threshold": yaml.safe_load(threshold)}
 
 
 def parse_overrides(overrides: Iterable[str]) -> list[Override]:
@@ -176,7 +180,7 @@ def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, frozenset
         composed = _compose(base)
         bundle: dict[str, Cell] = {}
         for text, extras in thresholds.items():
-            cell, _ = parse_config(composed | {"threshold": yaml.safe_load(text)})
+            cell, _ = parse_config(_at(composed, text))
             twin = bundle.get(cell.id)  # the same threshold typed in another way
             bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, extras | (twin.extras if twin else frozenset()))
         return bundle

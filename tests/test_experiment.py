@@ -113,6 +113,15 @@ def test_precisions_of_a_row_share_a_process_where_it_says_so(conf: Path) -> Non
         assert [cell.id for cell, _ in compose_runs(group.overrides, sweep=True)] == list(group.cells)
 
 
+def test_thresholds_of_a_sweep_are_what_each_is_alone() -> None:
+    base = ["task=nano-ioi", "method=acdc"]
+    typed = ["0.1", "1e-2", "2E-3", "${seed}", "1"]
+    swept = compose_runs([*base, "seed=3", f"threshold={','.join(typed)}"], sweep=True)
+    alone = [compose_runs([*base, "seed=3", f"threshold={text}"])[0] for text in typed]
+    assert [cell.threshold for cell, _ in swept] == [0.1, 0.01, 0.002, 3.0, 1.0]
+    assert [cell.id for cell, _ in swept] == [cell.id for cell, _ in alone]
+
+
 def test_extras_go_to_the_cells_of_their_rows_however_these_are_typed(conf: Path) -> None:
     (conf / "experiment" / "extra.yaml").write_text(
         "- {task: nano-ioi, method: [acdc, pahq], precision: auto, threshold: [0.01, 0.1]}\n"

@@ -15,7 +15,7 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import embeddings, logits, project, run_senders, sender_outputs, streams, unembed
+from pahq.model.forward import all_streams, embeddings, logits, project, run_senders, sender_outputs, unembed
 from pahq.model.modelfile import ModelFile
 from pahq.model.run import Fixed, Run
 from pahq.model.weights import Model, ModelConfig, Network
@@ -53,8 +53,7 @@ class Problem:
     def corrupted_streams(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The ablated run's residual streams [batch, pos, d_model] before each layer's heads, and before its MLP."""
         with torch.no_grad(), frugal():
-            pre, mid = zip(*streams(self.store.network(), self.corrupted), strict=True)
-        return pre, mid
+            return all_streams(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:

@@ -231,6 +231,12 @@ def streams(
         resid = mid + run.mlp[i] if run.mlp else mid
 
 
+def all_streams(model: Network, run: Run) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Those before the heads of every layer, and those before every MLP."""
+    pre, mid = zip(*streams(model, run), strict=True)
+    return pre, mid
+
+
 def sender_outputs(model: Network, run: Run) -> Float[Tensor, "sender batch pos d_model"]:
     """Every sender's output, d_model wide, in the order of ``Graph.senders`` (the result-caches of ACDC's own code)."""
     count = len(run.start) + model.config.layers * model.config.heads + len(run.mlp)

@@ -11,7 +11,7 @@ A head is kept as z, d_head wide; what its output differs by from the ablated ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
@@ -22,7 +22,7 @@ from pahq.engine.problem import Problem
 from pahq.engine.suffix.kept import KeptInputs
 from pahq.engine.suffix.streams import Streams
 from pahq.graph import Graph, Receiver
-from pahq.model.forward import project, run_senders, streams
+from pahq.model.forward import all_streams, project, run_senders
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus
 
@@ -54,7 +54,7 @@ class State:
         network, ablated = problem.store.network(), problem.corrupted_streams if hold_streams else None
         run = run_senders(network, problem.clean)
         # of all positions: earlier keys and values come from them
-        self._streams = Streams(problem.store, run, _both(streams(network, run)) if hold_streams else None)
+        self._streams = Streams(problem.store, run, all_streams(network, run) if hold_streams else None)
         self._ablated_streams = Streams(problem.store, problem.corrupted, ablated)
         run, self.corrupted = run.since(self.first), problem.corrupted.since(self.first)
         self.start, self.z, self.mlp, self.clean_final = run.start, list(run.z), list(run.mlp), run.final
@@ -190,11 +190,6 @@ class State:
             return
         if gone.receiver in self.present:
             self.present[gone.receiver][edge - self.graph.incoming(gone.receiver)[0]] = False
-
-
-def _both(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    pre, mid = zip(*pairs, strict=True)
-    return pre, mid
 
 
 def first_change(problem: Problem) -> int:

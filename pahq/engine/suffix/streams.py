@@ -30,7 +30,7 @@ class Streams:
         self, store: WeightStore, run: Run, held: tuple[Sequence[Stream], Sequence[Stream]] | None = None
     ) -> None:
         self._store, self._run, self._held = store, run, held
-        self._base = self._last = (0, torch.stack(list(run.start)).sum(0))
+        self._base = self._last = self._bottom()
         self._mid: tuple[int, Stream] | None = None
 
     def enter(self, layer: int) -> None:
@@ -38,12 +38,15 @@ class Streams:
         if self._held is None:
             self._base = layer, self.pre(layer)
 
+    def _bottom(self) -> tuple[int, Stream]:
+        return 0, torch.stack(list(self._run.start)).sum(0)
+
     def pre(self, layer: int) -> Stream:
         """Before the layer's heads."""
         if self._held is not None:
             return self._held[0][layer]
         if layer < self._last[0]:
-            self._last = self._base if layer >= self._base[0] else (0, torch.stack(list(self._run.start)).sum(0))
+            self._last = self._base if layer >= self._base[0] else self._bottom()
         while self._last[0] < layer:
             at = self._last[0]
             mid = self.mid(at)

@@ -35,8 +35,8 @@ class Wave:
         state: State,
         trials: int,
         weights: Callable[[int], LayerWeights],
-        composites: Composites | None = None,
-        hold_bytes: int | None = None,
+        composites: Composites | None,
+        hold_bytes: int,
     ) -> None:
         self.state = state
         self._composites = composites
@@ -114,7 +114,7 @@ class Wave:
     def _announce(self, sender: int, change: Float[Tensor, "trial batch pos d_model"]) -> None:
         logits = Receiver("logits")
         self._changed.append(sender)
-        if self._left is None or sender not in self._z:
+        if sender not in self._z:  # an MLP's, or of a head whose W_O changed: there is no narrower form
             self._changes[sender] = change
         elif change.nbytes <= self._left:
             self._changes[sender] = change
@@ -145,9 +145,7 @@ class Wave:
         """Let go of the heads' outputs that nothing in ``layer`` or above reads."""
         for sender in [sender for sender in self._changes if sender in self._z]:
             if not any(child.layer >= layer for child in self.state.children[sender] if child.kind != "logits"):
-                released = self._changes.pop(sender)
-                if self._left is not None:
-                    self._left += released.nbytes
+                self._left += self._changes.pop(sender).nbytes
 
     def _readable(self, receiver: Receiver) -> list[int]:
         return [sender for sender in self._changed if receiver in self.state.children[sender]]
