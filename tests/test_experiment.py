@@ -98,6 +98,10 @@ def test_precisions_of_a_row_share_a_process_where_it_says_so(conf: Path) -> Non
         row + ", together: true}\n"
         "- {task: nano-ioi, method: pahq, precision: [fp8, bf16], threshold: [0.01, 0.1]}\n"
         "- {task: nano-ioi, method: pahq, precision: fp8, threshold: 0.2, together: true}\n"
+        # the same thresholds, but one of them in a row that does not say so
+        "- {task: nano-docstring, method: pahq, seed: 1, precision: fp8, threshold: 0.01}\n"
+        "- {task: nano-docstring, method: pahq, seed: 1, precision: fp8, threshold: 0.1, together: true}\n"
+        "- {task: nano-docstring, method: pahq, seed: 1, precision: bf16, threshold: [0.01, 0.1], together: true}\n"
     )
     assert list(cells("short"))[:16] == list(cells("apart"))
     found = {group.name: group for group in groups("short")}
@@ -108,6 +112,8 @@ def test_precisions_of_a_row_share_a_process_where_it_says_so(conf: Path) -> Non
         "nano-docstring-rtn-q": 4,
         "nano-ioi-pahq-fp8": 2 + 1,
         "nano-ioi-pahq-bf16": 2,
+        "nano-docstring-pahq-fp8": 2,
+        "nano-docstring-pahq-bf16": 2,
     }
     for group in found.values():
         assert [cell.id for cell, _ in compose_runs(group.overrides, sweep=True)] == list(group.cells)

@@ -315,3 +315,15 @@ def test_positions_before_the_first_difference_are_left_out() -> None:
         prompts = random_prompts(model, same=3)
         problem = build_problem(model, prompts, metric="kl", ablation=ablation, precision=precision, focus=focus)
         assert SuffixEngine(problem)._state.length == kept
+
+
+@pytest.mark.parametrize("cache", ["float32", "bf16"])
+def test_rounded_values_differ_even_where_prompts_do_not(cache: str) -> None:
+    """A 16-bit cache of the positions that prompt and twin share is no longer what the network computes there."""
+    spec = {"family": "gpt2", "seed": 1, "layers": 2, "metric": "kl", "ablation": "corrupted", "every_item": False}
+    spec |= {"same": 3, "split": False, "direct": True, "format": "float32", "focus": "none", "cache": cache}
+    problem, search = make(spec, torch.float64), {"order": Order(), "threshold": 1e-5, "absolute": True}
+    found, expected = suffix_run(problem, search, "adaptive"), reference_run(problem, search)
+    assert SuffixEngine(problem)._state.first == (0 if cache == "bf16" else 3)
+    assert choices(found) == choices(expected)
+    assert worst(found, expected) < 1e-9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.graph import Graph, ModelShape, build_graph
 from pahq.results import read_journal
-from pahq.search.acdc import Decision, acdc
+from pahq.search.acdc import Decision, acdc, circuit_of
 from pahq.search.audit import SAFETY, at_risk, audit, noise_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
@@ -113,3 +114,23 @@ def test_a_cell_says_how_far_carried_losses_drifted(tmp_path: Path, engine: str)
         assert 0 < found["drift"] <= found["noise"] < 1e-4
         assert noted == sorted(set(noted))
         assert noted[-1] == found["drift"]
+
+
+def test_drift_counts_as_noise():
+    from pahq.cell import load, search
+    from pahq.engine.problem import cell_problem
+    from pahq.experiment import compose_runs
+    from pahq.outcome import certainty
+
+    ((cell, _),) = compose_runs(["task=tracr-reverse", "method=acdc", "threshold=0.01"])
+    model, task = load(cell, "cpu")
+    problem = cell_problem(cell, model, task.search)
+    decisions = list(search(cell, problem, []))
+    drifted = [replace(decisions[0], drift=0.5), *decisions[1:]]
+    before, after = (
+        certainty(cell, model, task, problem, None, taken, circuit_of(problem.graph, taken))
+        for taken in (decisions, drifted)
+    )
+    assert before["noise"] < 1e-4
+    assert (after["noise"], after["drift"]) == (0.5, 0.5)
+    assert after["at_risk"] > before["at_risk"]
