@@ -31,8 +31,9 @@ from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.engine.suffix.budget import least_bytes
 from pahq.memory import PeakMemory
+from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.sources import open_model, save_model
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 from pahq.precision.store import focus_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate

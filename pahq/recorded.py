@@ -21,8 +21,9 @@ from torch import Tensor
 from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
+from pahq.model.assembly import model_from_tensors
 from pahq.model.transformerlens import fill_norms, model_config
-from pahq.model.weights import Model, ModelConfig, model_from_tensors
+from pahq.model.weights import Model, ModelConfig
 from pahq.results import read_json
 from pahq.search.order import Order
 from pahq.tasks.task import Prompts, last_items

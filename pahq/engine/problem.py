@@ -15,7 +15,7 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import all_streams, embeddings, logits, project, run_senders, sender_outputs, unembed
+from pahq.model.forward import all_streams, embeddings, final_stream, project, run_senders, sender_outputs, unembed
 from pahq.model.modelfile import ModelFile
 from pahq.model.run import Fixed, Run
 from pahq.model.weights import Model, ModelConfig, Network
@@ -119,7 +119,7 @@ def build_problem(
     full: Network = model.network() if isinstance(model, ModelFile) else model
     # before anything is packed: while a file is streamed, two layers of it are in memory
     with frugal():
-        clean_logits = gather_items(logits(full, prompts.clean), prompts.items)
+        clean_logits = unembed(full, gather_items(final_stream(full, prompts.clean), prompts.items))
     weights: WeightStore
     if store == "packed":
         weights = PackedStore.build(model, policy)

@@ -214,7 +214,8 @@ def after_attention(
     layer: LayerWeights, resid: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "head batch pos d_head"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream behind a layer's heads."""
-    return resid + head_outputs(layer, z).sum(0) + layer.b_O
+    together = z.permute(1, 2, 0, 3).flatten(2)  # one product for all heads; their outputs are nowhere
+    return resid + together @ layer.W_O.flatten(0, 1) + layer.b_O
 
 
 def streams(
@@ -256,12 +257,16 @@ def sender_outputs(model: Network, run: Run) -> Float[Tensor, "sender batch pos 
 
 def logits(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:
     """The model's logits, nothing kept: the plain forward (differentiable, used in training too)."""
+    return unembed(model, final_stream(model, tokens))
+
+
+def final_stream(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream before the final norm, nothing kept."""
     config = model.config
     resid = torch.stack(embeddings(model, tokens, split=False)).sum(0)
     for layer in model.layers:
         at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
-        z = attend(config, at["q"], at["k"], at["v"])
-        resid = resid + torch.einsum("hbpe,hed->bpd", z, layer.W_O) + layer.b_O
+        resid = after_attention(layer, resid, attend(config, at["q"], at["k"], at["v"]))
         if layer.W_in is not None:
             resid = resid + mlp(config, layer, resid)
-    return unembed(model, resid)
+    return resid

@@ -13,22 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.assembly import all_finite, check_shapes, model_from_tensors, tensor_shapes
 from pahq.model.buffers import Buffers
 from pahq.model.tensorfile import WEIGHTS, TensorReader, write_tensors
-from pahq.model.weights import (
-    PLACES,
-    EndWeights,
-    LayerWeights,
-    Model,
-    ModelConfig,
-    Streamed,
-    check_shapes,
-    model_from_tensors,
-    tensor_shapes,
-)
+from pahq.model.weights import PLACES, EndWeights, LayerWeights, Model, ModelConfig, Streamed
 
 PART = 1 << 16  # numbers of a weight without heads that are read at a time
 
@@ -36,7 +28,8 @@ PART = 1 << 16  # numbers of a weight without heads that are read at a time
 class ModelFile:
     """An open safetensors file of TransformerLens names; tensors come in ``dtype``, on the CPU.
 
-    ``ends`` (embedding, final norm, unembedding) are read once and kept. Biases that the file lacks are zero.
+    ``ends`` (final norm, unembedding) are read once and kept; of an embedding that is not the unembedding too, rows are
+    read when tokens ask for them. Biases that the file lacks are zero.
     """
 
     def __init__(
@@ -57,14 +50,14 @@ class ModelFile:
         self.dtype = dtype or (torch.float64 if "F64" in stored else torch.float32)
         self._shapes = tensor_shapes(config)
         check_shapes(config, {name: entry.shape for name, entry in self._reader.entries.items()})
-        embedding = self.tensor("embed.W_E")
+        unembedding = self.tensor("embed.W_E").T if config.tied_embedding else self.tensor("unembed.W_U")
         self.ends = EndWeights(
             config=config,
-            W_E=embedding,
+            W_E=unembedding.T if config.tied_embedding else EmbeddingRows(self),
             W_pos=self._optional("pos_embed.W_pos"),
             ln_final_w=self._optional("ln_final.w"),
             ln_final_b=self._optional("ln_final.b"),
-            W_U=embedding.T if config.tied_embedding else self.tensor("unembed.W_U"),
+            W_U=unembedding,
             b_U=self.tensor("unembed.b_U"),
         )
 
@@ -77,9 +70,16 @@ class ModelFile:
 
     def _fill(self, name: str, value: Tensor, first: int = 0) -> Tensor:
         self._reader.read(name, value, first=first)
-        if not torch.isfinite(value).all():
+        if not all_finite(value):
             raise PahqError(f"tensor {name!r} holds NaN or infinite values")
         return value
+
+    def rows(self, name: str, indices: Int[Tensor, " row"]) -> Float[Tensor, "row *rest"]:
+        """Some rows of a tensor's leading axis. Raises PahqError if they are not finite."""
+        values = torch.empty((len(indices), *self._shapes[name][1:]), dtype=self.dtype)
+        for place, index in enumerate(indices.tolist()):
+            self._fill(name, values[place : place + 1], index)
+        return values
 
     def read_heads(self, layer: int, field: str, out: Tensor, first: int) -> None:
         """Fill ``out`` [count, in, out] with the weights of heads ``first`` .. of ``field`` (``W_Q`` ..)."""
@@ -135,6 +135,18 @@ class ModelFile:
 
     def _optional(self, name: str) -> Tensor | None:
         return self.tensor(name) if name in self._shapes else None
+
+
+class EmbeddingRows:
+    """A file's embedding, of which only the rows of the tokens at hand come into memory."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self._file, self.dtype, self.device = file, file.dtype, torch.device("cpu")
+
+    def __getitem__(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        """The tokens' rows; each is read once."""
+        known, places = torch.unique(tokens, return_inverse=True)
+        return self._file.rows("embed.W_E", known)[places]
 
 
 class _Layers:

@@ -26,12 +26,13 @@ from safetensors.torch import save_file
 
 from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
+from pahq.model.assembly import check_shapes, model_from_tensors
 from pahq.model.hub import fetch
 from pahq.model.modelfile import ModelFile, spill
 from pahq.model.packaged import PACKAGED, check_converted, packaged_folder
 from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.tokenizer import MERGES, TOKENIZER, VOCABULARY, read_tokenizer
-from pahq.model.weights import Model, ModelConfig, check_shapes, model_from_tensors
+from pahq.model.weights import Model, ModelConfig
 from pahq.results import read_json, write_atomic, write_json
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -1,4 +1,4 @@
-"""A model's numbers: configuration, weights by head, and the check that a set of tensors is such a model.
+"""A model's numbers: its configuration and its weights by head.
 
 Tensor names and shapes follow TransformerLens (``blocks.0.attn.W_Q`` is [head, d_model, d_head]), since that
 is what recorded runs, compiled Tracr programs and the field's notebooks use.
@@ -6,7 +6,7 @@ is what recorded runs, compiled Tracr programs and the field's notebooks use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
@@ -125,6 +125,18 @@ class Reader(Protocol):
     def tokenizer(self) -> str | None: ...
 
 
+class Embedding(Protocol):
+    """What a token's row is looked up in: a tensor [d_vocab, d_model], or a file of which only those rows are read."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __getitem__(self, tokens: Any, /) -> Tensor: ...
+
+
 class Ends(Protocol):
     """What stands before the first and behind the last layer: a Model has it, and so has whoever streams layers."""
 
@@ -132,7 +144,7 @@ class Ends(Protocol):
     def config(self) -> ModelConfig: ...
 
     @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]: ...
+    def W_E(self) -> Embedding: ...
 
     @property
     def W_pos(self) -> Float[Tensor, "context d_model"] | None: ...
@@ -162,7 +174,7 @@ class EndWeights:
     """The ends of a model and nothing between them."""
 
     config: ModelConfig
-    W_E: Float[Tensor, "d_vocab d_model"]
+    W_E: Embedding
     W_pos: Float[Tensor, "context d_model"] | None
     ln_final_w: Float[Tensor, " d_model"] | None
     ln_final_b: Float[Tensor, " d_model"] | None
@@ -247,99 +259,3 @@ PLACES = {  # of LayerWeights' fields among a model folder's names, below ``bloc
 def _mapped(values: Any, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     pairs = ((field.name, getattr(values, field.name)) for field in fields(values))
     return {name: change(value) if isinstance(value, Tensor) else value for name, value in pairs}
-
-
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a model of this configuration has."""
-    heads, kv, d, e, m = config.heads, config.kv_heads, config.d_model, config.d_head, config.d_mlp
-    shapes: dict[str, tuple[int, ...]] = {"embed.W_E": (config.d_vocab, d)}
-    if config.positions != "rotary":
-        shapes["pos_embed.W_pos"] = (config.context, d)
-
-    def add_norm(name: str) -> None:
-        if config.norm != "none":
-            shapes[f"{name}.w"] = (d,)
-        if config.norm == "layer":
-            shapes[f"{name}.b"] = (d,)
-
-    for i in range(config.layers):
-        block = f"blocks.{i}."
-        add_norm(block + "ln1")
-        for letter, count in (("Q", heads), ("K", kv), ("V", kv)):
-            shapes[f"{block}attn.W_{letter}"] = (count, d, e)
-            shapes[f"{block}attn.b_{letter}"] = (count, e)
-        shapes[block + "attn.W_O"] = (heads, e, d)
-        shapes[block + "attn.b_O"] = (d,)
-        if config.qk_norm:
-            shapes[block + "attn.q_norm.w"] = shapes[block + "attn.k_norm.w"] = (e,)
-        if m:
-            add_norm(block + "ln2")
-            shapes[block + "mlp.W_in"], shapes[block + "mlp.W_out"] = (d, m), (m, d)
-            shapes[block + "mlp.b_in"], shapes[block + "mlp.b_out"] = (m,), (d,)
-            if config.gated:
-                shapes[block + "mlp.W_gate"] = (d, m)
-    add_norm("ln_final")
-    if not config.tied_embedding:
-        shapes["unembed.W_U"] = (d, config.d_vocab_out)
-    shapes["unembed.b_U"] = (config.d_vocab_out,)
-    return shapes
-
-
-_OPTIONAL = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out", "unembed.b_U")
-
-
-def check_shapes(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise PahqError naming a tensor that is missing (biases may be), unexpected or of a wrong shape."""
-    shapes = tensor_shapes(config)
-    surplus = sorted(set(found) - set(shapes))
-    if surplus:
-        raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
-    for name, shape in shapes.items():
-        if name not in found:
-            if not name.endswith(_OPTIONAL):
-                raise PahqError(f"model {config.name!r} lacks the tensor {name!r} of shape {list(shape)}")
-        elif tuple(found[name]) != shape:
-            raise PahqError(f"tensor {name!r} has shape {list(found[name])}; {list(shape)} was expected")
-
-
-def model_from_tensors(
-    config: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    *,
-    vocabulary: tuple[str, ...] | None = None,
-    tokenizer: str | None = None,
-    digest: str = "",
-) -> Model:
-    """Assemble a model; biases that are missing are zero.
-
-    Raises PahqError, naming the tensor, when one is missing, unexpected, of a wrong shape or not finite.
-    """
-    check_shapes(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    example = next(iter(tensors.values()))
-    checked: dict[str, Tensor] = {}
-    for name, shape in tensor_shapes(config).items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            tensor = example.new_zeros(shape)
-        if not torch.isfinite(tensor).all():
-            raise PahqError(f"tensor {name!r} holds NaN or infinite values")
-        checked[name] = tensor
-    positions = checked.get("pos_embed.W_pos")
-    layers = []
-    for i in range(config.layers):
-        named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in PLACES.items()}
-        layers.append(LayerWeights(**named, W_pos=positions if config.positions == "shortformer" else None))
-    embedding = checked["embed.W_E"]
-    return Model(
-        config=config,
-        W_E=embedding,
-        W_pos=positions,
-        layers=tuple(layers),
-        ln_final_w=checked.get("ln_final.w"),
-        ln_final_b=checked.get("ln_final.b"),
-        W_U=embedding.T if config.tied_embedding else checked["unembed.W_U"],
-        b_U=checked["unembed.b_U"],
-        vocabulary=vocabulary,
-        tokenizer=tokenizer,
-        digest=digest,
-    )

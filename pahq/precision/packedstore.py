@@ -88,11 +88,11 @@ class PackedStore:
     @property
     def nbytes(self) -> int:
         """Packed weights, ends, biases, norms, and the buffers and slots as they are now."""
-        held: list[Tensor | None] = [
+        held: list[Any] = [
             getattr(self.ends, name) for name in ("W_E", "W_pos", "ln_final_w", "ln_final_b", "W_U", "b_U")
         ]
         held += [value for layer in self._small for value in layer.values()]
-        storage = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if t is not None}
+        storage = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor)}
         working = self.slots.nbytes + sum(buffers.nbytes for buffers in self._buffers.values())
         return sum(storage.values()) + self.packed_nbytes + working
 

@@ -24,7 +24,8 @@ from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
 from pahq.model import open_model, save_model
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, acdc

@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.forward import (
+    after_attention,
     attend,
     embeddings,
+    head_outputs,
     logits,
     project,
     rotate,
@@ -24,7 +27,7 @@ from pahq.model.forward import (
     unembed,
 )
 from pahq.model.run import Fixed, Run
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 
 ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "plain_forward.py"))["logits"]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -271,3 +274,12 @@ def test_a_group_of_heads_shares_its_keys_and_values() -> None:
 def test_prompts_beyond_the_context_are_refused(model: Model) -> None:
     with pytest.raises(PahqError, match="prompts of 9 tokens exceed the model's context of 8"):
         logits(model, torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_the_stream_behind_attention_is_the_sum_of_the_heads_outputs(model: Model) -> None:
+    config, layer = model.config, model.layers[0]
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn((config.heads, 2, 6, config.d_head), generator=generator, dtype=model.W_E.dtype)
+    resid = torch.randn((2, 6, config.d_model), generator=generator, dtype=model.W_E.dtype)
+    wanted = resid + head_outputs(layer, z).sum(0) + layer.b_O
+    torch.testing.assert_close(after_attention(layer, resid, z), wanted)

@@ -18,8 +18,9 @@ import torch
 
 from pahq.errors import PahqError
 from pahq.model import load_model, save_model
+from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.hub import fetch
-from pahq.model.weights import ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.weights import ModelConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "org/tiny"

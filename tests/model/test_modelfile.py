@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pahq.errors import PahqError
 from pahq.model import load_model, open_model, save_model
 from pahq.model.forward import logits, run_senders
-from pahq.model.modelfile import spill
+from pahq.model.modelfile import ModelFile, spill
 from pahq.model.tensorfile import TensorReader, write_tensors
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
@@ -52,6 +52,32 @@ def test_heads_are_read_alone(family: str, tmp_path: Path) -> None:
                     out = torch.full((count, *whole.shape[1:]), float("nan"), dtype=dtype)
                     file.read_heads(1, field, out, first)
                     assert torch.equal(out, whole[first : first + count].to(dtype))
+
+
+@FAMILIES
+def test_only_the_rows_of_tokens_at_hand_are_read_of_an_embedding_that_is_nothing_else(
+    family: str, tmp_path: Path
+) -> None:
+    model = random_model(family)
+    save_model(model, tmp_path)
+    ends = open_model(tmp_path).ends
+    assert isinstance(ends.W_E, torch.Tensor) == model.config.tied_embedding
+    assert (ends.W_E.dtype, ends.W_E.device) == (model.W_E.dtype, model.W_E.device)
+    for tokens in (TOKENS, TOKENS[0], TOKENS[:, :0]):
+        assert torch.equal(ends.W_E[tokens], model.W_E[tokens])
+
+
+def test_a_row_that_is_not_finite_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    model = random_model("gpt2")
+    assert not model.config.tied_embedding
+    embedding = model.W_E.clone()
+    embedding[4, 1] = float("inf")
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, model.tensors() | {"embed.W_E": embedding})
+    file = ModelFile(model.config, path)
+    assert torch.equal(file.ends.W_E[TOKENS[:, 2:3] * 0], embedding[TOKENS[:, 2:3] * 0])
+    with pytest.raises(PahqError, match=r"tensor 'embed\.W_E' holds NaN or infinite values"):
+        file.ends.W_E[TOKENS]
 
 
 @FAMILIES

@@ -15,8 +15,9 @@ import torch
 
 from pahq.errors import PahqError
 from pahq.model import embedded_models, load_model, save_model, sources
+from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.forward import logits
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 
 CONFIG = ModelConfig(
     name="tiny",

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from pahq.errors import PahqError
 from pahq.model import load_model, save_model
+from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.tokenizer import byte_level_bpe, read_tokenizer
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 
 GPT2 = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "gpt2_tokenizer.py"))
 VOCABULARY = {"a": 0, "b": 1, "ab": 2, "Ġ": 3, "Ġab": 4, "<|endoftext|>": 5}

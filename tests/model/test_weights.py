@@ -9,7 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from pahq.errors import PahqError
-from pahq.model.weights import ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model import assembly
+from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.weights import ModelConfig
 
 BASE: dict[str, Any] = {
     "layers": 2,
@@ -133,3 +135,18 @@ def test_a_tied_unembedding_stays_tied() -> None:
     model = model_from_tensors(config, tensors(config)).to(dtype=torch.float64)
     assert model.W_U.data_ptr() == model.W_E.data_ptr()
     assert {tensor.dtype for tensor in model.tensors().values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_one_value_that_is_not_finite_is_found_wherever_it_stands(
+    place: int, bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "PART", 3)
+    values = torch.arange(10.0).view(2, 5)
+    assert assembly.all_finite(values)
+    assert assembly.all_finite(values.T)
+    assert assembly.all_finite(values[:0])
+    values.view(-1)[place] = bad
+    assert not assembly.all_finite(values)
+    assert not assembly.all_finite(values.T)

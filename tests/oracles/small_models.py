@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 from pahq.tasks.task import Prompts, last_items
 
 _BASE = {"layers": 2, "d_model": 12, "d_head": 4, "d_vocab": 11, "d_vocab_out": 11, "context": 8}

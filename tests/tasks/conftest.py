@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.tokenizer import byte_level_bpe
-from pahq.model.weights import Model, ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.weights import Model, ModelConfig
 from pahq.tasks.words import VOCABULARY
 
 GPT2 = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "gpt2_tokenizer.py"))

@@ -15,7 +15,8 @@ from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.metrics import objective
 from pahq.model import save_model
-from pahq.model.weights import ModelConfig, model_from_tensors, tensor_shapes
+from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.weights import ModelConfig
 from pahq.tasks import build_task
 from pahq.tasks.encoder import encoder_of
 from pahq.tasks.english import ENGLISH

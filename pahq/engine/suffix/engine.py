@@ -64,7 +64,7 @@ class SuffixEngine:
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
         self._items = problem.prompts.items.to(problem.corrupted.final.device)
-        with torch.no_grad():
+        with torch.no_grad(), frugal():
             self._losses = losses_for(problem) if cheap_losses else PlainLosses(problem)
         self.measured = 0
         self._drift = torch.zeros((), dtype=torch.float64, device=problem.corrupted.final.device)

@@ -80,9 +80,10 @@ class KlLosses:
         self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [item, d_model]
         self._mean_bias = (probabilities @ model.b_U).double()
         self._has_bias = bool((model.b_U != 0).any())
-        p = probabilities.double()
-        self._mass = p.sum(-1)  # 1 but for rounding, which the logsumexp would multiply
-        self._entropy = -(p * problem.objective.clean.double()).sum(-1)
+        # 1 but for rounding, which the logsumexp would multiply
+        self._mass = probabilities.sum(-1, dtype=torch.float64)
+        rows = zip(probabilities, problem.objective.clean, strict=True)  # one at a time: float64 is twice as wide
+        self._entropy = torch.stack([-(p.double() * clean.double()).sum() for p, clean in rows])
 
     def __call__(self, resid: Tensor) -> Tensor:
         normed = self._normed(resid)
