@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ def effects(cell: CellConfig, *, full: bool = False) -> dict[str, Tensor]:
 
 
 def row(task: str, precision: str, focus: str, exact: Tensor) -> list[dict[str, Any]]:
-    words = [f"task={task}", "method=pahq", f"precision={precision}", f"method.focus={focus}"]
-    ((cell, _),) = compose_runs([*words, "engine=reference"])
+    method = ["method=rtn-q"] if focus == "none" else ["method=pahq", f"method.focus={focus}"]
+    ((cell, _),) = compose_runs([f"task={task}", f"precision={precision}", "engine=reference", *method])
     rows = []
     for baseline, found in effects(cell).items():
         error = (found - exact).abs()

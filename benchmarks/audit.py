@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,12 @@ def measure_shape(precision: str, threshold: float, prompts: int) -> dict[str, A
     low = build_problem(model, made, metric="kl", precision=cell.precision, focus="receiver")
     found: dict[str, list[Decision]] = {}
     seconds: dict[str, float] = {}
-    for name, start in {
+    starts: dict[str, Callable[[], Iterator[Decision]]] = {
         "acdc": lambda: start_search("suffix", full, Order(), threshold),
         "unaudited": lambda: start_search("suffix", low, Order(), threshold),
         "audited": lambda: search(cell, low, [], full=full),
-    }.items():
+    }
+    for name, start in starts.items():
         clock = time.perf_counter()
         found[name] = list(start())
         seconds[name] = time.perf_counter() - clock

@@ -38,7 +38,7 @@ from pahq.precision.store import focus_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
-GPT2 = Shape(vocabulary=50257)
+GPT2 = Shape(vocabulary=50257, tied=True)
 LLAMA = ModelConfig(  # the proportions of Llama-3.2-1B at a size that fits this benchmark: grouped queries, gated MLPs
     name="llama-like", layers=8, heads=16, kv_heads=4, d_model=1024, d_head=64, d_mlp=4096, d_vocab=32000,
     d_vocab_out=32000, context=64, norm="rms", activation="silu", gated=True, positions="rotary", rotary_base=500000.0,
@@ -119,8 +119,9 @@ def measure(folder: Path, row: str, examples: int, positions: int, threshold: fl
             kept_edges = None
         else:
             suffix = SuffixEngine(problem, memory_bytes=None if kept else least_bytes(problem))
-            focused = {"focus": lambda edge: focus_of(problem.graph, problem.graph.edges[edge], focus)}
-            decisions = speculate(suffix, Order(), threshold, **focused)
+            decisions = speculate(
+                suffix, Order(), threshold, focus=lambda edge: focus_of(problem.graph, problem.graph.edges[edge], focus)
+            )
             kept_edges = sum(not decision.removed for decision in decisions)
     return {
         "row": row,

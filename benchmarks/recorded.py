@@ -33,14 +33,20 @@ def main() -> int:
     for folder in options.folders:
         recorded = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
         for run in read_recorded(folder):
-            row = {"tests": len(run.tests)}
+            row: dict[str, float] = {"tests": len(run.tests)}
             for engine in ("suffix", "reference"):
                 times = []
                 for _ in range(5):
                     start = time.perf_counter()
-                    setting = {"metric": run.metric, "ablation": run.ablation, "split_embed": run.split_embed}
                     with torch.no_grad():
-                        problem = build_problem(run.model, run.prompts, direct_edges=run.direct_edges, **setting)
+                        problem = build_problem(
+                            run.model,
+                            run.prompts,
+                            metric=run.metric,
+                            ablation=run.ablation,
+                            split_embed=run.split_embed,
+                            direct_edges=run.direct_edges,
+                        )
                     list(start_search(engine, problem, run.order, run.threshold, absolute=run.absolute))
                     times.append(time.perf_counter() - start)
                 row[f"{engine}_ms_per_test"] = 1e3 * sorted(times)[2] / len(run.tests)

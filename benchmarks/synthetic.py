@@ -27,6 +27,7 @@ class Shape:
     d_head: int = 64
     vocabulary: int = 5003
     positions: int = 15
+    tied: bool = False  # the unembedding is the embedding, as GPT-2's is
 
 
 def make_model(shape: Shape, *, seed: int = 0, spread: float = 1.2, mlp: float = 2.0) -> Model:
@@ -43,6 +44,7 @@ def make_model(shape: Shape, *, seed: int = 0, spread: float = 1.2, mlp: float =
         d_vocab_out=shape.vocabulary,
         context=shape.positions,
         norm="layer",
+        tied_embedding=shape.tied,
     )
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -58,12 +60,14 @@ def make_model(shape: Shape, *, seed: int = 0, spread: float = 1.2, mlp: float =
             strength = (spread * torch.randn((shape.heads, 1, 1), generator=generator)).exp()
             tensors[name] = values * 0.3 * strength * shape.d_head**-0.5
         elif name.endswith("W_out"):
-            strength = float((0.7 * torch.randn((), generator=generator)).exp())
+            strength = (0.7 * torch.randn((), generator=generator)).exp()
             tensors[name] = values * mlp * strength * (4 * shape.d_model) ** -0.5
         elif name in ("embed.W_E", "pos_embed.W_pos"):
             tensors[name] = values
         else:
             tensors[name] = values * shape.d_model**-0.5
+    if shape.tied:  # logits of the size that an unembedding of its own would give
+        tensors["ln_final.w"] *= shape.d_model**-0.5
     return model_from_tensors(config, tensors)
 
 
