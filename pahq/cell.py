@@ -86,6 +86,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         "seconds": sum(line.seconds for line in lines),
         "peak_bytes": peak,
         "store": "packed" if isinstance(problem.store, PackedStore) else "plain",
+        "schedule": problem.store.schedule.name if isinstance(problem.store, PackedStore) else None,
         "resumed": bool(earlier),
         "versions": versions(),
         "device": device_name(run.device),

@@ -142,10 +142,20 @@ class PrecisionConfig(_Frozen):
 
 
 class EngineConfig(_Frozen):
-    """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions."""
+    """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions.
+
+    ``schedule``: whether the next focus of PAHQ is brought in meanwhile, or when it is needed.
+    """
 
     name: Literal["suffix", "reference"] = "suffix"
     dtype: Literal["float32", "float64"] = "float32"
+    schedule: Literal["overlapped", "serial"] = "overlapped"
+
+    @model_serializer(mode="wrap")
+    def _without_schedule(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The usual schedule stays unsaid, so that cells from before there was a choice keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "schedule" or value != "overlapped"}
 
 
 class BandConfig(_Frozen):
@@ -159,7 +169,7 @@ class BandConfig(_Frozen):
     share: float = Field(default=0.02, ge=0, le=1)
     quantile: float = Field(default=0.9, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    safety: float = Field(default=2.0, ge=1)
+    safety: float = Field(default=4.0, ge=1)
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -212,6 +222,8 @@ class CellConfig(_Frozen):
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        if self.engine.schedule == "serial" and method.focus == "none":
+            raise ValueError(f"engine.schedule is for method pahq; {method.name} has no head in focus to bring in")
         if self.audit == "band" and method.name == "acdc":
             raise ValueError("audit=band decides again in full precision, and method acdc is full precision already")
         if self.audit != "band" and self.band != BandConfig():

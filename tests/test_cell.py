@@ -449,3 +449,16 @@ def test_packed_and_plain_weights_take_the_same_decisions(tmp_path: Path, method
     assert (plain.values["store"], packed.values["store"]) == ("plain", "packed")
     assert decided(plain.folder) == decided(packed.folder)
     assert plain.values["fresh"] == packed.values["fresh"]
+
+
+@pytest.mark.parametrize("engine", ["suffix", "reference"])
+def test_schedules_take_the_same_decisions_and_are_told(tmp_path: Path, engine: str) -> None:
+    pahq = {"method": {"name": "pahq", "focus": "receiver"}, "precision": {"name": "fp8", "heads": "fp8"}}
+    cells = [make(**pahq, engine={"name": engine, "schedule": name}) for name in ("overlapped", "serial")]
+    overlapped, serial = (
+        run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False)) for cell in cells
+    )
+    assert (overlapped.values["schedule"], serial.values["schedule"]) == ("overlapped", "serial")
+    assert decided(overlapped.folder) == decided(serial.folder)
+    acdc = run_cell(make(), RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
+    assert acdc.values["schedule"] is None  # weights that are all here are brought in by nobody

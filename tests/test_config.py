@@ -70,6 +70,15 @@ def test_whatever_decides_the_result_changes_the_address(change: dict[str, Any])
     assert cell(**change).digest != cell().digest
 
 
+def test_the_usual_schedule_stays_unsaid_and_another_is_another_cell() -> None:
+    pahq = {"name": "pahq", "focus": "receiver"}
+    usual, serial = cell(method=pahq), cell(method=pahq, engine__schedule="serial")
+    assert usual == cell(method=pahq, engine__schedule="overlapped")
+    assert usual.model_dump()["engine"] == {"name": "suffix", "dtype": "float32"}
+    assert serial.model_dump()["engine"] == {"name": "suffix", "dtype": "float32", "schedule": "serial"}
+    assert usual.digest != serial.digest
+
+
 def test_where_it_runs_does_not_change_the_address() -> None:
     one, run = parse_config(composed(run={"root": "/elsewhere", "device": "cuda", "threads": 4}, wandb="offline"))
     assert one.id == cell().id
@@ -124,6 +133,8 @@ def test_values_are_frozen() -> None:
             {"method": {"name": "rtn-q"}, "precision": {"name": "x", "heads": "int8", "scales": "group32"}},
             ["precision", "format int8 has no scales 'group32'", "row, head"],
         ),
+        ({"engine__schedule": "serial"}, ["engine.schedule is for method pahq", "acdc has no head in focus"]),
+        ({"engine__schedule": "fast"}, ["engine.schedule", "'fast'", "'overlapped' or 'serial'"]),
         ({"engine__dtype": "float16"}, ["engine.dtype", "float64"]),
         ({"wandb": "maybe"}, ["wandb", "'maybe'", "offline"]),
         ({"run": {"threads": 0}}, ["threads", "0"]),

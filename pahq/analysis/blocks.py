@@ -67,6 +67,14 @@ def blocks(found: Evaluation) -> list[Block]:
             by="model",
         ),
         Block(
+            "scheduler",
+            "Scheduler on and off",
+            "PAHQ with the next focus brought in meanwhile (overlapped), and with it brought in when it is needed "
+            "(serial): the same decisions. On a CPU a thread reads it from the model's file; a GPU has a stream for "
+            "the copies and one for the head in focus. Seconds of all tests.",
+            scheduler_frame(found.cells, found.serial),
+        ),
+        Block(
             "pareto",
             "Seconds against KL",
             "The circuits that no other circuit of the task, searched on the same engine, device and threads, beats in "
@@ -156,6 +164,21 @@ def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
             | {"paper_runtime": runtime_of(first), "paper_memory": memory_of(first)}
         )
     return pd.DataFrame(rows).sort_values(["model", "method", "bits", "precision"], kind="stable", ignore_index=True)
+
+
+def scheduler_frame(cells: pd.DataFrame, serial: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell of the serial schedule that has its overlapped twin, on the same device and threads."""
+    keys = ["pair", "method", "focus", "precision", "format", "scales", "mlp", "audit"]
+    keys += ["threshold", "engine", "dtype", "device", "threads"]
+    both = cells.merge(serial, on=keys, suffixes=("", "_serial"))
+    frame = both[["task", "model", "precision", "engine", "device", "threads", "threshold", "tests"]].assign(
+        seconds_overlapped=both["seconds"],
+        seconds_serial=both["seconds_serial"],
+        overlapped_to_serial=both["seconds"] / both["seconds_serial"].where(both["seconds_serial"] > 0),
+        same_end=(both["kept"] == both["kept_serial"]) & (both["search_final"] == both["search_final_serial"]),
+        paper_number=NOT_PUBLISHED,
+    )
+    return frame.sort_values(["task", "precision", "threshold"], kind="stable", ignore_index=True)
 
 
 def pareto_frame(cells: pd.DataFrame) -> pd.DataFrame:

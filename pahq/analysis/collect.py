@@ -105,6 +105,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "bits": BITS[precision["heads"]],
         "engine": config["engine"]["name"],
         "dtype": config["engine"]["dtype"],
+        "schedule": config["engine"].get("schedule", "overlapped"),
         "seed": int(config["seed"]),
         "audit": config.get("audit", "none"),
         "threshold": float(config["threshold"]),

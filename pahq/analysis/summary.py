@@ -22,10 +22,15 @@ METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The parquet files of an evaluated experiment; ``faithfulness`` has no row where it was not measured."""
+    """The parquet files of an evaluated experiment; ``faithfulness`` has no row where it was not measured.
+
+    Cells of the serial schedule stand apart in ``serial``: their numbers are those of the cells beside them, but for
+    seconds and memory.
+    """
 
     folder: Path
     cells: pd.DataFrame
+    serial: pd.DataFrame
     missing: pd.DataFrame
     roc: pd.DataFrame
     auc: pd.DataFrame
@@ -40,7 +45,10 @@ class Evaluation:
         folder = analysis_folder(root, experiment)
         names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion")
         frames = {name: read_parquet(folder, name) for name in names}
-        return cls(folder, **frames, faithfulness=read_rows(folder))
+        serial = frames["cells"][frames["cells"]["schedule"] == "serial"]
+        for name in ("cells", "roc", "auc", "agreement"):
+            frames[name] = frames[name][~frames[name]["series"].isin(serial["series"])].reset_index(drop=True)
+        return cls(folder, **frames, serial=serial, faithfulness=read_rows(folder))
 
 
 def summarise(found: Evaluation) -> pd.DataFrame:

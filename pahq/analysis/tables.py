@@ -72,6 +72,10 @@ HEADINGS = {
     "seconds_unaudited": "seconds without audit",
     "peak_mib_acdc": "peak MiB: ACDC",
     "peak_mib_unaudited": "peak MiB without audit",
+    "seconds_overlapped": "seconds: overlapped",
+    "seconds_serial": "seconds: serial",
+    "overlapped_to_serial": "overlapped / serial",
+    "same_end": "same loss and edges at the end",
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }
@@ -119,6 +123,7 @@ def tables(found: Evaluation) -> list[Table]:
         apart["edges"],
         cost_table(series),
         apart["models"],
+        apart["scheduler"],
         apart["pareto"],
         audit_table(found),
         against_acdc(found),

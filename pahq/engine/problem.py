@@ -97,6 +97,7 @@ def build_problem(
     precision: PrecisionConfig | None = None,
     focus: str = "none",
     store: str = "plain",
+    schedule: str = "overlapped",
 ) -> Problem:
     """Set up a search on ``model`` (its dtype and device are the search's).
 
@@ -106,7 +107,7 @@ def build_problem(
     ``precision.cache``: absent edges carry 16-bit values; whatever the network itself computes is not rounded.
     ``store``: plain keeps the full-precision model and its rounded copy; packed keeps low-bit weights alone, and the
     full-precision ones in the model's file (a model that is loaded already goes into a temporary one, or on a GPU into
-    pinned memory of the host). Both give the same numbers.
+    pinned memory of the host). Both give the same numbers. ``schedule``: of a packed store, see ``SCHEDULES``.
     Raises PahqError when prompts and model do not fit each other.
     """
     if store not in STORES:
@@ -122,7 +123,7 @@ def build_problem(
         clean_logits = unembed(full, gather_items(final_stream(full, prompts.clean), prompts.items))
     weights: WeightStore
     if store == "packed":
-        weights = PackedStore.build(model, policy)
+        weights = PackedStore.build(model, policy, schedule=schedule)
     else:
         assert isinstance(model, Model)
         weights = PrecisionStore.build(model, policy)
@@ -156,6 +157,7 @@ def cell_problem(
         precision=None if full else cell.precision,
         focus="none" if full else cell.method.focus,
         store=store,
+        schedule=cell.engine.schedule,
     )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.graph import Graph, Receiver
-from pahq.model.forward import attend, head_outputs, mlp, project
+from pahq.model.forward import attend, mlp
+from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
 
@@ -81,27 +82,26 @@ def circuit_logits(
         sent = graph.upstream(Receiver("head", from_layer, 0, "q"))
         delta[:sent] = clean[:sent]
     for layer in range(from_layer, config.layers):
-        weights = store.layer(layer, focus)
         at = {}
         for letter in "qkv":
             inputs = [Receiver("head", layer, head, letter) for head in range(shape.letter_heads(letter))]
-            online = project(config, weights, letter, read(pre[layer], inputs))
+            online = project_mixed(store, layer, letter, read(pre[layer], inputs), focus)
             if graph.n_direct:
                 # A head in focus takes its ablated projection in full precision too, so that no change of precision
                 # is ever booked on its Direct edge.
                 ablated = problem.corrupted_projections[layer][letter]
                 if any(at == layer for at, _ in focus):
-                    ablated = project(config, weights, letter, pre[layer][None])
+                    ablated = project_mixed(store, layer, letter, pre[layer][None], focus)
                 first = graph.direct(inputs[0])
                 direct = present[first : first + len(inputs)].to(online.device)  # type: ignore[operator]
                 online = torch.where(direct[:, None, None, None], online, ablated)
             at[letter] = online
-        outputs = head_outputs(weights, attend(config, at["q"], at["k"], at["v"]))
+        outputs = outputs_mixed(store, layer, attend(config, at["q"], at["k"], at["v"]), focus)
         delta[sent : sent + shape.heads] = outputs - corrupted_senders[sent : sent + shape.heads]
         sent += shape.heads
         if shape.mlp:
             x = read(mid[layer], [Receiver("mlp", layer)])[0]
-            delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
+            delta[sent] = mlp(config, store.layer(layer, focus), x) - corrupted_senders[sent]
             sent += 1
     return problem.item_logits(read(corrupted.final, [Receiver("logits")])[0])
 

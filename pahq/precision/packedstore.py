@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +22,8 @@ from pahq.model.modelfile import ModelFile, spill
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network, Streamed
 from pahq.precision.formats import Format
 from pahq.precision.packed import Packed, pack, pack_parts, unpack
-from pahq.precision.slots import FocusSlots, Group, InThread, Master, OnSideStream, PinnedMaster, Starter
+from pahq.precision.schedule import Schedule, schedule_of
+from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
@@ -37,7 +39,7 @@ class PackedStore:
         packed: Sequence[dict[str, Packed]],
         small: Sequence[dict[str, Tensor | None]],
         master: Master,
-        start: Starter,
+        schedule: Schedule,
         *,
         cached_layers: int = 2,
     ) -> None:
@@ -45,22 +47,31 @@ class PackedStore:
         if cached_layers < 1:
             raise PahqError(f"cached_layers must be at least 1, got {cached_layers}")
         self.ends, self._packed, self._small = ends, tuple(packed), tuple(small)
-        self._cached = cached_layers
+        self._cached, self.schedule = cached_layers, schedule
         first = self._packed[0]
         device, dtype = ends.W_E.device, ends.W_E.dtype
-        self.slots = FocusSlots(ends.config, master, start, dtype=dtype, device=device)
+        self.slots = FocusSlots(ends.config, master, schedule.load, dtype=dtype, device=device)
         self._buffers = {name: Buffers(weight.shape, dtype, device) for name, weight in first.items()}
         self._unpacked: dict[str, OrderedDict[tuple[int, Groups], Tensor]] = {name: OrderedDict() for name in first}
         self._last: Group | None = None
 
     @classmethod
-    def build(cls, model: Model | ModelFile, precision: PrecisionConfig, *, cached_layers: int = 2) -> PackedStore:
+    def build(
+        cls,
+        model: Model | ModelFile,
+        precision: PrecisionConfig,
+        *,
+        schedule: str = "overlapped",
+        cached_layers: int = 2,
+    ) -> PackedStore:
         """Pack a model, one matrix at a time. The model's own layers are not kept.
 
         Its master is the file; a loaded model's is a temporary file, or pinned host memory where it is on a GPU.
-        Raises PahqError if a weight does not fit its format.
+        Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
         """
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
+        device = torch.device("cpu") if isinstance(model, ModelFile) else model.W_E.device
+        order = schedule_of(schedule, device)
         packed, small = [], []
         positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
         shared = {"W_pos": positions if model.config.positions == "shortformer" else None}
@@ -71,11 +82,10 @@ class PackedStore:
             others = ((name, _field(model, index, name)) for name in _SMALL)
             small.append({name: None if value is None else value.clone() for name, value in others} | shared)
         if isinstance(model, ModelFile):
-            return cls(model.ends, packed, small, model, InThread(), cached_layers=cached_layers)
-        ends, device = Streamed.through(model, ()), model.W_E.device
-        if device.type == "cuda":
-            return cls(ends, packed, small, PinnedMaster(model), OnSideStream(device), cached_layers=cached_layers)
-        return cls(ends, packed, small, spill(model), InThread(), cached_layers=cached_layers)
+            return cls(model.ends, packed, small, model, order, cached_layers=cached_layers)
+        ends = Streamed.through(model, ())
+        master = PinnedMaster(model) if device.type == "cuda" else spill(model)
+        return cls(ends, packed, small, master, order, cached_layers=cached_layers)
 
     @property
     def config(self) -> ModelConfig:
@@ -137,8 +147,9 @@ class PackedStore:
         return kept[key]
 
     def prefetch(self, focus: Focus) -> None:
-        for group in sorted(focus):
-            self.slots.prefetch(group)
+        if self.schedule.name != "serial":
+            for group in sorted(focus):
+                self.slots.prefetch(group)
 
     def _unpack(self, index: int, name: str, groups: Groups) -> Tensor:
         packed = self._packed[index][name]
@@ -153,7 +164,7 @@ class PackedStore:
         weight = self.slots.take(group)[name]
         if self._last is not None and self._last[0] == group[0] and self._last[1] != group[1]:
             step = group[1] - self._last[1]  # searches go through the heads of a layer, letter by letter
-            self.slots.prefetch((group[0], (group[1] + step) % self.config.kv_heads))
+            self.prefetch(frozenset({(group[0], (group[1] + step) % self.config.kv_heads)}))
         self._last = group
         return weight
 

@@ -6,9 +6,7 @@ a number, so a reader that comes too early or too late is told, and never comput
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.model.weights import Model, ModelConfig
+from pahq.precision.schedule import Wait
 
 Group = tuple[int, int]  # layer, key-value head
-Wait = Callable[[], object]
 Starter = Callable[[Callable[[], None]], Wait]  # begins a piece of work; what it returns waits for its end
 
 
@@ -48,32 +46,6 @@ class PinnedMaster:
 
     def read_heads(self, layer: int, field: str, out: Tensor, first: int) -> None:
         out.copy_(self._layers[layer][field][first : first + out.shape[0]], non_blocking=True)
-
-
-class InThread:
-    """Work on one background thread: reading a file while the search computes. Goes with its last reference."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="focus")
-        weakref.finalize(self, self._pool.shutdown, wait=False)
-
-    def __call__(self, work: Callable[[], None]) -> Wait:
-        return self._pool.submit(work).result
-
-
-class OnSideStream:
-    """Work queued on a CUDA stream beside the current one. Neither waits on the host; each waits for the other."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def __call__(self, work: Callable[[], None]) -> Wait:
-        self._side.wait_stream(torch.cuda.current_stream(self._device))  # readers of the slot's last contents first
-        with torch.cuda.stream(self._side):
-            work()
-            done = self._side.record_event()
-        return lambda: torch.cuda.current_stream(self._device).wait_event(done)
 
 
 @dataclass(eq=False)
@@ -105,7 +77,7 @@ class Ticket:
 
 
 class FocusSlots:
-    """``count`` slots. ``start`` is how loads are begun (``InThread``, ``OnSideStream``)."""
+    """``count`` slots. ``start`` is how loads are begun (``Schedule.load``)."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from pahq.config import PrecisionConfig
 from pahq.graph import Edge, Graph
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.formats import Format, round_trip
+from pahq.precision.schedule import Schedule, Serial
 
 Focus = frozenset[tuple[int, int]]  # (layer, key-value head)
 NO_FOCUS: Focus = frozenset()
@@ -42,6 +43,10 @@ class WeightStore(Protocol):
     @property
     def uniform(self) -> bool:
         """Whether a focus changes no weight: heads are in full precision anyway."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """What may run side by side."""
 
     def network(self) -> Network:
         """All layers without a focus, one after the other."""
@@ -100,6 +105,11 @@ class PrecisionStore:
     def nbytes(self) -> int:
         """Bytes of both models; tensors that they share count once."""
         return sum((_storage(self.full) | _storage(self.low)).values())
+
+    @property
+    def schedule(self) -> Schedule:
+        """Nothing has to be brought in."""
+        return Serial()
 
     def network(self) -> Network:
         return self.low

@@ -9,7 +9,16 @@ from runpy import run_path
 import pandas as pd
 import pytest
 
-from pahq.analysis.blocks import blocks, edges_frame, grid_frame, models_frame, on_front, pareto_frame, printed_frame
+from pahq.analysis.blocks import (
+    blocks,
+    edges_frame,
+    grid_frame,
+    models_frame,
+    on_front,
+    pareto_frame,
+    printed_frame,
+    scheduler_frame,
+)
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.paper import AREAS, NOT_PUBLISHED
 from pahq.analysis.summary import Evaluation
@@ -107,6 +116,25 @@ def test_costs_of_a_model_are_over_its_tasks(tmp_path: Path) -> None:
     assert set(rows["model"]) == {"nano"}
 
 
+def test_the_scheduler_has_a_row_of_its_own_and_no_other(tmp_path: Path) -> None:
+    edges = sorted(graph_of(NANO).edge_index)[:4]
+    on = [config(NANO, "pahq", name, t) for name in ("int8", "fp8") for t in (0.1, 0.2)]
+    serial = on[1].engine.model_copy(update={"schedule": "serial"})
+    off = on[1].model_copy(update={"engine": serial})
+    lone = config(NANO, "pahq", "int4", 0.1).model_copy(update={"engine": serial})  # without its twin: no row
+    ids = [cell(tmp_path, chosen, edges, seconds=3.0) for chosen in on]
+    ids += [cell(tmp_path, chosen, edges, seconds=4.0) for chosen in (off, lone)]
+    evaluation = found(tmp_path, ids)
+    [row] = scheduler_frame(evaluation.cells, evaluation.serial).to_dict("records")
+    assert (row["task"], row["precision"], row["threshold"], row["same_end"]) == (NANO, "int8", 0.2, True)
+    assert (row["seconds_overlapped"], row["seconds_serial"], row["overlapped_to_serial"]) == (3, 4, 0.75)
+    assert row["paper_number"] == NOT_PUBLISHED
+    assert set(evaluation.cells["variant"]) == {""}
+    for frame in (evaluation.cells, evaluation.agreement, evaluation.auc, evaluation.roc):
+        assert set(evaluation.serial["series"]).isdisjoint(frame["series"])
+    assert len(evaluation.serial) == 2
+
+
 def dominated(cells: pd.DataFrame) -> list[bool]:
     """The slow twin: every cell against every other."""
     rows = cells.to_dict("records")
@@ -141,6 +169,7 @@ def test_every_block_is_a_table_of_the_report(experiment: tuple[Path, list[str]]
     for block in blocks(evaluation):
         assert f"## {block.title}\n" in report
         frame = pd.read_parquet(root / "analysis" / "blocks" / "tables" / f"{block.name}.parquet")
-        assert len(frame) == len(block.frame) > 0
+        assert len(frame) == len(block.frame)
+        assert block.frame.empty == (block.name == "scheduler")  # no cell of this experiment is serial
     assert "### nano\n" in report  # costs by model
     assert "HISP" in report

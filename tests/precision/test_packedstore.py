@@ -20,7 +20,8 @@ from pahq.model import open_model, save_model
 from pahq.model.modelfile import ModelFile, spill
 from pahq.model.weights import LayerWeights, Model
 from pahq.precision.packedstore import PackedStore
-from pahq.precision.slots import FocusSlots, InThread, PinnedMaster, StaleWeights, Wait
+from pahq.precision.schedule import Threaded, Wait
+from pahq.precision.slots import FocusSlots, PinnedMaster, StaleWeights
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, PrecisionStore
 
 random_model = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))["random_model"]
@@ -175,7 +176,7 @@ def test_no_order_of_prefetches_and_reads_changes_a_result(
     done: list[tuple[str, int, int, bool]], family: str, cached: int, when: str
 ) -> None:
     model = random_model(family, layers=3, dtype=torch.float32)
-    plain, start = PrecisionStore.build(model, INT8), {"thread": InThread(), "late": late, "now": now}[when]
+    plain, start = PrecisionStore.build(model, INT8), {"thread": Threaded().load, "late": late, "now": now}[when]
     store = PackedStore.build(model, INT8, cached_layers=cached)
     store.slots._start = start
     held: list[tuple[Tensor, Tensor]] = []
@@ -245,7 +246,7 @@ def test_a_poisoned_slot_is_refused() -> None:
 
 
 def test_a_load_that_fails_is_raised_where_the_weights_are_asked_for_and_can_be_tried_again() -> None:
-    slots, master = slots_of(random_model("gpt2"), InThread())
+    slots, master = slots_of(random_model("gpt2"), Threaded().load)
     read, broken = master.read_heads, [True]
 
     def sometimes(*args: object) -> None:
@@ -262,7 +263,7 @@ def test_a_load_that_fails_is_raised_where_the_weights_are_asked_for_and_can_be_
 
 
 def test_what_was_prefetched_is_not_loaded_twice() -> None:
-    slots, _ = slots_of(random_model("gpt2"), InThread())
+    slots, _ = slots_of(random_model("gpt2"), Threaded().load)
     slots.prefetch((1, 1))
     slots.take((1, 1))
     slots.prefetch((1, 2))
@@ -292,38 +293,6 @@ def test_a_weight_that_does_not_fit_its_format_is_refused() -> None:
     model.layers[1].W_K[0, 0, 0] = 1e6
     with pytest.raises(PahqError, match="does not fit fp16"):
         PackedStore.build(model, PrecisionConfig(name="fp16", heads="fp16"))
-
-
-class Streams:
-    """A double of two CUDA streams: queued work runs when the main stream has to wait for it, and the order is told."""
-
-    def __init__(self) -> None:
-        self.order: list[str] = []
-
-    def __call__(self, work: Callable[[], None]) -> Wait:
-        self.order.append("side waits for main")
-
-        def wait() -> None:
-            work()
-            self.order.append("main waits for side")
-
-        return wait
-
-
-def test_pinned_master_and_streams_give_the_same_weights_in_the_right_order() -> None:
-    """The logic of the GPU's way, run on the CPU: pinning is the identity, streams are a double."""
-    model = random_model("llama", layers=3, dtype=torch.float32)
-    plain, loaded = PrecisionStore.build(model, INT8), PackedStore.build(model, INT8)
-    streams, pinned = Streams(), []
-    master = PinnedMaster(model, pin=lambda t: pinned.append(t.nbytes) or t.clone())
-    assert master.nbytes == sum(pinned) == sum(getattr(w, n).nbytes for w in model.layers for n in ATTENTION)
-    store = PackedStore(model, loaded._packed, loaded._small, master, streams, cached_layers=1)
-    for layer, group in [(2, 1), (2, 0), (1, 1), (1, 0), (0, 1)]:
-        focus = frozenset({(layer, group)})
-        same(store.layer(layer, focus), plain.layer(layer, focus))
-    waits = streams.order.count("main waits for side")
-    assert 5 <= waits <= streams.order.count("side waits for main")
-    assert streams.order[:2] == ["side waits for main", "main waits for side"]
 
 
 @pytest.mark.gpu
