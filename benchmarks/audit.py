@@ -53,11 +53,11 @@ def measure(root: Path, task: str, threshold: str, method: str, precision: str) 
     }
 
 
-def measure_shape(precision: str, threshold: float, prompts: int) -> dict[str, Any]:
+def measure_shape(precision: str, threshold: float, prompts: int, seed: int) -> dict[str, Any]:
     """One format on a synthetic model of GPT-2 small's shape, 15 tokens a prompt, KL."""
     ((cell, _),) = compose_runs([f"precision={precision}", "method=pahq", f"threshold={threshold}", "audit=band"])
     shape = Shape()
-    model, made = make_model(shape), make_prompts(shape, prompts)
+    model, made = make_model(shape, seed=seed), make_prompts(shape, prompts, seed=seed + 1)
     full = build_problem(model, made, metric="kl")
     low = build_problem(model, made, metric="kl", precision=cell.precision, focus="receiver")
     found: dict[str, list[Decision]] = {}
@@ -73,7 +73,7 @@ def measure_shape(precision: str, threshold: float, prompts: int) -> dict[str, A
         seconds[name] = time.perf_counter() - clock
     kept = {name: frozenset(circuit_of(full.graph, decisions).edges) for name, decisions in found.items()}
     return {
-        **{"shape": "GPT-2 small", "prompts": prompts, "threshold": threshold, "precision": precision},
+        **{"shape": "GPT-2 small", "seed": seed, "prompts": prompts, "threshold": threshold, "precision": precision},
         **{"tests": len(found["audited"]), "kept": len(kept["acdc"])},
         "differing_unaudited": len(kept["unaudited"] ^ kept["acdc"]),
         "differing": len(kept["audited"] ^ kept["acdc"]),
@@ -87,6 +87,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="where nano's cells are")
     parser.add_argument("--shape", action="store_true", help="GPT-2 small's shape in place of nano")
     parser.add_argument("--prompts", type=int, default=16, help="with --shape")
+    parser.add_argument("--seeds", type=int, default=4, help="with --shape: how many models and prompt sets")
     parser.add_argument("--thresholds", default="0.003,0.01,0.03,0.1")
     parser.add_argument("--precisions", default="int8,fp8,int4")
     parser.add_argument("--methods", default="pahq")
@@ -94,7 +95,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.shape:
-        rows = [measure_shape(name, 0.004, options.prompts) for name in options.precisions.split(",")]
+        models = product(options.precisions.split(","), range(options.seeds))
+        rows = [measure_shape(name, 0.004, options.prompts, seed) for name, seed in models]
         publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)
         return 0
     if options.root is None:

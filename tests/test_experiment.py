@@ -198,10 +198,12 @@ def test_the_real_model_has_every_method_and_no_row_that_is_lossless_by_construc
     assert tasks == {f"smollm2-{name}" for name in ("ioi", "greaterthan", "docstring", "induction")}
     assert {config.model.source for config in found} == {"smollm2"}
     for task in tasks:
-        rows = [(c.method.name, c.precision.heads) for c in found if c.task.name == task]
+        rows = [(c.method.name, c.precision.heads) for c in found if c.task.name == task and c.audit == "none"]
         low = [(method, form) for method in ("pahq", "rtn-q") for form in ("int8", "fp8", "int4s", "bf16")]
         assert sorted(rows) == sorted([("acdc", "float32"), *low])
     assert "int4" not in {config.precision.heads for config in found}
+    audited = {(c.method.name, c.precision.heads) for c in found if c.audit == "band"}
+    assert audited == {("pahq", "int8"), ("pahq", "fp8")}
 
 
 def test_composing_works_inside_another_hydra_and_gives_it_back(conf: Path) -> None:

@@ -38,13 +38,14 @@ def batch_logits(problem: Problem, present: Bool[Tensor, "circuit edge"]) -> Flo
 
 
 class _Pass:
-    """One forward of a batch of circuits. ``delta`` [circuit, sender, row] holds online minus ablated outputs."""
+    """One forward of a batch of circuits. ``delta`` [circuit, sender, row] holds online minus ablated outputs, of used
+    senders alone: the rest is never written, nor read, since a sender with an edge into a used receiver is used."""
 
     def __init__(self, problem: Problem, present: Bool[Tensor, "circuit edge"]) -> None:
         self.problem, self.present = problem, present
         self.graph, self.config = problem.graph, problem.store.config
         self.shape = problem.corrupted_senders.shape[1:]  # batch, pos, d_model
-        self.delta = problem.corrupted_senders.new_zeros(len(present), len(self.graph.senders), math.prod(self.shape))
+        self.delta = problem.corrupted_senders.new_empty(len(present), len(self.graph.senders), math.prod(self.shape))
         self.on = present.to(self.delta)
         self.somewhere = present.any(0).tolist()
         self.used = used_senders(self.graph, self.somewhere)

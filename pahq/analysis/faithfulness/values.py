@@ -15,7 +15,7 @@ from pahq.config import CellConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.graph import Graph
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import logits
+from pahq.model.forward import final_stream, unembed
 from pahq.model.weights import Model
 from pahq.tasks.task import Task
 
@@ -47,7 +47,7 @@ class Values:
             direct_edges=cell.method.direct_edges,
         )
         examples = torch.unique(task.fresh.items[:, 0], return_counts=True)[1]
-        clean = gather_items(logits(model, task.fresh.clean), task.fresh.items)
+        clean = unembed(model, gather_items(final_stream(model, task.fresh.clean), task.fresh.items))
         return cls(problem, examples.numpy().astype(float), objective("kl", task.fresh.targets, clean))
 
     @property
