@@ -118,7 +118,7 @@ class MethodConfig(_Frozen):
 class PrecisionConfig(_Frozen):
     """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
 
-    ``auto`` is settled by the method.
+    ``compute``: of the operands of q, k and v projections out of focus and of MLPs. ``auto`` is settled by the method.
     """
 
     name: str
@@ -126,12 +126,13 @@ class PrecisionConfig(_Frozen):
     scales: Scales = "row"
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
     cache: Literal["float32", "bf16", "fp16"] = "float32"
+    compute: Literal["float32", "tf32", "bf16"] = "float32"
 
     @model_serializer(mode="wrap")
-    def _without_cache(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A cache in full precision stays unsaid, so that cells from before there was a choice keep their address."""
+    def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is in full precision stays unsaid, so that cells from before there was a choice keep their address."""
         values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if key != "cache" or value != "float32"}
+        return {key: value for key, value in values.items() if key not in ("cache", "compute") or value != "float32"}
 
     @model_validator(mode="after")
     def _scales_fit(self) -> PrecisionConfig:
@@ -213,12 +214,15 @@ class CellConfig(_Frozen):
         settled = {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}
         if method.get("name") != "acdc":
             settled = {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}
-        return values | {"precision": settled | {"cache": precision.get("cache", "float32")}}
+        kept = {key: precision.get(key, "float32") for key in ("cache", "compute")}
+        return values | {"precision": settled | kept}
 
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:
         method, precision = self.method, self.precision
-        if method.name == "acdc" and {precision.heads, precision.mlp, precision.cache} != {"float32"}:
+        if method.name == "acdc" and {precision.heads, precision.mlp, precision.cache, precision.compute} != {
+            "float32"
+        }:
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")

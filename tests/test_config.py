@@ -79,6 +79,17 @@ def test_the_usual_schedule_stays_unsaid_and_another_is_another_cell() -> None:
     assert usual.digest != serial.digest
 
 
+@pytest.mark.parametrize("key", ["cache", "compute"])
+def test_what_is_in_full_precision_stays_unsaid_and_fewer_bits_are_another_cell(key: str) -> None:
+    usual, low = (cell(method__name="rtn-q", precision={"name": "auto", key: value}) for value in ("float32", "bf16"))
+    assert usual == cell(method__name="rtn-q")
+    assert key not in usual.model_dump()["precision"]
+    assert low.model_dump()["precision"] == usual.model_dump()["precision"] | {key: "bf16"}
+    assert usual.digest != low.digest
+    with pytest.raises(PahqError, match="acdc is full precision"):
+        cell(precision={"name": "auto", key: "bf16"})
+
+
 def test_where_it_runs_does_not_change_the_address() -> None:
     one, run = parse_config(composed(run={"root": "/elsewhere", "device": "cuda", "threads": 4}, wandb="offline"))
     assert one.id == cell().id

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.products import product
 from pahq.model.run import Fixed, Run
 from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
 
@@ -72,19 +73,49 @@ def project(
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
+    products = config.products
+    if layer.exact and products != "float32":
+        count = config.heads if letter == "q" else config.kv_heads
+        heads = range(count) if rows is None else rows
+        exact = [head * config.kv_heads // count in layer.exact for head in heads]
+        if not all(exact) and any(exact):
+            return _apart(config, layer, letter, x, first, list(heads), exact)
+        products = "float32" if all(exact) else products
     weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
     bias = layer.bias(letter) if rows is None else layer.bias(letter)[list(rows)]
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
     if layer.W_pos is not None and letter != "v":
         normed = normed + layer.W_pos[first : first + normed.shape[-2]]
     if normed.shape[0] == 1 < weight.shape[0]:  # all heads read one input: one product for all of them
-        together = normed[0] @ weight.permute(1, 0, 2).flatten(1)
+        together = product(normed[0], weight.permute(1, 0, 2).flatten(1), products)
         out = torch.movedim(together.view(*normed.shape[1:-1], weight.shape[0], -1), -2, 0) + bias[:, None, None]
         return finish_projection(config, layer, letter, out, first=first)
     # One product per head over all its rows: broadcasting the weight over the batch would copy it.
     rows_of_head = normed.reshape(weight.shape[0], -1, normed.shape[-1])
-    out = torch.baddbmm(bias[:, None], rows_of_head, weight).view(*normed.shape[:-1], weight.shape[-1])
+    if products == "float32":
+        out = torch.baddbmm(bias[:, None], rows_of_head, weight)
+    else:
+        out = product(rows_of_head, weight, products) + bias[:, None]
+    out = out.view(*normed.shape[:-1], weight.shape[-1])
     return finish_projection(config, layer, letter, out, first=first)
+
+
+def _apart(
+    config: ModelConfig,
+    layer: LayerWeights,
+    letter: str,
+    x: Float[Tensor, "letter_head batch pos d_model"],
+    first: int,
+    heads: list[int],
+    exact: list[bool],
+) -> Float[Tensor, "letter_head batch pos d_head"]:
+    """``project`` of heads of which some multiply in full precision (``exact``), others not."""
+    out = x.new_empty(len(heads), *x.shape[1:-1], config.d_head)
+    x = x.expand(len(heads), *x.shape[1:])
+    for kind in (True, False):
+        at = [i for i, is_exact in enumerate(exact) if is_exact == kind]
+        out[at] = project(config, layer, letter, x[at], first=first, rows=[heads[i] for i in at])
+    return out
 
 
 def finish_projection(
@@ -153,11 +184,11 @@ def mlp(
     normed = normalise(config, x, layer.ln2_w, layer.ln2_b)
     activation = ACTIVATIONS[config.activation]
     if layer.W_gate is not None:
-        hidden = activation(normed @ layer.W_gate) * (normed @ layer.W_in + layer.b_in)
+        gate = activation(product(normed, layer.W_gate, config.products))
+        hidden = gate * (product(normed, layer.W_in, config.products) + layer.b_in)
     else:
-        hidden = activation(normed @ layer.W_in + layer.b_in)
-    out: Tensor = hidden @ layer.W_out + layer.b_out
-    return out
+        hidden = activation(product(normed, layer.W_in, config.products) + layer.b_in)
+    return product(hidden, layer.W_out, config.products) + layer.b_out
 
 
 def unembed(model: Ends, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 from torch import Tensor
 
 from pahq.errors import PahqError
@@ -50,6 +50,19 @@ class ModelConfig(BaseModel):
     causal: bool = True
     tied_embedding: bool = False
     qk_norm: bool = False
+
+    # How a network multiplies (``pahq.model.products``): a search's choice, no fact of the model, so no file has it.
+    _products: str = PrivateAttr(default="float32")
+
+    @property
+    def products(self) -> str:
+        return self._products
+
+    def computing(self, products: str) -> ModelConfig:
+        """The same model, whose q, k and v projections and MLPs multiply in ``products``."""
+        changed = self.model_copy()
+        changed._products = products
+        return changed
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -95,6 +108,11 @@ class LayerWeights:
     b_in: Float[Tensor, " d_mlp"] | None = None
     b_out: Float[Tensor, " d_model"] | None = None
     W_pos: Float[Tensor, "context d_model"] | None = None
+
+    @property
+    def exact(self) -> frozenset[int]:
+        """Key-value groups that are in focus: their products are in full precision."""
+        return frozenset()
 
     def weight(self, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
         return {"q": self.W_Q, "k": self.W_K, "v": self.W_V}[letter]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
 from pahq.model.modelfile import ModelFile, spill
-from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network, Streamed
+from pahq.model.weights import Ends, EndWeights, LayerWeights, Model, ModelConfig, Network, Streamed
 from pahq.precision.formats import Format
 from pahq.precision.packed import Packed, pack, pack_parts, unpack
 from pahq.precision.schedule import Schedule, schedule_of
@@ -81,9 +81,10 @@ class PackedStore:
             # copies: a view of a checkpoint would keep all of it
             others = ((name, _field(model, index, name)) for name in _SMALL)
             small.append({name: None if value is None else value.clone() for name, value in others} | shared)
+        ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
+        ends = replace(ends, config=model.config.computing(precision.compute))
         if isinstance(model, ModelFile):
-            return cls(model.ends, packed, small, model, order, cached_layers=cached_layers)
-        ends = Streamed.through(model, ())
+            return cls(ends, packed, small, model, order, cached_layers=cached_layers)
         master = PinnedMaster(model) if device.type == "cuda" else spill(model)
         return cls(ends, packed, small, master, order, cached_layers=cached_layers)
 
@@ -93,7 +94,8 @@ class PackedStore:
 
     @property
     def uniform(self) -> bool:
-        return all(layer[name].form.name == "float32" for layer in self._packed for name in ATTENTION)
+        formats = {layer[name].form.name for layer in self._packed for name in ATTENTION}
+        return (formats, self.config.products) == ({"float32"}, "float32")
 
     @property
     def nbytes(self) -> int:
@@ -181,6 +183,10 @@ class PackedLayer(LayerWeights):
 
     def __repr__(self) -> str:
         return f"PackedLayer({self._index}, {set(self._focus)})"
+
+    @property
+    def exact(self) -> frozenset[int]:
+        return frozenset(group for layer, group in self._focus if layer == self._index)
 
     def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
         return self.rows("o", (head,))[0]

@@ -79,6 +79,17 @@ def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
 
 
 @dataclass(frozen=True)
+class FocusedLayer(LayerWeights):
+    """A layer of which some groups are in full precision."""
+
+    groups: frozenset[int] = frozenset()
+
+    @property
+    def exact(self) -> frozenset[int]:
+        return self.groups
+
+
+@dataclass(frozen=True)
 class PrecisionStore:
     """The full-precision model and the network under test (``low``: every head and MLP in its low format)."""
 
@@ -91,11 +102,12 @@ class PrecisionStore:
         """Round the attention and MLP weights of ``model``; embedding, norms and biases stay as they are."""
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
         layers = tuple(_rounded(layer, heads, mlp) for layer in model.layers)
-        return cls(full=model, low=replace(model, layers=layers), uniform=heads.name == "float32")
+        low = replace(model, layers=layers, config=model.config.computing(precision.compute))
+        return cls(full=model, low=low, uniform=(heads.name, precision.compute) == ("float32", "float32"))
 
     @property
     def config(self) -> ModelConfig:
-        return self.full.config
+        return self.low.config
 
     @property
     def ends(self) -> Ends:
@@ -135,9 +147,9 @@ class PrecisionStore:
             weight[rows] = getattr(full, name)[rows]
             return weight
 
-        kv = list(groups)
-        return replace(
-            low, W_Q=splice("W_Q", heads), W_K=splice("W_K", kv), W_V=splice("W_V", kv), W_O=splice("W_O", heads)
+        rows = {"W_Q": heads, "W_K": list(groups), "W_V": list(groups), "W_O": heads}
+        return FocusedLayer(
+            **vars(low) | {name: splice(name, at) for name, at in rows.items()}, groups=frozenset(groups)
         )
 
 

@@ -39,6 +39,8 @@ INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 FP8 = PrecisionConfig(name="fp8", heads="fp8", scales="row", mlp="float32")
 FLOAT32 = PrecisionConfig(name="float32", heads="float32")
+TF32 = PrecisionConfig(name="tf32", heads="float32", compute="tf32")
+INT8_BF16 = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="bf16")
 
 
 def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> list[Decision]:
@@ -53,7 +55,11 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
 @pytest.mark.parametrize("engine", ["reference", "suffix"])
 @pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
 @pytest.mark.parametrize(
-    ("policy", "focus"), [(INT8, "receiver"), (INT4, "receiver"), (FP8, "none"), (INT8, "both"), (FLOAT32, "receiver")]
+    ("policy", "focus"),
+    [
+        *[(INT8, "receiver"), (INT4, "receiver"), (FP8, "none"), (INT8, "both"), (FLOAT32, "receiver")],
+        *[(TF32, "receiver"), (INT8_BF16, "receiver")],
+    ],
 )
 @pytest.mark.parametrize("ablation", ["corrupted", "mean"])
 def test_searches_are_the_same_bit_by_bit(
@@ -74,7 +80,7 @@ def test_searches_are_the_same_bit_by_bit(
         assert not hasattr(problem.store, "full")
         assert not hasattr(problem.store, "low")
         assert decisions(problem, engine, order, 0.05) == expected
-    if policy is not FLOAT32 and focus != "none" and model.config.kv_heads > 1:
+    if policy.heads != "float32" and focus != "none" and model.config.kv_heads > 1:
         assert problem.store.slots.loads > 0  # the focus did come from the master
         assert problem.store.slots.hits > 0
 

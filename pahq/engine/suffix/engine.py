@@ -87,7 +87,9 @@ class SuffixEngine:
             )
         self._composites = self._head_logits = None
         if self._keep_composites:
-            self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
+            # a composite's product rounds other operands than the MLP's own
+            if self.problem.store.config.products == "float32":
+                self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
             if isinstance(self._losses, KlLosses):
                 self._head_logits = HeadLogits(ends, capacity_bytes=budget.head_logits_bytes)
         self._loss = self._losses(self._at_items(self._state.clean_final))

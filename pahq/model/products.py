@@ -1,0 +1,63 @@
+"""Products of activations and weights in fewer bits: operands are rounded, sums are taken in the operands' own dtype.
+
+``tf32`` keeps 10 bits of mantissa, ``bf16`` 7; both have float32's exponents. That is what a GPU's tensor cores do with
+float32 sums. Elsewhere the rounding is done by hand and the product as always: the same accuracy, and no gain of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.errors import unknown
+
+PRODUCTS = ("float32", "tf32", "bf16")
+
+
+def product(
+    a: Float[Tensor, "*batch rows inner"], b: Float[Tensor, "*batch inner out"], products: str
+) -> Float[Tensor, "*batch rows out"]:
+    """``a @ b``; ``b`` may lack the batch axes. float32: as it is. Raises PahqError for an unknown kind."""
+    if products == "float32":
+        return a @ b
+    if a.device.type != "cuda" or a.dtype != torch.float32:
+        return rounded(a, products) @ rounded(b, products)
+    if products == "tf32":
+        with _tf32():
+            return a @ b
+    if products != "bf16":
+        raise unknown("products", products, PRODUCTS)
+    left, right = a.bfloat16(), b.bfloat16()
+    if b.ndim == 2:
+        out = torch.mm(left.flatten(0, -2), right, out_dtype=torch.float32)
+    else:
+        out = torch.bmm(left.flatten(0, -3), right.flatten(0, -3), out_dtype=torch.float32)
+    return out.view(*a.shape[:-1], b.shape[-1])
+
+
+def rounded(x: Tensor, products: str) -> Tensor:
+    """Every value as such a product reads it, to the nearest (ties to even), in the dtype of ``x``."""
+    if products == "float32":
+        return x
+    if products == "bf16":
+        return x.bfloat16().to(x.dtype)
+    if products != "tf32":
+        raise unknown("products", products, PRODUCTS)
+    bits = x.float().contiguous().view(torch.int32)
+    last = (bits >> 13) & 1  # of the bits that stay: a tie goes to where it is 0
+    nearest = ((bits + 0xFFF + last) & ~0x1FFF).view(torch.float32)
+    return torch.where(torch.isfinite(x), nearest, x.float()).to(x.dtype)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

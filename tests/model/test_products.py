@@ -1,0 +1,115 @@
+"""Products of rounded operands, against rounding one number at a time."""
+
+from __future__ import annotations
+
+import math
+import runpy
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pahq.config import PrecisionConfig
+from pahq.errors import PahqError
+from pahq.model.forward import mlp, project
+from pahq.model.products import PRODUCTS, product, rounded
+from pahq.precision.packedstore import PackedStore
+from pahq.precision.store import NO_FOCUS, PrecisionStore
+
+random_model = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))["random_model"]
+MANTISSA = {"tf32": 10, "bf16": 7}
+LOW = pytest.mark.parametrize("products", sorted(MANTISSA))
+
+
+def nearest(x: float, bits: int) -> float:
+    """The slow twin: ``x`` to that many bits of mantissa, ties to even, in float32's range of exponents."""
+    if x == 0 or not math.isfinite(x):
+        return x
+    step = 2.0 ** (max(math.frexp(x)[1] - 1, -126) - bits)
+    found = round(x / step) * step
+    try:
+        struct.pack("<f", found)
+    except OverflowError:
+        return math.copysign(math.inf, x)
+    return found
+
+
+@LOW
+@given(st.lists(st.floats(width=32), max_size=20))
+def test_rounding_is_to_the_nearest_and_ties_go_to_even(products: str, values: list[float]) -> None:
+    found = rounded(torch.tensor(values, dtype=torch.float32), products)
+    expected = torch.tensor([nearest(value, MANTISSA[products]) for value in values], dtype=torch.float32)
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert torch.equal(found.isnan(), expected.isnan())
+
+
+@LOW
+def test_ties(products: str) -> None:
+    step = 2.0 ** -MANTISSA[products]
+    values = torch.tensor([1 + step / 2, 1 + 1.5 * step, 1 + step / 2 + 2.0**-23], dtype=torch.float32)
+    assert rounded(values, products).tolist() == [1.0, 1 + 2 * step, 1 + step]
+
+
+@LOW
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_rounds_operands_and_not_sums(products: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, generator=generator, dtype=dtype) for size in ((3, 4, 50), (3, 50, 6)))
+    bits = MANTISSA[products]
+    left, right = (torch.tensor([nearest(v, bits) for v in x.float().flatten().tolist()]).view(x.shape) for x in (a, b))
+    expected = torch.einsum("bij,bjk->bik", left.double(), right.double())
+    tolerance = {"atol": 1e-12, "rtol": 0} if dtype == torch.float64 else {"atol": 1e-4, "rtol": 0}
+    torch.testing.assert_close(product(a, b, products).double(), expected, **tolerance)
+    assert (expected - (a @ b).double()).abs().max() > 1e-3  # rounding shows
+    torch.testing.assert_close(product(a, b[0], products)[0], product(a, b, products)[0])
+
+
+def test_full_precision_is_as_it_is_and_other_names_are_refused() -> None:
+    a = torch.randn(3, 4)
+    assert rounded(a, "float32") is a
+    assert torch.equal(product(a, a.T, "float32"), a @ a.T)
+    for call in (lambda: rounded(a, "fp4"), lambda: product(a, a.T, "fp4")):
+        with pytest.raises(PahqError, match=f"unknown products 'fp4'; known: {', '.join(sorted(PRODUCTS))}"):
+            call()
+
+
+@pytest.mark.parametrize("store", [PrecisionStore, PackedStore])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_heads_in_focus_multiply_in_full_precision_and_all_else_does_not(store: type, family: str) -> None:
+    model = random_model(family, dtype=torch.float32)
+    low = store.build(model, PrecisionConfig(name="x", heads="float32", compute="bf16"))
+    assert not low.uniform
+    plain, config = model.config, low.config
+    assert (plain.products, config.products) == ("float32", "bf16")
+    assert plain.model_dump() == config.model_dump()  # no file would say so
+    count, focus = plain.kv_heads, frozenset({(1, 1)})
+    x = torch.randn(count, 2, 3, plain.d_model, generator=torch.Generator().manual_seed(0))
+    exact = project(plain, model.layers[1], "k", x)
+    coarse = project(config, low.layer(1, NO_FOCUS), "k", x)
+    mixed = project(config, low.layer(1, focus), "k", x)
+    alone = project(config, low.layer(1, focus), "k", x[[1]], rows=[1])
+    assert not torch.isclose(exact, coarse, atol=1e-5).flatten(1).all(1).any()
+    for head in range(count):
+        torch.testing.assert_close(mixed[head], exact[head] if head == 1 else coarse[head], atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone[0], exact[1], atol=1e-6, rtol=0)
+    same = x[:1]  # what all heads read
+    torch.testing.assert_close(
+        project(config, low.layer(1, focus), "k", same)[1],
+        project(plain, model.layers[1], "k", same)[1],
+        atol=1e-6,
+        rtol=0,
+    )
+    assert not torch.allclose(mlp(config, low.layer(1, focus), x), mlp(plain, model.layers[1], x), atol=1e-6)
+
+
+@pytest.mark.gpu
+@LOW
+def test_a_gpus_own_products_are_those_of_rounded_operands(products: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, generator=generator) for size in ((3, 4, 64), (3, 64, 8)))
+    found = product(a.cuda(), b.cuda(), products).cpu()
+    torch.testing.assert_close(found, product(a, b, products), atol=1e-4, rtol=0)
+    assert not torch.backends.cuda.matmul.allow_tf32
