@@ -101,6 +101,8 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     """The model, in memory or left in its file, the task, and the search's problem."""
     low = (cell.precision.heads, cell.precision.mlp) != ("float32", "float32")
     store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
+    if store == "plain" and cell.engine.schedule == "serial":
+        raise PahqError("engine.schedule=serial needs run.store=packed: a plain store has no head to bring in")
     source: Model | ModelFile
     if store == "packed" and torch.device(run.device).type == "cpu":
         dtype = getattr(torch, cell.engine.dtype)

@@ -145,6 +145,8 @@ class PrecisionConfig(_Frozen):
 class EngineConfig(_Frozen):
     """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions.
 
+    (With rounded operands, ``precision.compute``, in float64 alone.)
+
     ``schedule``: whether the next focus of PAHQ is brought in meanwhile, or when it is needed.
     """
 

@@ -151,7 +151,7 @@ def edges_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
     """One row a model, method and precision on one engine, device and number of threads."""
-    keys = ["model", "method", "precision", "engine", "device", "threads"]
+    keys = ["model", "method", "precision", "cache", "compute", "engine", "device", "threads"]
     costs = "tests seconds ms_per_test peak_mib seconds_to_acdc peak_to_acdc"
     rows = []
     for _, own in cells.groupby(keys, sort=False):
@@ -168,9 +168,7 @@ def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 def scheduler_frame(cells: pd.DataFrame, serial: pd.DataFrame) -> pd.DataFrame:
     """One row a cell of the serial schedule that has its overlapped twin, on the same device and threads."""
-    keys = ["pair", "method", "focus", "precision", "format", "scales", "mlp", "audit"]
-    keys += ["threshold", "engine", "dtype", "device", "threads"]
-    both = cells.merge(serial, on=keys, suffixes=("", "_serial"))
+    both = cells.merge(serial, on=["twin", "device", "threads"], suffixes=("", "_serial"))
     frame = both[["task", "model", "precision", "engine", "device", "threads", "threshold", "tests"]].assign(
         seconds_overlapped=both["seconds"],
         seconds_serial=both["seconds_serial"],

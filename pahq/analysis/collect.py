@@ -38,6 +38,7 @@ def collect(root: str | Path, ids: Sequence[str]) -> Collected:
 
     Columns that join cells: ``series`` is equal for cells that differ in threshold alone, ``pair`` for
     cells that differ in method, precision, engine, audit and threshold alone (so it finds a cell's ACDC),
+    ``twin`` is equal for cells that differ in nothing but the schedule,
     ``variant`` tells apart the series of one task, method and precision (empty where there is just one).
 
     Raises PahqError, naming the file, for a result that is not readable or contradicts its circuit or its
@@ -102,6 +103,8 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "format": precision["heads"],
         "scales": precision["scales"],
         "mlp": precision["mlp"],
+        "cache": precision.get("cache", "float32"),
+        "compute": precision.get("compute", "float32"),
         "bits": BITS[precision["heads"]],
         "engine": config["engine"]["name"],
         "dtype": config["engine"]["dtype"],
@@ -111,6 +114,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "threshold": float(config["threshold"]),
         "series": _digest(flatten(config), leave_out=("threshold",)),
         "pair": _digest(flatten(config), leave_out=("threshold", *_FREE)),
+        "twin": _digest(flatten(config), leave_out=("engine.schedule",)),
         "tests": int(result["tests"]),
         "edges": int(result["graph"]["addition"]) + int(result["graph"]["direct"]),
         "edges_addition": int(result["graph"]["addition"]),

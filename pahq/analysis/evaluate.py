@@ -104,7 +104,8 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
 
 def is_acdc_by_construction(row: Mapping[str, Any]) -> bool:
     """Whether a row's search is full-precision ACDC under another method's name."""
-    return bool(row["method"] != "acdc" and row["format"] == "float32" and row["mlp"] == "float32")
+    formats = {row[name] for name in ("format", "mlp", "cache", "compute")}
+    return bool(row["method"] != "acdc" and formats == {"float32"})
 
 
 def acdc_cells(cells: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:

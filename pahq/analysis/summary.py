@@ -12,6 +12,7 @@ import pandas as pd
 from pahq.analysis.evaluate import BY_CONSTRUCTION, PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithfulness.table import read_rows
 from pahq.analysis.frames import analysis_folder, read_parquet
+from pahq.errors import PahqError
 
 AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
@@ -24,8 +25,8 @@ METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 class Evaluation:
     """The parquet files of an evaluated experiment; ``faithfulness`` has no row where it was not measured.
 
-    Cells of the serial schedule stand apart in ``serial``: their numbers are those of the cells beside them, but for
-    seconds and memory.
+    Cells of the serial schedule whose twins are there stand apart in ``serial``: their numbers are those of the cells
+    beside them, but for seconds and memory.
     """
 
     folder: Path
@@ -45,10 +46,18 @@ class Evaluation:
         folder = analysis_folder(root, experiment)
         names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion")
         frames = {name: read_parquet(folder, name) for name in names}
-        serial = frames["cells"][frames["cells"]["schedule"] == "serial"]
+        if "twin" not in frames["cells"]:
+            raise PahqError(f"{folder} was evaluated by an older version; evaluate the experiment {experiment!r} again")
+        serial = _with_twins(frames["cells"])
         for name in ("cells", "roc", "auc", "agreement"):
             frames[name] = frames[name][~frames[name]["series"].isin(serial["series"])].reset_index(drop=True)
         return cls(folder, **frames, serial=serial, faithfulness=read_rows(folder))
+
+
+def _with_twins(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the serial schedule beside which there is the same cell of the other."""
+    is_serial = cells["schedule"] == "serial"
+    return cells[is_serial & cells["twin"].isin(cells["twin"][~is_serial])]
 
 
 def summarise(found: Evaluation) -> pd.DataFrame:

@@ -287,7 +287,7 @@ def write_tables(root: str | Path, experiment: str) -> Path:
 
 def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
     """The report: what is missing, how to read the numbers, the figures, every table."""
-    done, open_ = len(found.cells), len(found.missing)
+    done, open_ = len(found.cells) + len(found.serial), len(found.missing)
     parts = [f"# Experiment {experiment}", f"{done} of {done + open_} cells are finished."]
     if open_:
         parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]

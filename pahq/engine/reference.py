@@ -82,26 +82,27 @@ def circuit_logits(
         sent = graph.upstream(Receiver("head", from_layer, 0, "q"))
         delta[:sent] = clean[:sent]
     for layer in range(from_layer, config.layers):
+        weights = store.layer(layer, focus)
         at = {}
         for letter in "qkv":
             inputs = [Receiver("head", layer, head, letter) for head in range(shape.letter_heads(letter))]
-            online = project_mixed(store, layer, letter, read(pre[layer], inputs), focus)
+            online = project_mixed(store, weights, letter, read(pre[layer], inputs))
             if graph.n_direct:
+                first = graph.direct(inputs[0])
+                direct = present[first : first + len(inputs)]  # type: ignore[operator]
                 # A head in focus takes its ablated projection in full precision too, so that no change of precision
                 # is ever booked on its Direct edge.
                 ablated = problem.corrupted_projections[layer][letter]
-                if any(at == layer for at, _ in focus):
-                    ablated = project_mixed(store, layer, letter, pre[layer][None], focus)
-                first = graph.direct(inputs[0])
-                direct = present[first : first + len(inputs)].to(online.device)  # type: ignore[operator]
-                online = torch.where(direct[:, None, None, None], online, ablated)
+                if any(at == layer for at, _ in focus) and not direct.all():
+                    ablated = project_mixed(store, weights, letter, pre[layer][None])
+                online = torch.where(direct.to(online.device)[:, None, None, None], online, ablated)
             at[letter] = online
-        outputs = outputs_mixed(store, layer, attend(config, at["q"], at["k"], at["v"]), focus)
+        outputs = outputs_mixed(store, weights, attend(config, at["q"], at["k"], at["v"]))
         delta[sent : sent + shape.heads] = outputs - corrupted_senders[sent : sent + shape.heads]
         sent += shape.heads
         if shape.mlp:
             x = read(mid[layer], [Receiver("mlp", layer)])[0]
-            delta[sent] = mlp(config, store.layer(layer, focus), x) - corrupted_senders[sent]
+            delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
             sent += 1
     return problem.item_logits(read(corrupted.final, [Receiver("logits")])[0])
 

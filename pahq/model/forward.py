@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.products import product
+from pahq.model.rows import put, take
 from pahq.model.run import Fixed, Run
 from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
 
@@ -75,14 +76,13 @@ def project(
     """
     products = config.products
     if layer.exact and products != "float32":
-        count = config.heads if letter == "q" else config.kv_heads
-        heads = range(count) if rows is None else rows
-        exact = [head * config.kv_heads // count in layer.exact for head in heads]
-        if not all(exact) and any(exact):
-            return _apart(config, layer, letter, x, first, list(heads), exact)
+        heads = list(range(config.count(letter)) if rows is None else rows)
+        exact = layer.are_exact(letter, heads)
+        if any(exact) and not all(exact):
+            return _apart(config, layer, letter, x, first, heads, exact)
         products = "float32" if all(exact) else products
     weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
-    bias = layer.bias(letter) if rows is None else layer.bias(letter)[list(rows)]
+    bias = layer.bias(letter) if rows is None else take(layer.bias(letter), rows)
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
     if layer.W_pos is not None and letter != "v":
         normed = normed + layer.W_pos[first : first + normed.shape[-2]]
@@ -114,7 +114,7 @@ def _apart(
     x = x.expand(len(heads), *x.shape[1:])
     for kind in (True, False):
         at = [i for i, is_exact in enumerate(exact) if is_exact == kind]
-        out[at] = project(config, layer, letter, x[at], first=first, rows=[heads[i] for i in at])
+        put(out, at, project(config, layer, letter, take(x, at), first=first, rows=[heads[i] for i in at]))
     return out
 
 
@@ -167,10 +167,11 @@ def attention(
 
 
 def head_outputs(
-    layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"]
+    layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"], *, rows: Sequence[int] | None = None
 ) -> Float[Tensor, "head batch pos d_model"]:
-    """Each head's contribution to the residual stream, without the shared bias b_O."""
-    return torch.bmm(z.flatten(1, -2), layer.W_O).view(*z.shape[:-1], layer.W_O.shape[-1])
+    """Each head's contribution to the residual stream, without the shared bias b_O. ``rows``: the heads of ``z``."""
+    weight = layer.W_O if rows is None else layer.rows("o", rows)
+    return torch.bmm(z.flatten(1, -2), weight).view(*z.shape[:-1], weight.shape[-1])
 
 
 def mlp(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ class ModelFile:
         """``dtype`` None: float64 if any tensor is stored so, else float32. PahqError if the file is no such model."""
         self.config, self.vocabulary, self.tokenizer, self.digest = config, vocabulary, tokenizer, digest
         self._reader = TensorReader(path)
-        self._finalizer = weakref.finalize(self, self._reader.close)
         stored = {entry.dtype for entry in self._reader.entries.values()}
         self.dtype = dtype or (torch.float64 if "F64" in stored else torch.float32)
         self._shapes = tensor_shapes(config)
@@ -53,7 +51,7 @@ class ModelFile:
         unembedding = self.tensor("embed.W_E").T if config.tied_embedding else self.tensor("unembed.W_U")
         self.ends = EndWeights(
             config=config,
-            W_E=unembedding.T if config.tied_embedding else EmbeddingRows(self),
+            W_E=unembedding.T if config.tied_embedding else EmbeddingRows(self._reader, config.d_model, self.dtype),
             W_pos=self._optional("pos_embed.W_pos"),
             ln_final_w=self._optional("ln_final.w"),
             ln_final_b=self._optional("ln_final.b"),
@@ -69,17 +67,7 @@ class ModelFile:
         return self._fill(name, torch.empty(shape, dtype=self.dtype))
 
     def _fill(self, name: str, value: Tensor, first: int = 0) -> Tensor:
-        self._reader.read(name, value, first=first)
-        if not all_finite(value):
-            raise PahqError(f"tensor {name!r} holds NaN or infinite values")
-        return value
-
-    def rows(self, name: str, indices: Int[Tensor, " row"]) -> Float[Tensor, "row *rest"]:
-        """Some rows of a tensor's leading axis. Raises PahqError if they are not finite."""
-        values = torch.empty((len(indices), *self._shapes[name][1:]), dtype=self.dtype)
-        for place, index in enumerate(indices.tolist()):
-            self._fill(name, values[place : place + 1], index)
-        return values
+        return _fill(self._reader, name, value, first)
 
     def read_heads(self, layer: int, field: str, out: Tensor, first: int) -> None:
         """Fill ``out`` [count, in, out] with the weights of heads ``first`` .. of ``field`` (``W_Q`` ..)."""
@@ -131,7 +119,7 @@ class ModelFile:
 
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
-        self._finalizer()
+        self._reader.close()
 
     def _optional(self, name: str) -> Tensor | None:
         return self.tensor(name) if name in self._shapes else None
@@ -140,13 +128,24 @@ class ModelFile:
 class EmbeddingRows:
     """A file's embedding, of which only the rows of the tokens at hand come into memory."""
 
-    def __init__(self, file: ModelFile) -> None:
-        self._file, self.dtype, self.device = file, file.dtype, torch.device("cpu")
+    def __init__(self, reader: TensorReader, width: int, dtype: torch.dtype) -> None:
+        self._reader, self._width, self.dtype, self.device = reader, width, dtype, torch.device("cpu")
 
     def __getitem__(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """The tokens' rows; each is read once."""
+        """The tokens' rows; each is read once. Raises PahqError if they are not finite."""
         known, places = torch.unique(tokens, return_inverse=True)
-        return self._file.rows("embed.W_E", known)[places]
+        rows = torch.empty((len(known), self._width), dtype=self.dtype)
+        for place, token in enumerate(known.tolist()):
+            _fill(self._reader, "embed.W_E", rows[place : place + 1], token)
+        return rows[places]
+
+
+def _fill(reader: TensorReader, name: str, value: Tensor, first: int) -> Tensor:
+    """Rows of a tensor from ``first`` on, into ``value``. Raises PahqError if they are not finite."""
+    reader.read(name, value, first=first)
+    if not all_finite(value):
+        raise PahqError(f"tensor {name!r} holds NaN or infinite values")
+    return value
 
 
 class _Layers:

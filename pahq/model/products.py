@@ -1,7 +1,7 @@
 """Products of activations and weights in fewer bits: operands are rounded, sums are taken in the operands' own dtype.
 
 ``tf32`` keeps 10 bits of mantissa, ``bf16`` 7; both have float32's exponents. That is what a GPU's tensor cores do with
-float32 sums. Elsewhere the rounding is done by hand and the product as always: the same accuracy, and no gain of time.
+float32 sums (how a card rounds to TF32 is its own affair). Elsewhere rounding is done by hand, which costs time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ PRODUCTS = ("float32", "tf32", "bf16")
 def product(
     a: Float[Tensor, "*batch rows inner"], b: Float[Tensor, "*batch inner out"], products: str
 ) -> Float[Tensor, "*batch rows out"]:
-    """``a @ b``; ``b`` may lack the batch axes. float32: as it is. Raises PahqError for an unknown kind."""
+    """``a @ b`` for weights ``b`` that are rounded already (stores see to it); ``b`` may lack the batch axes.
+
+    float32: as it is. Raises PahqError for an unknown kind.
+    """
     if products == "float32":
         return a @ b
     if a.device.type != "cuda" or a.dtype != torch.float32:
-        return rounded(a, products) @ rounded(b, products)
+        return rounded(a, products) @ b
     if products == "tf32":
         with _tf32():
             return a @ b
@@ -55,9 +58,10 @@ def rounded(x: Tensor, products: str) -> Tensor:
 
 @contextmanager
 def _tf32() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
+    setting = torch.backends.cuda.matmul
+    before = setting.fp32_precision
+    setting.fp32_precision = "tf32"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        setting.fp32_precision = before

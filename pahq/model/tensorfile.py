@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class TensorReader:
         check_floats(self.entries)
         try:
             self._file = os.open(path, os.O_RDONLY)
+            self._closer = weakref.finalize(self, os.close, self._file)  # with the last who may read
             length = int.from_bytes(os.pread(self._file, 8, 0), "little")
             header = json.loads(os.pread(self._file, length, 8))
         except (OSError, ValueError) as error:
@@ -139,8 +141,9 @@ class TensorReader:
             out.copy_(target)
 
     def close(self) -> None:
-        with suppress(AttributeError, OSError):
-            os.close(self._file)
+        """Reading afterwards fails."""
+        with suppress(AttributeError):
+            self._closer()
             del self._file
 
 

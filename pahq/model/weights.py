@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.graph import ModelShape
+from pahq.model.rows import take
 
 Activation = Literal["relu", "gelu", "gelu_new", "silu"]
 
@@ -57,6 +58,10 @@ class ModelConfig(BaseModel):
     @property
     def products(self) -> str:
         return self._products
+
+    def count(self, letter: str) -> int:
+        """Heads of a letter: q, k, v, or o for the output."""
+        return self.kv_heads if letter in "kv" else self.heads
 
     def computing(self, products: str) -> ModelConfig:
         """The same model, whose q, k and v projections and MLPs multiply in ``products``."""
@@ -114,6 +119,12 @@ class LayerWeights:
         """Key-value groups that are in focus: their products are in full precision."""
         return frozenset()
 
+    def are_exact(self, letter: str, heads: Iterable[int]) -> list[bool]:
+        """Whether each of these heads is in focus; letter o means the output."""
+        groups = self.b_K.shape[0]
+        count = groups if letter in "kv" else self.b_Q.shape[0]
+        return [head * groups // count in self.exact for head in heads]
+
     def weight(self, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
         return {"q": self.W_Q, "k": self.W_K, "v": self.W_V}[letter]
 
@@ -126,8 +137,7 @@ class LayerWeights:
 
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
-        weight = self.W_O if letter == "o" else self.weight(letter)
-        return weight[list(heads)]
+        return take(self.W_O if letter == "o" else self.weight(letter), heads)
 
 
 class Reader(Protocol):

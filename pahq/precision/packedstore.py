@@ -19,12 +19,14 @@ from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
 from pahq.model.modelfile import ModelFile, spill
+from pahq.model.products import rounded
+from pahq.model.rows import take
 from pahq.model.weights import Ends, EndWeights, LayerWeights, Model, ModelConfig, Network, Streamed
 from pahq.precision.formats import Format
 from pahq.precision.packed import Packed, pack, pack_parts, unpack
 from pahq.precision.schedule import Schedule, schedule_of
 from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
-from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus
+from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, products_of
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
 _SMALL = tuple(field.name for field in fields(LayerWeights) if field.name not in (*ATTENTION, *MLP, "W_pos"))
@@ -125,19 +127,19 @@ class PackedStore:
         name, groups = f"W_{letter.upper()}", _groups(index, focus)
         whole = self._unpacked[name].get((index, groups))
         if whole is not None:
-            return whole[list(heads)]
+            return take(whole, heads)
         packed = self._packed[index][name]
-        out = unpack(packed, rows=heads)
+        out = rounded(unpack(packed, rows=heads), products_of(name, self.config.products))
         size = packed.shape[0] // self.config.kv_heads
         for place, head in enumerate(heads):
-            if packed.form.name != "float32" and head // size in groups:
+            if head // size in groups and not self._exact_at_rest(name):
                 out[place] = self._exact((index, head // size), name)[head % size]
         return out
 
     def matrix(self, index: int, name: str, focus: Focus) -> Tensor | None:
         """One matrix of a layer by its field's name; None if the model has none. Read-only: it may be kept."""
         packed = self._packed[index].get(name)
-        if packed is None or packed.form.name == "float32":  # exact as it is
+        if packed is None or self._exact_at_rest(name):
             return None if packed is None else packed.codes
         key = index, _groups(index, focus) if name in ATTENTION else ()
         kept = self._unpacked[name]
@@ -148,6 +150,11 @@ class PackedStore:
         kept.move_to_end(key)
         return kept[key]
 
+    def _exact_at_rest(self, name: str) -> bool:
+        """Whether what is packed is what any focus asks for."""
+        form = self._packed[0][name].form.name
+        return form == "float32" and products_of(name, self.config.products) == "float32"
+
     def prefetch(self, focus: Focus) -> None:
         if self.schedule.name != "serial":
             for group in sorted(focus):
@@ -156,6 +163,9 @@ class PackedStore:
     def _unpack(self, index: int, name: str, groups: Groups) -> Tensor:
         packed = self._packed[index][name]
         out = unpack(packed, out=self._buffers[name].lend())
+        if (products := products_of(name, self.config.products)) != "float32":
+            for head in out:  # one at a time: rounding takes as much memory as it rounds
+                head.copy_(rounded(head, products))
         size = packed.shape[0] // self.config.kv_heads
         for group in groups:
             out[group * size : (group + 1) * size] = self._exact((index, group), name)

@@ -80,7 +80,7 @@ class Cuda(Protocol):
 
 
 class Streams:
-    """On a GPU: two streams beside the current one, which has the heads in low precision. The host never waits."""
+    """On a GPU: two streams beside the current one, which has the heads in low precision. The host waits for none."""
 
     name = "overlapped"
 
@@ -100,11 +100,12 @@ class Streams:
         """The current stream goes on when both are done, so that what either allocated may be freed after that."""
         current = self._cuda.current_stream(self._device)
         self._high.wait_stream(current)  # what both read, and whoever reads memory that the last pieces had
-        with self._cuda.stream(self._high):
-            first = high()
-        second = low()
-        current.wait_stream(self._high)
-        return first, second
+        try:
+            with self._cuda.stream(self._high):
+                first = high()
+            return first, low()
+        finally:
+            current.wait_stream(self._high)
 
 
 def schedule_of(name: str, device: torch.device) -> Schedule:

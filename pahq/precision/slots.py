@@ -46,6 +46,8 @@ class PinnedMaster:
 
     def read_heads(self, layer: int, field: str, out: Tensor, first: int) -> None:
         out.copy_(self._layers[layer][field][first : first + out.shape[0]], non_blocking=True)
+        if out.is_cuda:  # freed while the copy is on its way, the memory must not be given to anyone before it ends
+            out.record_stream(torch.cuda.current_stream(out.device))
 
 
 @dataclass(eq=False)

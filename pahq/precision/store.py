@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pahq.config import PrecisionConfig
 from pahq.graph import Edge, Graph
+from pahq.model.products import rounded
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.formats import Format, round_trip
 from pahq.precision.schedule import Schedule, Serial
@@ -100,10 +101,9 @@ class PrecisionStore:
     @classmethod
     def build(cls, model: Model, precision: PrecisionConfig) -> PrecisionStore:
         """Round the attention and MLP weights of ``model``; embedding, norms and biases stay as they are."""
-        heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
-        layers = tuple(_rounded(layer, heads, mlp) for layer in model.layers)
+        layers = tuple(_rounded(layer, precision) for layer in model.layers)
         low = replace(model, layers=layers, config=model.config.computing(precision.compute))
-        return cls(full=model, low=low, uniform=(heads.name, precision.compute) == ("float32", "float32"))
+        return cls(full=model, low=low, uniform=(precision.heads, precision.compute) == ("float32", "float32"))
 
     @property
     def config(self) -> ModelConfig:
@@ -111,7 +111,7 @@ class PrecisionStore:
 
     @property
     def ends(self) -> Ends:
-        return self.full
+        return self.low
 
     @property
     def nbytes(self) -> int:
@@ -153,10 +153,20 @@ class PrecisionStore:
         )
 
 
-def _rounded(layer: LayerWeights, heads: Format, mlp: Format) -> LayerWeights:
+def _rounded(layer: LayerWeights, precision: PrecisionConfig) -> LayerWeights:
+    heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
     attention = {name: round_trip(getattr(layer, name), heads) for name in ATTENTION}
     names = [name for name in MLP if getattr(layer, name) is not None]
-    return replace(layer, **attention, **{name: round_trip(getattr(layer, name), mlp) for name in names})
+    low = attention | {name: round_trip(getattr(layer, name), mlp) for name in names}
+    return replace(layer, **{name: rounded(value, products_of(name, precision.compute)) for name, value in low.items()})
+
+
+def products_of(name: str, products: str) -> str:
+    """How products with the weight of that name are taken where a network multiplies in ``products``.
+
+    W_O is exempt: what heads add to the residual stream is added up as differences.
+    """
+    return "float32" if name == "W_O" else products
 
 
 def _storage(model: Model) -> dict[int, int]:

@@ -19,10 +19,11 @@ from pahq.analysis.blocks import (
     printed_frame,
     scheduler_frame,
 )
-from pahq.analysis.evaluate import evaluate
+from pahq.analysis.evaluate import evaluate, is_acdc_by_construction
 from pahq.analysis.paper import AREAS, NOT_PUBLISHED
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
+from pahq.errors import PahqError
 from pahq.grids import GRIDS, log_grid
 from pahq.published import published_circuit
 
@@ -121,18 +122,40 @@ def test_the_scheduler_has_a_row_of_its_own_and_no_other(tmp_path: Path) -> None
     on = [config(NANO, "pahq", name, t) for name in ("int8", "fp8") for t in (0.1, 0.2)]
     serial = on[1].engine.model_copy(update={"schedule": "serial"})
     off = on[1].model_copy(update={"engine": serial})
-    lone = config(NANO, "pahq", "int4", 0.1).model_copy(update={"engine": serial})  # without its twin: no row
+    lone = config(NANO, "pahq", "int4", 0.1).model_copy(update={"engine": serial})  # without its twin
+    coarse = on[1].precision.model_copy(update={"compute": "bf16"})
+    other = on[1].model_copy(update={"precision": coarse})  # differs in more than the schedule
     ids = [cell(tmp_path, chosen, edges, seconds=3.0) for chosen in on]
-    ids += [cell(tmp_path, chosen, edges, seconds=4.0) for chosen in (off, lone)]
+    ids += [cell(tmp_path, chosen, edges, seconds=4.0) for chosen in (off, lone, other)]
     evaluation = found(tmp_path, ids)
     [row] = scheduler_frame(evaluation.cells, evaluation.serial).to_dict("records")
     assert (row["task"], row["precision"], row["threshold"], row["same_end"]) == (NANO, "int8", 0.2, True)
     assert (row["seconds_overlapped"], row["seconds_serial"], row["overlapped_to_serial"]) == (3, 4, 0.75)
     assert row["paper_number"] == NOT_PUBLISHED
-    assert set(evaluation.cells["variant"]) == {""}
+    assert len(evaluation.serial) == 1
     for frame in (evaluation.cells, evaluation.agreement, evaluation.auc, evaluation.roc):
         assert set(evaluation.serial["series"]).isdisjoint(frame["series"])
-    assert len(evaluation.serial) == 2
+    assert lone.id in set(evaluation.cells["id"])  # in the tables like any other
+    assert set(evaluation.cells["variant"]) == {"", "precision.compute=bf16"}
+    assert len(models_frame(evaluation.cells)) == 4  # int8, its bf16 products, fp8, int4
+    assert "7 of 7 cells are finished" in write_tables(tmp_path, "tiny").read_text()
+
+
+def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
+    found(tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)])
+    path = tmp_path / "analysis" / "tiny" / "cells.parquet"
+    pd.read_parquet(path).drop(columns="twin").to_parquet(path)
+    with pytest.raises(PahqError, match=r"older version; evaluate the experiment 'tiny' again"):
+        Evaluation.read(tmp_path, "tiny")
+
+
+def test_fewer_bits_anywhere_are_not_acdc_by_construction(tmp_path: Path) -> None:
+    plain = config(NANO, "rtn-q", "float32", 0.1)
+    for key in ("cache", "compute"):
+        low = plain.model_copy(update={"precision": plain.precision.model_copy(update={key: "bf16"})})
+        evaluation = found(tmp_path / key, [cell(tmp_path / key, chosen, []) for chosen in (plain, low)])
+        told = {row["id"]: is_acdc_by_construction(row) for row in evaluation.cells.to_dict("records")}
+        assert told == {plain.id: True, low.id: False}
 
 
 def dominated(cells: pd.DataFrame) -> list[bool]:

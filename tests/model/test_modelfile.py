@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
+import weakref
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,22 @@ def test_not_finite_and_ill_fitting_files_are_refused(tmp_path: Path) -> None:
         open_model(tmp_path)
     with pytest.raises(PahqError, match="does not exist"):
         TensorReader(tmp_path / "nowhere")
+
+
+def test_the_ends_outlive_the_model_and_nothing_outlives_the_ends(tmp_path: Path) -> None:
+    """By counting references alone: what only the cyclic collector frees would lie beside the next model."""
+    save_model(random_model("gpt2"), tmp_path)
+    gc.disable()
+    try:
+        file = open_model(tmp_path)
+        model, reader, ends = weakref.ref(file), weakref.ref(file._reader), file.ends
+        del file
+        assert model() is None
+        assert ends.W_E[TOKENS].shape == (*TOKENS.shape, ends.config.d_model)
+        del ends
+        assert reader() is None
+    finally:
+        gc.enable()
 
 
 def test_a_closed_file_is_not_read(tmp_path: Path) -> None:

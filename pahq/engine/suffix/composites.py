@@ -2,7 +2,7 @@
 
 The norm is linear up to one factor per row, so the hidden layer's product with the current input can be kept, and a
 changed head adds z . (W_O W_in): d_head wide instead of d_model. Half of an MLP's work falls away. Where an MLP changed
-too, or many heads did, the plain way is cheaper; ``hidden`` says which by returning None.
+too, or many heads did, the plain way is cheaper; ``worthwhile`` says which.
 """
 
 from __future__ import annotations
