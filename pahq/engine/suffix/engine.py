@@ -29,7 +29,7 @@ from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_tri
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
 from pahq.graph import Graph, Receiver
-from pahq.memory import frugal
+from pahq.memory import frugal, give_back
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
@@ -185,6 +185,8 @@ class SuffixEngine:
                 self._state.close(opened)
             self._at += 1
             self._wave, self._answers, self._open = None, {}, []
+            if not self.budget.hold_streams:  # memory is short: what earlier waves left in the heap is given back
+                give_back()
             self._begin(self._stages[self._at])
         self._refocus(edge)
 
