@@ -53,9 +53,11 @@ def measure(root: Path, task: str, threshold: str, method: str, precision: str) 
     }
 
 
-def measure_shape(precision: str, threshold: float, prompts: int, seed: int) -> dict[str, Any]:
+def measure_shape(precision: str, threshold: float, prompts: int, seed: int, band: list[str]) -> dict[str, Any]:
     """One format on a synthetic model of GPT-2 small's shape, 15 tokens a prompt, KL."""
-    ((cell, _),) = compose_runs([f"precision={precision}", "method=pahq", f"threshold={threshold}", "audit=band"])
+    ((cell, _),) = compose_runs(
+        [f"precision={precision}", "method=pahq", f"threshold={threshold}", "audit=band", *band]
+    )
     shape = Shape()
     model, made = make_model(shape, seed=seed), make_prompts(shape, prompts, seed=seed + 1)
     full = build_problem(model, made, metric="kl")
@@ -88,6 +90,7 @@ def main() -> int:
     parser.add_argument("--shape", action="store_true", help="GPT-2 small's shape in place of nano")
     parser.add_argument("--prompts", type=int, default=16, help="with --shape")
     parser.add_argument("--seeds", type=int, default=4, help="with --shape: how many models and prompt sets")
+    parser.add_argument("--band", nargs="*", default=[], help="with --shape: settings such as band.safety=2")
     parser.add_argument("--thresholds", default="0.003,0.01,0.03,0.1")
     parser.add_argument("--precisions", default="int8,fp8,int4")
     parser.add_argument("--methods", default="pahq")
@@ -96,7 +99,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.shape:
         models = product(options.precisions.split(","), range(options.seeds))
-        rows = [measure_shape(name, 0.004, options.prompts, seed) for name, seed in models]
+        rows = [measure_shape(name, 0.004, options.prompts, seed, options.band) for name, seed in models]
         publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)
         return 0
     if options.root is None:
