@@ -462,3 +462,5 @@ def test_schedules_take_the_same_decisions_and_are_told(tmp_path: Path, engine: 
     assert decided(overlapped.folder) == decided(serial.folder)
     acdc = run_cell(make(), RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
     assert acdc.values["schedule"] is None  # weights that are all here are brought in by nobody
+    with pytest.raises(PahqError, match=r"engine\.schedule=serial needs run\.store=packed"):
+        run_cell(cells[1], RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pahq.engine.problem import build_problem
-from pahq.engine.suffix import SuffixEngine
-from pahq.engine.suffix.budget import GIB, plan, reference_bytes
+from pahq.engine.suffix import SuffixEngine, engine
+from pahq.engine.suffix.budget import GIB, least_bytes, plan, reference_bytes
 from pahq.errors import PahqError
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
@@ -90,3 +90,15 @@ def test_without_a_ceiling_a_search_takes_what_the_reference_would():
     shape = SYNTHETIC["Shape"](layers=3, heads=8, d_model=256, d_head=32, vocabulary=503)
     problem = build_problem(SYNTHETIC["make_model"](shape), SYNTHETIC["make_prompts"](shape, 16), metric="kl")
     assert plan(problem, None).peak_bytes <= reference_bytes(problem)
+
+
+def test_a_tight_search_gives_back_the_heap_and_one_with_room_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("gpt2")
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    given: list[int] = []
+    monkeypatch.setattr(engine, "give_back", lambda: given.append(1))
+    list(speculate(SuffixEngine(problem, memory_bytes=GIB), Order(), 0.02))
+    assert given == []
+    tight = SuffixEngine(problem, memory_bytes=least_bytes(problem))
+    list(speculate(tight, Order(), 0.02))
+    assert 1 < len(given) <= len(tight._stages)
