@@ -164,15 +164,16 @@ class EngineConfig(_Frozen):
 class BandConfig(_Frozen):
     """``audit=band``: what is measured in both precisions, and how the band follows from it.
 
-    ``share`` of the tests are drawn (by ``seed``), besides the first few. The band is ``safety`` times what bounds the
-    ``quantile`` of their differences with ``confidence``. A format is given up when more than ``hopeless`` of them lie
-    in the band. ``verify`` unaudited tests are measured again when the search is over.
+    ``share`` of the tests are drawn (by ``seed``), besides the first ones: until the largest of their differences
+    bounds the ``quantile`` of all with ``confidence``. The band is ``safety`` times the largest difference of all tests
+    measured in both. A format is given up when, with that confidence, more than ``hopeless`` of the tests lie in the
+    band. ``verify`` unaudited tests are measured again when the search is over.
     """
 
     share: float = Field(default=0.02, ge=0, le=1)
     quantile: float = Field(default=0.9, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    safety: float = Field(default=4.0, ge=1)
+    safety: float = Field(default=2.0, ge=1)
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
