@@ -32,7 +32,7 @@ from pahq.results import cell_folder, is_done, read_journal, read_json, read_res
 
 LOG = logging.getLogger(__name__)
 FILE = "faithfulness.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

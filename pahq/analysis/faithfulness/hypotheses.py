@@ -31,7 +31,7 @@ def equivalence(
 
 
 def smallest_equivalence_p(examples: int, *, epsilon: float) -> float:
-    """The p-value of a circuit that never wins: where it exceeds the level, the test cannot reject at all."""
+    """The p-value of a circuit that never wins. A test whose smallest p exceeds the level cannot reject."""
     return _two_tails(examples, 0.5, epsilon)
 
 
@@ -84,6 +84,11 @@ def _centred_kernel(values: Float[ndarray, " example"]) -> Float[ndarray, "examp
     return np.asarray(centring @ kernel @ centring)
 
 
+def smallest_independence_p(examples: int, *, permutations: int) -> float:
+    """The p-value where no permutation comes near the order of the prompts: one of all, or of those drawn."""
+    return 1 / min(math.factorial(examples), permutations + 1)
+
+
 def effects(
     whole: Float[ndarray, "*circuit example"], without: Float[ndarray, "circuit example"], *, noise: float = 0.0
 ) -> Float[ndarray, " circuit"]:
@@ -102,6 +107,16 @@ def minimality(
     """
     wins = (effect[:, None] > null).sum(1)
     return np.asarray(stats.binom.cdf(wins, len(null), quantile), dtype=float)
+
+
+def smallest_minimality_p(draws: int, *, quantile: float) -> float:
+    """The p-value of an edge that beats no random one."""
+    return float(stats.binom.cdf(0, draws, quantile))
+
+
+def smallest_exceeding_p(draws: int, *, quantile: float) -> float:
+    """The p-value of a circuit that exceeds all random ones."""
+    return quantile**draws
 
 
 def exceeds_random(value: float, null: Float[ndarray, " draw"], *, quantile: float) -> tuple[float, float]:

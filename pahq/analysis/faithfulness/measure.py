@@ -25,7 +25,8 @@ TRIVIAL = 0.01  # of full minus empty: a node that no set makes worth more is on
 def measure(values: Values, circuit: Mask, settings: Settings) -> dict[str, Any]:
     """Faithfulness, completeness, minimality and hypothesis tests of a circuit. Equal circuits, equal numbers.
 
-    Every random choice is drawn from the seed and the circuit's edges alone.
+    Every random choice is drawn from the seed and the circuit's edges alone. A test that is undefined has p None;
+    one that has ``passed`` None beside a p could not have come out the other way with so few prompts or draws.
     """
     seed = hashlib.sha256(f"{settings.seed}/".encode() + np.packbits(circuit).tobytes()).digest()
     rng = Random(seed)
@@ -131,13 +132,14 @@ def _equivalence(values: Values, circuit: Mask, settings: Settings) -> dict[str,
     own, full = values.metric(np.stack([circuit, values.everything]))
     share, p = hypotheses.equivalence(own, full, epsilon=settings.epsilon, noise=values.noise())
     smallest = hypotheses.smallest_equivalence_p(len(full), epsilon=settings.epsilon)
-    return {"share": share, "p": p, "passed": p >= settings.alpha, "can_fail": smallest < settings.alpha}
+    return {"share": share, "p": p, "passed": p >= settings.alpha if smallest < settings.alpha else None}
 
 
 def _independence(values: Values, circuit: Mask, settings: Settings, rng: np.random.Generator) -> dict[str, Any]:
     complement, full = values.metric(np.stack([~circuit, values.everything]))
     p = hypotheses.independence(complement, full, permutations=settings.permutations, rng=rng, noise=values.noise())
-    return {"p": p, "passed": None if p is None else p >= settings.alpha}
+    smallest = hypotheses.smallest_independence_p(len(full), permutations=settings.permutations)
+    return {"p": p, "passed": None if p is None or smallest >= settings.alpha else p >= settings.alpha}
 
 
 def _minimality(values: Values, circuit: Mask, settings: Settings, rng: Random) -> dict[str, Any]:
@@ -155,13 +157,14 @@ def _minimality(values: Values, circuit: Mask, settings: Settings, rng: Random) 
     null = hypotheses.effects(larger, cut, noise=noise)
     p = hypotheses.minimality(effect, null, quantile=settings.quantile)
     corrected = np.minimum(p * len(tested), 1.0)  # Bonferroni
+    smallest = hypotheses.smallest_minimality_p(settings.inflated, quantile=settings.quantile) * len(tested)
     superfluous = [
         str(values.graph.edges[edge]) for edge, own in zip(tested, corrected, strict=True) if own < settings.alpha
     ]
     return {
         "tested": len(tested),
         "p": float(corrected.min()),
-        "passed": not superfluous,
+        "passed": not superfluous if smallest < settings.alpha else None,
         "superfluous": superfluous,
     }
 
@@ -172,6 +175,7 @@ def _against_random(values: Values, circuit: Mask, settings: Settings, rng: Rand
     if not size or circuit.all():  # every circuit of the size is this one
         nothing = {"share": None, "p": None, "passed": None}
         return {"sufficiency": nothing, "partial_necessity": dict(nothing)}
+    decides = hypotheses.smallest_exceeding_p(settings.random_circuits, quantile=settings.quantile) < settings.alpha
     paths = Paths(values.graph)
     drawn = np.stack([paths.circuit(size, rng) for _ in range(settings.random_circuits)])
     found = {}
@@ -180,5 +184,5 @@ def _against_random(values: Values, circuit: Mask, settings: Settings, rng: Rand
         [full] = values.metric(values.everything[None])
         distance = sign * hypotheses.effects(full, rows, noise=values.noise())
         share, p = hypotheses.exceeds_random(float(distance[0]), distance[1:], quantile=settings.quantile)
-        found[name] = {"share": share, "p": p, "passed": p < settings.alpha}
+        found[name] = {"share": share, "p": p, "passed": p < settings.alpha if decides else None}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ def row(found: Mapping[str, Any]) -> dict[str, Any]:
     for name in TESTS:
         test = found["tests"][name]
         flat |= {f"{name}_p": test["p"], f"{name}_passed": test["passed"]}
-    flat["equivalence_can_fail"] = found["tests"]["equivalence"]["can_fail"]
     flat["edges_tested"] = found["tests"]["minimality"]["tested"]
     flat["edges_superfluous"] = len(found["tests"]["minimality"]["superfluous"])
     return flat
@@ -76,7 +75,7 @@ def by_cell(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def by_series(judged: pd.DataFrame) -> pd.DataFrame:
     """One row a series: means over its thresholds, and the share of its circuits that passed each test.
 
-    A test that is undefined on a circuit counts neither way.
+    A test that is undefined on a circuit, or cannot decide, counts neither way.
     """
     columns = [*_SERIES.split(), "thresholds", *_MEANS.split(), "nodes_trivial", *TESTS]
     found = []
@@ -85,10 +84,7 @@ def by_series(judged: pd.DataFrame) -> pd.DataFrame:
         first |= {"thresholds": len(sweep)} | {name: sweep[name].mean() for name in _MEANS.split()}
         first["nodes_trivial"] = sweep["nodes_trivial"].sum() / max(sweep["nodes"].sum(), 1)
         for name in TESTS:
-            passed = sweep[f"{name}_passed"]
-            if name == "equivalence":  # a test that no circuit can fail is passed by none
-                passed = passed[sweep["equivalence_can_fail"]]
-            first[name] = passed.astype(float).mean()
+            first[name] = sweep[f"{name}_passed"].astype(float).mean()
         found.append(first)
     return pd.DataFrame(found, columns=columns)
 
@@ -99,5 +95,10 @@ def cell_columns(judged: pd.DataFrame) -> pd.DataFrame:
     names += f" kl kl_low kl_high cmd_small {_SMALL} cmd cpr incompleteness_random_mean incompleteness_random_max"
     names += " incompleteness_greedy incompleteness_relative nodes nodes_trivial edges_tested edges_superfluous"
     shown = judged.reindex(columns=[*names.split(), *(f"{name}_p" for name in TESTS)])
-    note = ["" if free else "too few prompts to fail equivalence" for free in judged.get("equivalence_can_fail", [])]
-    return shown.assign(note=note)
+    return shown.assign(note=[_undecided(row) for row in judged.to_dict("records")])
+
+
+def _undecided(row: Mapping[Hashable, Any]) -> str:
+    """Tests that could not have come out the other way, since prompts or draws are too few."""
+    names = [name for name in TESTS if not pd.isna(row[f"{name}_p"]) and pd.isna(row[f"{name}_passed"])]
+    return f"too few prompts or draws to decide: {', '.join(names).replace('_', ' ')}" if names else ""
