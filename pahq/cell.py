@@ -103,6 +103,8 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
     if store == "plain" and cell.engine.schedule == "serial":
         raise PahqError("engine.schedule=serial needs run.store=packed: a plain store has no head to bring in")
+    if store == "plain" and cell.precision.kernel == "codes":
+        raise PahqError("precision.kernel=codes needs run.store=packed: a plain store has no codes")
     source: Model | ModelFile
     if store == "packed" and torch.device(run.device).type == "cpu":
         dtype = getattr(torch, cell.engine.dtype)

@@ -118,7 +118,9 @@ class MethodConfig(_Frozen):
 class PrecisionConfig(_Frozen):
     """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
 
-    ``compute``: of the operands of q, k and v projections out of focus and of MLPs. ``auto`` is settled by the method.
+    ``compute``: of the operands of q, k and v projections out of focus and of MLPs (in 8 bits of the former alone, and
+    MLPs in bf16). ``kernel``: unpack weights before such products, or multiply 8-bit codes as they are. ``auto`` is
+    settled by the method.
     """
 
     name: str
@@ -126,20 +128,28 @@ class PrecisionConfig(_Frozen):
     scales: Scales = "row"
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
     cache: Literal["float32", "bf16", "fp16"] = "float32"
-    compute: Literal["float32", "tf32", "bf16"] = "float32"
+    compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
+    kernel: Literal["unpack", "codes"] = "unpack"
 
     @model_serializer(mode="wrap")
     def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is in full precision stays unsaid, so that cells from before there was a choice keep their address."""
+        """The usual choices stay unsaid, so that cells from before there were any keep their address."""
         values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if key not in ("cache", "compute") or value != "float32"}
+        return {key: value for key, value in values.items() if _USUAL.get(key) != value}
 
     @model_validator(mode="after")
     def _scales_fit(self) -> PrecisionConfig:
         allowed = SCALES.get(self.heads)
         if allowed and self.scales not in allowed:
             raise ValueError(f"format {self.heads} has no scales {self.scales!r}; known: {', '.join(allowed)}")
+        if self.compute in ("fp8", "int8") and self.heads != self.compute:
+            raise ValueError(f"compute={self.compute} multiplies weights of that format, and heads are {self.heads}")
+        if self.kernel == "codes" and self.compute not in ("fp8", "int8"):
+            raise ValueError(f"kernel=codes needs compute=fp8 or int8, not {self.compute}")
         return self
+
+
+_USUAL = {"cache": "float32", "compute": "float32", "kernel": "unpack"}
 
 
 class EngineConfig(_Frozen):
@@ -217,7 +227,7 @@ class CellConfig(_Frozen):
         settled = {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}
         if method.get("name") != "acdc":
             settled = {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}
-        kept = {key: precision.get(key, "float32") for key in ("cache", "compute")}
+        kept = {key: precision.get(key, usual) for key, usual in _USUAL.items()}
         return values | {"precision": settled | kept}
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ import pytest
 
 from pahq import cell as cell_module
 from pahq import verify
-from pahq.cell import load, run_cell
+from pahq.cell import load, rerun, run_cell
 from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.engine.reference import ReferenceEngine
@@ -449,6 +449,23 @@ def test_packed_and_plain_weights_take_the_same_decisions(tmp_path: Path, method
     assert (plain.values["store"], packed.values["store"]) == ("plain", "packed")
     assert decided(plain.folder) == decided(packed.folder)
     assert plain.values["fresh"] == packed.values["fresh"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_cell_multiplies_codes(tmp_path: Path, kind: str) -> None:
+    """The same search, effects by float noise apart; searched again and audited by the same kernel."""
+    precision = {"name": kind, "heads": kind, "mlp": "bf16", "compute": kind}
+    pahq = {"method": {"name": "pahq", "focus": "receiver"}}
+    unpack, codes = (make(**pahq, precision=precision | {"kernel": kernel}) for kernel in ("unpack", "codes"))
+    run = RunConfig(root=str(tmp_path), wandb="disabled", progress=False)
+    found = {cell: read_journal(run_cell(cell, run).folder / "decisions.jsonl") for cell in (unpack, codes)}
+    assert [(x.edge, x.removed) for x in found[unpack]] == [(x.edge, x.removed) for x in found[codes]]
+    for ours, theirs in zip(found[codes], found[unpack], strict=True):
+        assert ours.after == pytest.approx(theirs.after, abs=1e-4)
+    graph, again = rerun(codes, "cpu")
+    assert [(str(graph.edges[d.edge]), d.removed) for d in again] == [(x.edge, x.removed) for x in found[codes]]
+    with pytest.raises(PahqError, match=r"precision\.kernel=codes needs run\.store=packed"):
+        run_cell(codes, RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))
 
 
 @pytest.mark.parametrize("engine", ["suffix", "reference"])

@@ -90,6 +90,20 @@ def test_what_is_in_full_precision_stays_unsaid_and_fewer_bits_are_another_cell(
         cell(precision={"name": "auto", key: "bf16"})
 
 
+def test_products_in_8_bits_need_weights_in_them_and_codes_need_such_products() -> None:
+    def made(**precision: str) -> CellConfig:
+        return cell(method__name="rtn-q", precision={"name": "x", "mlp": "bf16", **precision})
+
+    unpack, codes = (made(heads="int8", compute="int8", kernel=kernel) for kernel in ("unpack", "codes"))
+    assert "kernel" not in unpack.model_dump()["precision"]
+    assert codes.model_dump()["precision"]["kernel"] == "codes"
+    assert len({unpack.digest, codes.digest, made(heads="int8").digest}) == 3
+    with pytest.raises(PahqError, match="compute=fp8 multiplies weights of that format, and heads are int8"):
+        made(heads="int8", compute="fp8")
+    with pytest.raises(PahqError, match="kernel=codes needs compute=fp8 or int8, not bf16"):
+        made(heads="int8", compute="bf16", kernel="codes")
+
+
 def test_where_it_runs_does_not_change_the_address() -> None:
     one, run = parse_config(composed(run={"root": "/elsewhere", "device": "cuda", "threads": 4}, wandb="offline"))
     assert one.id == cell().id

@@ -105,6 +105,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "mlp": precision["mlp"],
         "cache": precision.get("cache", "float32"),
         "compute": precision.get("compute", "float32"),
+        "kernel": precision.get("kernel", "unpack"),
         "bits": BITS[precision["heads"]],
         "engine": config["engine"]["name"],
         "dtype": config["engine"]["dtype"],

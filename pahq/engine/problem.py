@@ -144,9 +144,13 @@ def build_problem(
 
 
 def cell_problem(
-    cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *, store: str = "plain", full: bool = False
+    cell: CellConfig, model: Model | ModelFile, prompts: Prompts, *, store: str | None = None, full: bool = False
 ) -> Problem:
-    """The search problem of a cell; ``full``: of the ACDC cell beside it, in full precision everywhere."""
+    """The search problem of a cell; ``full``: of the ACDC cell beside it, in full precision everywhere.
+
+    ``store`` None: plain, or packed where codes are multiplied.
+    """
+    coded = cell.precision.kernel == "codes" and not full
     return build_problem(
         model,
         prompts,
@@ -156,7 +160,7 @@ def cell_problem(
         direct_edges=cell.method.direct_edges,
         precision=None if full else cell.precision,
         focus="none" if full else cell.method.focus,
-        store=store,
+        store=store or ("packed" if coded else "plain"),
         schedule=cell.engine.schedule,
     )
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.codes import multiply
 from pahq.model.products import product
 from pahq.model.rows import put, take
 from pahq.model.run import Fixed, Run
@@ -81,23 +82,33 @@ def project(
         if any(exact) and not all(exact):
             return _apart(config, layer, letter, x, first, heads, exact)
         products = "float32" if all(exact) else products
-    weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
-    bias = layer.bias(letter) if rows is None else take(layer.bias(letter), rows)
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
     if layer.W_pos is not None and letter != "v":
         normed = normed + layer.W_pos[first : first + normed.shape[-2]]
-    if normed.shape[0] == 1 < weight.shape[0]:  # all heads read one input: one product for all of them
-        together = product(normed[0], weight.permute(1, 0, 2).flatten(1), products)
-        out = torch.movedim(together.view(*normed.shape[1:-1], weight.shape[0], -1), -2, 0) + bias[:, None, None]
-        return finish_projection(config, layer, letter, out, first=first)
+    out = _multiplied(layer, letter, normed.flatten(1, -2), rows, products)
+    return finish_projection(config, layer, letter, out.view(-1, *normed.shape[1:-1], config.d_head), first=first)
+
+
+def _multiplied(
+    layer: LayerWeights,
+    letter: str,
+    x: Float[Tensor, "letter_head row d_model"],
+    rows: Sequence[int] | None,
+    products: str,
+) -> Float[Tensor, "letter_head row d_head"]:
+    """Product and bias of a projection, all heads of ``x`` alike."""
+    bias = (layer.bias(letter) if rows is None else take(layer.bias(letter), rows))[:, None]
+    coded = None if products == "float32" else layer.coded(letter, rows)
+    if coded is not None:
+        return multiply(x, coded, products) + bias
+    weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
+    if x.shape[0] == 1 < weight.shape[0]:  # all heads read one input: one product for all of them
+        together = product(x[0], weight.permute(1, 0, 2).flatten(1), products)
+        return torch.movedim(together.view(x.shape[1], weight.shape[0], -1), -2, 0) + bias
     # One product per head over all its rows: broadcasting the weight over the batch would copy it.
-    rows_of_head = normed.reshape(weight.shape[0], -1, normed.shape[-1])
     if products == "float32":
-        out = torch.baddbmm(bias[:, None], rows_of_head, weight)
-    else:
-        out = product(rows_of_head, weight, products) + bias[:, None]
-    out = out.view(*normed.shape[:-1], weight.shape[-1])
-    return finish_projection(config, layer, letter, out, first=first)
+        return torch.baddbmm(bias, x, weight)
+    return product(x, weight, products) + bias
 
 
 def _apart(
@@ -185,11 +196,11 @@ def mlp(
     normed = normalise(config, x, layer.ln2_w, layer.ln2_b)
     activation = ACTIVATIONS[config.activation]
     if layer.W_gate is not None:
-        gate = activation(product(normed, layer.W_gate, config.products))
-        hidden = gate * (product(normed, layer.W_in, config.products) + layer.b_in)
+        gate = activation(product(normed, layer.W_gate, config.mlp_products))
+        hidden = gate * (product(normed, layer.W_in, config.mlp_products) + layer.b_in)
     else:
-        hidden = activation(product(normed, layer.W_in, config.products) + layer.b_in)
-    return product(hidden, layer.W_out, config.products) + layer.b_out
+        hidden = activation(product(normed, layer.W_in, config.mlp_products) + layer.b_in)
+    return product(hidden, layer.W_out, config.mlp_products) + layer.b_out
 
 
 def unembed(model: Ends, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:

@@ -2,6 +2,8 @@
 
 ``tf32`` keeps 10 bits of mantissa, ``bf16`` 7; both have float32's exponents. That is what a GPU's tensor cores do with
 float32 sums (how a card rounds to TF32 is its own affair). Elsewhere rounding is done by hand, which costs time.
+``fp8`` and ``int8`` round every row of activations by its own scale (``pahq.model.codes``); weights are in 8 bits
+already.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.errors import unknown
+from pahq.model.codes import LARGEST, encode
 
-PRODUCTS = ("float32", "tf32", "bf16")
+PRODUCTS = ("float32", "tf32", "bf16", "fp8", "int8")
 
 
 def product(
@@ -27,7 +30,7 @@ def product(
     """
     if products == "float32":
         return a @ b
-    if a.device.type != "cuda" or a.dtype != torch.float32:
+    if a.device.type != "cuda" or a.dtype != torch.float32 or products in LARGEST:
         return rounded(a, products) @ b
     if products == "tf32":
         with _tf32():
@@ -48,6 +51,9 @@ def rounded(x: Tensor, products: str) -> Tensor:
         return x
     if products == "bf16":
         return x.bfloat16().to(x.dtype)
+    if products in LARGEST:
+        codes, scale = encode(x, products)
+        return codes.to(x.dtype) * scale
     if products != "tf32":
         raise unknown("products", products, PRODUCTS)
     bits = x.float().contiguous().view(torch.int32)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.graph import ModelShape
+from pahq.model.codes import Coded
 from pahq.model.rows import take
 
 Activation = Literal["relu", "gelu", "gelu_new", "silu"]
@@ -58,6 +59,11 @@ class ModelConfig(BaseModel):
     @property
     def products(self) -> str:
         return self._products
+
+    @property
+    def mlp_products(self) -> str:
+        """Of MLPs, whose weights are never in 8 bits."""
+        return "bf16" if self._products in ("fp8", "int8") else self._products
 
     def count(self, letter: str) -> int:
         """Heads of a letter: q, k, v, or o for the output."""
@@ -138,6 +144,10 @@ class LayerWeights:
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
         return take(self.W_O if letter == "o" else self.weight(letter), heads)
+
+    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | None:
+        """Codes of q, k or v weights (``heads``: these alone) if they are to be multiplied as such, focus or not."""
+        return None
 
 
 class Reader(Protocol):

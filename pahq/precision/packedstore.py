@@ -18,6 +18,7 @@ from torch import Tensor
 from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
+from pahq.model.codes import Coded, check_sides
 from pahq.model.modelfile import ModelFile, spill
 from pahq.model.products import rounded
 from pahq.model.rows import take
@@ -44,12 +45,17 @@ class PackedStore:
         schedule: Schedule,
         *,
         cached_layers: int = 2,
+        coded: bool = False,
     ) -> None:
-        """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all other fields of LayerWeights."""
+        """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all other fields of LayerWeights.
+
+        ``coded``: q, k and v weights out of focus are multiplied as codes.
+        """
         if cached_layers < 1:
             raise PahqError(f"cached_layers must be at least 1, got {cached_layers}")
         self.ends, self._packed, self._small = ends, tuple(packed), tuple(small)
         self._cached, self.schedule = cached_layers, schedule
+        self._coded = [_codes(layer) for layer in packed] if coded else None
         first = self._packed[0]
         device, dtype = ends.W_E.device, ends.W_E.dtype
         self.slots = FocusSlots(ends.config, master, schedule.load, dtype=dtype, device=device)
@@ -74,21 +80,25 @@ class PackedStore:
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
         device = torch.device("cpu") if isinstance(model, ModelFile) else model.W_E.device
         order = schedule_of(schedule, device)
+        coded = precision.kernel == "codes"
+        if coded:
+            check_sides(device, model.config.d_model, model.config.d_head)
         packed, small = [], []
         positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
         shared = {"W_pos": positions if model.config.positions == "shortformer" else None}
         for index in range(model.config.layers):
             weights = {name: _pack(model, index, name, heads if name in ATTENTION else mlp) for name in ATTENTION + MLP}
-            packed.append({name: weight for name, weight in weights.items() if weight is not None})
+            held = {name: weight for name, weight in weights.items() if weight is not None}
+            packed.append(_by_output(held) if coded else held)
             # copies: a view of a checkpoint would keep all of it
             others = ((name, _field(model, index, name)) for name in _SMALL)
             small.append({name: None if value is None else value.clone() for name, value in others} | shared)
         ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
         ends = replace(ends, config=model.config.computing(precision.compute))
         if isinstance(model, ModelFile):
-            return cls(ends, packed, small, model, order, cached_layers=cached_layers)
+            return cls(ends, packed, small, model, order, cached_layers=cached_layers, coded=coded)
         master = PinnedMaster(model) if device.type == "cuda" else spill(model)
-        return cls(ends, packed, small, master, order, cached_layers=cached_layers)
+        return cls(ends, packed, small, master, order, cached_layers=cached_layers, coded=coded)
 
     @property
     def config(self) -> ModelConfig:
@@ -135,6 +145,13 @@ class PackedStore:
             if head // size in groups and not self._exact_at_rest(name):
                 out[place] = self._exact((index, head // size), name)[head % size]
         return out
+
+    def coded(self, index: int, letter: str, heads: Sequence[int] | None) -> Coded | None:
+        """The codes of a letter's weights out of focus, where the kernel multiplies these."""
+        if self._coded is None:
+            return None
+        whole = self._coded[index][letter]
+        return whole if heads is None else whole.rows(list(heads))
 
     def matrix(self, index: int, name: str, focus: Focus) -> Tensor | None:
         """One matrix of a layer by its field's name; None if the model has none. Read-only: it may be kept."""
@@ -204,6 +221,9 @@ class PackedLayer(LayerWeights):
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self._store.rows(self._index, letter, heads, self._focus)
 
+    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | None:
+        return self._store.coded(self._index, letter, heads)
+
 
 def _matrix(name: str) -> Any:
     return property(lambda layer: layer._store.matrix(layer._index, name, layer._focus))
@@ -231,6 +251,24 @@ def _pack(model: Model | ModelFile, index: int, name: str, form: Format) -> Pack
         return pack_parts(model.parts(index, name), form)
     weight = _field(model, index, name)
     return None if weight is None else pack(weight, form)
+
+
+def _by_output(layer: dict[str, Packed]) -> dict[str, Packed]:
+    """The same weights, with the codes of q, k and v lying in memory output by output, as 8-bit products read them."""
+
+    def turned(codes: Tensor) -> Tensor:
+        return codes.mT.contiguous().mT
+
+    return layer | {name: replace(layer[name], codes=turned(layer[name].codes)) for name in ATTENTION[:3]}
+
+
+def _codes(layer: dict[str, Packed]) -> dict[str, Coded]:
+    found = {}
+    for letter in "qkv":
+        weight = layer[f"W_{letter.upper()}"]
+        assert weight.scale is not None
+        found[letter] = Coded(weight.codes.mT, weight.scale[..., 0, :])
+    return found
 
 
 def _field(model: Model | ModelFile, index: int, name: str) -> Tensor | None:

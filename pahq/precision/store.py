@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.config import PrecisionConfig
+from pahq.errors import PahqError
 from pahq.graph import Edge, Graph
+from pahq.model.codes import LARGEST
 from pahq.model.products import rounded
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.formats import Format, round_trip
@@ -100,7 +102,12 @@ class PrecisionStore:
 
     @classmethod
     def build(cls, model: Model, precision: PrecisionConfig) -> PrecisionStore:
-        """Round the attention and MLP weights of ``model``; embedding, norms and biases stay as they are."""
+        """Round the attention and MLP weights of ``model``; embedding, norms and biases stay as they are.
+
+        Raises PahqError where codes are to be multiplied: there are none.
+        """
+        if precision.kernel == "codes":
+            raise PahqError("precision.kernel=codes needs a packed store: a plain store has no codes")
         layers = tuple(_rounded(layer, precision) for layer in model.layers)
         low = replace(model, layers=layers, config=model.config.computing(precision.compute))
         return cls(full=model, low=low, uniform=(precision.heads, precision.compute) == ("float32", "float32"))
@@ -164,9 +171,12 @@ def _rounded(layer: LayerWeights, precision: PrecisionConfig) -> LayerWeights:
 def products_of(name: str, products: str) -> str:
     """How products with the weight of that name are taken where a network multiplies in ``products``.
 
-    W_O is exempt: what heads add to the residual stream is added up as differences.
+    W_O is exempt: what heads add to the residual stream is added up as differences. In 8 bits q, k and v weights are
+    as their format has them already, and MLPs multiply in bf16.
     """
-    return "float32" if name == "W_O" else products
+    if name == "W_O" or (name in ATTENTION and products in LARGEST):
+        return "float32"
+    return "bf16" if products in LARGEST else products
 
 
 def _storage(model: Model) -> dict[int, int]:

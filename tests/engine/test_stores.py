@@ -40,6 +40,8 @@ INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 FP8 = PrecisionConfig(name="fp8", heads="fp8", scales="row", mlp="float32")
 FLOAT32 = PrecisionConfig(name="float32", heads="float32")
 TF32 = PrecisionConfig(name="tf32", heads="float32", compute="tf32")
+INT8_INT8 = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="int8")
+FP8_FP8 = PrecisionConfig(name="fp8", heads="fp8", mlp="bf16", compute="fp8")
 INT8_BF16 = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="bf16")
 
 
@@ -58,7 +60,7 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
     ("policy", "focus"),
     [
         *[(INT8, "receiver"), (INT4, "receiver"), (FP8, "none"), (INT8, "both"), (FLOAT32, "receiver")],
-        *[(TF32, "receiver"), (INT8_BF16, "receiver")],
+        *[(TF32, "receiver"), (INT8_BF16, "receiver"), (INT8_INT8, "receiver"), (FP8_FP8, "none")],
     ],
 )
 @pytest.mark.parametrize("ablation", ["corrupted", "mean"])

@@ -42,10 +42,10 @@ problems = st.fixed_dictionaries(
         "same": st.integers(0, 4),
         "split": st.booleans(),
         "direct": st.booleans(),
-        "format": st.sampled_from(["float32", "int8", "int4"]),
+        "format": st.sampled_from(["float32", "int8", "int4", "fp8"]),
         "focus": st.sampled_from(["none", "receiver"]),
         "cache": st.sampled_from(["float32", "bf16", "fp16"]),
-        "compute": st.sampled_from(["float32", "float32", "tf32", "bf16"]),
+        "compute": st.sampled_from(["float32", "float32", "tf32", "bf16", "own", "codes"]),  # own: the format's
     }
 )
 searches = st.fixed_dictionaries(
@@ -62,13 +62,18 @@ searches = st.fixed_dictionaries(
 def make(spec: dict, dtype: torch.dtype) -> Problem:
     model = random_model(spec["family"], spec["seed"], dtype=dtype, layers=spec["layers"], d_model=16)
     # d_model 16: wide enough for the composites of two heads to pay
+    compute, kernel = spec.get("compute", "float32"), "unpack"
+    if compute in ("own", "codes"):
+        kernel = "codes" if (compute, spec["format"]) == ("codes", "int8") else kernel  # E4M3 is summed in float32
+        compute = spec["format"] if spec["format"] in ("int8", "fp8") else "float32"
     low = PrecisionConfig(
         name="low",
         heads=spec["format"],
         scales="row",
         mlp="float32" if spec["split"] else "bf16",
         cache=spec.get("cache", "float32"),
-        compute=spec.get("compute", "float32"),
+        compute=compute,
+        kernel=kernel,
     )
     return build_problem(
         model,
@@ -79,6 +84,7 @@ def make(spec: dict, dtype: torch.dtype) -> Problem:
         direct_edges=spec["direct"],
         precision=low,
         focus=spec["focus"],
+        store="packed" if kernel == "codes" else "plain",
     )
 
 

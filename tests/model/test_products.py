@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
+from pahq.model.codes import LARGEST, Coded, check_sides, encode, multiply
 from pahq.model.forward import mlp, project
 from pahq.model.products import PRODUCTS, product, rounded
 from pahq.precision.packedstore import PackedStore
@@ -104,6 +105,102 @@ def test_heads_in_focus_multiply_in_full_precision_and_all_else_does_not(store: 
         rtol=0,
     )
     assert not torch.allclose(mlp(config, low.layer(1, focus), x), mlp(plain, model.layers[1], x), atol=1e-6)
+
+
+def e4m3(x: float) -> float:
+    """The slow twin: ``x`` in E4M3 with 3 bits of mantissa, least exponent -6, ties to even."""
+    if x == 0:
+        return 0.0
+    step = 2.0 ** (max(math.frexp(x)[1] - 1, -6) - 3)
+    return max(-448.0, min(448.0, round(x / step) * step))
+
+
+CODED = pytest.mark.parametrize("products", sorted(LARGEST))
+
+
+@CODED
+def test_rows_are_rounded_by_their_own_scale(products: str) -> None:
+    x = torch.randn(5, 30, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [[1e-6], [1.0], [3e4], [1.0], [0]]
+    )
+    codes, scale = encode(x, products)
+    level = e4m3 if products == "fp8" else round
+    for row, got, unit in zip(x.tolist(), codes.float().tolist(), scale[:, 0].tolist(), strict=True):
+        largest = max(map(abs, row))
+        assert unit == pytest.approx(largest / LARGEST[products] or 1.0, rel=1e-6)
+        assert got == [level(float(torch.tensor(value) / torch.tensor(unit))) for value in row]
+    torch.testing.assert_close(rounded(x, products), codes.float() * scale)
+    assert torch.isnan(rounded(torch.tensor([[1.0, math.nan]]), products)).all()
+
+
+@CODED
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_codes_multiply_as_the_weights_that_they_stand_for(products: str, dtype: torch.dtype, rows: int) -> None:
+    """Against the sum of products of rounded numbers in float64; integers are summed exactly."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 6, 50, generator=generator)
+    codes, scale = encode(weight, products)
+    coded = Coded(codes, scale[..., 0])
+    a = torch.randn(3, rows, 50, generator=generator, dtype=dtype)
+    values, units = encode(a, products)
+    exact = torch.einsum("hri,hoi->hro", values.double(), codes.double()) * units.double() * scale.double().mT
+    tolerance = {"rtol": 1e-12 if (products, dtype) == ("int8", torch.float64) else 2e-6, "atol": 0}
+    if products == "fp8":
+        tolerance["atol"] = 1e-5
+    found = multiply(a, coded, products)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact, **tolerance)
+    unpacked = product(a, (codes.to(dtype) * scale.to(dtype)).mT, products)
+    torch.testing.assert_close(found, unpacked, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        multiply(a[:1], coded, products)[2], multiply(a[[0]].expand(3, -1, -1), coded, products)[2]
+    )
+    torch.testing.assert_close(multiply(a[[2]], coded.rows([2]), products)[0], found[2])
+    assert (found - a @ weight.to(dtype).mT).abs().max() > 1e-3  # rounding shows
+
+
+def test_a_card_refuses_sides_that_it_cannot_multiply() -> None:
+    check_sides(torch.device("cpu"), 50, 6)
+    check_sides(torch.device("cuda"), 768, 64)
+    with pytest.raises(PahqError, match=r"multiples of 16 on a GPU, not 768 and 40; known: precision\.kernel=unpack"):
+        check_sides(torch.device("cuda"), 768, 40)
+
+
+@CODED
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(products: str, family: str) -> None:
+    """Layers under any focus, by the codes and by the weights that they stand for; heads in focus are exact."""
+    model = random_model(family, dtype=torch.float32)
+    policy = PrecisionConfig(name="x", heads=products, mlp="bf16", compute=products)
+    unpacked = PrecisionStore.build(model, policy)
+    coded = PackedStore.build(model, policy.model_copy(update={"kernel": "codes"}))
+    assert coded.layer(0, NO_FOCUS).coded("q", None) is not None
+    assert unpacked.layer(0, NO_FOCUS).coded("q", None) is None
+    x = torch.randn(model.config.heads, 2, 3, model.config.d_model, generator=torch.Generator().manual_seed(0))
+    for focus in (NO_FOCUS, frozenset({(1, 1)}), frozenset({(1, 0), (1, 1)})):
+        for letter in "qkv":
+            every = x[: model.config.count(letter)]
+            for inputs, rows in ((every, None), (every[:1], None), (every[[1]], [1])):
+                found, expected = (
+                    project(store.config, store.layer(1, focus), letter, inputs, rows=rows)
+                    for store in (coded, unpacked)
+                )
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert coded.config.mlp_products == "bf16"
+    with pytest.raises(PahqError, match="needs a packed store"):
+        PrecisionStore.build(model, policy.model_copy(update={"kernel": "codes"}))
+
+
+@pytest.mark.gpu
+@CODED
+def test_a_gpus_codes_are_the_cpus(products: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes, scale = encode(torch.randn(3, 64, 768, generator=generator), products)
+    for rows in (1, 40):
+        a = torch.randn(3, rows, 768, generator=generator)
+        found = multiply(a.cuda(), Coded(codes.cuda(), scale[..., 0].cuda()), products).cpu()
+        torch.testing.assert_close(found, multiply(a, Coded(codes, scale[..., 0]), products), atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.gpu
