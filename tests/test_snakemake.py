@@ -78,6 +78,15 @@ def test_a_second_time_there_is_nothing_to_do(finished: Path) -> None:
     assert stamps == {path: path.stat().st_mtime_ns for path in results(finished).values()}
 
 
+def test_sizes_of_stability_and_faithfulness_are_settings(tmp_path: Path) -> None:
+    sizes = ("--config", "stability=--n 3 --seeds 1", "faithfulness=--random-circuits 40")
+    full = [*command(tmp_path, "-n", "-p", "--quiet", "host"), *sizes, "experiment=smoke", "wandb=disabled"]
+    listed = subprocess.run(full, capture_output=True, text=True, timeout=300, check=True)
+    asked = [line for line in (listed.stdout + listed.stderr).splitlines() if "python -m pahq" in line]
+    assert any("pahq stability" in line and "--n 3 --seeds 1 --threads" in line for line in asked)
+    assert any("pahq faithfulness" in line and "--random-circuits 40" in line for line in asked)
+
+
 def test_a_newer_model_file_leaves_the_cells_as_they_are(finished: Path) -> None:
     with (finished / "results" / "models" / "tracr-proportion.json").open("a") as file:
         file.write("\n")  # the content too: a newer time alone does not deceive Snakemake

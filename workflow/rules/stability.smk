@@ -1,5 +1,6 @@
 # The cells whose rows say stability: true, searched again on resampled prompts, in other orders and with other seeds.
 # One job for the cells of a task; the replicates in <cell>/stability are undeclared, so they outlive a killed job.
+# Numbers of searches: --config stability="--n 5 --seeds 1".
 STABILITY = {
     name: [f"{ROOT}/cells/{cell_id}" for cell_id in ids] for name, ids in extra_jobs(GROUPS, "stability").items()
 }
@@ -21,6 +22,8 @@ for job, folders in STABILITY.items():
             "../../environment.yml"
         threads: 1
         params:
-            arguments=shlex.join([*folders, "--root", ROOT, "--no-progress"]),
+            arguments=shlex.join(
+                [*folders, "--root", ROOT, "--no-progress", *shlex.split(str(config.get("stability", "")))]
+            ),
         shell:
             "python -m pahq stability {params.arguments} --threads {threads} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,86 @@
+"""The record of the experiment real: one row a finished cell, from the cells' files alone.
+
+    snakemake --cores all --config experiment=real
+    python benchmarks/real.py --root results --json FILE
+
+Rows: what the cell is, tests, kept edges, edges that differ from ACDC's circuit at its threshold, faithfulness on fresh
+prompts, time, memory; of audited cells the audit; of cells searched again on other prompts how alike the circuits are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from output import publish
+
+from pahq.circuit import Circuit
+from pahq.experiment import cells
+from pahq.results import cell_folder, is_done, read_json, read_result
+
+FRESH = ("kl", "metric", "value", "clean", "corrupted", "faithfulness")
+BAND = ("share", "overturned", "could_differ", "hopeless", "bits_share")
+
+
+def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
+    """One cell; ``acdc``: the edges to compare it with."""
+    found = read_result(folder)
+    config = found["config"]
+    edges = frozenset(Circuit.read(folder / "circuit.json").edges)
+    values: dict[str, Any] = {
+        "task": config["task"]["name"],
+        "method": config["method"]["name"],
+        "precision": config["precision"]["name"],
+        "audit": config["audit"],
+        "threshold": config["threshold"],
+        "tests": found["tests"],
+        "kept": found["kept"],
+        "differing_from_acdc": len(edges ^ acdc),
+        "smallest_margin": found["search"]["smallest_margin"],
+        "noise": found["certainty"]["noise"],
+        "at_risk": found["certainty"]["at_risk"],
+        "start": found["search"]["start"],
+        "fresh": {name: found["fresh"][name] for name in FRESH},
+        "seconds": round(found["seconds"], 1),
+        "peak_bytes": found["peak_bytes"],
+        "resumed": found["resumed"],
+    }
+    if config["audit"] == "band":
+        values["band"] = {name: found["certainty"]["audit"][name] for name in BAND}
+    if (folder / "stability.json").exists():
+        stable = read_json(folder / "stability.json")
+        kinds = ("bootstrap", "orders", "other_seeds")
+        values["stability"] = {"n": stable["n"], "seeds": stable["seeds"]}
+        values["stability"] |= {
+            kind: {key: value for key, value in stable[kind].items() if key != "each"} for kind in kinds
+        }
+    return values
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("results"))
+    parser.add_argument("--experiment", default="real")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    every = {cell_id: cell.config for cell_id, cell in cells(options.experiment).items()}
+    done = {cell_id: cell_folder(options.root, cell_id) for cell_id in every}
+    done = {cell_id: folder for cell_id, folder in done.items() if is_done(folder)}
+    acdc = {
+        (config.task.name, config.threshold): frozenset(Circuit.read(done[cell_id] / "circuit.json").edges)
+        for cell_id, config in every.items()
+        if config.method.name == "acdc" and cell_id in done
+    }
+    rows = [
+        row(folder, acdc[place])
+        for cell_id, folder in done.items()
+        if (place := (every[cell_id].task.name, every[cell_id].threshold)) in acdc
+    ]
+    publish({"experiment": options.experiment, "cells": len(every), "finished": len(done), "rows": rows}, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
