@@ -26,6 +26,7 @@ from pydantic import (
 
 from pahq.errors import PahqError
 from pahq.promptfile import cut, file_sha256, read_pairs
+from pahq.sentences import one_sentence
 
 Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
 Scales = Literal["row", "head", "group32", "group64", "none"]
@@ -296,30 +297,6 @@ def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
         return cell, RunConfig(**run)
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig, prefix="run.")) from None
-
-
-def one_sentence(
-    error: ValidationError, model: type[BaseModel] | None = None, *, prefix: str = "", also: tuple[str, ...] = ()
-) -> str:
-    """The first fault of a validation error: where (after ``prefix``), what, and what is known there.
-
-    ``model`` is what was being validated, for the keys that it knows (and ``also``) in the place of an unknown one.
-    """
-    fault = error.errors()[0]
-    place = prefix + ".".join(str(part) for part in fault["loc"]) if fault["loc"] else ""
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        if model is None:
-            return f"unknown key {place!r}"
-        return f"unknown key {place!r}; known: {', '.join(_known_keys(model, fault['loc'], also))}"
-    got = "" if fault["type"] in ("value_error", "missing") else f" (got {fault['input']!r})"
-    return f"{place}: {message}{got}" if place else message
-
-
-def _known_keys(model: Any, place: tuple[int | str, ...], also: tuple[str, ...]) -> list[str]:
-    for part in place[:-1]:
-        model, also = model.model_fields[part].annotation, ()
-    return sorted([*model.model_fields, *also])
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

@@ -12,13 +12,14 @@ import torch
 from pydantic import ValidationError
 
 from pahq.cell import ENGINES, rerun, start_search
-from pahq.config import CellConfig, one_sentence
+from pahq.config import CellConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.model.sources import check_device
 from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
 from pahq.results import read_journal, read_json
 from pahq.search.acdc import Decision, margin
+from pahq.sentences import one_sentence
 
 TOLERANCE = 1e-5  # of an effect, in the metric's units; what float32 engines differ by is a hundredth of it
 

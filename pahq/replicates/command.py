@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pahq.config import RunConfig, one_sentence
+from pahq.config import RunConfig
 from pahq.errors import PahqError
 from pahq.replicates.variants import REPLICATES, SEEDS, check_counts
+from pahq.sentences import one_sentence
 
 DESCRIPTION = "search again on resampled prompts, in other orders and on prompts of other seeds; compare the circuits"
 

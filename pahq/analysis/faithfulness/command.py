@@ -25,10 +25,11 @@ from pahq.analysis.faithfulness.values import Values
 from pahq.analysis.frames import analysis_folder
 from pahq.cell import load, versions
 from pahq.circuit import Circuit
-from pahq.config import CellConfig, one_sentence
+from pahq.config import CellConfig
 from pahq.errors import PahqError
 from pahq.model.sources import check_device
 from pahq.results import cell_folder, is_done, read_journal, read_json, read_result, write_json
+from pahq.sentences import one_sentence
 
 LOG = logging.getLogger(__name__)
 FILE = "faithfulness.json"
