@@ -145,6 +145,8 @@ class PrecisionConfig(_Frozen):
             raise ValueError(f"format {self.heads} has no scales {self.scales!r}; known: {', '.join(allowed)}")
         if self.compute in ("fp8", "int8") and self.heads != self.compute:
             raise ValueError(f"compute={self.compute} multiplies weights of that format, and heads are {self.heads}")
+        if self.compute in ("fp8", "int8") and self.scales not in ("row", "head"):
+            raise ValueError(f"compute={self.compute} needs scales row or head, not {self.scales!r}")
         if self.kernel == "codes" and self.compute not in ("fp8", "int8"):
             raise ValueError(f"kernel=codes needs compute=fp8 or int8, not {self.compute}")
         return self
@@ -177,8 +179,9 @@ class BandConfig(_Frozen):
 
     ``share`` of the tests are drawn (by ``seed``), besides the first ones: until the largest of their differences
     bounds the ``quantile`` of all with ``confidence``. The band is ``safety`` times the largest difference of all tests
-    measured in both. A format is given up when, with that confidence, more than ``hopeless`` of the tests lie in the
-    band. ``verify`` unaudited tests are measured again when the search is over.
+    measured in both. A format is given up when the sample says, with that confidence at each look, that more than
+    ``hopeless`` of the tests lie in the band. ``verify`` unaudited tests are measured again when the search is over.
+    ``rule`` names the way of all this, so that cells of another one have another address.
     """
 
     share: float = Field(default=0.02, ge=0, le=1)
@@ -188,6 +191,7 @@ class BandConfig(_Frozen):
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+    rule: Literal["largest"] = "largest"
 
 
 class CellConfig(_Frozen):
@@ -228,7 +232,7 @@ class CellConfig(_Frozen):
         settled = {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}
         if method.get("name") != "acdc":
             settled = {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}
-        kept = {key: precision.get(key, usual) for key, usual in _USUAL.items()}
+        kept = {key: value for key, value in precision.items() if key not in settled}
         return values | {"precision": settled | kept}
 
     @model_validator(mode="after")

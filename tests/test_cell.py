@@ -21,6 +21,7 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
+from pahq.model import forward
 from pahq.outcome import judge
 from pahq.recorded import read_recorded
 from pahq.results import cell_folder, read_journal, read_result
@@ -452,13 +453,19 @@ def test_packed_and_plain_weights_take_the_same_decisions(tmp_path: Path, method
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_a_cell_multiplies_codes(tmp_path: Path, kind: str) -> None:
+def test_a_cell_multiplies_codes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same search, effects by float noise apart; searched again and audited by the same kernel."""
     precision = {"name": kind, "heads": kind, "mlp": "bf16", "compute": kind}
     pahq = {"method": {"name": "pahq", "focus": "receiver"}}
     unpack, codes = (make(**pahq, precision=precision | {"kernel": kernel}) for kernel in ("unpack", "codes"))
     run = RunConfig(root=str(tmp_path), wandb="disabled", progress=False)
-    found = {cell: read_journal(run_cell(cell, run).folder / "decisions.jsonl") for cell in (unpack, codes)}
+    seen: list[str] = []
+    kernel_of = forward.multiply
+    monkeypatch.setattr(forward, "multiply", lambda *args: seen.append(args[2]) or kernel_of(*args))
+    found = {unpack: read_journal(run_cell(unpack, run).folder / "decisions.jsonl")}
+    assert not seen
+    found[codes] = read_journal(run_cell(codes, run).folder / "decisions.jsonl")
+    assert set(seen) == {kind}
     assert [(x.edge, x.removed) for x in found[unpack]] == [(x.edge, x.removed) for x in found[codes]]
     for ours, theirs in zip(found[codes], found[unpack], strict=True):
         assert ours.after == pytest.approx(theirs.after, abs=1e-4)

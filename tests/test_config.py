@@ -100,6 +100,10 @@ def test_products_in_8_bits_need_weights_in_them_and_codes_need_such_products() 
     assert len({unpack.digest, codes.digest, made(heads="int8").digest}) == 3
     with pytest.raises(PahqError, match="compute=fp8 multiplies weights of that format, and heads are int8"):
         made(heads="int8", compute="fp8")
+    with pytest.raises(PahqError, match="compute=fp8 needs scales row or head, not 'none'"):
+        made(heads="fp8", compute="fp8", scales="none")
+    with pytest.raises(PahqError, match=r"unknown key 'precision\.bogus'"):
+        cell(method__name="rtn-q", precision={"name": "auto", "bogus": "1"})
     with pytest.raises(PahqError, match="kernel=codes needs compute=fp8 or int8, not bf16"):
         made(heads="int8", compute="bf16", kernel="codes")
 

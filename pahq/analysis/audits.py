@@ -15,6 +15,11 @@ NAMES = (
     *("peak_mib_acdc", "peak_mib_unaudited", "peak_mib", "note"),
 )
 
+_SAME = (  # of an audited cell and its twin without audit, beside the threshold
+    *("pair", "method", "focus", "precision", "format", "scales", "mlp", "cache", "compute", "kernel"),
+    *("engine", "dtype"),
+)
+
 
 def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
     """One row an audited cell, columns ``NAMES``; a number is missing where its cell is not finished."""
@@ -23,7 +28,7 @@ def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
     audited: list[dict[str, Any]] = cells[cells["audit"] == "band"].to_dict("records")  # type: ignore[assignment]
     for row in audited:
         same = cells["threshold"] == row["threshold"]
-        for name in ("pair", "method", "focus", "precision", "format", "scales", "mlp", "engine", "dtype"):
+        for name in _SAME:
             same &= cells[name] == row[name]
         twin = cells[same & (cells["audit"] == "none")]
         acdc = acdc_cells(cells, row)

@@ -2,7 +2,8 @@
 
 ``fp8``: E4M3, a row's largest magnitude to 448; ``int8``: symmetric, to 127. A weight has one scale per output (or per
 head), so both scales come out of the sum: (codes of a) @ (codes of w) times the row's scale times the output's.
-PyTorch's own kernels take these sums, integers exactly and E4M3 in float32.
+PyTorch's own kernels take these sums: integers exactly, E4M3 in float32 on a CPU, and on a card in what its 8-bit units
+add in, which on Hopper is known to be fewer bits than float32's. Sums in float64 are taken in float64.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pahq.model.rows import take
 
 LARGEST = {"fp8": 448.0, "int8": 127.0}
 _MULTIPLE = 16  # what a card's 8-bit products ask of both sides of a weight
+_FP8_CARDS = (8, 9)
 _FEWEST = 32  # rows, at which a card begins
 
 
@@ -38,7 +40,7 @@ def encode(x: Float[Tensor, "*row inner"], products: str) -> tuple[Shaped[Tensor
     scale = torch.where(scale == 0, 1.0, scale)
     units = x / scale
     if products == "int8":
-        return units.round().to(torch.int8), scale
+        return units.round().clamp(-LARGEST["int8"], LARGEST["int8"]).to(torch.int8), scale
     return units.clamp(-LARGEST["fp8"], LARGEST["fp8"]).to(torch.float8_e4m3fn), scale
 
 
@@ -56,7 +58,9 @@ def multiply(a: Float[Tensor, "head rows inner"], weight: Coded, products: str) 
 
 def _sums(a: Tensor, w: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows out"]:
     """Sums of products of codes; a card wants more rows than few, so that it gets zeros."""
-    rows = len(a)
+    rows, a = len(a), a.contiguous()
+    if a.dtype != torch.int8 and dtype == torch.float64:
+        return a.to(dtype) @ w.to(dtype).t()
     if a.is_cuda and rows < _FEWEST:
         a = torch.cat((a.view(torch.int8), a.new_zeros((_FEWEST - rows, a.shape[1]), dtype=torch.int8))).view(a.dtype)
     if a.dtype == torch.int8:
@@ -67,8 +71,12 @@ def _sums(a: Tensor, w: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows out"]
     return found[:rows].to(dtype)
 
 
-def check_sides(device: torch.device, d_model: int, d_head: int) -> None:
-    """Raise PahqError for a weight that a card cannot multiply in codes."""
+def check_card(device: torch.device, products: str, d_model: int, d_head: int) -> None:
+    """Raise PahqError for codes or sides of a weight that a device cannot multiply."""
+    if device.type not in ("cpu", "cuda"):
+        raise PahqError(f"precision.kernel=codes runs on cpu and cuda, not on {device.type}; known: unpack")
+    if device.type == "cuda" and products == "fp8" and torch.cuda.get_device_capability(device) < _FP8_CARDS:
+        raise PahqError("this GPU has no products of fp8 codes (compute capability 8.9 or more); known: kernel=unpack")
     if device.type == "cuda" and (d_model % _MULTIPLE or d_head % _MULTIPLE):
         raise PahqError(
             f"precision.kernel=codes needs d_model and d_head in multiples of {_MULTIPLE} on a GPU, not {d_model} and "

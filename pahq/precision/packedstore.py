@@ -18,7 +18,7 @@ from torch import Tensor
 from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
-from pahq.model.codes import Coded, check_sides
+from pahq.model.codes import Coded, check_card
 from pahq.model.modelfile import ModelFile, spill
 from pahq.model.products import rounded
 from pahq.model.rows import take
@@ -82,7 +82,7 @@ class PackedStore:
         order = schedule_of(schedule, device)
         coded = precision.kernel == "codes"
         if coded:
-            check_sides(device, model.config.d_model, model.config.d_head)
+            check_card(device, precision.compute, model.config.d_model, model.config.d_head)
         packed, small = [], []
         positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
         shared = {"W_pos": positions if model.config.positions == "shortformer" else None}

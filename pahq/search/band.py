@@ -2,16 +2,15 @@
 
 Near means within a band, which the run itself calibrates. Both networks are measured in the same state on the first
 tests, on a seeded sample of the others and on every test in the band, and the band is ``safety`` times the largest
-difference of effects seen so far. That assumes nothing of how differences are distributed: the largest of a sample of n
-bounds a quantile whatever the distribution, a higher one the longer the search goes on. A quantile further down would
-not do, since differences have heavy tails and grow as the circuit is taken apart (on SmolLM2 one test of thousands was
-off by six times the 90% quantile, and one such test is enough to leave ACDC's path). Large effects are off by more than
-small ones, and the largest are nowhere near the threshold, so differences and margins are taken relative to
+difference of effects seen so far. A quantile further down would not do, since differences have heavy tails and grow as
+the circuit is taken apart: on SmolLM2 one test of thousands was off by six times the 90% quantile, and one such test is
+enough to leave ACDC's path. The band is a rule, not a bound. What bounds the tests that it missed is the sample: of
+those drawn outside the band of their time, so many of n fell the other way. Large effects are off by more than small
+ones, and the largest are nowhere near the threshold, so differences and margins are taken relative to
 |effect in low precision| + threshold.
 
 A decision that falls as ACDC's leaves the state ACDC's. So the search stays ACDC's until an unaudited test differs, and
-up to there each state in which the two networks were compared is one of ACDC's own; ``record`` bounds how many
-unaudited tests could differ.
+up to there each state in which the two networks were compared is one of ACDC's own.
 """
 
 from __future__ import annotations
@@ -72,8 +71,10 @@ class Calibration:
     absolute: bool = False
     band: float = math.inf
     hopeless_at: int | None = None  # the test that showed it
-    largest: float = 0.0  # difference of any test measured by both
-    margins: list[float] = field(default_factory=list)  # of the sample, in low precision
+    largest: float = 0.0  # difference of any test measured by both; one that is no number makes the band endless
+    margins: list[float] = field(default_factory=list)  # of the first tests and those drawn, in low precision
+    outside: int = 0  # tests drawn that lay outside the band of their time
+    missed: int = 0  # of these, such as fell the other way in full precision
 
     @property
     def hopeless(self) -> bool:
@@ -93,14 +94,27 @@ class Calibration:
             return
         effect = decision.low[1] - decision.low[0]
         if self.sampled(decision.index):
-            self.margins.append(self._margin(effect))
+            away = self._margin(effect)
+            self.margins.append(away)
+            if away > self.band:
+                self.outside += 1
+                self.missed += is_removed(effect, self.threshold, absolute=self.absolute) != decision.removed
         self.largest = max(self.largest, _finite_or_inf(self._relative(effect - decision.effect, effect)))
         if len(self.margins) >= least_sample(self.settings.quantile, self.settings.confidence):
             self.band = self.settings.safety * self.largest
-            outside = sum(away > self.band for away in self.margins)
-            inside = 1 - upper_rate(outside, len(self.margins), self.settings.confidence)  # of all tests, at least
-            if inside > self.settings.hopeless:
+            if self._mostly_inside():
                 self.hopeless_at = decision.index
+
+    def _mostly_inside(self) -> bool:
+        """Whether so few of the sample outside the band would be rare if the share of tests inside were the one set.
+
+        Asked after every audit, so that over a search a format is given up wrongly more often than 1 - confidence. All
+        that costs is time: the rest is decided in full precision.
+        """
+        n, out = len(self.margins), sum(away > self.band for away in self.margins)
+        rate = 1 - self.settings.hopeless
+        fewer = sum(_binomial(n, i, rate) for i in range(out + 1)) if rate > 0 else 1.0
+        return out < n and fewer < 1 - self.settings.confidence
 
     def _margin(self, effect: float) -> float:
         return self._relative(margin(effect, self.threshold, absolute=self.absolute), effect)
@@ -196,10 +210,10 @@ def record(
 ) -> dict[str, Any]:
     """What an audit did and how sure it is, for result.json.
 
-    ``could_differ``: with the confidence, the expected number of unaudited tests that ACDC would have decided the other
-    way is at most this: their number times the bound of the rate at which a difference exceeds the band. From a sample
-    of n alone no bound below about 3 / n of the tests can be had at 95%. ``quantile``: what the largest of the sample
-    bounds with the confidence. ``band`` is None if there was none yet.
+    ``outside``: tests drawn that lay outside the band of their time, and how many of them full precision overturned.
+    They are a random sample of those left unaudited, hence ``could_differ``: with the confidence, as many unaudited
+    tests at most are expected to have fallen otherwise than in full precision. A sample of n can bound no rate below
+    about 3 / n at 95%, and a short search draws too few to say anything. ``band`` is None if there was none yet.
     """
     known = Calibration(settings, threshold, absolute)
     for decision in decisions:
@@ -209,20 +223,19 @@ def record(
         d.low is not None and is_removed(d.low[1] - d.low[0], threshold, absolute=absolute) != d.removed
         for d in audited
     )
-    sample = len(known.margins)
     unaudited = len(decisions) - len(audited)
     return {
         "kind": "band",
         "tests": len(audited),
         "share": len(audited) / len(decisions),
         "overturned": flips,
-        "sample": sample,
-        "quantile": (1 - settings.confidence) ** (1 / sample) if sample else 0.0,
+        "sample": len(known.margins),
+        "outside": {"drawn": known.outside, "overturned": known.missed},
         "confidence": settings.confidence,
         "safety": settings.safety,
         "band": _number(known.band),
         "largest_error": _number(known.largest),
-        "could_differ": unaudited * upper_rate(0, sample, settings.confidence),
+        "could_differ": unaudited * upper_rate(known.missed, known.outside, settings.confidence),
         "hopeless": known.hopeless,
         "hopeless_at": known.hopeless_at,
     }

@@ -64,8 +64,9 @@ def make(spec: dict, dtype: torch.dtype) -> Problem:
     # d_model 16: wide enough for the composites of two heads to pay
     compute, kernel = spec.get("compute", "float32"), "unpack"
     if compute in ("own", "codes"):
-        kernel = "codes" if (compute, spec["format"]) == ("codes", "int8") else kernel  # E4M3 is summed in float32
-        compute = spec["format"] if spec["format"] in ("int8", "fp8") else "float32"
+        eight = spec["format"] in ("int8", "fp8")
+        kernel = "codes" if compute == "codes" and eight else kernel
+        compute = spec["format"] if eight else "float32"
     low = PrecisionConfig(
         name="low",
         heads=spec["format"],

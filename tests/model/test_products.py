@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
-from pahq.model.codes import LARGEST, Coded, check_sides, encode, multiply
+from pahq.model.codes import LARGEST, Coded, check_card, encode, multiply
 from pahq.model.forward import mlp, project
 from pahq.model.products import PRODUCTS, product, rounded
 from pahq.precision.packedstore import PackedStore
@@ -133,6 +133,11 @@ def test_rows_are_rounded_by_their_own_scale(products: str) -> None:
     assert torch.isnan(rounded(torch.tensor([[1.0, math.nan]]), products)).all()
 
 
+def test_a_scale_too_small_to_be_exact_wraps_no_code_around() -> None:
+    tiny = torch.tensor([[190.0, -190.0]]) * 2.0**-149  # a scale of 1.5 steps of float32 becomes one of 1
+    assert encode(tiny, "int8")[0].tolist() == [[127, -127]]
+
+
 @CODED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 7, 40])
@@ -145,8 +150,8 @@ def test_codes_multiply_as_the_weights_that_they_stand_for(products: str, dtype:
     a = torch.randn(3, rows, 50, generator=generator, dtype=dtype)
     values, units = encode(a, products)
     exact = torch.einsum("hri,hoi->hro", values.double(), codes.double()) * units.double() * scale.double().mT
-    tolerance = {"rtol": 1e-12 if (products, dtype) == ("int8", torch.float64) else 2e-6, "atol": 0}
-    if products == "fp8":
+    tolerance = {"rtol": 1e-12 if dtype == torch.float64 else 2e-6, "atol": 0}
+    if (products, dtype) == ("fp8", torch.float32):
         tolerance["atol"] = 1e-5
     found = multiply(a, coded, products)
     assert found.dtype == dtype
@@ -160,21 +165,33 @@ def test_codes_multiply_as_the_weights_that_they_stand_for(products: str, dtype:
     assert (found - a @ weight.to(dtype).mT).abs().max() > 1e-3  # rounding shows
 
 
-def test_a_card_refuses_sides_that_it_cannot_multiply() -> None:
-    check_sides(torch.device("cpu"), 50, 6)
-    check_sides(torch.device("cuda"), 768, 64)
+def test_devices_refuse_codes_that_they_cannot_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_card(torch.device("cpu"), "fp8", 50, 6)
+    check_card(torch.device("cuda"), "int8", 768, 64)
+    with pytest.raises(PahqError, match="cpu and cuda, not on mps"):
+        check_card(torch.device("mps"), "int8", 768, 64)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(PahqError, match=r"no products of fp8 codes \(compute capability 8\.9 or more\)"):
+        check_card(torch.device("cuda"), "fp8", 768, 64)
     with pytest.raises(PahqError, match=r"multiples of 16 on a GPU, not 768 and 40; known: precision\.kernel=unpack"):
-        check_sides(torch.device("cuda"), 768, 40)
+        check_card(torch.device("cuda"), "int8", 768, 40)
 
 
 @CODED
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(products: str, family: str) -> None:
+def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(
+    products: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Layers under any focus, by the codes and by the weights that they stand for; heads in focus are exact."""
     model = random_model(family, dtype=torch.float32)
     policy = PrecisionConfig(name="x", heads=products, mlp="bf16", compute=products)
     unpacked = PrecisionStore.build(model, policy)
     coded = PackedStore.build(model, policy.model_copy(update={"kernel": "codes"}))
+    multiplied = counted(monkeypatch)
+    for rows in (None, [0], [0, 1]):  # as 8-bit products of a card want the second operand
+        found = coded.layer(1, NO_FOCUS).coded("q", rows)
+        assert found is not None
+        assert found.codes.is_contiguous()
     assert coded.layer(0, NO_FOCUS).coded("q", None) is not None
     assert unpacked.layer(0, NO_FOCUS).coded("q", None) is None
     x = torch.randn(model.config.heads, 2, 3, model.config.d_model, generator=torch.Generator().manual_seed(0))
@@ -187,9 +204,22 @@ def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(products: 
                     for store in (coded, unpacked)
                 )
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert len(multiplied) >= 9  # without a focus in every call
     assert coded.config.mlp_products == "bf16"
     with pytest.raises(PahqError, match="needs a packed store"):
         PrecisionStore.build(model, policy.model_copy(update={"kernel": "codes"}))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each product of codes from now on."""
+    seen: list[int] = []
+
+    def count(*args: object) -> object:
+        seen.append(1)
+        return multiply(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pahq.model.forward.multiply", count)
+    return seen
 
 
 @pytest.mark.gpu
@@ -197,10 +227,28 @@ def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(products: 
 def test_a_gpus_codes_are_the_cpus(products: str) -> None:
     generator = torch.Generator().manual_seed(0)
     codes, scale = encode(torch.randn(3, 64, 768, generator=generator), products)
-    for rows in (1, 40):
+    weight, moved = Coded(codes, scale[..., 0]), Coded(codes.cuda(), scale[..., 0].cuda())
+    for rows in (1, 16, 17, 32, 33, 40):
         a = torch.randn(3, rows, 768, generator=generator)
-        found = multiply(a.cuda(), Coded(codes.cuda(), scale[..., 0].cuda()), products).cpu()
-        torch.testing.assert_close(found, multiply(a, Coded(codes, scale[..., 0]), products), atol=2e-3, rtol=1e-3)
+        for x, chosen in ((a, None), (a[:1], None), (a[:2], [0, 2]), (a[:1].expand(3, -1, -1), None)):
+            ours, theirs = (w if chosen is None else w.rows(chosen) for w in (moved, weight))
+            expected = multiply(x, theirs, products)
+            tolerance = (1e-6 if products == "int8" else 1e-3) * float(expected.abs().max())
+            torch.testing.assert_close(multiply(x.cuda(), ours, products).cpu(), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.gpu
+@CODED
+def test_a_gpus_store_multiplies_codes(products: str) -> None:
+    model = random_model("gpt2", dtype=torch.float32, d_model=64, d_head=16)
+    policy = PrecisionConfig(name="x", heads=products, mlp="bf16", compute=products, kernel="codes")
+    here, there = PackedStore.build(model, policy), PackedStore.build(model.to(device="cuda"), policy)
+    x = torch.randn(model.config.heads, 2, 3, 64, generator=torch.Generator().manual_seed(0))
+    for focus in (NO_FOCUS, frozenset({(1, 1)})):
+        for given_x in (x, x[:1]):
+            expected = project(here.config, here.layer(1, focus), "q", given_x)
+            found = project(there.config, there.layer(1, focus), "q", given_x.cuda()).cpu()
+            torch.testing.assert_close(found, expected, atol=1e-3 * float(expected.abs().max()), rtol=0)
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pahq.analysis.faithfulness.curve import ranking
 from pahq.analysis.faithfulness.measure import measure, measure_curve
 from pahq.analysis.faithfulness.settings import Settings
-from pahq.analysis.faithfulness.table import row, write_rows
+from pahq.analysis.faithfulness.table import SCHEMA, row, write_rows
 from pahq.analysis.faithfulness.values import Values
 from pahq.analysis.frames import analysis_folder
 from pahq.cell import load, versions
@@ -33,7 +33,6 @@ from pahq.sentences import one_sentence
 
 LOG = logging.getLogger(__name__)
 FILE = "faithfulness.json"
-SCHEMA = 2
 
 
 @dataclass(frozen=True)

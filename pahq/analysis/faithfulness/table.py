@@ -9,13 +9,15 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.frames import read_parquet, write_parquet
+from pahq.errors import PahqError
 
+SCHEMA = 2  # of faithfulness.json and of the rows
 TESTS = ("equivalence", "independence", "minimality", "sufficiency", "partial_necessity")
 
 
 def row(found: Mapping[str, Any]) -> dict[str, Any]:
     """One cell's faithfulness.json as a flat row; the curve as columns of lists."""
-    flat: dict[str, Any] = {"id": found["id"]}
+    flat: dict[str, Any] = {"id": found["id"], "schema": found["schema"]}
     flat |= {f"setting_{name}": value for name, value in found["settings"].items()}
     for name in ("edges", "prompts", "metric", "value", "clean", "corrupted", "faithfulness", "kl"):
         flat[name] = found[name]
@@ -48,11 +50,18 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """All tasks' rows below an analysis folder; no row where faithfulness was not measured."""
+    """All tasks' rows below an analysis folder; no row where faithfulness was not measured.
+
+    Raises PahqError for rows of another schema.
+    """
     files = sorted((folder / "faithfulness").glob("*.parquet"))
     if not files:
         return pd.DataFrame({"id": pd.Series(dtype=str)})
-    return pd.concat([read_parquet(path.parent, path.stem) for path in files], ignore_index=True)
+    frames = {path: read_parquet(path.parent, path.stem) for path in files}
+    for path, frame in frames.items():
+        if "schema" not in frame or (frame["schema"] != SCHEMA).any():
+            raise PahqError(f"{path} is of an earlier version of this program; remove it and run the workflow again")
+    return pd.concat(frames.values(), ignore_index=True)
 
 
 _SERIES = "task method precision variant"

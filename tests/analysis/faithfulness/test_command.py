@@ -17,6 +17,7 @@ from pahq.analysis.figures import FIGURES, write_figures
 from pahq.analysis.tables import write_tables
 from pahq.cell import run_cell
 from pahq.config import RunConfig
+from pahq.errors import PahqError
 from pahq.experiment import cells
 from pahq.results import cell_folder, read_json
 
@@ -116,6 +117,10 @@ def test_unfinished_cells_are_left_out(root: Path, caplog: pytest.LogCaptureFixt
     assert not first.exists()
     assert all(path.exists() for path in others)
     assert len(read_rows(root / "analysis" / "smoke")) == 3
+    path = root / "analysis" / "smoke" / "faithfulness" / "tracr-proportion.parquet"
+    pd.read_parquet(path).assign(schema=1).to_parquet(path)
+    with pytest.raises(PahqError, match="is of an earlier version"):
+        read_rows(root / "analysis" / "smoke")
 
 
 @pytest.mark.parametrize(
