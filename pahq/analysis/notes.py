@@ -40,7 +40,7 @@ NOTES = """\
   whatever its format: only sweeps that ran in processes of their own compare.
 - **Audits.** With *audit=band* tests near the threshold are measured again in full precision and decided by that. *Bits
   used* counts both measurements: where it is above 1 the audit cost more bits than ACDC itself. *Could differ* is what
-  the tests drawn outside the band can bound; few were drawn in a short search, so that it is large there whatever came out.
+  the tests drawn outside the band can bound; few are drawn in a short search, so that it is large there anyway.
 - **A grid's area is that grid's.** A series may hold the thresholds of several grids; the first table's areas are over
   all of them, *areas by grid* over one grid each. ACDC's sweeps and the PAHQ authors' are different grids, so their
   areas are different numbers even for one method.
