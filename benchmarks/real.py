@@ -1,4 +1,4 @@
-"""The record of the experiment real: one row a finished cell, from the cells' files alone.
+"""The record of an experiment, such as real: one row a finished cell, from the cells' files alone.
 
     snakemake --cores all --config experiment=real
     python benchmarks/real.py --root results --json FILE
@@ -33,6 +33,7 @@ def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
         "task": config["task"]["name"],
         "method": config["method"]["name"],
         "precision": config["precision"]["name"],
+        **{key: config["precision"][key] for key in ("compute", "kernel") if key in config["precision"]},
         "audit": config["audit"],
         "threshold": config["threshold"],
         "tests": found["tests"],
