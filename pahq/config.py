@@ -177,21 +177,24 @@ class EngineConfig(_Frozen):
 class BandConfig(_Frozen):
     """``audit=band``: what is measured in both precisions, and how the band follows from it.
 
-    ``share`` of the tests are drawn (by ``seed``), besides the first ones: until the largest of their differences
-    bounds the ``quantile`` of all with ``confidence``. The band is ``safety`` times the largest difference of all tests
-    measured in both. A format is given up when the sample says, with that confidence at each look, that more than
-    ``hopeless`` of the tests lie in the band. ``verify`` unaudited tests are measured again when the search is over.
-    ``rule`` names the way of all this, so that cells of another one have another address.
+    The band is ``safety`` times the largest difference of all tests measured in both, and at least ``near`` until the
+    largest difference of the tests so near bounds the ``quantile`` of theirs with ``confidence``. The ``first`` tests,
+    and ``share`` of all, drawn by ``seed``, are measured in both as well. A format is given up when the tests so far
+    say, with that confidence at each look, that more than ``hopeless`` of them lie in the band. ``verify`` unaudited
+    tests are measured again when the search is over. ``rule`` names the way of all this, so that cells of another one
+    have another address.
     """
 
-    share: float = Field(default=0.02, ge=0, le=1)
-    quantile: float = Field(default=0.9, gt=0, lt=1)
+    share: float = Field(default=0.01, ge=0, le=1)
+    quantile: float = Field(default=0.8, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     safety: float = Field(default=2.0, ge=1)
+    near: float = Field(default=0.5, gt=0)
+    first: int = Field(default=5, ge=0)
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
-    rule: Literal["largest"] = "largest"
+    rule: Literal["near"] = "near"
 
 
 class CellConfig(_Frozen):

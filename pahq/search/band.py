@@ -1,13 +1,16 @@
 """Audited PAHQ: tests near the threshold are decided again in full precision, and that answer stands.
 
 Near means within a band, which the run itself calibrates. Both networks are measured in the same state on the first
-tests, on a seeded sample of the others and on every test in the band, and the band is ``safety`` times the largest
-difference of effects seen so far. A quantile further down would not do, since differences have heavy tails and grow as
-the circuit is taken apart: on SmolLM2 one test of thousands was off by six times the 90% quantile, and one such test is
-enough to leave ACDC's path. The band is a rule, not a bound. What bounds the tests that it missed is the sample: of
-those drawn outside the band of their time, so many of n fell the other way. Large effects are off by more than small
-ones, and the largest are nowhere near the threshold, so differences and margins are taken relative to
-|effect in low precision| + threshold.
+tests, on every test in the band and on a seeded sample of the others, and the band is ``safety`` times the largest
+difference of effects seen so far. It begins wide (``near``) and stays so until enough tests in it have been measured:
+tests far from the threshold say little of how far off those near it are, and on nano a band from the first tests
+alone, whatever their effects, is too narrow unless it rests on twice as many. The few first tests are for a format
+that is all noise, which sees no test near the threshold. A quantile further down than the largest would not do, since
+differences have heavy tails and grow as the circuit is taken apart: on SmolLM2 one test of thousands was off by six
+times the 90% quantile, and one such test is enough to leave ACDC's path. The band is a rule, not a bound. What bounds
+the tests that it missed is the sample: of those drawn outside the band of their time, so many of n fell the other way.
+Large effects are off by more than small ones, and the largest are nowhere near the threshold, so differences and
+margins are taken relative to |effect in low precision| + threshold.
 
 A decision that falls as ACDC's leaves the state ACDC's. So the search stays ACDC's until an unaudited test differs, and
 up to there each state in which the two networks were compared is one of ACDC's own.
@@ -18,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -69,52 +73,71 @@ class Calibration:
     settings: BandConfig
     threshold: float
     absolute: bool = False
-    band: float = math.inf
     hopeless_at: int | None = None  # the test that showed it
     largest: float = 0.0  # difference of any test measured by both; one that is no number makes the band endless
-    margins: list[float] = field(default_factory=list)  # of the first tests and those drawn, in low precision
-    outside: int = 0  # tests drawn that lay outside the band of their time
+    start: int = 0  # tests measured by both whose margin was at most ``settings.near``
+    margins: list[float] = field(default_factory=list)  # of all tests in low precision, sorted
+    drawn: int = 0  # tests of the sample
+    outside: int = 0  # of these, such as lay outside the band of their time
     missed: int = 0  # of these, such as fell the other way in full precision
 
     @property
     def hopeless(self) -> bool:
         return self.hopeless_at is not None
 
-    def sampled(self, index: int) -> bool:
-        """Whether both networks are measured whatever comes out: all tests until there is a band, then those drawn."""
-        return self.band == math.inf or drawn(self.settings.seed, index, self.settings.share)
+    @property
+    def calibrated(self) -> bool:
+        return self.start >= least_sample(self.settings.quantile, self.settings.confidence)
+
+    @property
+    def band(self) -> float:
+        return max(self._seen, 0.0 if self.calibrated else self.settings.near)
+
+    @property
+    def _seen(self) -> float:
+        return self.settings.safety * self.largest
 
     def wants(self, decision: Decision) -> bool:
         """Whether a decision taken in low precision is to be audited."""
-        return self.sampled(decision.index) or not self._margin(decision.effect) > self.band
+        return self._chosen(decision.index) or not self._margin(decision.effect) > self.band
 
     def note(self, decision: Decision) -> None:
         """Learn from a decision that stands."""
-        if decision.low is None or self.hopeless:
+        if self.hopeless:
             return
-        effect = decision.low[1] - decision.low[0]
-        if self.sampled(decision.index):
-            away = self._margin(effect)
-            self.margins.append(away)
+        before, after = decision.low or (decision.before, decision.after)
+        effect = after - before
+        away = self._margin(effect)
+        insort(self.margins, _finite_or_inf(away))
+        if decision.low is None:
+            return
+        if self._sampled(decision.index):
+            self.drawn += 1
             if away > self.band:
                 self.outside += 1
                 self.missed += is_removed(effect, self.threshold, absolute=self.absolute) != decision.removed
+        self.start += not away > self.settings.near
         self.largest = max(self.largest, _finite_or_inf(self._relative(effect - decision.effect, effect)))
-        if len(self.margins) >= least_sample(self.settings.quantile, self.settings.confidence):
-            self.band = self.settings.safety * self.largest
-            if self._mostly_inside():
-                self.hopeless_at = decision.index
+        if (self.calibrated or self._seen > self.settings.near) and self._mostly_inside():
+            self.hopeless_at = decision.index
+
+    def _chosen(self, index: int) -> bool:
+        return index < self.settings.first or self._sampled(index)
+
+    def _sampled(self, index: int) -> bool:
+        return drawn(self.settings.seed, index, self.settings.share)
 
     def _mostly_inside(self) -> bool:
-        """Whether so few of the sample outside the band would be rare if the share of tests inside were the one set.
+        """Whether so few tests outside the band would be rare if the share of tests inside were the one set.
 
         Asked after every audit, so that over a search a format is given up wrongly more often than 1 - confidence. All
         that costs is time: the rest is decided in full precision.
         """
-        n, out = len(self.margins), sum(away > self.band for away in self.margins)
-        rate = 1 - self.settings.hopeless
-        fewer = sum(_binomial(n, i, rate) for i in range(out + 1)) if rate > 0 else 1.0
-        return out < n and fewer < 1 - self.settings.confidence
+        n, rate = len(self.margins), 1 - self.settings.hopeless
+        out = n - bisect_right(self.margins, self.band)
+        if out >= n * rate:
+            return False
+        return sum(_binomial(n, i, rate) for i in range(out + 1)) < 1 - self.settings.confidence
 
     def _margin(self, effect: float) -> float:
         return self._relative(margin(effect, self.threshold, absolute=self.absolute), effect)
@@ -141,9 +164,9 @@ class Auditor:
             return decision  # the search ends at an earlier test
         if self._calibration.wants(decision):
             decision = self._audit(decision)
-            self._calibration.note(decision)
         elif decision.removed:
             self._gone.append(decision.edge)
+        self._calibration.note(decision)
         return decision
 
     def repeat(self, decision: Decision) -> None:
@@ -213,7 +236,7 @@ def record(
     ``outside``: tests drawn that lay outside the band of their time, and how many of them full precision overturned.
     They are a random sample of those left unaudited, hence ``could_differ``: with the confidence, as many unaudited
     tests at most are expected to have fallen otherwise than in full precision. A sample of n can bound no rate below
-    about 3 / n at 95%, and a short search draws too few to say anything. ``band`` is None if there was none yet.
+    about 3 / n at 95%, and a short search draws too few to say anything. ``band`` is None if it is endless.
     """
     known = Calibration(settings, threshold, absolute)
     for decision in decisions:
@@ -229,7 +252,8 @@ def record(
         "tests": len(audited),
         "share": len(audited) / len(decisions),
         "overturned": flips,
-        "sample": len(known.margins),
+        "calibrated": known.calibrated,
+        "sample": known.drawn,
         "outside": {"drawn": known.outside, "overturned": known.missed},
         "confidence": settings.confidence,
         "safety": settings.safety,

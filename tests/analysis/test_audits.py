@@ -59,7 +59,7 @@ def test_only_audited_series_get_another_name(tmp_path: Path) -> None:
     rows = collect(tmp_path, ids).cells
     assert rows["pair"].nunique() == 1
     assert rows["series"].nunique() == 3
-    assert set(rows["variant"]) == {"", "audit=band band.share=0.02", "audit=band band.share=0.5"}
+    assert set(rows["variant"]) == {"", "audit=band band.share=0.01", "audit=band band.share=0.5"}
 
 
 def test_without_audits_the_table_is_empty(tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ from pahq.search.speculate import speculate
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
 GRAPH = build_graph(ModelShape(2, 2, 2, True))
-NEVER = BandConfig(share=0.0)
-EARLY = BandConfig(share=0.1, quantile=0.5, confidence=0.9)  # a band after four tests
+EARLY = BandConfig(share=0.1, quantile=0.5, confidence=0.9)  # four tests near the threshold begin it
+NARROW = BandConfig(share=0.0, first=0, near=1e-300)  # a band of nothing: no test is measured again, whatever it says
+ENDLESS = BandConfig(near=2.0, quantile=0.999999)
 
 
 # ---- the sample and what it bounds
@@ -88,50 +89,81 @@ def answer(index: int, low: float, full: float, threshold: float = 0.1) -> Decis
     return Decision(index, index, 1.0, 1.0 + full, full < threshold, audited=True, low=(5.0, 5.0 + low))
 
 
+def one(**settings: float) -> Calibration:
+    """After one test near the threshold the band is what was seen."""
+    return Calibration(BandConfig(**{"share": 0.0, "first": 0, "quantile": 0.5, "confidence": 0.5, **settings}), 0.1)
+
+
+def unaudited(index: int, low: float) -> Decision:
+    return Decision(index, index, 0.0, low, low < 0.1)
+
+
 def test_differences_are_taken_relative_to_effect_and_threshold() -> None:
-    known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5, safety=2.0), 0.1)
+    known = one(near=0.9)
     known.note(answer(0, 0.9, 0.8))
     assert known.largest == pytest.approx(0.1 / 1.0)
     assert known.band == pytest.approx(0.2)
-    assert known.wants(Decision(1, 1, 0.0, 0.14, False))  # .04 away, of .24
-    assert not known.wants(Decision(1, 1, 0.0, 0.16, False))  # .06 away, of .26
-    assert not known.wants(Decision(1, 1, 0.0, 0.0, True))
-    assert known.wants(Decision(1, 1, 0.0, math.nan, False))
+    assert known.wants(unaudited(1, 0.14))  # .04 away, of .24
+    assert not known.wants(unaudited(1, 0.16))  # .06 away, of .26
+    assert not known.wants(unaudited(1, 0.0))
+    assert known.wants(unaudited(1, math.nan))
 
 
-def test_every_audited_test_widens_the_band_but_only_drawn_ones_are_the_sample() -> None:
-    known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5, safety=2.0), 0.1)
-    known.note(answer(0, 0.9, 0.8))
+def test_the_band_is_wide_until_enough_tests_near_the_threshold_were_measured() -> None:
+    known = Calibration(BandConfig(share=0.0, first=2, quantile=0.5, confidence=0.9), 0.1)  # four of them
+    assert [known.wants(unaudited(i, 0.0)) for i in range(4)] == [True, True, False, False]
+    for i in range(10):
+        known.note(answer(i, 0.0, 0.001))  # far away: drawn, they widen the band, and count for nothing else
+    for i in range(3):
+        known.note(answer(10 + i, 0.11, 0.12))
+        assert known.band == 0.5
+        assert known.wants(unaudited(20, 0.29))  # .19 away, of .39
+        assert not known.wants(unaudited(20, 0.31))  # .21 away, of .41
+    known.note(answer(13, 0.11, 0.12))
+    assert known.band == pytest.approx(2 * 0.01 / 0.21)
+
+
+def test_a_large_difference_makes_the_first_band_wider() -> None:
+    known = Calibration(BandConfig(share=0.0), 0.1)
+    known.note(answer(0, 0.11, 0.2))
+    assert known.band == pytest.approx(2 * 0.09 / 0.21)
+
+
+def test_every_audited_test_widens_the_band_and_none_narrows_it() -> None:
+    known = one()
+    known.note(answer(0, 0.11, 0.12))
     known.note(answer(1, 0.11, 0.2))
-    assert len(known.margins) == 1
     assert known.band == pytest.approx(2 * 0.09 / 0.21)
     known.note(answer(2, 0.11, 0.12))
     assert known.band == pytest.approx(2 * 0.09 / 0.21)
 
 
-def test_a_format_is_given_up_only_when_the_sample_is_sure() -> None:
-    """Twenty of the first 29 in the band are more than half with 95% confidence, nineteen are not."""
-    for inside in (19, 20):
-        known = Calibration(BandConfig(share=0.0, safety=1.0), 0.1)
-        for i in range(29):
-            known.note(answer(i, 0.0, 0.0) if i >= inside else answer(i, 0.1, 0.15))
-        assert known.hopeless == (inside == 20)
+def test_a_format_is_given_up_only_when_the_tests_so_far_are_sure() -> None:
+    """Nineteen of 28 in the band are more than half with 95% confidence, 18 of 27 are not; unaudited ones count."""
+    known = Calibration(BandConfig(share=0.0, safety=1.0), 0.1)
+    for i in range(9):
+        known.note(unaudited(i, 0.0))
+    for i in range(19):
+        assert not known.hopeless
+        known.note(answer(9 + i, 0.1, 0.15))
+    assert known.hopeless_at == 27
 
 
-def test_a_nan_leaves_no_band_and_gives_up() -> None:
-    known = Calibration(BandConfig(share=1.0, quantile=0.5, confidence=0.5), 0.1)
+def test_a_nan_makes_the_band_endless_and_gives_up() -> None:
+    known = one()
     known.note(answer(0, math.nan, 0.8))
     assert known.band == math.inf
-    known = Calibration(BandConfig(share=1.0), 0.1)
-    for i in range(29):
+    known = Calibration(BandConfig(), 0.1)
+    for i in range(5):  # .5^5 < .05
+        assert not known.hopeless
         known.note(answer(i, math.nan, 0.8))
-    assert known.band == math.inf
     assert known.hopeless
 
 
 def test_threshold_nought_divides_by_nothing() -> None:
     known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5), 0.0)
     known.note(answer(0, 0.0, 0.0, 0.0))
+    assert known.calibrated
     assert known.largest == 0.0
     assert known.band == 0.0
 
@@ -142,22 +174,23 @@ def test_what_the_band_missed_is_bounded_though_errors_grow_and_have_heavy_tails
     for seed in range(200):
         draw = random.Random(seed)
         known = Calibration(BandConfig(seed=seed, share=0.05, hopeless=1.0), 0.1)
-        missed = unaudited = 0
+        missed = left = 0
         for i in range(1500):
             full = draw.choice([0.0, 0.05, 0.3]) * draw.random()
             low = full + draw.choice([-1, 1]) * 1e-4 * (1 + i / 300) * draw.paretovariate(1.2)
-            decision = Decision(i, i, 0.0, low, low < 0.1)
+            decision = unaudited(i, low)
             if known.wants(decision):
                 known.note(answer(i, low, full))
             else:
-                unaudited += 1
+                known.note(decision)
+                left += 1
                 missed += (low < 0.1) != (full < 0.1)
-        short += missed > unaudited * upper_rate(known.missed, known.outside, 0.95)
+        short += missed > left * upper_rate(known.missed, known.outside, 0.95)
     assert short <= 20
 
 
 def test_a_missed_test_in_the_sample_is_told() -> None:
-    known = Calibration(BandConfig(share=1.0, quantile=0.5, confidence=0.5, hopeless=1.0), 0.1)
+    known = one(share=1.0, hopeless=1.0)
     known.note(answer(0, 0.2, 0.2))
     known.note(answer(1, 0.2, 0.01))  # no difference so far, so the band was empty
     known.note(answer(2, 0.2, 0.2))  # inside it now
@@ -237,12 +270,12 @@ def verdicts(decisions: Sequence[Decision]) -> list[tuple[int, bool]]:
 @settings(max_examples=8, deadline=None)
 def test_an_endless_band_is_acdc_and_an_empty_one_no_audit(seed: int, fast: bool) -> None:
     full, low = costs(seed, 0.1)
-    endless = Calibration(BandConfig(quantile=0.9999), 0.1)
+    endless = Calibration(ENDLESS, 0.1)
     everything, _, _ = run(full, low, endless, fast=fast)
     assert verdicts(everything) == verdicts(plain(full))
     assert all(decision.audited for decision in everything)
     assert [d.effect for d in everything] == pytest.approx([d.effect for d in plain(full)])
-    nothing, _, exact = run(full, low, Calibration(NEVER, 0.1, band=0.0), fast=fast)
+    nothing, _, exact = run(full, low, Calibration(NARROW, 0.1), fast=fast)
     assert verdicts(nothing) == verdicts(plain(low))
     assert exact.measured == 0
 
@@ -300,9 +333,9 @@ def test_the_record_counts() -> None:
     assert found["tests"] == len(audited)
     assert found["share"] == len(audited) / len(decisions)
     assert found["overturned"] == sum((low[d.edge] < 0.1) != (full[d.edge] < 0.1) for d in audited)
-    assert least_sample(0.5, 0.9) <= found["sample"] <= len(audited)
-    beyond = [d for d in audited if drawn(0, d.index, many.share) and d.index >= least_sample(0.5, 0.9)]
-    assert 0 < found["outside"]["drawn"] <= len(beyond)
+    assert found["calibrated"]
+    assert found["sample"] == sum(drawn(0, d.index, many.share) for d in decisions)
+    assert 0 < found["outside"]["drawn"] <= found["sample"]
     rate = upper_rate(found["outside"]["overturned"], found["outside"]["drawn"], 0.9)
     assert found["could_differ"] == (len(decisions) - len(audited)) * rate
     chosen = unaudited_sample(decisions, BandConfig(verify=5))
@@ -331,14 +364,14 @@ def test_int4_with_an_endless_band_is_acdc(family: str, engine: Callable[[Proble
         by = partial(focus_of, on.graph, rule=on.focus)
         return search(engine(on), Order(), 0.02, focus=lambda e: by(on.graph.edges[e]), done=done, judge=judge)
 
-    known = Calibration(BandConfig(quantile=0.999999), 0.02)
+    known = Calibration(ENDLESS, 0.02)
     audited = list(banded(lambda j, d: start(low, d, j), lambda d: start(full, d), Auditor(engine(full), known), known))
     expected = list(start(full, []))
     assert verdicts(audited) == verdicts(expected)
     assert [d.effect for d in audited] == pytest.approx([d.effect for d in expected], abs=1e-9)
     lowly = list(start(low, []))
     assert verdicts(lowly) != verdicts(expected)  # or nothing would be shown
-    empty = Calibration(NEVER, 0.02, band=0.0)
+    empty = Calibration(NARROW, 0.02)
     unaudited = list(
         banded(lambda j, d: start(low, d, j), lambda d: start(full, d), Auditor(engine(full), empty), empty)
     )
