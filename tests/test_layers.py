@@ -37,6 +37,7 @@ GUESTS = {
     "transformers": {"model.load", "model.families"},
     "matplotlib": {"analysis.figures"},
     "scipy": {"analysis.faithfulness.bootstrap", "analysis.faithfulness.hypotheses"},
+    "triton": {"model.fusedkernel"},
     "snakemake": set(),
 }
 NO_TORCH = (

@@ -150,7 +150,7 @@ def cell_problem(
 
     ``store`` None: plain, or packed where codes are multiplied.
     """
-    coded = cell.precision.kernel == "codes" and not full
+    coded = cell.precision.kernel != "unpack" and not full
     return build_problem(
         model,
         prompts,

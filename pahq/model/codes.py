@@ -33,6 +33,10 @@ class Coded:
     def rows(self, heads: list[int]) -> Coded:
         return Coded(take(self.codes, heads), take(self.scale, heads))
 
+    def multiply(self, x: Float[Tensor, "head row inner"], products: str) -> Float[Tensor, "head row out"]:
+        """``x @ weight`` in 8 bits; ``x`` may have 1 in place of the head axis."""
+        return multiply(x, self, products)
+
 
 def encode(x: Float[Tensor, "*row inner"], products: str) -> tuple[Shaped[Tensor, "*row inner"], Tensor]:
     """Codes of every row and its scale [*row, 1]: x is about codes * scale. Rows of zeros have scale 1."""

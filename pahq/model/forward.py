@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.codes import multiply
 from pahq.model.products import product
 from pahq.model.rows import put, take
 from pahq.model.run import Fixed, Run
@@ -75,17 +74,18 @@ def project(
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
-    products = config.products
-    if layer.exact and products != "float32":
+    products, by_codes = config.products, layer.by_codes
+    if layer.exact and (by_codes or products != "float32"):
         heads = list(range(config.count(letter)) if rows is None else rows)
         exact = layer.are_exact(letter, heads)
         if any(exact) and not all(exact):
             return _apart(config, layer, letter, x, first, heads, exact)
-        products = "float32" if all(exact) else products
+        if all(exact):
+            products, by_codes = "float32", False
     normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
     if layer.W_pos is not None and letter != "v":
         normed = normed + layer.W_pos[first : first + normed.shape[-2]]
-    out = _multiplied(layer, letter, normed.flatten(1, -2), rows, products)
+    out = _multiplied(layer, letter, normed.flatten(1, -2), rows, products, by_codes)
     return finish_projection(config, layer, letter, out.view(-1, *normed.shape[1:-1], config.d_head), first=first)
 
 
@@ -95,12 +95,12 @@ def _multiplied(
     x: Float[Tensor, "letter_head row d_model"],
     rows: Sequence[int] | None,
     products: str,
+    by_codes: bool,
 ) -> Float[Tensor, "letter_head row d_head"]:
     """Product and bias of a projection, all heads of ``x`` alike."""
     bias = (layer.bias(letter) if rows is None else take(layer.bias(letter), rows))[:, None]
-    coded = None if products == "float32" else layer.coded(letter, rows)
-    if coded is not None:
-        return multiply(x, coded, products) + bias
+    if by_codes:
+        return layer.coded(letter, rows).multiply(x, products) + bias
     weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
     if x.shape[0] == 1 < weight.shape[0]:  # all heads read one input: one product for all of them
         together = product(x[0], weight.permute(1, 0, 2).flatten(1), products)

@@ -18,6 +18,7 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.graph import ModelShape
 from pahq.model.codes import Coded
+from pahq.model.fused import Fused
 from pahq.model.rows import take
 
 Activation = Literal["relu", "gelu", "gelu_new", "silu"]
@@ -145,9 +146,14 @@ class LayerWeights:
         """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
         return take(self.W_O if letter == "o" else self.weight(letter), heads)
 
-    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | None:
-        """Codes of q, k or v weights (``heads``: these alone) if they are to be multiplied as such, focus or not."""
-        return None
+    @property
+    def by_codes(self) -> bool:
+        """Whether q, k and v weights out of focus are multiplied as ``coded`` gives them, in any kind of products."""
+        return False
+
+    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
+        """Codes of q, k or v weights (``heads``: these alone), focus or not; for layers that go ``by_codes``."""
+        raise NotImplementedError
 
 
 class Reader(Protocol):

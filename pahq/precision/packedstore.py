@@ -19,11 +19,12 @@ from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
 from pahq.model.codes import Coded, check_card
+from pahq.model.fused import Fused, check_fused
 from pahq.model.modelfile import ModelFile, spill
 from pahq.model.products import rounded
 from pahq.model.rows import take
 from pahq.model.weights import Ends, EndWeights, LayerWeights, Model, ModelConfig, Network, Streamed
-from pahq.precision.formats import Format
+from pahq.precision.formats import GROUPS, Format
 from pahq.precision.packed import Packed, pack, pack_parts, unpack
 from pahq.precision.schedule import Schedule, schedule_of
 from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
@@ -45,17 +46,19 @@ class PackedStore:
         schedule: Schedule,
         *,
         cached_layers: int = 2,
-        coded: bool = False,
+        kernel: str = "unpack",
     ) -> None:
         """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all other fields of LayerWeights.
 
-        ``coded``: q, k and v weights out of focus are multiplied as codes.
+        ``kernel``: how q, k and v weights out of focus are multiplied.
         """
         if cached_layers < 1:
             raise PahqError(f"cached_layers must be at least 1, got {cached_layers}")
         self.ends, self._packed, self._small = ends, tuple(packed), tuple(small)
         self._cached, self.schedule = cached_layers, schedule
-        self._coded = [_codes(layer) for layer in packed] if coded else None
+        self.by_codes = kernel != "unpack"
+        coded = packed if self.by_codes else ()
+        self._coded = [{letter: _codes(layer, letter, kernel) for letter in "qkv"} for layer in coded]
         first = self._packed[0]
         device, dtype = ends.W_E.device, ends.W_E.dtype
         self.slots = FocusSlots(ends.config, master, schedule.load, dtype=dtype, device=device)
@@ -80,25 +83,27 @@ class PackedStore:
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
         device = torch.device("cpu") if isinstance(model, ModelFile) else model.W_E.device
         order = schedule_of(schedule, device)
-        coded = precision.kernel == "codes"
-        if coded:
+        kernel = precision.kernel
+        if kernel == "codes":
             check_card(device, precision.compute, model.config.d_model, model.config.d_head)
+        elif kernel == "fused":
+            check_fused(device)
         packed, small = [], []
         positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
         shared = {"W_pos": positions if model.config.positions == "shortformer" else None}
         for index in range(model.config.layers):
             weights = {name: _pack(model, index, name, heads if name in ATTENTION else mlp) for name in ATTENTION + MLP}
             held = {name: weight for name, weight in weights.items() if weight is not None}
-            packed.append(_by_output(held) if coded else held)
+            packed.append(_by_output(held) if kernel == "codes" else held)
             # copies: a view of a checkpoint would keep all of it
             others = ((name, _field(model, index, name)) for name in _SMALL)
             small.append({name: None if value is None else value.clone() for name, value in others} | shared)
         ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
         ends = replace(ends, config=model.config.computing(precision.compute))
         if isinstance(model, ModelFile):
-            return cls(ends, packed, small, model, order, cached_layers=cached_layers, coded=coded)
+            return cls(ends, packed, small, model, order, cached_layers=cached_layers, kernel=kernel)
         master = PinnedMaster(model) if device.type == "cuda" else spill(model)
-        return cls(ends, packed, small, master, order, cached_layers=cached_layers, coded=coded)
+        return cls(ends, packed, small, master, order, cached_layers=cached_layers, kernel=kernel)
 
     @property
     def config(self) -> ModelConfig:
@@ -146,10 +151,8 @@ class PackedStore:
                 out[place] = self._exact((index, head // size), name)[head % size]
         return out
 
-    def coded(self, index: int, letter: str, heads: Sequence[int] | None) -> Coded | None:
+    def coded(self, index: int, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
         """The codes of a letter's weights out of focus, where the kernel multiplies these."""
-        if self._coded is None:
-            return None
         whole = self._coded[index][letter]
         return whole if heads is None else whole.rows(list(heads))
 
@@ -221,7 +224,11 @@ class PackedLayer(LayerWeights):
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self._store.rows(self._index, letter, heads, self._focus)
 
-    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | None:
+    @property
+    def by_codes(self) -> bool:
+        return self._store.by_codes
+
+    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
         return self._store.coded(self._index, letter, heads)
 
 
@@ -262,13 +269,13 @@ def _by_output(layer: dict[str, Packed]) -> dict[str, Packed]:
     return layer | {name: replace(layer[name], codes=turned(layer[name].codes)) for name in ATTENTION[:3]}
 
 
-def _codes(layer: dict[str, Packed]) -> dict[str, Coded]:
-    found = {}
-    for letter in "qkv":
-        weight = layer[f"W_{letter.upper()}"]
-        assert weight.scale is not None
-        found[letter] = Coded(weight.codes.mT, weight.scale[..., 0, :])
-    return found
+def _codes(layer: dict[str, Packed], letter: str, kernel: str) -> Coded | Fused:
+    weight = layer[f"W_{letter.upper()}"]
+    assert weight.scale is not None
+    if kernel == "codes":
+        return Coded(weight.codes.mT, weight.scale[..., 0, :])
+    reach = GROUPS.get(weight.form.scales, weight.shape[-2])
+    return Fused(weight.form.name, reach, weight.codes, weight.scale, weight.low)
 
 
 def _field(model: Model | ModelFile, index: int, name: str) -> Tensor | None:

@@ -106,8 +106,8 @@ class PrecisionStore:
 
         Raises PahqError where codes are to be multiplied: there are none.
         """
-        if precision.kernel == "codes":
-            raise PahqError("precision.kernel=codes needs a packed store: a plain store has no codes")
+        if precision.kernel != "unpack":
+            raise PahqError(f"precision.kernel={precision.kernel} needs a packed store: a plain store has no codes")
         layers = tuple(_rounded(layer, precision) for layer in model.layers)
         low = replace(model, layers=layers, config=model.config.computing(precision.compute))
         return cls(full=model, low=low, uniform=(precision.heads, precision.compute) == ("float32", "float32"))

@@ -192,8 +192,8 @@ def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(
         found = coded.layer(1, NO_FOCUS).coded("q", rows)
         assert found is not None
         assert found.codes.is_contiguous()
-    assert coded.layer(0, NO_FOCUS).coded("q", None) is not None
-    assert unpacked.layer(0, NO_FOCUS).coded("q", None) is None
+    assert coded.layer(0, NO_FOCUS).by_codes
+    assert not unpacked.layer(0, NO_FOCUS).by_codes
     x = torch.randn(model.config.heads, 2, 3, model.config.d_model, generator=torch.Generator().manual_seed(0))
     for focus in (NO_FOCUS, frozenset({(1, 1)}), frozenset({(1, 0), (1, 1)})):
         for letter in "qkv":
@@ -218,7 +218,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(1)
         return multiply(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pahq.model.forward.multiply", count)
+    monkeypatch.setattr("pahq.model.codes.multiply", count)
     return seen
 
 

@@ -91,7 +91,8 @@ def answer(index: int, low: float, full: float, threshold: float = 0.1) -> Decis
 
 def one(**settings: float) -> Calibration:
     """After one test near the threshold the band is what was seen."""
-    return Calibration(BandConfig(**{"share": 0.0, "first": 0, "quantile": 0.5, "confidence": 0.5, **settings}), 0.1)
+    usual = {"share": 0.0, "first": 0, "quantile": 0.5, "confidence": 0.5, "safety": 2.0, "near": 0.5}
+    return Calibration(BandConfig(**(usual | settings)), 0.1)
 
 
 def unaudited(index: int, low: float) -> Decision:
@@ -110,7 +111,9 @@ def test_differences_are_taken_relative_to_effect_and_threshold() -> None:
 
 
 def test_the_band_is_wide_until_enough_tests_near_the_threshold_were_measured() -> None:
-    known = Calibration(BandConfig(share=0.0, first=2, quantile=0.5, confidence=0.9), 0.1)  # four of them
+    known = Calibration(
+        BandConfig(share=0.0, first=2, quantile=0.5, confidence=0.9, safety=2.0, near=0.5), 0.1
+    )  # four of them
     assert [known.wants(unaudited(i, 0.0)) for i in range(4)] == [True, True, False, False]
     for i in range(10):
         known.note(answer(i, 0.0, 0.001))  # far away: drawn, they widen the band, and count for nothing else
@@ -124,7 +127,7 @@ def test_the_band_is_wide_until_enough_tests_near_the_threshold_were_measured() 
 
 
 def test_a_large_difference_makes_the_first_band_wider() -> None:
-    known = Calibration(BandConfig(share=0.0), 0.1)
+    known = Calibration(BandConfig(safety=2.0), 0.1)
     known.note(answer(0, 0.11, 0.2))
     assert known.band == pytest.approx(2 * 0.09 / 0.21)
 
