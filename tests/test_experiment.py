@@ -188,7 +188,9 @@ def test_a_faulty_experiment_is_told_in_one_sentence(conf: Path, text: str, sent
 
 
 def test_an_unknown_experiment_names_the_known_ones() -> None:
-    with pytest.raises(PahqError, match="unknown experiment 'papr'; known: default, paper, products, real, smoke"):
+    with pytest.raises(
+        PahqError, match="unknown experiment 'papr'; known: ablations, default, paper, products, real, smoke"
+    ):
         cells("papr")
 
 

@@ -148,7 +148,10 @@ def test_an_unknown_experiment_is_told_in_one_sentence(tmp_path: Path) -> None:
     full = command(tmp_path, "--config", "experiment=papr")
     done = subprocess.run(full, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "unknown experiment 'papr'; known: default, paper, products, real, smoke" in done.stdout + done.stderr
+    assert (
+        "unknown experiment 'papr'; known: ablations, default, paper, products, real, smoke"
+        in done.stdout + done.stderr
+    )
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -99,6 +99,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "method": method["name"],
         "focus": method["focus"],
         "heads_order": method["heads"],
+        "absolute": bool(method.get("absolute", False)),
         "precision": precision["name"],
         "format": precision["heads"],
         "scales": precision["scales"],

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.collect import Collected, collect
+from pahq.analysis.effects import effect_rows
 from pahq.analysis.frames import analysis_folder, write_parquet
 from pahq.analysis.roc import Agreement, Curve, point
 from pahq.analysis.stability import collect_stability
@@ -75,7 +76,7 @@ _AGREEMENT = [
 
 
 def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
-    """Write an experiment's cells, missing, roc, auc, agreement, stability and inclusion.parquet; return their folder.
+    """Write cells, missing, roc, auc, agreement, stability, inclusion and effects.parquet; return their folder.
 
     Cells without a result are listed in missing.parquet and warned of; the rest is evaluated all the same.
     Raises PahqError for a broken result, and if no cell is finished.
@@ -99,6 +100,7 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
     write_parquet(folder / "agreement.parquet", pd.DataFrame(_agreements(collected), columns=_AGREEMENT))
     write_parquet(folder / "stability.parquet", stability)
     write_parquet(folder / "inclusion.parquet", inclusion)
+    write_parquet(folder / "effects.parquet", effect_rows(root, collected.cells))
     return folder
 
 

@@ -38,13 +38,14 @@ class Evaluation:
     agreement: pd.DataFrame
     stability: pd.DataFrame
     inclusion: pd.DataFrame
+    effects: pd.DataFrame
     faithfulness: pd.DataFrame
 
     @classmethod
     def read(cls, root: str | Path, experiment: str) -> Evaluation:
         """Read what ``evaluate`` wrote; PahqError in one sentence if it is missing or broken."""
         folder = analysis_folder(root, experiment)
-        names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion")
+        names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects")
         frames = {name: read_parquet(folder, name) for name in names}
         if "twin" not in frames["cells"]:
             raise PahqError(f"{folder} was evaluated by an older version; evaluate the experiment {experiment!r} again")

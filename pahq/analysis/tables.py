@@ -76,6 +76,10 @@ HEADINGS = {
     "seconds_serial": "seconds: serial",
     "overlapped_to_serial": "overlapped / serial",
     "same_end": "same loss and edges at the end",
+    "error_median": "error: median",
+    "error_q90": "error: 90%",
+    "error_q99": "error: 99%",
+    "error_largest": "error: largest",
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }
@@ -126,6 +130,7 @@ def tables(found: Evaluation) -> list[Table]:
         apart["scheduler"],
         apart["pareto"],
         audit_table(found),
+        effect_table(found.effects),
         against_acdc(found),
     ]
 
@@ -227,6 +232,16 @@ def audit_table(found: Evaluation) -> Table:
         "Bits: of attention and MLP weights read a test, of full precision's; above 1 where both networks ran."
     )
     return Table("audit", "Audited searches", caption, audit_rows(found.cells, found.agreement))
+
+
+def effect_table(effects: pd.DataFrame) -> Table:
+    caption = (
+        "Searches whose every test was measured in both precisions (audit=band band.share=1): what focus, scales and "
+        "the re-measured baseline do to |effect - full-precision effect|, in the search metric's units, over all "
+        "tests of a search, all in ACDC's own states. Flipped: tests that fell on the other side of the threshold. "
+        "Scales: precisions named -head have one a head, the others of their format one a row."
+    )
+    return Table("effects", "Ablations: errors of effects", caption, effects)
 
 
 def _cost_note(row: Mapping[str, Any]) -> str:

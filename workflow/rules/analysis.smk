@@ -9,7 +9,7 @@ rule evaluate:
     output:
         expand(
             f"{ANALYSIS}/{{name}}.parquet",
-            name=["cells", "missing", "roc", "auc", "agreement", "stability", "inclusion"],
+            name=["cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects"],
         ),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/evaluate.log",
