@@ -68,11 +68,14 @@ def _alike(group: Group) -> tuple[object, ...]:
     return (group.name, *words) if apart else tuple(words)
 
 
-def extra_jobs(found: Iterable[Group], extra: str) -> dict[str, list[str]]:
-    """Ids of the cells with that extra, by the name of their job: one process for all that share task, model, seed."""
+def extra_jobs(found: Iterable[Group], extra: str, *, every: bool = False) -> dict[str, list[str]]:
+    """Ids of the cells with that extra, by the name of their job: one process for all that share task, model, seed.
+
+    ``every``: all cells, marked or not.
+    """
     jobs: dict[tuple[str, str, int], list[str]] = {}
     for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
-        if extra in cell.extras:
+        if every or extra in cell.extras:
             config = cell.config
             jobs.setdefault((config.task.name, config.model.name, config.seed), []).append(cell_id)
     tasks = [task for task, _, _ in jobs]

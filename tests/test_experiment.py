@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -145,6 +146,8 @@ def test_extras_go_to_the_cells_of_their_rows_however_these_are_typed(conf: Path
     ]
     acdc, pahq, other = marked
     assert extra_jobs(bundles, "stability") == {"nano-ioi": [acdc, pahq], "nano-ioi-1": [other]}
+    every = itertools.chain.from_iterable(extra_jobs(bundles, "stability", every=True).values())
+    assert sorted(every) == sorted(itertools.chain.from_iterable(bundle.cells for bundle in bundles))
     assert not any("stability" in word for cell in cells("extra").values() for word in cell.overrides)
 
 

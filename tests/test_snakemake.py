@@ -87,6 +87,21 @@ def test_sizes_of_stability_and_faithfulness_are_settings(tmp_path: Path) -> Non
     assert any("pahq faithfulness" in line and "--random-circuits 40" in line for line in asked)
 
 
+def test_every_cells_stability_is_measured_if_asked(tmp_path: Path) -> None:
+    def asked(*said: str) -> list[str]:
+        full = [*command(tmp_path, "-n", "-p", "--quiet", "host"), "--config", "experiment=smoke", *said]
+        listed = subprocess.run(full, capture_output=True, text=True, timeout=300, check=False)
+        return (listed.stdout + listed.stderr).splitlines()
+
+    def named(lines: list[str]) -> set[str]:
+        jobs = [line for line in lines if "python -m pahq stability" in line]
+        return {cell for cell in cells("smoke") if any(f"/{cell} " in line for line in jobs)}
+
+    assert named(asked("stability_of=all")) == set(cells("smoke"))
+    assert named(asked()) == {cell for cell, what in cells("smoke").items() if "stability" in what.extras}
+    assert any("unknown stability_of 'most'; known: all, marked" in line for line in asked("stability_of=most"))
+
+
 def test_a_newer_model_file_leaves_the_cells_as_they_are(finished: Path) -> None:
     with (finished / "results" / "models" / "tracr-proportion.json").open("a") as file:
         file.write("\n")  # the content too: a newer time alone does not deceive Snakemake

@@ -185,7 +185,7 @@ def stability_table(stability: pd.DataFrame) -> Table:
     caption = (
         "The whole search again: on prompts drawn with replacement (resamples), in the other orders of "
         "heads and senders, and on the prompts of other seeds. Jaccard indices of kept edges, of pairs of "
-        "resamples and to the circuit itself. Cells whose row of the experiment says stability: true."
+        "resamples and to the circuit itself. Cells whose row of the experiment says stability: true, or all if asked."
     )
     return Table("stability", "Stability", caption, stability[names.split()])
 

@@ -1,8 +1,12 @@
 # The cells whose rows say stability: true, searched again on resampled prompts, in other orders and with other seeds.
 # One job for the cells of a task; the replicates in <cell>/stability are undeclared, so they outlive a killed job.
-# Numbers of searches: --config stability="--n 5 --seeds 1".
+# Numbers of searches: --config stability="--n 5 --seeds 1". Every cell's, marked or not: --config stability_of=all.
+STABILITY_OF = str(config.get("stability_of", "marked"))
+if STABILITY_OF not in ("marked", "all"):
+    raise WorkflowError(f"unknown stability_of {STABILITY_OF!r}; known: all, marked")
 STABILITY = {
-    name: [f"{ROOT}/cells/{cell_id}" for cell_id in ids] for name, ids in extra_jobs(GROUPS, "stability").items()
+    name: [f"{ROOT}/cells/{cell_id}" for cell_id in ids]
+    for name, ids in extra_jobs(GROUPS, "stability", every=STABILITY_OF == "all").items()
 }
 STABLE = [f"{folder}/stability.json" for folders in STABILITY.values() for folder in folders]
 
