@@ -76,7 +76,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     earlier = read_journal(folder / "decisions.jsonl")
     full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
     lines = _search(cell, run, problem, full, folder, earlier)
-    decisions = [_decision(problem.graph, line) for line in lines]
+    decisions = [as_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
     model = source.load() if isinstance(source, ModelFile) else source  # to judge by, in full precision
@@ -223,7 +223,7 @@ def _search(
     """Run the search, journalling each decision; return all lines, earlier ones included."""
     graph = problem.graph
     lines = list(earlier)
-    done = [_decision(graph, line) for line in earlier]
+    done = [as_decision(graph, line) for line in earlier]
     kept = sum(not line.removed for line in lines)
     bar = tqdm(total=len(graph.edges), initial=len(lines), unit="edge", disable=not run.progress or None, leave=False)
     with Journal(folder / "decisions.jsonl", lines) as journal, bar:
@@ -231,18 +231,7 @@ def _search(
         clock = time.perf_counter()
         for decision in search(cell, problem, done, run.memory_gb, full):
             now = time.perf_counter()
-            edge = str(graph.edges[decision.edge])
-            line = JournalLine(
-                decision.index,
-                edge,
-                decision.before,
-                decision.after,
-                decision.removed,
-                round(now - clock, 6),
-                decision.audited,
-                decision.low,
-                decision.drift,
-            )
+            line = as_line(graph, decision, now - clock)
             journal.append(line)
             lines.append(line)
             clock = now
@@ -273,7 +262,14 @@ def _unplaced(values: Any) -> Any:
     return values | {"task": {key: value for key, value in values["task"].items() if key != "prompts"}}
 
 
-def _decision(graph: Graph, line: JournalLine) -> Decision:
+def as_line(graph: Graph, decision: Decision, seconds: float) -> JournalLine:
+    """A decision as the journal stores it."""
+    d, edge = decision, str(graph.edges[decision.edge])
+    return JournalLine(d.index, edge, d.before, d.after, d.removed, round(seconds, 6), d.audited, d.low, d.drift)
+
+
+def as_decision(graph: Graph, line: JournalLine) -> Decision:
+    """A journal's line as the search that goes on after it takes it."""
     edge = graph.index_of(line.edge)
     return Decision(line.i, edge, line.before, line.after, line.removed, line.audited, line.low, line.drift)
 

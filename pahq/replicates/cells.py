@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from pahq.analysis.frames import write_parquet
-from pahq.cell import load, search, versions
+from pahq.cell import as_decision, as_line, load, search, versions
 from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
@@ -36,7 +36,6 @@ from pahq.replicates.variants import (
 )
 from pahq.results import (
     Journal,
-    JournalLine,
     cell_folder,
     read_journal,
     read_json,
@@ -44,10 +43,9 @@ from pahq.results import (
     sole_writer,
     write_json,
 )
-from pahq.search.acdc import Decision
 from pahq.search.order import Order
 from pahq.tasks import build_task
-from pahq.tasks.task import Task
+from pahq.tasks.task import Prompts, Task
 from pahq.verify import read_cell
 
 SCHEMA = 1
@@ -135,12 +133,16 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: i
         _claim(folder, ground.model)
         kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
         seconds = 0.0
-        original = cell_problem(cell, ground.model, ground.task.search)
+        original = _problems(cell, ground.model, ground.task.search)
         for variant in variants:
             finished = folder / "stability" / f"{variant.name}.json"
             if not finished.exists():
-                problem = original if variant.kind == "orders" else _problem(cell, ground, variant)
-                _replicate(_changed(cell, variant), problem, finished, run.memory_gb)
+                problems = (
+                    original
+                    if variant.kind == "orders"
+                    else _problems(cell, ground.model, _prompts(cell, ground, variant))
+                )
+                _replicate(_changed(cell, variant), problems, finished, run.memory_gb)
             edges, spent = _read_replicate(finished, variant)
             kept[variant.kind][variant.name] = edges
             seconds += spent
@@ -152,11 +154,17 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: i
     return Measured(folder / "stability.json", values, seconds)
 
 
-def _problem(cell: CellConfig, ground: _Ground, variant: Variant) -> Problem:
-    prompts = ground.task.search if variant.replicate is not None else ground.others[variant.seed].search
-    if variant.replicate is not None:
-        prompts = resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate))
-    return cell_problem(cell, ground.model, prompts)
+def _prompts(cell: CellConfig, ground: _Ground, variant: Variant) -> Prompts:
+    if variant.replicate is None:
+        return ground.others[variant.seed].search
+    prompts = ground.task.search
+    return resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate))
+
+
+def _problems(cell: CellConfig, model: Model, prompts: Prompts) -> tuple[Problem, Problem | None]:
+    """The cell's problem on these prompts, and the full-precision one beside it where the cell is audited."""
+    full = cell_problem(cell, model, prompts, full=True) if cell.audit == "band" else None
+    return cell_problem(cell, model, prompts), full
 
 
 def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
@@ -164,19 +172,19 @@ def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
     return cell.model_copy(update={"method": cell.method.model_copy(update=order)})
 
 
-def _replicate(cell: CellConfig, problem: Problem, finished: Path, memory_gb: float | None) -> None:
+def _replicate(
+    cell: CellConfig, problems: tuple[Problem, Problem | None], finished: Path, memory_gb: float | None
+) -> None:
     """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
+    problem, full = problems
     graph, path = problem.graph, finished.with_suffix(".jsonl")
     lines = read_journal(path)
-    done = [Decision(line.i, graph.index_of(line.edge), line.before, line.after, line.removed) for line in lines]
+    done = [as_decision(graph, line) for line in lines]
     with Journal(path, lines) as journal:
         clock = time.perf_counter()
-        for decision in search(cell, problem, done, memory_gb):
+        for decision in search(cell, problem, done, memory_gb, full):
             now = time.perf_counter()
-            edge = str(graph.edges[decision.edge])
-            line = JournalLine(
-                decision.index, edge, decision.before, decision.after, decision.removed, round(now - clock, 6)
-            )
+            line = as_line(graph, decision, now - clock)
             journal.append(line)
             lines.append(line)
             clock = now

@@ -103,6 +103,36 @@ def test_a_replicate_is_the_cell_on_other_prompts(
     assert kept("bootstrap-001") == set(Circuit.read(tmp_path / "cells" / cell.id / "circuit.json").edges)
 
 
+def test_an_audited_cells_replicates_are_audited_and_go_on_after_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = ("task=nano-induction", "task.examples=4", "threshold=0.1", "method=pahq", "precision=int4", "audit=band")
+    cell, other = finish(tmp_path, *low), finish(tmp_path, *low, "method.heads=ascending")
+    real = module.search
+
+    def interrupted(*arguments: object):  # type: ignore[no-untyped-def]
+        for decision in real(*arguments):  # type: ignore[arg-type]
+            if decision.index == 40:
+                raise KeyboardInterrupt
+            yield decision
+
+    monkeypatch.setattr(module, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure_cells([cell.id], where(tmp_path), n=2, seeds=0)
+    [journal] = (tmp_path / "cells" / cell.id / "stability").glob("*.jsonl")
+    assert '"low"' in journal.read_text()
+    monkeypatch.setattr(module, "search", real)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "cells", copy / "cells")
+    shutil.rmtree(copy / "cells" / cell.id / "stability")
+    for root in (tmp_path, copy):
+        measure_cells([cell.id], where(root), n=2, seeds=0)
+    assert len({(root / "cells" / cell.id / "inclusion.parquet").read_bytes() for root in (tmp_path, copy)}) == 1
+    folder = tmp_path / "cells"
+    found = json.loads((folder / cell.id / "stability" / "ascending-nearest.json").read_text())
+    assert set(found["edges"]) == set(Circuit.read(folder / other.id / "circuit.json").edges)
+
+
 @pytest.mark.parametrize("after", [1, N, N + 4])
 def test_interrupted_it_goes_on_to_the_identical_outcome(
     searched: tuple[Path, CellConfig],
@@ -133,9 +163,9 @@ def test_interrupted_it_goes_on_to_the_identical_outcome(
 
     resumed: list[int] = []
 
-    def counted(cell, problem, done, memory_gb):  # type: ignore[no-untyped-def]
+    def counted(cell, problem, done, memory_gb, full):  # type: ignore[no-untyped-def]
         resumed.append(len(done))
-        return real(cell, problem, done, memory_gb)
+        return real(cell, problem, done, memory_gb, full)
 
     monkeypatch.setattr(module, "search", counted)
     measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
