@@ -1,4 +1,5 @@
-"""One layer's q projection of every head: in float32, from low-bit weights unpacked each time, and by 8-bit codes.
+"""One layer's q projection of every head: in float32, from low-bit weights unpacked each time, by 8-bit codes, and (on a
+GPU) from weights unpacked inside the product.
 
     python benchmarks/kernels.py --json FILE
     python benchmarks/kernels.py --device cuda --rows 1500 --json FILE
@@ -24,6 +25,7 @@ from output import publish
 from torch import Tensor
 
 from pahq.model.codes import Coded, multiply
+from pahq.model.fused import Fused
 from pahq.model.products import product, rounded
 from pahq.precision.formats import Format
 from pahq.precision.packed import Packed, pack, unpack
@@ -44,8 +46,13 @@ def ways(weight: Tensor, x: Tensor) -> dict[str, Callable[[], Tensor]]:
     for name in ("int8", "fp8", "int4"):
         packed = pack(weight, Format(name, "group32" if name == "int4" else "row"))
         found[f"{name} / float32 / unpack"] = partial(unpacked, packed, "float32")
+        assert packed.scale is not None
+        if x.is_cuda:
+            reach = 32 if name == "int4" else weight.shape[1]
+            fused = Fused(name, reach, packed.codes, packed.scale, packed.low)
+            for products in ("float32", "tf32", "bf16"):
+                found[f"{name} / {products} / fused"] = partial(fused.multiply, x, products)
         if name != "int4":
-            assert packed.scale is not None
             coded = Coded(packed.codes.mT.contiguous(), packed.scale[..., 0, :])
             found[f"{name} / {name} / unpack"] = partial(unpacked, packed, name)
             found[f"{name} / {name} / codes"] = partial(multiply, x, coded, name)

@@ -281,10 +281,15 @@ def all_streams(model: Network, run: Run) -> tuple[tuple[Tensor, ...], tuple[Ten
     return pre, mid
 
 
-def sender_outputs(model: Network, run: Run) -> Float[Tensor, "sender batch pos d_model"]:
-    """Every sender's output, d_model wide, in the order of ``Graph.senders`` (the result-caches of ACDC's own code)."""
+def sender_outputs(
+    model: Network, run: Run, *, dtype: torch.dtype | None = None
+) -> Float[Tensor, "sender batch pos d_model"]:
+    """Every sender's output, d_model wide, in the order of ``Graph.senders`` (the result-caches of ACDC's own code).
+
+    ``dtype``: what they are held in; the run's own if not said.
+    """
     count = len(run.start) + model.config.layers * model.config.heads + len(run.mlp)
-    senders = run.final.new_empty((count, *run.final.shape))
+    senders = run.final.new_empty((count, *run.final.shape), dtype=dtype)
     parts = list(run.start)
     for i, part in enumerate(parts):
         senders[i] = part
