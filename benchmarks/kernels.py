@@ -1,5 +1,5 @@
-"""One layer's q projection of every head: in float32, from low-bit weights unpacked each time, by 8-bit codes, and, on a
-GPU, from weights unpacked inside the product.
+"""One layer's q projection of every head: in float32, from low-bit weights unpacked each time, by 8-bit codes, and, on
+a GPU, from weights unpacked inside the product.
 
     python benchmarks/kernels.py --json FILE
     python benchmarks/kernels.py --device cuda --rows 1500 --json FILE
