@@ -62,6 +62,18 @@ ROWS = {  # format of heads, engine, what absent edges carry (reference: what it
     "PAHQ int8, result-caches in bf16": ("int8", "reference", "bf16"),
 }
 
+_FULL = "float32, result-caches"
+RATIOS = {
+    "pahq_int8_over_full": ("PAHQ int8, z-caches", _FULL),
+    "pahq_int4_over_full": ("PAHQ int4, z-caches", _FULL),
+    "z_caches_alone": ("float32, z-caches", _FULL),
+    "bits_alone": ("PAHQ int8, result-caches", _FULL),
+    "pahq_int8_bf16_cache_over_full": ("PAHQ int8, z-caches, ablated run in bf16", _FULL),
+    "result_caches_bf16_over_full": ("float32, result-caches in bf16", _FULL),
+    "bits_alone_bf16_caches": ("PAHQ int8, result-caches in bf16", "float32, result-caches in bf16"),
+    "bits_on_top_of_z": ("PAHQ int8, z-caches", "float32, z-caches"),
+}
+
 
 def llama_like() -> Model:
     """Random weights of the Llama-like shape."""
@@ -152,6 +164,7 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, default=0.004)
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--rows", default="", help="only rows whose name contains this, such as result-caches")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -167,22 +180,15 @@ def main() -> int:
     for name, make in {"gpt2-small shape": lambda: make_model(GPT2), "llama-like shape": llama_like}.items():
         with tempfile.TemporaryDirectory() as folder:
             save_model(make(), folder)
-            rows = [fresh(Path(folder), row, options) for row in ROWS]
+            rows = [fresh(Path(folder), row, options) for row in ROWS if options.rows in row]
         peaks = {row["row"]: row["peak_bytes"] for row in rows}
-        full = peaks["float32, result-caches"]
-        report[name] = {
-            "rows": rows,
-            "pahq_int8_over_full": peaks["PAHQ int8, z-caches"] / full,
-            "pahq_int4_over_full": peaks["PAHQ int4, z-caches"] / full,
-            "z_caches_alone": peaks["float32, z-caches"] / full,
-            "bits_alone": peaks["PAHQ int8, result-caches"] / full,
-            "pahq_int8_bf16_cache_over_full": peaks["PAHQ int8, z-caches, ablated run in bf16"] / full,
-            "result_caches_bf16_over_full": peaks["float32, result-caches in bf16"] / full,
-            "bits_alone_bf16_caches": peaks["PAHQ int8, result-caches in bf16"]
-            / peaks["float32, result-caches in bf16"],
-            "bits_on_top_of_z": peaks["PAHQ int8, z-caches"] / peaks["float32, z-caches"],
+        report[name] = {"rows": rows} | {
+            key: peaks[above] / peaks[below]
+            for key, (above, below) in RATIOS.items()
+            if above in peaks and below in peaks
         }
-    report |= {key: report["gpt2-small shape"][key] for key in ("pahq_int8_over_full", "bits_alone")}
+    gpt2 = report["gpt2-small shape"]
+    report |= {key: gpt2[key] for key in ("pahq_int8_over_full", "bits_alone") if key in gpt2}
     publish(report, options.json)
     return 0
 
