@@ -153,7 +153,7 @@ class LayerWeights:
 
     def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
         """Codes of q, k or v weights (``heads``: these alone), focus or not; for layers that go ``by_codes``."""
-        raise NotImplementedError
+        raise PahqError("these layers hold weights, and no codes of them")
 
 
 class Reader(Protocol):
