@@ -258,6 +258,8 @@ class CellConfig(_Frozen):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
         if precision.kernel == "fused" and self.engine.dtype != "float32":
             raise ValueError(f"kernel=fused multiplies float32, not engine.dtype={self.engine.dtype}")
+        if precision.kernel == "fused" and self.audit == "float64":
+            raise ValueError("kernel=fused multiplies float32, so audit=float64 has nothing to measure with")
         if self.engine.schedule == "serial" and method.focus == "none":
             raise ValueError(f"engine.schedule is for method pahq; {method.name} has no head in focus to bring in")
         if self.audit == "band" and method.name == "acdc":

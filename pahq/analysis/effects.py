@@ -29,7 +29,7 @@ def effect_rows(root: str | Path, cells: pd.DataFrame) -> pd.DataFrame:
 
     Errors are |effect - full-precision effect| in the units of the search metric; ``flipped`` counts tests on the other
     side of the threshold. A cell with a head in focus has a second row if the same cell without focus (RTN-Q) is there:
-    its effects from a baseline that was not re-measured at focus change (method.md, section 9).
+    its effects from a baseline that was not re-measured at focus change.
     """
     rows = []
     chosen = cells[(cells["audited_share"] == 1) & ~cells["hopeless"]]

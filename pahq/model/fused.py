@@ -41,11 +41,14 @@ class Fused:
         return replace(self, codes=take(self.codes, heads), scale=take(self.scale, heads), low=low)
 
     def multiply(self, x: Float[Tensor, "head row inner"], products: str) -> Float[Tensor, "head row out"]:
-        """``x @ weight``; ``x`` may have 1 in place of the head axis. Raises PahqError unless it is float32."""
+        """``x @ weight``; ``x`` may have 1 in place of the head axis. Raises PahqError for what does not fit."""
         if x.dtype != torch.float32:
             raise PahqError(f"precision.kernel=fused multiplies float32, not {x.dtype}; known: precision.kernel=unpack")
         kernel = _kernel()
         heads, out = self.codes.shape[0], self.codes.shape[2]
+        inner = x.shape[-1] if self.form in ("int8", "fp8") else (x.shape[-1] + 1) // 2
+        if x.shape[0] not in (1, heads) or inner != self.codes.shape[1]:
+            raise PahqError(f"activations of {list(x.shape)} do not fit weights held as {list(self.codes.shape)}")
         x = x if x.stride(-1) == 1 else x.contiguous()
         found = x.new_empty(heads, x.shape[1], out)
         codes = self.codes.view(torch.uint8) if self.form == "fp8" else self.codes
@@ -57,7 +60,7 @@ class Fused:
             *(0 if x.shape[0] == 1 else x.stride(0), x.stride(1)),
             *(codes.stride(0), codes.stride(1), codes.stride(2)),
             *(self.scale.stride(0), self.scale.stride(1), 0 if self.scale.shape[2] == 1 else self.scale.stride(2)),
-            *(low.stride(0), low.stride(1), low.stride(2)),
+            *(low.stride(0), low.stride(1), 0 if low.shape[2] == 1 else low.stride(2)),
             *(found.stride(0), found.stride(1)),
             FORM=self.form,
             GROUP=self.group,

@@ -36,7 +36,7 @@ def multiply_fused(
     INNER: tl.constexpr,
 ):
     """found[head, row, out] = sum over inner of x[head, row, inner] * weight[head, inner, out]; one tile a program."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     out = tl.program_id(1) * OUT + tl.arange(0, OUT)
     head = tl.program_id(2).to(tl.int64)
     sums = tl.zeros((ROWS, OUT), dtype=tl.float32)
@@ -86,4 +86,5 @@ def _rounded(value, DROPPED: tl.constexpr):
     """Without the last bits of mantissa, to the nearest, ties to even: what ``pahq.model.products.rounded`` does."""
     bits = value.to(tl.int32, bitcast=True)
     nearest = bits + ((1 << (DROPPED - 1)) - 1) + ((bits >> DROPPED) & 1)
-    return ((nearest >> DROPPED) << DROPPED).to(tl.float32, bitcast=True)
+    rounded = ((nearest >> DROPPED) << DROPPED).to(tl.float32, bitcast=True)
+    return tl.where(value == value, rounded, value)  # what is no number stays none

@@ -30,7 +30,17 @@ from pahq.search.order import Order
 pytest.importorskip("triton", reason="make triton installs what these tests need")
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
-FORMATS = ("int8-row", "int8-head", "fp8-row", "fp8-head", "int4-group32", "int4-row", "int4s-group32", "int4s-row")
+FORMATS = (
+    "int8-row",
+    "int8-head",
+    "fp8-row",
+    "fp8-head",
+    "int4-group32",
+    "int4-row",
+    "int4-head",
+    "int4s-group32",
+    "int4s-row",
+)
 PRODUCTS = ("float32", "tf32", "bf16")
 
 
@@ -60,6 +70,12 @@ def test_the_product_is_that_of_weights_unpacked_beforehand(form: str, inner: in
             found = (fused if heads is None else fused.rows(heads)).multiply(given, products)
             expected = rounded(given, products) @ rounded(plain if heads is None else take(plain, heads), products)
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    broken = x.clone()
+    broken[0, 0, 0] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # a card's own NaN
+    for products in PRODUCTS:
+        assert fused.multiply(broken, products)[0, 0].isnan().all()
+    with pytest.raises(PahqError, match="do not fit weights"):
+        fused.multiply(x[..., :-2], "float32")
     turned = x.mT.contiguous().mT
     torch.testing.assert_close(fused.multiply(turned, "float32"), x @ plain, atol=2e-5, rtol=1e-5)
 
@@ -175,4 +191,10 @@ def test_a_gpus_products_are_those_of_weights_unpacked_beforehand(form: str) -> 
         expected = (rounded(x, products).double() @ rounded(plain, products).double()).float()
         for given in (x, x[:1]):
             atol = 1e-5 * float(expected.abs().max())
-            torch.testing.assert_close(fused.multiply(given, products)[0], expected[0], atol=atol, rtol=1e-5)
+            found = fused.multiply(given, products)
+            wanted = (
+                expected
+                if len(given) == 3
+                else (rounded(x[:1], products).double() @ rounded(plain, products).double()).float()
+            )
+            torch.testing.assert_close(found, wanted, atol=atol, rtol=1e-5)
