@@ -45,7 +45,7 @@ NOTES = """\
   all of them, *areas by grid* over one grid each. ACDC's sweeps and the PAHQ authors' are different grids, so their
   areas are different numbers even for one method.
 - **Scheduler on and off**, an ablation of the PAHQ paper, is about streams of a GPU. On a CPU a thread reads the next
-  head's weights ahead of time, which can gain no more than that reading takes. No GPU figure exists yet.
+  head's weights ahead of time, which can gain no more than that reading takes. No GPU figure of it exists yet.
 - **The papers' numbers** stand in their own column with their source, on the rows that they belong to.
   Their areas are steps against the published circuit with corrupted activations, mostly on other models:
   compare the order and the gaps, not the values. ACDC paper: Conmy et al. 2023, arXiv 2304.14997. PAHQ
