@@ -23,6 +23,7 @@ from pahq.experiment import compose_runs
 from pahq.replicates import cells as module
 from pahq.replicates.cells import SAME_PROMPTS, measure_cells
 from pahq.replicates.resample import draw, resample
+from pahq.results import read_journal
 from pahq.tasks.task import Task
 
 N, SEEDS = 4, 2
@@ -120,13 +121,22 @@ def test_an_audited_cells_replicates_are_audited_and_go_on_after_an_interrupt(
     with pytest.raises(KeyboardInterrupt):
         measure_cells([cell.id], where(tmp_path), n=2, seeds=0)
     [journal] = (tmp_path / "cells" / cell.id / "stability").glob("*.jsonl")
-    assert '"low"' in journal.read_text()
-    monkeypatch.setattr(module, "search", real)
+    begun = read_journal(journal)
+    assert any(line.low is not None for line in begun)
+    given = []
+
+    def counted(cell, problem, done, memory_gb, full):  # type: ignore[no-untyped-def]
+        given.append([(d.index, d.before, d.after, d.removed, d.audited, d.low) for d in done])
+        return real(cell, problem, done, memory_gb, full)
+
+    monkeypatch.setattr(module, "search", counted)
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "cells", copy / "cells")
     shutil.rmtree(copy / "cells" / cell.id / "stability")
     for root in (tmp_path, copy):
         measure_cells([cell.id], where(root), n=2, seeds=0)
+    told = [(line.i, line.before, line.after, line.removed, line.audited, line.low) for line in begun]
+    assert given[0] == told
     assert len({(root / "cells" / cell.id / "inclusion.parquet").read_bytes() for root in (tmp_path, copy)}) == 1
     folder = tmp_path / "cells"
     found = json.loads((folder / cell.id / "stability" / "ascending-nearest.json").read_text())
