@@ -34,7 +34,7 @@ class Fused:
     group: int
     codes: Shaped[Tensor, "head rows out"]
     scale: Float[Tensor, "head group out_or_1"]
-    low: Float[Tensor, "head group out"] | None = None
+    low: Float[Tensor, "head group out_or_1"] | None = None
 
     def rows(self, heads: list[int]) -> Fused:
         low = None if self.low is None else take(self.low, heads)
@@ -54,21 +54,22 @@ class Fused:
         codes = self.codes.view(torch.uint8) if self.form == "fp8" else self.codes
         low = self.scale if self.low is None else self.low
         grid = (-(-x.shape[1] // ROWS), -(-out // OUT), heads)
-        kernel.multiply_fused[grid](
-            *(x, codes, self.scale, low, found),
-            *(x.shape[1], x.shape[2], out),
-            *(0 if x.shape[0] == 1 else x.stride(0), x.stride(1)),
-            *(codes.stride(0), codes.stride(1), codes.stride(2)),
-            *(self.scale.stride(0), self.scale.stride(1), 0 if self.scale.shape[2] == 1 else self.scale.stride(2)),
-            *(low.stride(0), low.stride(1), 0 if low.shape[2] == 1 else low.stride(2)),
-            *(found.stride(0), found.stride(1)),
-            FORM=self.form,
-            GROUP=self.group,
-            PRODUCTS=products,
-            ROWS=ROWS,
-            OUT=OUT,
-            INNER=INNER,
-        )
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+            kernel.multiply_fused[grid](
+                *(x, codes, self.scale, low, found),
+                *(x.shape[1], x.shape[2], out),
+                *(0 if x.shape[0] == 1 else x.stride(0), x.stride(1)),
+                *(codes.stride(0), codes.stride(1), codes.stride(2)),
+                *(self.scale.stride(0), self.scale.stride(1), 0 if self.scale.shape[2] == 1 else self.scale.stride(2)),
+                *(low.stride(0), low.stride(1), 0 if low.shape[2] == 1 else low.stride(2)),
+                *(found.stride(0), found.stride(1)),
+                FORM=self.form,
+                GROUP=self.group,
+                PRODUCTS=products,
+                ROWS=ROWS,
+                OUT=OUT,
+                INNER=INNER,
+            )
         return found
 
 
