@@ -1,13 +1,15 @@
 """Peak memory of searches, each in a fresh process, beside the sum of its parts.
 
     python benchmarks/memory.py --json FILE
+    python benchmarks/memory.py --device cuda --json FILE
 
 Rows: float32 with result-caches (every sender's output d_model wide, twice, and one layer's inputs: the layout of ACDC
 and its descendants; here the reference engine), float32 with z-caches (the suffix engine), and PAHQ in packed int8 and
 int4 with z-caches. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
 a few tests by the reference engine, whose every test takes the same. The suffix engine is given the least that it can
 do with (``--kept``: what it takes by itself), so that rows differ in layout alone. Peaks are VmHWM above the level
-before the model was opened, torch and its libraries warm.
+before the model was opened, torch and its libraries warm. On a GPU they are the allocator's (``reserved_bytes``: what
+it took from the card for that), and the full-precision attention weights of every row lie in page-locked host memory.
 
 Result-caches in 16 bits are this benchmark's alone: both caches, and sums read from them, in bf16.
 ``precision.cache`` rounds what heads hold, d_head wide, whose outputs do not fit 16 bits; a cache of rounded outputs is
@@ -21,6 +23,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,20 +113,22 @@ def parts(problem: Problem, engine: str, examples: int, width: int) -> dict[str,
             "corrupted streams": 2 * config.layers * stream,
             "online cache": senders * stream * width // 4,
             "corrupted projections": projections,
-            "a layer's inputs": 2 * config.heads * stream,
+            "a layer's inputs": config.heads * stream * (4 + width) // 4,  # what changed, and the inputs with it
             "logits": 2 * logits,
         }
     return values | {"corrupted cache": problem.corrupted.nbytes, "clean cache": z + stream, "projections": projections}
 
 
-def measure(folder: Path, row: str, examples: int, positions: int, threshold: float, kept: bool) -> dict[str, Any]:
+def measure(
+    folder: Path, row: str, examples: int, positions: int, threshold: float, kept: bool, device: str = "cpu"
+) -> dict[str, Any]:
     """One row, in this process."""
     torch.set_num_threads(1)
-    torch.ones(256, 256) @ torch.ones(256, 256)
+    torch.ones(256, 256, device=device) @ torch.ones(256, 256, device=device)
     name, engine_name, cache = ROWS[row]
-    memory = PeakMemory("cpu")
+    memory = PeakMemory(device)
     with torch.no_grad():
-        file = open_model(folder)
+        file = open_model(folder, device=device)
         shape = Shape(vocabulary=file.config.d_vocab, positions=positions)
         prompts = make_prompts(shape, examples)
         focus = "none" if name == "float32" else "receiver"
@@ -148,9 +154,13 @@ def measure(folder: Path, row: str, examples: int, positions: int, threshold: fl
                 suffix, Order(), threshold, focus=lambda edge: focus_of(problem.graph, problem.graph.edges[edge], focus)
             )
             kept_edges = sum(not decision.removed for decision in decisions)
+    card = {}
+    if device != "cpu":
+        card = {"reserved_bytes": torch.cuda.max_memory_reserved(), "device": torch.cuda.get_device_name()}
     return {
         "row": row,
         "peak_bytes": memory.bytes(),
+        **card,
         "set_up_bytes": set_up,
         "kept_edges": kept_edges,
         "parts": parts(problem, engine_name, examples, 2 if engine_name == "reference" and cache == "bf16" else 4),
@@ -163,24 +173,36 @@ def main() -> int:
     parser.add_argument("--positions", type=int, default=15)
     parser.add_argument("--threshold", type=float, default=0.004)
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", default="", help="only rows whose name contains this, such as result-caches")
+    parser.add_argument("--jobs", type=int, default=1, help="how many rows at a time")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         found = measure(
-            options.folder, options.row, options.prompts, options.positions, options.threshold, options.kept
+            options.folder,
+            options.row,
+            options.prompts,
+            options.positions,
+            options.threshold,
+            options.kept,
+            options.device,
         )
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
     report: dict[str, Any] = {
-        "settings": {k: v for k, v in vars(options).items() if k in ("prompts", "positions", "threshold", "kept")}
+        "settings": {
+            k: v for k, v in vars(options).items() if k in ("prompts", "positions", "threshold", "kept", "device")
+        }
     }
     for name, make in {"gpt2-small shape": lambda: make_model(GPT2), "llama-like shape": llama_like}.items():
         with tempfile.TemporaryDirectory() as folder:
             save_model(make(), folder)
-            rows = [fresh(Path(folder), row, options) for row in ROWS if options.rows in row]
+            with ThreadPoolExecutor(options.jobs) as pool:
+                wanted = [row for row in ROWS if options.rows in row]
+                rows = list(pool.map(partial(fresh, Path(folder), options), wanted))
         peaks = {row["row"]: row["peak_bytes"] for row in rows}
         report[name] = {"rows": rows} | {
             key: peaks[above] / peaks[below]
@@ -193,12 +215,11 @@ def main() -> int:
     return 0
 
 
-def fresh(folder: Path, row: str, options: argparse.Namespace) -> dict[str, Any]:
+def fresh(folder: Path, options: argparse.Namespace, row: str) -> dict[str, Any]:
     """A row in a process of its own."""
     command = [sys.executable, __file__, "--row", row, "--folder", str(folder), "--prompts", str(options.prompts)]
-    command += ["--positions", str(options.positions), "--threshold", str(options.threshold)] + [
-        "--kept"
-    ] * options.kept
+    command += ["--positions", str(options.positions), "--threshold", str(options.threshold)]
+    command += ["--device", options.device] + ["--kept"] * options.kept
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, Any] = json.loads(output)
     return found

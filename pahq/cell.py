@@ -110,9 +110,9 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     if kernel == "fused":
         check_fused(torch.device(run.device))
     source: Model | ModelFile
-    if store == "packed" and torch.device(run.device).type == "cpu":
+    if store == "packed":
         dtype = getattr(torch, cell.engine.dtype)
-        source = open_model(cell.model.source, cell.model.revision, dtype=dtype)
+        source = open_model(cell.model.source, cell.model.revision, dtype=dtype, device=run.device)
         task = build_task(cell.task, source, cell.seed)
     else:
         source, task = load(cell, run.device)

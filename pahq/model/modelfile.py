@@ -1,6 +1,6 @@
 """A model that stays in its file: configuration and shapes are known, weights are read where and when they are needed.
 
-This is the full-precision master of a search in low precision on a CPU. Only what is asked for comes into memory.
+This is the full-precision master of a search in low precision. Only what is asked for comes into memory, or onto a GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PART = 1 << 16  # numbers of a weight without heads that are read at a time
 
 
 class ModelFile:
-    """An open safetensors file of TransformerLens names; tensors come in ``dtype``, on the CPU.
+    """An open safetensors file of TransformerLens names; tensors come in ``dtype``, on ``device``.
 
     ``ends`` (final norm, unembedding) are read once and kept; of an embedding that is not the unembedding too, rows are
     read when tokens ask for them. Biases that the file lacks are zero.
@@ -37,13 +37,14 @@ class ModelFile:
         path: Path,
         *,
         dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
         vocabulary: tuple[str, ...] | None = None,
         tokenizer: str | None = None,
         digest: str = "",
     ) -> None:
         """``dtype`` None: float64 if any tensor is stored so, else float32. PahqError if the file is no such model."""
         self.config, self.vocabulary, self.tokenizer, self.digest = config, vocabulary, tokenizer, digest
-        self._reader = TensorReader(path)
+        self._reader, self.device = TensorReader(path), torch.device(device)
         stored = {entry.dtype for entry in self._reader.entries.values()}
         self.dtype = dtype or (torch.float64 if "F64" in stored else torch.float32)
         self._shapes = tensor_shapes(config)
@@ -51,7 +52,7 @@ class ModelFile:
         unembedding = self.tensor("embed.W_E").T if config.tied_embedding else self.tensor("unembed.W_U")
         self.ends = EndWeights(
             config=config,
-            W_E=unembedding.T if config.tied_embedding else EmbeddingRows(self._reader, config.d_model, self.dtype),
+            W_E=unembedding.T if config.tied_embedding else EmbeddingRows(self._reader, config.d_model, self),
             W_pos=self._optional("pos_embed.W_pos"),
             ln_final_w=self._optional("ln_final.w"),
             ln_final_b=self._optional("ln_final.b"),
@@ -63,15 +64,20 @@ class ModelFile:
         """A whole tensor. Raises PahqError if it is not finite."""
         shape = self._shapes[name]
         if name not in self._reader.entries:
-            return torch.zeros(shape, dtype=self.dtype)
-        return self._fill(name, torch.empty(shape, dtype=self.dtype))
+            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return self._fill(name, torch.empty(shape, dtype=self.dtype, device=self.device))
 
     def _fill(self, name: str, value: Tensor, first: int = 0) -> Tensor:
         return _fill(self._reader, name, value, first)
 
     def read_heads(self, layer: int, field: str, out: Tensor, first: int) -> None:
         """Fill ``out`` [count, in, out] with the weights of heads ``first`` .. of ``field`` (``W_Q`` ..)."""
-        self._reader.read(self.name(layer, field), out, first=first)
+        _read(self._reader, self.name(layer, field), out, first)
+
+    def host(self, layer: int, field: str) -> Tensor:
+        """A whole weight in the host's memory, whatever ``device`` is."""
+        value = torch.empty(self._shapes[self.name(layer, field)], dtype=self.dtype)
+        return _fill(self._reader, self.name(layer, field), value, 0)
 
     @staticmethod
     def name(layer: int, field: str) -> str:
@@ -98,7 +104,7 @@ class ModelFile:
         name = self.name(layer, field)
         length, *rest = self._shapes[name]
         step = 1 if len(rest) > 1 else max(1, PART // rest[0])
-        staging = torch.empty((min(step, length), *rest), dtype=self.dtype)
+        staging = torch.empty((min(step, length), *rest), dtype=self.dtype, device=self.device)
         for first in range(0, length, step):
             yield length, self._fill(name, staging[: length - first], first)
 
@@ -128,24 +134,32 @@ class ModelFile:
 class EmbeddingRows:
     """A file's embedding, of which only the rows of the tokens at hand come into memory."""
 
-    def __init__(self, reader: TensorReader, width: int, dtype: torch.dtype) -> None:
-        self._reader, self._width, self.dtype, self.device = reader, width, dtype, torch.device("cpu")
+    def __init__(self, reader: TensorReader, width: int, file: ModelFile) -> None:
+        self._reader, self._width, self.dtype, self.device = reader, width, file.dtype, file.device
 
     def __getitem__(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         """The tokens' rows; each is read once. Raises PahqError if they are not finite."""
-        known, places = torch.unique(tokens, return_inverse=True)
+        known, places = torch.unique(tokens.cpu(), return_inverse=True)
         rows = torch.empty((len(known), self._width), dtype=self.dtype)
         for place, token in enumerate(known.tolist()):
             _fill(self._reader, "embed.W_E", rows[place : place + 1], token)
-        return rows[places]
+        return rows[places].to(self.device)
 
 
 def _fill(reader: TensorReader, name: str, value: Tensor, first: int) -> Tensor:
     """Rows of a tensor from ``first`` on, into ``value``. Raises PahqError if they are not finite."""
-    reader.read(name, value, first=first)
+    _read(reader, name, value, first)
     if not all_finite(value):
         raise PahqError(f"tensor {name!r} holds NaN or infinite values")
     return value
+
+
+def _read(reader: TensorReader, name: str, value: Tensor, first: int) -> None:
+    """Rows of a tensor from ``first`` on, into ``value``, which on another device is filled by way of the host."""
+    host = value if value.device.type == "cpu" else torch.empty(value.shape, dtype=value.dtype)
+    reader.read(name, host, first=first)
+    if host is not value:
+        value.copy_(host)
 
 
 class _Layers:
@@ -157,16 +171,16 @@ class _Layers:
     def __iter__(self) -> Iterator[LayerWeights]:
         file = self._file
         weights = [name for name in PLACES if name.startswith("W_") and file.has(0, name)]
-        cpu = torch.device("cpu")
-        buffers = {name: Buffers(tensor_shapes(file.config)[file.name(0, name)], file.dtype, cpu) for name in weights}
+        shapes = tensor_shapes(file.config)
+        buffers = {name: Buffers(shapes[file.name(0, name)], file.dtype, file.device) for name in weights}
         return (file.layer(i, buffers) for i in range(file.config.layers))
 
 
-def spill(model: Model, folder: str | Path | None = None) -> ModelFile:
+def spill(model: Model, folder: str | Path | None = None, *, device: str | torch.device | None = None) -> ModelFile:
     """Move a loaded model's weights into a file without a name: it goes when it is closed, or the process ends.
 
-    ``folder`` (default: the system's temporary folder) should not lie in memory. The model stays as long as the caller
-    holds it.
+    ``device``: where the file's tensors come (default: where the model is). ``folder`` (default: the system's temporary
+    folder) should not lie in memory. The model stays as long as the caller holds it.
     """
     handle, path = tempfile.mkstemp(dir=folder, suffix=f".{WEIGHTS}")
     os.close(handle)
@@ -176,6 +190,7 @@ def spill(model: Model, folder: str | Path | None = None) -> ModelFile:
             model.config,
             Path(path),
             dtype=model.W_E.dtype,
+            device=model.W_E.device if device is None else device,
             vocabulary=model.vocabulary,
             tokenizer=model.tokenizer,
             digest=model.digest,

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -69,18 +69,21 @@ def load_model(source: str | Path, device: str = "cpu", revision: str | None = N
     return model.to(device=target)
 
 
-def open_model(source: str | Path, revision: str | None = None, *, dtype: torch.dtype | None = None) -> ModelFile:
-    """A model by the same names as ``load_model``, its weights left in their file.
+def open_model(
+    source: str | Path, revision: str | None = None, *, dtype: torch.dtype | None = None, device: str = "cpu"
+) -> ModelFile:
+    """A model by the same names as ``load_model``, its weights left in their file; what is read comes to ``device``.
 
     A Hugging Face checkpoint names and cuts its tensors otherwise, so it is loaded whole once and moved to a temporary
     file. Raises PahqError as ``load_model`` does.
     """
+    target = check_device(device)
     found = resolve(source, revision)
     if found.kind == "huggingface":
         from pahq.model.load import load_huggingface
 
         model = load_huggingface(found.folder, found.name)
-        return spill(model if dtype is None else model.to(dtype=dtype))
+        return spill(model if dtype is None else model.to(dtype=dtype), device=target)
     if found.kind == "embedded":
         _check_embedded(found)
     config, path = _read_config(found.folder / "config.json"), found.folder / WEIGHTS
@@ -88,7 +91,8 @@ def open_model(source: str | Path, revision: str | None = None, *, dtype: torch.
     digest = file_digest([path])
     if found.kind == "packaged":
         check_converted(found.folder, digest)
-    return ModelFile(config, path, dtype=dtype, vocabulary=vocabulary, tokenizer=tokenizer, digest=digest)
+    words: dict[str, Any] = {"vocabulary": vocabulary, "tokenizer": tokenizer, "digest": digest}
+    return ModelFile(config, path, dtype=dtype, device=target, **words)
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.rows import take
 from pahq.precision.formats import BITS, HALF, Format, dequantise, quantise
 
 
@@ -104,7 +105,7 @@ def _pick(tensor: Tensor, rows: Sequence[int] | slice | None) -> Tensor:
     """Heads of a tensor: a view for a run of neighbours, else a copy."""
     if rows is None:
         return tensor
-    return tensor[rows] if isinstance(rows, slice) else tensor[list(rows)]
+    return tensor[rows] if isinstance(rows, slice) else take(tensor, rows)
 
 
 def _narrow(codes: Float[Tensor, "*head in out"], name: str) -> Tensor:

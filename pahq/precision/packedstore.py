@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, products_of
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
+_PART, _CARD_PART = 1 << 18, 1 << 24  # numbers that are rounded at a time
 _SMALL = tuple(field.name for field in fields(LayerWeights) if field.name not in (*ATTENTION, *MLP, "W_pos"))
 
 
@@ -77,11 +77,11 @@ class PackedStore:
     ) -> PackedStore:
         """Pack a model, one matrix at a time. The model's own layers are not kept.
 
-        Its master is the file; a loaded model's is a temporary file, or pinned host memory where it is on a GPU.
+        Its master is the file (a temporary one for a model that is loaded), or on a GPU pinned memory of the host.
         Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
         """
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
-        device = torch.device("cpu") if isinstance(model, ModelFile) else model.W_E.device
+        device = model.device if isinstance(model, ModelFile) else model.W_E.device
         order = schedule_of(schedule, device)
         kernel = precision.kernel
         if kernel == "codes":
@@ -100,9 +100,11 @@ class PackedStore:
             small.append({name: None if value is None else value.clone() for name, value in others} | shared)
         ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
         ends = replace(ends, config=model.config.computing(precision.compute))
-        if isinstance(model, ModelFile):
-            return cls(ends, packed, small, model, order, cached_layers=cached_layers, kernel=kernel)
-        master = PinnedMaster(model) if device.type == "cuda" else spill(model)
+        master: Master
+        if device.type == "cuda":
+            master = PinnedMaster(model)
+        else:
+            master = model if isinstance(model, ModelFile) else spill(model)
         return cls(ends, packed, small, master, order, cached_layers=cached_layers, kernel=kernel)
 
     @property
@@ -183,9 +185,10 @@ class PackedStore:
     def _unpack(self, index: int, name: str, groups: Groups) -> Tensor:
         packed = self._packed[index][name]
         out = unpack(packed, out=self._buffers[name].lend())
-        if (products := products_of(name, self.config.products)) != "float32":
-            for head in out:  # one at a time: rounding takes as much memory as it rounds
-                head.copy_(rounded(head, products))
+        products = products_of(name, self.config.products)
+        if not _read_as_it_is(packed.form.name, products):
+            for part in _parts(out):  # rounding takes several times the memory that it rounds
+                part.copy_(rounded(part, products))
         size = packed.shape[0] // self.config.kv_heads
         for group in groups:
             out[group * size : (group + 1) * size] = self._exact((index, group), name)
@@ -246,6 +249,21 @@ class _Layers:
 
     def __iter__(self) -> Iterator[LayerWeights]:
         return (self._store.layer(i, NO_FOCUS) for i in range(self._store.config.layers))
+
+
+def _read_as_it_is(form: str, products: str) -> bool:
+    """Whether products in ``products`` read every number of a format as it is: none of its bits is beyond theirs."""
+    return products == "float32" or (form, products) in {("bf16", "tf32"), ("bf16", "bf16"), ("fp16", "tf32")}
+
+
+def _parts(weight: Tensor) -> list[Tensor]:
+    """Views of it along its leading axis, each of about so many numbers that their count and their size are no burden.
+
+    On a GPU every part is a handful of launches, so that there must be few.
+    """
+    numbers = _CARD_PART if weight.is_cuda else _PART
+    step = max(1, numbers * weight.shape[0] // max(1, weight.numel()))
+    return [weight[first : first + step] for first in range(0, weight.shape[0], step)]
 
 
 def _groups(index: int, focus: Focus) -> Groups:

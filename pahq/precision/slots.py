@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig
 from pahq.precision.schedule import Wait
 
@@ -35,9 +36,10 @@ class Master(Protocol):
 class PinnedMaster:
     """Attention weights of a model in page-locked host memory, from where a GPU copies without waiting."""
 
-    def __init__(self, model: Model, pin: Callable[[Tensor], Tensor] = Tensor.pin_memory) -> None:
+    def __init__(self, model: Model | ModelFile, pin: Callable[[Tensor], Tensor] = Tensor.pin_memory) -> None:
         fields = ("W_Q", "W_K", "W_V", "W_O")
-        self._layers = [{name: pin(getattr(layer, name).detach().cpu()) for name in fields} for layer in model.layers]
+        layers = range(model.config.layers)
+        self._layers = [{name: pin(_host_copy(model, index, name)) for name in fields} for index in layers]
 
     @property
     def nbytes(self) -> int:
@@ -48,6 +50,13 @@ class PinnedMaster:
         out.copy_(self._layers[layer][field][first : first + out.shape[0]], non_blocking=True)
         if out.is_cuda:  # freed while the copy is on its way, the memory must not be given to anyone before it ends
             out.record_stream(torch.cuda.current_stream(out.device))
+
+
+def _host_copy(model: Model | ModelFile, layer: int, field: str) -> Tensor:
+    if isinstance(model, ModelFile):
+        return model.host(layer, field)
+    weight: Tensor = getattr(model.layers[layer], field)
+    return weight.detach().cpu()
 
 
 @dataclass(eq=False)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pahq.engine.problem import build_problem
-from pahq.engine.suffix import SuffixEngine, engine
+from pahq.engine.suffix import SuffixEngine, budget, engine
 from pahq.engine.suffix.budget import GIB, least_bytes, plan, reference_bytes
 from pahq.errors import PahqError
 from pahq.search.order import Order
@@ -102,3 +103,42 @@ def test_a_tight_search_gives_back_the_heap_and_one_with_room_does_not(monkeypat
     tight = SuffixEngine(problem, memory_bytes=least_bytes(problem))
     list(speculate(tight, Order(), 0.02))
     assert 1 < len(given) <= len(tight._stages)
+
+
+@pytest.mark.parametrize("metric", ["kl", "logit_diff"])
+def test_a_card_s_windows_and_tiles_take_the_same_decisions(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = SYNTHETIC["Shape"](layers=3, heads=8, d_model=128, d_head=16, vocabulary=60_000)
+    problem = build_problem(SYNTHETIC["make_model"](shape), SYNTHETIC["make_prompts"](shape, 16), metric=metric)
+    found, engines, widths = [], [], []
+    for sizes in (budget.CPU, budget.CARD):
+        monkeypatch.setattr(budget, "sizes_for", lambda device, sizes=sizes: sizes)
+        one, wide = SuffixEngine(problem), list[int]()
+        window = one.window
+        monkeypatch.setattr(one, "window", lambda edge, window=window, wide=wide: wide.append(window(edge)) or wide[-1])
+        found.append([(d.edge, d.removed) for d in speculate(one, Order(), 0.004)])
+        engines.append(one)
+        widths.append(sorted(set(wide)))
+    assert found[0] == found[1]
+    assert widths[0][0] < 5 < 30 < widths[1][0]
+    plain, card = engines
+    assert (plain.budget.tile, card.budget.tile) == (budget.TILE, budget.CARD.tile)
+    assert card.budget.peak_bytes <= reference_bytes(problem) + budget.CARD.spare_bytes
+    tight = SuffixEngine(problem, memory_bytes=least_bytes(problem))
+    assert tight.budget.tile == budget.TILE  # where memory is short
+
+
+@pytest.mark.gpu
+def test_a_search_on_a_gpu_stays_below_its_ceiling() -> None:
+    shape = SYNTHETIC["Shape"](layers=4, heads=8, d_model=256, d_head=32, vocabulary=50_000)
+    prompts = SYNTHETIC["make_prompts"](shape, 24)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    problem = build_problem(SYNTHETIC["make_model"](shape).to(device="cuda"), prompts, metric="kl")
+    found = []
+    for ceiling in (least_bytes(problem), least_bytes(problem) + (1 << 28), None):
+        engine = SuffixEngine(problem, memory_bytes=ceiling)
+        found.append([(d.edge, d.removed) for d in speculate(engine, Order(), 0.02)])
+        peak = torch.cuda.max_memory_allocated() - before
+        assert peak <= (ceiling or reference_bytes(problem) + (1 << 29))
+        del engine
+    assert found[0] == found[1] == found[2]

@@ -183,18 +183,15 @@ def test_without_a_gpu_or_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_gpus_products_are_those_of_weights_unpacked_beforehand(form: str) -> None:
+@pytest.mark.parametrize(("rows", "inner", "out"), [(240, 768, 64), (66, 70, 35)], ids=["whole-tiles", "parts"])
+def test_a_gpus_products_are_those_of_weights_unpacked_beforehand(form: str, rows: int, inner: int, out: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    fused, plain = at_rest(torch.randn(3, 768, 64, generator=generator).cuda(), form)
-    x = torch.randn(3, 240, 768, generator=generator).cuda()
+    fused, plain = at_rest(torch.randn(3, inner, out, generator=generator).cuda(), form)
+    x = torch.randn(3, rows, inner, generator=generator).cuda()
+    turned = x.mT.contiguous().mT  # the same numbers, lying otherwise
     for products in PRODUCTS:
-        expected = (rounded(x, products).double() @ rounded(plain, products).double()).float()
-        for given in (x, x[:1]):
-            atol = 1e-5 * float(expected.abs().max())
-            found = fused.multiply(given, products)
-            wanted = (
-                expected
-                if len(given) == 3
-                else (rounded(x[:1], products).double() @ rounded(plain, products).double()).float()
-            )
-            torch.testing.assert_close(found, wanted, atol=atol, rtol=1e-5)
+        for given, heads in ((x, [0, 1, 2]), (x[:1], [0, 1, 2]), (x[[0, 2]], [0, 2]), (turned, [0, 1, 2])):
+            weight = rounded(take(plain, heads), products).double()
+            wanted = (rounded(given, products).double() @ weight).float()
+            found = fused.rows(heads).multiply(given, products)
+            torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-5)

@@ -69,6 +69,14 @@ def test_a_product_rounds_operands_and_not_sums(products: str, dtype: torch.dtyp
     torch.testing.assert_close(product(a, weights[0], products)[0], product(a, weights, products)[0])
 
 
+@pytest.mark.parametrize(("form", "products"), [("bf16", "tf32"), ("bf16", "bf16"), ("fp16", "tf32")])
+def test_products_read_all_of_formats_that_have_no_more_bits(form: str, products: str) -> None:
+    """Every number of a format: packed stores need not round these."""
+    bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
+    values = bits.view({"bf16": torch.bfloat16, "fp16": torch.float16}[form]).float()
+    assert torch.equal(rounded(values, products).nan_to_num(7.0), values.nan_to_num(7.0))
+
+
 def test_full_precision_is_as_it_is_and_other_names_are_refused() -> None:
     a = torch.randn(3, 4)
     assert rounded(a, "float32") is a

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.losses import TILE
 from pahq.errors import PahqError
 from pahq.model.weights import ModelConfig
 
 GIB = 1 << 30
-ROWS = 1280  # of the residual stream in one window, where memory is no matter
 COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 8
@@ -19,9 +20,34 @@ SLACK = 1.05
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What an engine may use: bytes of a window, bytes of what is kept to save work; and the estimated peak."""
+class Sizes:
+    """What is fastest on a device: rows of the residual stream in a window, logits in a tile of the vocabulary.
 
+    ``spare_bytes``: what a search without a ceiling may take beyond what the reference engine would.
+    """
+
+    rows: int
+    tile: int
+    spare_bytes: int
+
+
+# A GPU is filled by launches, each of a few microseconds on the host whatever its size: there must be few.
+CPU, CARD = Sizes(1280, TILE, 0), Sizes(8192, 1 << 24, 1 << 29)
+
+
+def sizes_for(device: torch.device) -> Sizes:
+    return CARD if device.type == "cuda" else CPU
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an engine may use: bytes of a window, bytes of what is kept to save work; and the estimated peak.
+
+    ``rows`` and ``tile``: see ``Sizes``; memory bounds windows and tiles too.
+    """
+
+    rows: int
+    tile: int
     window_bytes: int
     input_bytes: int
     composite_bytes: int
@@ -34,19 +60,23 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     """The fastest setting whose estimated peak stays below ``memory_bytes``.
 
     None: what the reference engine would take (``reference_bytes``), or the least that a search can do with if that is
-    more. The estimate counts weights, caches and windows of the search, not the interpreter. Raises PahqError saying
-    how much is needed when even one trial at a time does not fit.
+    more, and on a GPU half a GiB more. The estimate counts weights, caches and windows of the search, not the
+    interpreter. Raises PahqError saying how much is needed when even one trial at a time does not fit.
     """
     config, _, _, stream = _sizes(problem)
+    sizes = sizes_for(problem.corrupted.final.device)
     least, window = least_bytes(problem), _window(problem)
     if memory_bytes is None:
-        memory_bytes = max(reference_bytes(problem), least)
+        memory_bytes = max(reference_bytes(problem), least) + sizes.spare_bytes
     left = memory_bytes - least
     if left < 0:
         raise PahqError(
             f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {least / GIB:.3g} "
             f"(fewer task.examples need less)"
         )
+    wider = 3 * (sizes.tile - TILE) * problem.corrupted.final.element_size()  # logits, and what is made of them
+    tile = sizes.tile if wider <= left // 2 else TILE
+    left -= wider if tile > TILE else 0
     held = _held_streams(problem)
     hold_streams = held <= left // 2
     left -= held if hold_streams else 0
@@ -58,7 +88,7 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
     input_bytes = min(every_input, left)
     used = memory_bytes - (left - input_bytes)
-    return Budget(window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
+    return Budget(sizes.rows, tile, window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
 
 
 def least_bytes(problem: Problem) -> int:

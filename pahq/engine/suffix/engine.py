@@ -17,7 +17,7 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import ROWS, plan, trial_bytes
+from pahq.engine.suffix.budget import plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
@@ -38,10 +38,10 @@ class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
     ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); without it the search
-    takes at most what the reference would, where that is possible at all. A window is bounded by ``rows`` of the
-    residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere, without
-    ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from all logits.
-    ``measured`` counts trials.
+    takes at most what the reference would (on a GPU half a GiB more), where that is possible at all. A window is
+    bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed
+    everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from
+    all logits. ``measured`` counts trials.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SuffixEngine:
         self._positions, self._keep_composites = positions, composites
         self._items = problem.prompts.items.to(problem.corrupted.final.device)
         with torch.no_grad(), frugal():
-            self._losses = losses_for(problem) if cheap_losses else PlainLosses(problem)
+            self._losses = losses_for(problem, self.budget.tile) if cheap_losses else PlainLosses(problem)
         self.measured = 0
         self._drift = torch.zeros((), dtype=torch.float64, device=problem.corrupted.final.device)
         self.reset()
@@ -120,7 +120,7 @@ class SuffixEngine:
             return max(1, min(self._widest, self._rows // rows))
         on_the_way = rows * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
         fit = self.budget.window_bytes // (trial_bytes(state.config, rows, size) + on_the_way)
-        return max(1, min(self._widest, ROWS // rows, fit))
+        return max(1, min(self._widest, self.budget.rows // rows, fit))
 
     def _new_wave(self, trials: int) -> Wave:
         return Wave(self._state, trials, self._weights, self._composites, self._hold_bytes(trials))

@@ -29,11 +29,11 @@ class Losses(Protocol):
     def __call__(self, resid: Float[Tensor, "*trial item d_model"]) -> Float[Tensor, "*trial"]: ...
 
 
-def losses_for(problem: Problem) -> Losses:
-    """The cheapest exact evaluation of the problem's objective."""
+def losses_for(problem: Problem, tile: int = TILE) -> Losses:
+    """The cheapest exact evaluation of the problem's objective, the vocabulary in tiles of so many logits."""
     objective = problem.objective
     if isinstance(objective, Kl):
-        return KlLosses(problem)
+        return KlLosses(problem, tile)
     if isinstance(objective, LogitDifference):
         columns = torch.stack((objective.answer, objective.wrong), dim=1)
         return _ColumnLosses(problem, columns)
@@ -73,8 +73,9 @@ class _ColumnLosses:
 class KlLosses:
     """The identity of the module's text."""
 
-    def __init__(self, problem: Problem) -> None:
-        model = self._model = problem.store.ends
+    def __init__(self, problem: Problem, tile: int = TILE) -> None:
+        self._tile, self._model = tile, problem.store.ends
+        model = self._model
         assert isinstance(problem.objective, Kl)
         probabilities = problem.objective.clean.exp()
         self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [item, d_model]
@@ -93,7 +94,7 @@ class KlLosses:
         self, kept: HeadLogits, current: Tensor, resid: Tensor, heads: Mapping[int, HeadChange]
     ) -> Float[Tensor, "trial"]:
         """The same for streams [trial, item, d_model] that differ from ``current`` [item, d_model] by heads alone."""
-        return self._loss(self._normed(resid), kept.logsumexp(current, resid, heads, TILE))
+        return self._loss(self._normed(resid), kept.logsumexp(current, resid, heads, self._tile))
 
     def _normed(self, resid: Tensor) -> Tensor:
         model = self._model
@@ -107,7 +108,7 @@ class KlLosses:
         """Over the vocabulary in tiles, each row's running maximum taken out first, so that nothing overflows."""
         rows = normed.reshape(-1, normed.shape[-1])
         vocabulary = self._model.W_U.shape[1]
-        tile = min(vocabulary, max(256, TILE // rows.shape[0]))
+        tile = min(vocabulary, max(256, self._tile // rows.shape[0]))
         highest = rows.new_full((rows.shape[0], 1), float("-inf"))
         total = rows.new_zeros(rows.shape[0], dtype=torch.float64)
         for start in range(0, vocabulary, tile):

@@ -23,6 +23,7 @@ from pahq.engine.suffix.kept import KeptInputs
 from pahq.engine.suffix.streams import Streams
 from pahq.graph import Graph, Receiver
 from pahq.model.forward import all_streams, project, run_senders
+from pahq.model.rows import take
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus
 
@@ -160,7 +161,7 @@ class State:
         return pieces
 
     def _head_pieces(self, layer: int, heads: list[int], need: int, together: bool) -> Tensor:
-        z, ablated = at_need(self.z[layer], need)[heads], at_need(self.corrupted.z[layer], need)[heads]
+        z, ablated = (take(at_need(of.z[layer], need), heads) for of in (self, self.corrupted))
         low, focus = self._store.rows(layer, "o", heads, NO_FOCUS), self._focus()
         if all(at != layer for at, _ in focus):
             return _through(z - ablated, low, together)

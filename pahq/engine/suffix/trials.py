@@ -56,11 +56,11 @@ class _Spread:
     """Rows of distinct states dealt out to trials; row 0 is the current state (a trial that takes nothing here)."""
 
     def __init__(self, index: Sequence[int], device: torch.device) -> None:
-        self._plain = list(index) == list(range(1, len(index) + 1))
-        self._rows = torch.tensor(index, device=device)
+        plain = list(index) == list(range(1, len(index) + 1))
+        self._rows = None if plain else torch.tensor(index, device=device)
 
     def __call__(self, values: Float[Tensor, "state *rest"], current: Float[Tensor, "*rest"]) -> Tensor:
-        return values if self._plain else torch.cat((current[None], values))[self._rows]
+        return values if self._rows is None else torch.cat((current[None], values))[self._rows]
 
 
 def _take_input(state: State, receiver: Receiver, inputs: Tensor, index: Sequence[int], trial: int) -> None:

@@ -1,0 +1,297 @@
+"""Searches on a GPU by factor: engine, CUDA graphs, windows, products, low bits and their kernels, streams.
+
+    python benchmarks/card.py --shape gpt2 --json FILE
+    python benchmarks/card.py --shape llama-3-8b --tests 2500 --whole --ways "int8;int8, tf32" --json FILE
+
+Random weights. Every way runs the same search (to its end, or for so many tests; ``--whole``: float32's once to its end
+as well) a few times over, float32 before and after all others; reported are medians of the seconds a test, over
+float32's, and the smallest and largest such ratio. Circuits differ where precision does, and with them the tests:
+``tests`` and ``kept`` say how much. Memory is the allocator's peak while a problem is set up and searched, plus the
+model's own tensors where the search uses them.
+
+The reference engine's row is a sample of whole patched forwards, first as they are, then recorded as one CUDA graph and
+replayed, which leaves their sums alone. ``worst_loss_difference`` compares the losses of all three on the sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from output import publish
+from synthetic import GPT2_XL, LLAMA_3_8B, Shape, make_model, make_prompts
+from torch import Tensor
+
+from pahq.config import PrecisionConfig
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.suffix import SuffixEngine
+from pahq.model.weights import Model
+from pahq.precision.packedstore import PackedStore
+from pahq.precision.store import focus_of
+from pahq.search.acdc import Decision
+from pahq.search.order import Order
+from pahq.search.speculate import speculate
+from pahq.tasks.task import Prompts
+
+SHAPES = {"gpt2": Shape(vocabulary=50257), "gpt2-xl": GPT2_XL, "llama-3-8b": LLAMA_3_8B}
+THRESHOLDS = {"gpt2": 0.004, "gpt2-xl": 0.001, "llama-3-8b": 0.004}
+WARM = 300  # tests
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a search is run: precision of heads (float32: ACDC), its settings, those of the engine and of the store."""
+
+    heads: str = "float32"
+    compute: str = "float32"
+    kernel: str = "unpack"
+    schedule: str = "overlapped"
+    focus: str = "receiver"
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def problem(self, model: Model, prompts: Prompts) -> Problem:
+        if self.heads == "float32":
+            policy = PrecisionConfig(name="float32", heads="float32", compute=self.compute)
+            return build_problem(model, prompts, metric="kl", precision=policy)
+        scales = "group32" if self.heads.startswith("int4") else "row"
+        settings: dict[str, Any] = {"compute": self.compute, "kernel": self.kernel, "mlp": "bf16", "scales": scales}
+        policy = PrecisionConfig(name=self.heads, heads=self.heads, **settings)
+        return build_problem(
+            model,
+            prompts,
+            metric="kl",
+            precision=policy,
+            focus=self.focus,
+            store="packed",
+            schedule=self.schedule,
+        )
+
+
+WAYS = {
+    "float32": Way(),
+    "float32, one test at a time": Way(engine={"widest": 1}),
+    "float32, without composites": Way(engine={"composites": False}),
+    "float32, CPU's windows": Way(engine={"rows": 1280}),
+    "tf32": Way(compute="tf32"),
+    "bf16": Way(compute="bf16"),
+    "int8": Way("int8"),
+    "int8, no focus": Way("int8", focus="none"),
+    "int8, serial": Way("int8", schedule="serial"),
+    "int8, fused": Way("int8", kernel="fused"),
+    "int8, tf32": Way("int8", "tf32"),
+    "int8, tf32, fused": Way("int8", "tf32", "fused"),
+    "int4": Way("int4"),
+    "int4, tf32, fused": Way("int4", "tf32", "fused"),
+    "fp8, codes": Way("fp8", "fp8", "codes"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search, as far as it went."""
+
+    seconds: float
+    tests: int
+    kept: int
+    measured: int
+    peak_bytes: int
+    whole: bool
+
+
+def searches(
+    way: Way, model: Model, prompts: Prompts, threshold: float, tests: int | None, rounds: int
+) -> Iterator[Run]:
+    """Set a problem up (not timed), warm up, and search it, the engine's own set-up included."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    problem = way.problem(model, prompts)
+    decide(way, problem, threshold, WARM)  # libraries are loaded and kernels are compiled on first use
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        clock = time.perf_counter()
+        decisions, measured = decide(way, problem, threshold, tests)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - clock
+        peak = torch.cuda.max_memory_allocated() - before + shared_bytes(problem, model)
+        kept = sum(not decision.removed for decision in decisions)
+        yield Run(seconds, len(decisions), kept, measured, peak, tests is None or len(decisions) < tests)
+
+
+def decide(way: Way, problem: Problem, threshold: float, tests: int | None) -> tuple[list[Decision], int]:
+    """The search's first decisions, or all; and how many trials were measured for them."""
+    engine, edges = SuffixEngine(problem, **way.engine), problem.graph.edges
+    decisions = speculate(
+        engine, Order(), threshold, focus=lambda edge: focus_of(problem.graph, edges[edge], problem.focus)
+    )
+    return list(islice(decisions, tests)), engine.measured
+
+
+def shared_bytes(problem: Problem, model: Model) -> int:
+    """Bytes of the model's tensors that the problem's network reads: they were there before."""
+    held = list(model.tensors().values())
+    if isinstance(problem.store, PackedStore):
+        ends = problem.store.ends
+        held = [getattr(ends, name) for name in ("W_E", "W_pos", "ln_final_w", "ln_final_b", "W_U", "b_U")]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor)}
+    return sum(storages.values())
+
+
+def reference(problem: Problem, decisions: Sequence[Decision], count: int) -> dict[str, Any]:
+    """Seconds of a whole patched forward with its loss, eager and as a CUDA graph, at states of the search."""
+    chosen = {round(i * (len(decisions) - 1) / (count - 1)) for i in range(count)}
+    engine = ReferenceEngine(problem)
+    engine.measure([Trial(decisions[0].edge, ())])
+    recorded = record(problem)
+    eager: list[float] = []
+    graph: list[float] = []
+    worst = 0.0
+    for decision in decisions:
+        if decision.index in chosen:
+            losses = []
+            for times, way in ((eager, engine), (graph, recorded)):
+                torch.cuda.synchronize()
+                clock = time.perf_counter()
+                losses.append(way.measure([Trial(decision.edge, (decision.edge,))])[0])
+                times.append(time.perf_counter() - clock)
+            worst = max(worst, *(abs(loss - decision.after) for loss in losses))
+        if decision.removed:
+            engine.remove([decision.edge])
+            recorded.remove([decision.edge])
+    return {
+        "eager_seconds": statistics.median(eager),
+        "graph_seconds": statistics.median(graph),
+        "graph_over_eager": statistics.median(b / a for a, b in zip(eager, graph, strict=True)),
+        "record_seconds": recorded.seconds,
+        "worst_loss_difference": worst,
+    }
+
+
+@dataclass
+class Recorded:
+    """The reference engine's forward as one CUDA graph: replayed with other edges in the place it reads them from."""
+
+    present: Tensor
+    replay: Callable[[], None]
+    loss: Tensor
+    seconds: float
+    reads: Problem  # whose tensors the graph reads: they must live as long as it does
+
+    def measure(self, trials: Sequence[Trial]) -> list[float]:
+        losses = []
+        for trial in trials:
+            here = self.present.clone()
+            self.present[list(trial.removed)] = False
+            self.replay()
+            losses.append(float(self.loss))
+            self.present.copy_(here)
+        return losses
+
+    def remove(self, edges: Sequence[int]) -> None:
+        self.present[list(edges)] = False
+
+
+@torch.no_grad()
+def record(problem: Problem) -> Recorded:
+    """Without focus: what a change of focus does is no part of a graph."""
+    device = problem.corrupted.final.device
+    prompts = replace(problem.prompts, items=problem.prompts.items.to(device))
+    moved = replace(problem, prompts=prompts)
+    present = torch.ones(len(problem.graph.edges), dtype=torch.bool, device=device)
+
+    def forward() -> Tensor:
+        return moved.objective.loss(circuit_logits(moved, present))
+
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        for _ in range(2):
+            forward()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    torch.cuda.synchronize()
+    clock, graph = time.perf_counter(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = forward()
+    torch.cuda.synchronize()
+    return Recorded(present, graph.replay, loss, time.perf_counter() - clock, moved)
+
+
+def summary(name: str, runs: Sequence[Run], base: Sequence[Run]) -> dict[str, Any]:
+    per_test, last = [run.seconds / run.tests for run in runs], runs[-1]
+    of_base = [run.seconds / run.tests for run in base]
+    return {
+        "way": name,
+        "seconds": statistics.median(run.seconds for run in runs),
+        "seconds_all": [run.seconds for run in runs],
+        "ms_per_test": 1e3 * statistics.median(per_test),
+        "over_float32": statistics.median(per_test) / statistics.median(of_base),
+        "over_float32_range": [min(per_test) / max(of_base), max(per_test) / min(of_base)],
+        **{"tests": last.tests, "kept": last.kept, "measured": last.measured, "whole": last.whole},
+        "peak_bytes": max(run.peak_bytes for run in runs),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="gpt2")
+    parser.add_argument("--ways", help="their names, separated by semicolons (default: all)")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--threshold", type=float)
+    parser.add_argument("--tests", type=int, help="stop each search after so many")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sample", type=int, default=12, help="reference forwards; 0: none")
+    parser.add_argument("--seconds", type=float, default=600, help="begin no further way after so long")
+    parser.add_argument("--whole", action="store_true", help="with --tests: one search in float32 to its end as well")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("this benchmark needs a CUDA GPU")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    shape, start = SHAPES[options.shape], time.perf_counter()
+    threshold = options.threshold or THRESHOLDS[options.shape]
+    model = make_model(shape, device="cpu" if options.shape == "gpt2" else "cuda").to(device="cuda")
+    prompts = make_prompts(shape, options.prompts)
+    wanted = None if options.ways is None else options.ways.split(";")
+    ways = {name: way for name, way in WAYS.items() if wanted is None or name in wanted}
+    problem = WAYS["float32"].problem(model, prompts)
+    decisions = decide(WAYS["float32"], problem, threshold, options.tests)[0]
+    sampled = reference(problem, decisions, options.sample) if options.sample else None
+    edges = len(problem.graph.edges)
+    del problem
+    runs: dict[str, list[Run]] = {}
+    for name in ["float32", *(name for name in ways if name != "float32"), "float32"]:
+        if name == "float32" or time.perf_counter() - start < options.seconds:
+            found = list(searches(WAYS[name], model, prompts, threshold, options.tests, options.rounds))
+            runs.setdefault(name, []).extend(found)
+            print(f"{time.perf_counter() - start:7.1f} s  {name}: {found[-1]}", file=sys.stderr, flush=True)
+    rows = [summary(name, found, runs["float32"]) for name, found in runs.items()]
+    if options.whole and options.tests:
+        whole = list(searches(WAYS["float32"], model, prompts, threshold, None, 1))
+        rows.append(summary("float32, whole search", whole, runs["float32"]))
+    publish(
+        {
+            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+            "threshold": threshold,
+            "device": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "edges": edges,
+            "reference": sampled,
+            "rows": rows,
+        },
+        options.json,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
