@@ -16,6 +16,7 @@ replayed, which leaves their sums alone. ``worst_loss_difference`` compares the 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -112,6 +113,7 @@ def searches(
     way: Way, model: Model, prompts: Prompts, threshold: float, tests: int | None, rounds: int
 ) -> Iterator[Run]:
     """Set a problem up (not timed), warm up, and search it, the engine's own set-up included."""
+    gc.collect()  # the last problem's tensors
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -280,7 +282,7 @@ def main() -> int:
         rows.append(summary("float32, whole search", whole, runs["float32"]))
     publish(
         {
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+            "settings": {k: v for k, v in vars(options).items() if k != "json"},
             "threshold": threshold,
             "device": torch.cuda.get_device_name(),
             "torch": torch.__version__,

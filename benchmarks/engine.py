@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prompts = make_prompts(shape, options.prompts)
         problem = build_problem(make_model(shape), prompts, metric=options.metric)
         report = measure(problem, threshold, options.repeats, options.sample, options.ideas)
-    report = {"settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}} | report
+    report = {"settings": {k: v for k, v in vars(options).items() if k != "json"}} | report
     publish(report, options.json)
     return 0
 

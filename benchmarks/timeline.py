@@ -1,11 +1,12 @@
 """What runs on a GPU while PAHQ tests edges: every kernel and copy by its stream, around a change of focus.
 
     python benchmarks/timeline.py --json FILE                       # on a GPU
-    python benchmarks/timeline.py --draw FILE --out PICTURE.png     # anywhere
+    python benchmarks/timeline.py --draw FILE ... --out PICTURE.png     # anywhere
 
 Traced by PyTorch's profiler: by the reference engine two tests of one head, then two of the next; by the suffix engine
-so many tests in the middle of a search. ``busy`` is the share of time in which at least one stream works, ``together``
-the share in which at least two do. The profiler slows the host down, so that gaps are wider than without it.
+so many tests in the middle of a search. Events are kept of a short while alone; ``busy`` is the share of all the time
+in which at least one stream works, ``together`` the share in which at least two do. The profiler slows the host down,
+so that gaps are wider than without it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -101,33 +103,48 @@ def by_suffix(problem: Problem, threshold: float, skipped: int, tests: int) -> l
     return traced(lambda: list(islice(decisions, tests)))
 
 
-def draw(report: dict[str, Any], path: Path, milliseconds: float) -> None:
+def cut(events: Sequence[dict[str, Any]], milliseconds: float) -> dict[str, Any]:
+    """So much of it, from just before the first event beside the busiest stream (``main``), if there is any."""
+    main = Counter(event["stream"] for event in events).most_common(1)[0][0]
+    beside = [event["start"] for event in events if event["stream"] != main]
+    start = max(0.0, min(beside, default=0.0) - 50 * milliseconds)
+    inside = [event for event in events if 0 <= event["start"] - start < 1e3 * milliseconds]
+    return {"main": main, "events": [event | {"start": round(event["start"] - start, 2)} for event in inside]}
+
+
+def draw(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """The reference engine's panel of each report."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
 
-    panels = report["panels"]
-    figure, axes = plt.subplots(len(panels), 1, figsize=(11, 2.1 * len(panels)), constrained_layout=True, squeeze=False)
-    for axis, panel in zip(axes[:, 0], panels, strict=True):
+    colours = {"kernel": "#0072B2", "copy": "#56B4E9", "copy from host": "#D55E00"}
+    figure, axes = plt.subplots(len(reports), 1, figsize=(11, 2.2 * len(reports)), layout="constrained", squeeze=False)
+    for axis, report in zip(axes[:, 0], reports, strict=True):
+        panel = report["panels"][0]
         events = panel["events"]
-        copies = {event["stream"] for event in events if event["kind"] == "copy from host"}
-        load = [event["start"] for event in events if event["kind"] == "copy from host"]
-        begin = max(0.0, (load[0] if load else 0.0) - 300 * milliseconds)  # a change of focus, not at the very edge
-        streams = sorted({event["stream"] for event in events})
+        counts = Counter(event["stream"] for event in events)
+        copying = {stream for stream in counts if all("copy" in e["kind"] for e in events if e["stream"] == stream)}
+        streams = sorted(counts, key=lambda stream: (stream != panel["main"], -counts[stream]))
+        names = {stream: "focus, to the card" if stream in copying else "head in focus" for stream in streams}
+        names[streams[0]] = "all else"
         for row, stream in enumerate(streams):
-            for kind, colour in (("kernel", "#0072B2"), ("copy", "#56B4E9"), ("copy from host", "#D55E00")):
+            for kind, colour in colours.items():
                 bars = [
-                    ((event["start"] - begin) / 1e3, max(event["duration"], 1.0) / 1e3)
+                    (event["start"] / 1e3, event["duration"] / 1e3)
                     for event in events
                     if event["stream"] == stream and event["kind"] == kind
                 ]
-                axis.broken_barh(bars, (row - 0.4, 0.8), color=colour)
-        names = [f"stream {stream}" + (" (copies)" if stream in copies else "") for stream in streams]
-        axis.set_yticks(range(len(streams)), names)
-        axis.set_xlim(0, milliseconds)
-        axis.set_title(panel["name"], fontsize=10, loc="left")
-    axes[-1, 0].set_xlabel(f"milliseconds ({report['device']}, {report['shape']} shape, int8, focus=receiver)")
+                axis.broken_barh(bars, (row - 0.4, 0.8), color=colour, linewidth=0.6, edgecolor=colour)
+        axis.set_yticks(range(len(streams)), [names[stream] for stream in streams])
+        axis.set_xlim(0, report["milliseconds"])
+        together = f"two streams at once in {panel['together']:.1%} of all the time traced"
+        axis.set_title(f"{report['shape']}, {report['way']}: {together}", fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel(f"milliseconds of a patched forward by the reference engine ({reports[0]['device']})")
+    handles = [Patch(color=colour) for colour in colours.values()]
+    figure.legend(handles, list(colours), loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
 
 
@@ -139,14 +156,14 @@ def main() -> int:
     parser.add_argument("--skipped", type=int, default=1500)
     parser.add_argument("--tests", type=int, default=60)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--draw", type=Path, help="a report to draw, on any machine")
-    parser.add_argument("--milliseconds", type=float, default=10.0, help="of each panel, with --draw")
+    parser.add_argument("--draw", type=Path, nargs="+", help="reports to draw, on any machine")
+    parser.add_argument("--milliseconds", type=float, default=3.0, help="whose events are kept")
     parser.add_argument("--out", type=Path, help="the picture, with --draw")
     options = parser.parse_args()
     if options.draw is not None:
         if options.out is None:
             parser.error("--draw needs --out")
-        draw(json.loads(options.draw.read_text()), options.out, options.milliseconds)
+        draw([json.loads(path.read_text()) for path in options.draw], options.out)
         return 0
     if not torch.cuda.is_available():
         parser.error("tracing needs a CUDA GPU")
@@ -162,9 +179,12 @@ def main() -> int:
             by_suffix(problem, THRESHOLDS[options.shape], options.skipped, options.tests),
         ),
     ):
-        panels.append({"name": name, **shares(events), "events": events})
+        panels.append({"name": name, **shares(events), **cut(events, options.milliseconds)})
     publish(
-        {"device": torch.cuda.get_device_name(), "shape": options.shape, "way": options.way, "panels": panels},
+        {
+            **{"device": torch.cuda.get_device_name(), "shape": options.shape, "way": options.way},
+            **{"milliseconds": options.milliseconds, "panels": panels},
+        },
         options.json,
     )
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -141,16 +142,14 @@ class SquaredError:
     """Mean squared difference to the clean model's outputs, over the output columns named."""
 
     clean: Float[Tensor, "item vocab"]
-    columns: tuple[int, ...]
+    columns: Int[Tensor, " column"]
     name: str = "mse"
 
     def each(self, logits: Tensor) -> Tensor:
-        columns = list(self.columns)
-        return (logits[..., columns] - self.clean[..., columns]).square().mean(-1)
+        return (logits[..., self.columns] - self.clean[..., self.columns]).square().mean(-1)
 
     def value(self, logits: Tensor) -> Tensor:  # one mean over items and columns: the same bits as ever
-        columns = list(self.columns)
-        return (logits[..., columns] - self.clean[..., columns]).square().mean((-1, -2))
+        return (logits[..., self.columns] - self.clean[..., self.columns]).square().mean((-1, -2))
 
     loss = value
 
@@ -185,8 +184,8 @@ def objective(name: str, targets: Mapping[str, Tensor], clean_logits: Float[Tens
         return Margin(at["answer"], at["choices"])
     if name == "nll":
         return NegativeLogLikelihood(at["answer"])
-    columns = at["columns"].tolist() if "columns" in at else range(clean_logits.shape[-1])
-    return SquaredError(clean_logits, tuple(columns))
+    columns = at["columns"] if "columns" in at else torch.arange(clean_logits.shape[-1], device=device)
+    return SquaredError(clean_logits, columns)
 
 
 def gather_items(

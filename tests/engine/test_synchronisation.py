@@ -62,7 +62,7 @@ def test_a_search_never_waits_between_windows(family: str, metric: str, monkeypa
         tests = len(list(speculate(engine, Order(), 0.3)))
     assert tests > 10
     assert listener.waits == []
-    assert listener.sent < tests / 2  # which trials take a Direct edge, and states that trials share; never which heads
+    assert listener.sent < tests  # which trials take a Direct edge, and states that trials share; never which heads
 
 
 def test_one_transfer_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
