@@ -10,7 +10,7 @@ import pandas as pd
 from pahq.analysis.evaluate import acdc_cells
 
 NAMES = (
-    *("task", "method", "precision", "threshold", "tests", "audited_share", "overturned", "could_differ"),
+    *("task", "method", "precision", "variant", "threshold", "tests", "audited_share", "overturned", "could_differ"),
     *("differing_unaudited", "differing", "bits_share", "seconds_acdc", "seconds_unaudited", "seconds"),
     *("peak_mib_acdc", "peak_mib_unaudited", "peak_mib", "note"),
 )

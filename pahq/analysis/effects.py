@@ -18,7 +18,7 @@ from pahq.results import JournalLine, cell_folder, read_journal
 from pahq.search.acdc import is_removed
 
 NAMES = (
-    *("task", "precision", "method", "focus", "baseline", "threshold", "tests"),
+    *("task", "precision", "method", "focus", "variant", "baseline", "threshold", "tests"),
     *("error_median", "error_q90", "error_q99", "error_largest", "flipped"),
 )
 REMEASURED, ONCE = "re-measured", "no head in focus"
@@ -51,7 +51,9 @@ def effect_rows(root: str | Path, cells: pd.DataFrame) -> pd.DataFrame:
         if before and _path(unfocused[0]) == _path(lines):
             rows.append(_row(row, lines, low[:, 1] - np.array(before), ONCE))
     frame = pd.DataFrame(rows, columns=list(NAMES))
-    return frame.sort_values(["task", "precision", "threshold", "baseline", "method", "focus"], ignore_index=True)
+    return frame.sort_values(
+        ["task", "precision", "threshold", "baseline", "method", "focus", "variant"], ignore_index=True
+    )
 
 
 def _path(lines: list[JournalLine]) -> list[tuple[str, bool]]:

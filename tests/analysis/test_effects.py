@@ -23,9 +23,11 @@ BAND = {"kind": "band", "share": 1.0, "overturned": 1, "could_differ": 0.0, "bit
 BEFORE, SHIFT = 0.5, 0.03  # in low precision with a head in focus; without one it is so much more
 
 
-def audited(root: Path, method: str, *, low: list[list[float]] | None, precision: str = "int8", **band: Any) -> str:
+def audited(
+    root: Path, method: str, *, low: list[list[float]] | None, precision: str = "int8", seed: int = 0, **band: Any
+) -> str:
     """A finished cell of threshold .2, whose effects in full precision are .1 for removed edges and .3 for others."""
-    update = {"audit": "band", "band": BandConfig(share=1.0)}
+    update = {"audit": "band", "band": BandConfig(share=1.0), "seed": seed}
     made = config(TASK, method, precision, 0.2).model_copy(update=update)
     name: str = cell(root, made, EDGES, certainty={"audit": BAND | band})
     path = root / "cells" / name / "decisions.jsonl"
@@ -86,3 +88,14 @@ def test_a_search_not_measured_twice_throughout_has_no_row(tmp_path: Path) -> No
     evaluate(tmp_path, "effects", ids)
     report = write_tables(tmp_path, "effects")
     assert pd.read_parquet(report.parent / "effects.parquet").empty
+
+
+def test_cells_that_differ_in_nothing_shown_are_told_apart(tmp_path: Path) -> None:
+    errors = [0.0] * len(graph_of(TASK).edges)
+    ids = [cell(tmp_path, config(TASK, "acdc", "float32", 0.2), EDGES)]
+    ids += [audited(tmp_path, "pahq", low=losses(BEFORE, errors), seed=seed) for seed in (0, 1)]
+    evaluate(tmp_path, "effects", ids)
+    report = write_tables(tmp_path, "effects")
+    for name in ("effects", "audit"):
+        frame = pd.read_parquet(report.parent / f"{name}.parquet")
+        assert frame["variant"].tolist() == ["seed=0", "seed=1"], name
