@@ -17,72 +17,12 @@ from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithfulness.table import by_cell, by_series, cell_columns
 from pahq.analysis.frames import write_parquet
+from pahq.analysis.headings import HEADINGS
 from pahq.analysis.notes import NOTES
 from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.errors import PahqError
 from pahq.results import write_atomic
-
-HEADINGS = {
-    "auc_steps": "AUC (steps)",
-    "auc_trapezoid": "AUC (trapezoid)",
-    "points": "distinct points",
-    "against": "judged against",
-    "mean_jaccard": "Jaccard to ACDC (mean)",
-    "jaccard_by_chance": "Jaccard by chance",
-    "edges_differing": "edges differing from ACDC (sum)",
-    "search_metric": "search metric",
-    "paper": "paper's AUC",
-    "paper_number": "paper",
-    "paper_source": "source of the paper's number",
-    "kept_cleaned": "kept, cleaned",
-    "kl": "KL (nats)",
-    "mean_kl": "KL (nats, mean)",
-    "start_loss": "loss by rounding alone",
-    "mean_kept": "edges kept (mean)",
-    "ms_per_test": "ms a test",
-    "peak_mib": "peak MiB",
-    "seconds_to_acdc": "seconds / ACDC's",
-    "peak_to_acdc": "peak / ACDC's",
-    "kept_mean": "kept on resamples (mean)",
-    "kept_min": "fewest",
-    "kept_max": "most",
-    "jaccard_pairs": "Jaccard of pairs (mean)",
-    "jaccard_pairs_min": "least of pairs",
-    "jaccard_circuit": "Jaccard to the circuit (mean)",
-    "jaccard_circuit_min": "least to the circuit",
-    "always": "edges in all",
-    "ever": "edges in any",
-    "jaccard_orders": "other orders: Jaccard (mean)",
-    "jaccard_orders_min": "least of orders",
-    "jaccard_seeds": "other seeds: Jaccard (mean)",
-    "jaccard_seeds_min": "least of seeds",
-    "cmd_small": "CMD, .1% to 5% of edges",
-    "cmd": "CMD",
-    "cpr": "CPR",
-    "incompleteness_relative": "incompleteness (worst, of full - empty)",
-    "nodes_trivial": "nodes without effect",
-    "partial_necessity": "partial necessity",
-    "audited_share": "tests audited",
-    "could_differ": "could differ",
-    "differing_unaudited": "differing without audit",
-    "differing": "differing with audit",
-    "bits_share": "share of bits used",
-    "seconds_acdc": "seconds: ACDC",
-    "seconds_unaudited": "seconds without audit",
-    "peak_mib_acdc": "peak MiB: ACDC",
-    "peak_mib_unaudited": "peak MiB without audit",
-    "seconds_overlapped": "seconds: overlapped",
-    "seconds_serial": "seconds: serial",
-    "overlapped_to_serial": "overlapped / serial",
-    "same_end": "same loss and edges at the end",
-    "error_median": "error: median",
-    "error_q90": "error: 90%",
-    "error_q99": "error: 99%",
-    "error_largest": "error: largest",
-    "paper_runtime": "paper: runtime",
-    "paper_memory": "paper: memory",
-}
 
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
 APART = ("auc_against_acdc", "faithfulness_cells")  # tables that the report names and does not hold

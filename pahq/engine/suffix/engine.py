@@ -23,6 +23,7 @@ from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.losses import KlLosses, PlainLosses, losses_for
 from pahq.engine.suffix.rebase import rebase
+from pahq.engine.suffix.refocus import change_weights
 from pahq.engine.suffix.stages import Stage, stages
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
@@ -291,30 +292,12 @@ class SuffixEngine:
             self._change_weights(layer, sorted(group for at, group in changed if at == layer), before)
 
     def _change_weights(self, layer: int, groups: Sequence[int], before: LayerWeights) -> None:
-        """Compute the groups' heads again by the weights under the new focus, from their current inputs."""
-        state, shape = self._state, self.graph.shape
-        after, first = self._weights(layer), state.first_sender(layer)
         wave = self._new_wave(1)
-        per_group = shape.heads // shape.kv_heads
-        for group in groups:
-            heads = range(group * per_group, (group + 1) * per_group)
-            fresh: dict[Receiver, Tensor] = {}
-            for letter, indices in (("q", heads), ("k", (group,)), ("v", (group,))):
-                for index in indices:
-                    receiver = Receiver("head", layer, index, letter)
-                    if state.receiver_need(receiver) != NOWHERE:
-                        fresh[receiver] = self._projection(receiver, after)[None]
-                        wave.set_projection(receiver, fresh[receiver])
-            for head in heads:
-                need = state.need[first + head]
-                if need != NOWHERE:
-                    old = at_need(state.z[layer][head], need) @ before.output(head)
-                    z = wave.attend(layer, head, fresh)
-                    wave.set_head(layer, head, z, z @ after.output(head) - old)
-                    if self._composites is not None:
-                        self._composites.forget(first + head)
-                    if self._head_logits is not None:
-                        self._head_logits.forget(first + head)
+        for sender in change_weights(wave, layer, groups, before, self._weights(layer), self._ablated):
+            if self._composites is not None:
+                self._composites.forget(sender)
+            if self._head_logits is not None:
+                self._head_logits.forget(sender)
         final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
         loss = None if final is None else self._final_losses(final, wave)[0]
         wave.choose(0)
@@ -322,11 +305,3 @@ class SuffixEngine:
         self._wave, self._answers = None, {}
         if loss is not None:
             self._loss = loss
-
-    def _projection(self, receiver: Receiver, weights: LayerWeights) -> Tensor:
-        """A head's current projection, computed from its current input by ``weights``."""
-        state = self._state
-        if not state.online[receiver]:
-            return self._ablated(receiver)
-        x = state.inputs[receiver] if receiver in state.inputs else state.clean_input(receiver)
-        return project_inputs(state, receiver, weights, x[None])[0]

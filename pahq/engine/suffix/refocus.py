@@ -1,0 +1,54 @@
+"""Where a wave starts that brings heads of the current state under other weights: their layer's focus has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from pahq.engine.suffix.inputs import project_inputs
+from pahq.engine.suffix.state import NOWHERE, at_need
+from pahq.engine.suffix.wave import Wave
+from pahq.graph import Receiver
+from pahq.model.weights import LayerWeights
+
+
+def change_weights(
+    wave: Wave,
+    layer: int,
+    groups: Sequence[int],
+    before: LayerWeights,
+    after: LayerWeights,
+    ablated: Callable[[Receiver], Tensor],
+) -> list[int]:
+    """Compute the groups' heads again by the weights ``after``, from their current inputs; the senders that changed.
+
+    ``ablated`` gives a projection's value in the ablated run, by the new weights, for receivers whose Direct edge is
+    gone.
+    """
+    state, shape, first = wave.state, wave.state.graph.shape, wave.state.first_sender(layer)
+    per_group = shape.heads // shape.kv_heads
+    changed = []
+    for group in groups:
+        heads = range(group * per_group, (group + 1) * per_group)
+        fresh: dict[Receiver, Tensor] = {}
+        for letter, indices in (("q", heads), ("k", (group,)), ("v", (group,))):
+            for index in indices:
+                receiver = Receiver("head", layer, index, letter)
+                if state.receiver_need(receiver) == NOWHERE:
+                    continue
+                if state.online[receiver]:
+                    x = state.inputs[receiver] if receiver in state.inputs else state.clean_input(receiver)
+                    value = project_inputs(state, receiver, after, x[None])[0]
+                else:
+                    value = ablated(receiver)
+                fresh[receiver] = value[None]
+                wave.set_projection(receiver, fresh[receiver])
+        for head in heads:
+            need = state.need[first + head]
+            if need != NOWHERE:
+                old = at_need(state.z[layer][head], need) @ before.output(head)
+                z = wave.attend(layer, head, fresh)
+                wave.set_head(layer, head, z, z @ after.output(head) - old)
+                changed.append(first + head)
+    return changed
