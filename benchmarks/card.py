@@ -151,7 +151,7 @@ def shared_bytes(problem: Problem, model: Model) -> int:
 
 def reference(problem: Problem, decisions: Sequence[Decision], count: int) -> dict[str, Any]:
     """Seconds of a whole patched forward with its loss, eager and as a CUDA graph, at states of the search."""
-    chosen = {round(i * (len(decisions) - 1) / (count - 1)) for i in range(count)}
+    chosen = {round(i * (len(decisions) - 1) / max(1, count - 1)) for i in range(count)}
     engine = ReferenceEngine(problem)
     engine.measure([Trial(decisions[0].edge, ())])
     recorded = record(problem)
@@ -258,13 +258,15 @@ def main() -> int:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("this benchmark needs a CUDA GPU")
+    wanted = list(WAYS) if options.ways is None else [name.strip() for name in options.ways.split(";")]
+    if unknown := [name for name in wanted if name not in WAYS]:
+        parser.error(f"unknown way {unknown[0]!r}; known: {'; '.join(WAYS)}")
+    ways = {name: WAYS[name] for name in wanted}
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     shape, start = SHAPES[options.shape], time.perf_counter()
-    threshold = options.threshold or THRESHOLDS[options.shape]
+    threshold = THRESHOLDS[options.shape] if options.threshold is None else options.threshold
     model = make_model(shape, device="cpu" if options.shape == "gpt2" else "cuda").to(device="cuda")
     prompts = make_prompts(shape, options.prompts)
-    wanted = None if options.ways is None else options.ways.split(";")
-    ways = {name: way for name, way in WAYS.items() if wanted is None or name in wanted}
     problem = WAYS["float32"].problem(model, prompts)
     decisions = decide(WAYS["float32"], problem, threshold, options.tests)[0]
     sampled = reference(problem, decisions, options.sample) if options.sample else None

@@ -173,7 +173,7 @@ def main() -> int:
     parser.add_argument("--positions", type=int, default=15)
     parser.add_argument("--threshold", type=float, default=0.004)
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", default="", help="only rows whose name contains this, such as result-caches")
     parser.add_argument("--jobs", type=int, default=1, help="how many rows at a time")

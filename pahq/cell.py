@@ -28,7 +28,7 @@ from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
 from pahq.outcome import certainty, judge, summary
 from pahq.precision.packedstore import PackedStore
-from pahq.precision.store import Focus, focus_of
+from pahq.precision.store import Focus, PrecisionStore, focus_of
 from pahq.results import (
     Journal,
     JournalLine,
@@ -79,7 +79,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     decisions = [as_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
-    model = source.load() if isinstance(source, ModelFile) else source  # to judge by, in full precision
+    model = _judged_by(source, full)
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
     values = summary(cell, model, problem.graph, decisions, circuit) | {
         "certainty": certainty(cell, model, task, problem, full, decisions, circuit),
@@ -117,6 +117,15 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     else:
         source, task = load(cell, run.device)
     return source, task, cell_problem(cell, source, task.search, store=store)
+
+
+def _judged_by(source: Model | ModelFile, full: Problem | None) -> Model:
+    """The full-precision model that the circuit is judged by; an audit has one in memory already."""
+    if not isinstance(source, ModelFile):
+        return source
+    if full is not None and isinstance(full.store, PrecisionStore):
+        return full.store.full
+    return source.load()
 
 
 def load(cell: CellConfig, device: str) -> tuple[Model, Task]:

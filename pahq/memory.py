@@ -56,10 +56,10 @@ class PeakMemory:
     """Started when made; ``bytes()`` is the peak since, above the level at the start."""
 
     def __init__(self, device: str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-            self._start = torch.cuda.memory_allocated()
+        self._device = torch.device(device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._start = torch.cuda.memory_allocated(self._device)
             return
         give_back()  # what the allocator kept would be used again unseen
         # Without it the mark counts from the process's start, which bounds the answer from above.
@@ -68,8 +68,8 @@ class PeakMemory:
         self._start = _status_bytes("VmRSS")
 
     def bytes(self) -> int:
-        if self._cuda:
-            return int(torch.cuda.max_memory_allocated()) - self._start
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device)) - self._start
         return max(0, _status_bytes("VmHWM") - self._start)
 
 

@@ -14,6 +14,7 @@ from pahq.circuit import Circuit
 from pahq.config import BandConfig, CellConfig, RunConfig, parse_config
 from pahq.engine.problem import cell_problem
 from pahq.errors import PahqError
+from pahq.model.modelfile import ModelFile
 from pahq.precision.bits import bits_share
 from pahq.results import JournalLine, cell_folder, read_journal, read_result
 from pahq.search.acdc import Decision
@@ -164,3 +165,15 @@ def test_packed_weights_and_plain_ones_give_one_search(tmp_path: Path) -> None:
     plain, packed = (read_result(folder) for folder in folders)
     assert (plain["store"], packed["store"]) == ("plain", "packed")
     assert plain["certainty"] == packed["certainty"]
+
+
+@pytest.mark.parametrize("audit", ["band", "none"])
+def test_the_full_model_is_loaded_once(audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit's is what the circuit is judged by: a second copy might not fit a card."""
+    loads: list[int] = []
+    load_all = ModelFile.load
+    monkeypatch.setattr(ModelFile, "load", lambda self: loads.append(1) or load_all(self))
+    changes = {} if audit == "band" else {"audit": "none", "band": {}}
+    found = run_in(tmp_path, make(**changes))
+    assert (found["store"], len(loads)) == ("packed", 1)
+    assert found["model"]["digest"]

@@ -106,9 +106,9 @@ def build_problem(
     the corrupted prompts, position by position.
     ``precision.cache``: absent edges carry 16-bit values; whatever the network itself computes is not rounded.
     ``store``: plain keeps the full-precision model and its rounded copy; packed keeps low-bit weights alone, and the
-    full-precision ones in the model's file (a model that is loaded already goes into a temporary one, or on a GPU into
-    pinned memory of the host). Both give the same numbers. ``schedule``: of a packed store, see ``SCHEDULES``.
-    Raises PahqError when prompts and model do not fit each other.
+    full-precision ones in the model's file (a model that is loaded already goes into a temporary one), or where the
+    search is on a GPU in pinned memory of the host. Both give the same numbers. ``schedule``: of a packed store, see
+    ``SCHEDULES``. Raises PahqError when prompts and model do not fit each other.
     """
     if store not in STORES:
         raise unknown("store", store, STORES)

@@ -5,6 +5,7 @@ This is the full-precision master of a search in low precision. Only what is ask
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from pahq.model.buffers import Buffers
 from pahq.model.tensorfile import WEIGHTS, TensorReader, write_tensors
 from pahq.model.weights import PLACES, EndWeights, LayerWeights, Model, ModelConfig, Streamed
 
-PART = 1 << 16  # numbers of a weight without heads that are read at a time
+# Numbers of a weight that are read at a time, or one head. To a GPU each part is a copy that is waited for.
+PART, CARD_PART = 1 << 16, 1 << 22
 
 
 class ModelFile:
@@ -97,13 +99,13 @@ class ModelFile:
         return self.name(layer, field) in self._shapes
 
     def parts(self, layer: int, field: str) -> Iterator[tuple[int, Tensor]]:
-        """A weight head by head, or in some rows at a time if it has no heads, each with the number of all.
+        """A weight in some heads at a time, or rows if it has no heads, each part with the number of all.
 
         What is yielded is overwritten by the next. Raises PahqError if it is not finite.
         """
         name = self.name(layer, field)
         length, *rest = self._shapes[name]
-        step = 1 if len(rest) > 1 else max(1, PART // rest[0])
+        step = max(1, (PART if self.device.type == "cpu" else CARD_PART) // math.prod(rest))
         staging = torch.empty((min(step, length), *rest), dtype=self.dtype, device=self.device)
         for first in range(0, length, step):
             yield length, self._fill(name, staging[: length - first], first)
@@ -148,18 +150,21 @@ class EmbeddingRows:
 
 def _fill(reader: TensorReader, name: str, value: Tensor, first: int) -> Tensor:
     """Rows of a tensor from ``first`` on, into ``value``. Raises PahqError if they are not finite."""
-    _read(reader, name, value, first)
-    if not all_finite(value):
+    if not all_finite(_read(reader, name, value, first)):
         raise PahqError(f"tensor {name!r} holds NaN or infinite values")
     return value
 
 
-def _read(reader: TensorReader, name: str, value: Tensor, first: int) -> None:
-    """Rows of a tensor from ``first`` on, into ``value``, which on another device is filled by way of the host."""
+def _read(reader: TensorReader, name: str, value: Tensor, first: int) -> Tensor:
+    """Rows of a tensor from ``first`` on, into ``value``, which on another device is filled by way of the host.
+
+    Returns what was read, in the host's memory: nobody need look at it on the device.
+    """
     host = value if value.device.type == "cpu" else torch.empty(value.shape, dtype=value.dtype)
     reader.read(name, host, first=first)
     if host is not value:
         value.copy_(host)
+    return host
 
 
 class _Layers:

@@ -90,7 +90,7 @@ def quantise(weight: Float[Tensor, "*head in out"], form: Format) -> Quantised:
 def dequantise(codes: Tensor, scale: Tensor | None, low: Tensor | None, form: Format) -> Float[Tensor, "*head in out"]:
     """From the units of the scales back to weights, in place: ``codes`` is float32 and is what is returned."""
     if form.name == "nf4":
-        codes.copy_(nf4_levels().to(codes.device)[codes.to(torch.uint8).int()])
+        codes.copy_(_levels_on(codes.device)[codes.to(torch.uint8).int()])
     first = 0
     if scale is not None:
         for block in blocks(codes, form):
@@ -140,7 +140,7 @@ def _levels(w: Tensor, scale: Tensor | None, low: Tensor | None, name: str) -> T
     if name == "fp8":  # clamped, since a bare cast overflows to NaN
         return w.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float()
     if name == "nf4":
-        table = nf4_levels().to(w.device)
+        table = _levels_on(w.device)
         return torch.bucketize(w, (table[1:] + table[:-1]) / 2).float()
     least, most = {"int8": (-INT8_MAX, INT8_MAX), "int4": (0.0, INT4_LEVELS), "int4s": (-INT4_MAX, INT4_MAX)}[name]
     return w.round().clamp(least, most) + 0.0  # whole numbers know no negative zero
@@ -159,6 +159,12 @@ def nf4_levels() -> Float[Tensor, "16"]:
     negative = -torch.special.ndtri(torch.linspace(0.5, outermost, 8, dtype=torch.float64))
     levels = torch.cat((negative.flip(0), positive[1:]))
     return (levels / levels.abs().max()).float()
+
+
+@cache
+def _levels_on(device: torch.device) -> Float[Tensor, "16"]:
+    """Sent there once."""
+    return nf4_levels().to(device)
 
 
 def _fitting(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:

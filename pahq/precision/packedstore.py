@@ -6,6 +6,7 @@ in from the master. What engines get equals, bit for bit, what ``PrecisionStore`
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -30,7 +31,7 @@ from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, products_of
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
-_PART, _CARD_PART = 1 << 18, 1 << 24  # numbers that are rounded at a time
+_PART, _CARD_PART = 1 << 18, 1 << 22  # numbers that are rounded at a time
 _SMALL = tuple(field.name for field in fields(LayerWeights) if field.name not in (*ATTENTION, *MLP, "W_pos"))
 
 
@@ -104,7 +105,7 @@ class PackedStore:
         if device.type == "cuda":
             master = PinnedMaster(model)
         else:
-            master = model if isinstance(model, ModelFile) else spill(model)
+            master = model if isinstance(model, ModelFile) else spill(model, device="cpu")
         return cls(ends, packed, small, master, order, cached_layers=cached_layers, kernel=kernel)
 
     @property
@@ -118,13 +119,20 @@ class PackedStore:
 
     @property
     def nbytes(self) -> int:
-        """Packed weights, ends, biases, norms, and the buffers and slots as they are now."""
+        """Packed weights, ends, biases, norms, slots, and room for unpacked matrices.
+
+        Of that a CPU counts what it holds now, a GPU what is held once so many layers were read as are kept.
+        """
         held: list[Any] = [
             getattr(self.ends, name) for name in ("W_E", "W_pos", "ln_final_w", "ln_final_b", "W_U", "b_U")
         ]
         held += [value for layer in self._small for value in layer.values()]
         storage = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor)}
         working = self.slots.nbytes + sum(buffers.nbytes for buffers in self._buffers.values())
+        if self.ends.W_E.device.type != "cpu":
+            unpacked = [weight for name, weight in self._packed[0].items() if not self._exact_at_rest(name)]
+            numbers = sum(math.prod(weight.shape) for weight in unpacked)
+            working += min(self._cached, len(self._packed)) * numbers * self.ends.W_E.dtype.itemsize
         return sum(storage.values()) + self.packed_nbytes + working
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pahq.engine.suffix.inputs import less_and_less
+from pahq.engine.suffix.inputs import less_and_less, one_by_one
 
 
 def by_hand(current: torch.Tensor, gone: torch.Tensor) -> list[torch.Tensor]:
@@ -22,6 +22,22 @@ def test_one_running_sum_is_a_subtraction_after_the_other(senders: int) -> None:
     current = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
     gone = torch.randn(senders, 3, 5, 7, generator=generator, dtype=torch.float64)
     assert torch.equal(less_and_less(current, gone), torch.stack(by_hand(current, gone)))
+
+
+@pytest.mark.parametrize(
+    ("sets", "falls"),
+    [
+        ([(5,), (5, 3), (5, 3, 0)], True),
+        ([(5,)], False),  # of three senders
+        ([(5,), (5, 3), (5, 3)], False),
+        ([(5,), (5, 3), (5, 3, 0), (5, 3, 0)], False),
+        ([(5,), (3,), (5, 3, 0)], False),
+        ([(5,), (5, 0), (5, 0, 3)], False),
+        ([(0,), (0, 3), (0, 3, 5)], False),
+    ],
+)
+def test_a_running_sum_is_for_sets_that_take_senders_one_by_one(sets: list[tuple[int, ...]], falls: bool) -> None:
+    assert one_by_one(sets, [0, 3, 5]) == falls
 
 
 @pytest.mark.gpu

@@ -9,12 +9,14 @@ import torch
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.losses import TILE
 from pahq.errors import PahqError
+from pahq.metrics import Kl, LogitDifference, Margin
 from pahq.model.weights import ModelConfig
 
 GIB = 1 << 30
 COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 8
+LOGITS = 4  # tensors of all logits, where a loss is taken of these
 WORKSPACE = 64 << 20  # what the libraries take on first use: buffers of products, pages of code
 SLACK = 1.05
 
@@ -75,7 +77,7 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
             f"(fewer task.examples need less)"
         )
     wider = 3 * (sizes.tile - TILE) * problem.corrupted.final.element_size()  # logits, and what is made of them
-    tile = sizes.tile if wider <= left // 2 else TILE
+    tile = sizes.tile if isinstance(problem.objective, Kl) and wider <= left // 2 else TILE
     left -= wider if tile > TILE else 0
     held = _held_streams(problem)
     hold_streams = held <= left // 2
@@ -100,7 +102,15 @@ def _window(problem: Problem) -> int:
     """A window of one trial, and a tile of logits."""
     final = problem.corrupted.final
     size = final.element_size()
-    return trial_bytes(problem.store.config, final.shape[0] * final.shape[1], size) + TILE * size
+    return trial_bytes(problem.store.config, final.shape[0] * final.shape[1], size) + loss_bytes(problem) + TILE * size
+
+
+def loss_bytes(problem: Problem) -> int:
+    """What a trial's loss holds: nothing to speak of where it is found without all logits (``losses_for``)."""
+    if isinstance(problem.objective, Kl | LogitDifference | Margin):
+        return 0
+    items, final = len(problem.prompts.items), problem.corrupted.final
+    return LOGITS * items * problem.store.config.d_vocab_out * final.element_size()
 
 
 def trial_bytes(config: ModelConfig, rows: int, size: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import plan, trial_bytes
+from pahq.engine.suffix.budget import loss_bytes, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
@@ -120,7 +120,8 @@ class SuffixEngine:
         if self._rows is not None:
             return max(1, min(self._widest, self._rows // rows))
         on_the_way = rows * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
-        fit = self.budget.window_bytes // (trial_bytes(state.config, rows, size) + on_the_way)
+        loss = loss_bytes(self.problem)
+        fit = self.budget.window_bytes // (trial_bytes(state.config, rows, size) + on_the_way + loss)
         return max(1, min(self._widest, self.budget.rows // rows, fit))
 
     def _new_wave(self, trials: int) -> Wave:
@@ -130,7 +131,8 @@ class SuffixEngine:
         """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
         state = self._state
         rows, size = state.batch * state.length, state.clean_final.element_size()
-        return max(0, self.budget.window_bytes - trials * trial_bytes(state.config, rows, size))
+        trial = trial_bytes(state.config, rows, size) + loss_bytes(self.problem)
+        return max(0, self.budget.window_bytes - trials * trial)
 
     def _wave_need(self, receiver: Receiver) -> int:
         """Positions that a wave from this receiver computes: those its outputs are needed at."""

@@ -28,8 +28,7 @@ def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> 
     index = {tuple(members): i for i, members in enumerate(sets)}
     if all(members and (len(members) == 1 or tuple(members[:-1]) in index) for members in sets):
         # As a window asks: each set is an earlier one and one sender more.
-        falling = tuple(reversed(senders))
-        if current.is_cuda and all(tuple(members) == falling[: i + 1] for i, members in enumerate(sets)):
+        if current.is_cuda and one_by_one(sets, senders):
             return less_and_less(current, gone)
         x = current.new_empty(len(sets), *current.shape)
         for i, members in enumerate(sets):
@@ -38,6 +37,12 @@ def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> 
         return x
     matrix = current.new_tensor([[float(sender in members) for sender in senders] for members in map(set, sets)])
     return current - (matrix.view(len(sets), len(senders)) @ gone.flatten(1)).view(len(sets), *gone.shape[1:])
+
+
+def one_by_one(sets: Sequence[Sequence[int]], senders: Sequence[int]) -> bool:
+    """Whether the sets take the senders (ascending) one after the other, from the last down."""
+    falling = tuple(reversed(senders))
+    return len(sets) == len(senders) and all(tuple(members) == falling[: i + 1] for i, members in enumerate(sets))
 
 
 def less_and_less(
