@@ -186,9 +186,8 @@ class EngineConfig(_Frozen):
 class BandConfig(_Frozen):
     """``audit=band``: what is measured in both precisions, and how the band follows from it.
 
-    The band is ``safety`` times the largest difference of the tests measured in both that were at most ``near`` to the
-    threshold or fell the other way in full precision, and at least ``near`` until there are so many of the former that
-    the largest of their differences bounds the ``quantile`` of theirs with ``confidence``. The ``first`` tests,
+    The band is ``safety`` times the largest difference of all tests measured in both, and at least ``near`` until the
+    largest difference of the tests so near bounds the ``quantile`` of theirs with ``confidence``. The ``first`` tests,
     and ``share`` of all, drawn by ``seed``, are measured in both as well. A format is given up when the tests so far
     say, with that confidence at each look, that more than ``hopeless`` of them lie in the band. ``verify`` unaudited
     tests are measured again when the search is over. ``rule`` names the way of all this, so that cells of another one
@@ -199,12 +198,12 @@ class BandConfig(_Frozen):
     quantile: float = Field(default=0.8, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     safety: float = Field(default=2.5, ge=1)
-    near: float = Field(default=0.2, gt=0)
+    near: float = Field(default=0.3, gt=0)
     first: int = Field(default=3, ge=0)
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
-    rule: Literal["close"] = "close"
+    rule: Literal["near"] = "near"
 
 
 class CellConfig(_Frozen):

@@ -83,7 +83,7 @@ def test_a_cell_tells_of_its_audit(tmp_path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("hopeless", [1.0, 0.001])
 def test_a_cut_journal_is_gone_on_with(tmp_path: Path, hopeless: float) -> None:
-    cell = make(band={**EARLY, "hopeless": hopeless, "safety": 2.0 if hopeless == 1 else 1e9, "near": 2.0})
+    cell = make(band={**EARLY, "hopeless": hopeless, "safety": 2.0 if hopeless == 1 else 1e9})
     whole = run_in(tmp_path / "whole", cell)
     finished, folder = cell_folder(tmp_path / "whole", cell.id), cell_folder(tmp_path / "cut", cell.id)
     assert whole["certainty"]["audit"]["hopeless"] == (hopeless < 1)
@@ -100,7 +100,7 @@ def test_a_cut_journal_is_gone_on_with(tmp_path: Path, hopeless: float) -> None:
 
 
 def test_a_hopeless_cell_is_acdcs(tmp_path: Path) -> None:
-    audited = make("suffix", band={**EARLY, "hopeless": 0.001, "safety": 1e9, "near": 2.0})
+    audited = make("suffix", band={**EARLY, "hopeless": 0.001, "safety": 1e9})
     acdc = make("suffix", audit="none", band={}, method={"name": "acdc"}, precision={"name": "auto"})
     told = run_in(tmp_path, audited)["certainty"]["audit"]
     run_in(tmp_path, acdc)

@@ -2,12 +2,10 @@
 
 Near means within a band, which the run itself calibrates. Both networks are measured in the same state on the first
 tests, on every test in the band and on a seeded sample of the others, and the band is ``safety`` times the largest
-difference of effects that a test near the threshold has shown so far, or one that full precision overturned. It begins
-wide (``near``) and stays so until enough tests in it have been measured: tests far from the threshold say little of how
-far off those near it are. On nano a band from the first tests alone, whatever their effects, is too narrow unless it
-rests on twice as many, and far differences make it too wide: on SmolLM2's greaterthan one into the logits, that
-decided nothing, had fp8 given up after ten tests. The few first tests are for a format that is all noise, which sees no
-test near the threshold. A quantile further down than the largest would not do, since
+difference of effects seen so far. It begins wide (``near``) and stays so until enough tests in it have been measured:
+tests far from the threshold say little of how far off those near it are, and on nano a band from the first tests
+alone, whatever their effects, is too narrow unless it rests on twice as many. The few first tests are for a format
+that is all noise, which sees no test near the threshold. A quantile further down than the largest would not do, since
 differences have heavy tails and grow as the circuit is taken apart: on SmolLM2 one test of thousands was off by six
 times the 90% quantile, and one such test is enough to leave ACDC's path. The band is a rule, not a bound. What bounds
 the tests that it missed is the sample: of those drawn outside the band of their time, so many of n fell the other way.
@@ -76,9 +74,7 @@ class Calibration:
     threshold: float
     absolute: bool = False
     hopeless_at: int | None = None  # the test that showed it
-    # Difference of any test measured by both that was near (``settings.near``), or overturned; one that is no number
-    # makes the band endless.
-    largest: float = 0.0
+    largest: float = 0.0  # difference of any test measured by both; one that is no number makes the band endless
     start: int = 0  # tests measured by both whose margin was at most ``settings.near``
     margins: list[float] = field(default_factory=list)  # of all tests in low precision, sorted
     drawn: int = 0  # tests of the sample
@@ -115,16 +111,13 @@ class Calibration:
         insort(self.margins, _finite_or_inf(away))
         if decision.low is None:
             return
-        overturned = is_removed(effect, self.threshold, absolute=self.absolute) != decision.removed
-        near = not away > self.settings.near
         if self._sampled(decision.index):
             self.drawn += 1
             if away > self.band:
                 self.outside += 1
-                self.missed += overturned
-        self.start += near
-        if near or overturned:
-            self.largest = max(self.largest, _finite_or_inf(self._relative(effect - decision.effect, effect)))
+                self.missed += is_removed(effect, self.threshold, absolute=self.absolute) != decision.removed
+        self.start += not away > self.settings.near
+        self.largest = max(self.largest, _finite_or_inf(self._relative(effect - decision.effect, effect)))
         if (self.calibrated or self._seen > self.settings.near) and self._mostly_inside():
             self.hopeless_at = decision.index
 
