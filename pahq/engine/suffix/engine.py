@@ -39,10 +39,10 @@ class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
     ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); without it the search
-    takes at most what the reference would (on a GPU half a GiB more), where that is possible at all. A window is
-    bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed
-    everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from
-    all logits. ``measured`` counts trials.
+    takes at most what the reference would and 32 MiB (on a GPU half a GiB) more, where that is possible at all. A
+    window is bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is
+    computed everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every
+    loss from all logits. ``measured`` counts trials.
     """
 
     def __init__(
