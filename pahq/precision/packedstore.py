@@ -65,7 +65,6 @@ class PackedStore:
         self.slots = FocusSlots(ends.config, master, schedule.load, dtype=dtype, device=device)
         self._buffers = {name: Buffers(weight.shape, dtype, device) for name, weight in first.items()}
         self._unpacked: dict[str, OrderedDict[tuple[int, Groups], Tensor]] = {name: OrderedDict() for name in first}
-        self._outputs: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # by layer and head
         self._last: Group | None = None
 
     @classmethod
@@ -130,7 +129,6 @@ class PackedStore:
         held += [value for layer in self._small for value in layer.values()]
         storage = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor)}
         working = self.slots.nbytes + sum(buffers.nbytes for buffers in self._buffers.values())
-        working += sum(output.nbytes for output in self._outputs.values())
         if self.ends.W_E.device.type != "cpu":
             unpacked = [weight for name, weight in self._packed[0].items() if not self._exact_at_rest(name)]
             numbers = sum(math.prod(weight.shape) for weight in unpacked)
@@ -159,25 +157,11 @@ class PackedStore:
         if self._exact_at_rest(name):
             return take(packed.codes, heads)
         size = packed.shape[0] // self.config.kv_heads
-        if letter == "o" and len(heads) == 1 and heads[0] // size not in groups:
-            return self._output(index, heads[0])
         out = rounded(unpack(packed, rows=heads), products_of(name, self.config.products))
         for place, head in enumerate(heads):
             if head // size in groups:
                 out[place] = self._exact((index, head // size), name)[head % size]
         return out
-
-    def _output(self, index: int, head: int) -> Float[Tensor, "1 d_head d_model"]:
-        """W_O of a head out of focus. Waves ask for those of live heads again and again: as many as ``cached_layers``
-        have are kept."""
-        kept = self._outputs
-        if (index, head) not in kept:
-            while len(kept) >= self._cached * self.config.heads:
-                kept.popitem(last=False)
-            products = products_of("W_O", self.config.products)
-            kept[index, head] = rounded(unpack(self._packed[index]["W_O"], rows=[head]), products)
-        kept.move_to_end((index, head))
-        return kept[index, head]
 
     def coded(self, index: int, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
         """The codes of a letter's weights out of focus, where the kernel multiplies these."""
