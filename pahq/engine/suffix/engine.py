@@ -10,6 +10,7 @@ layer share a wave.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -145,9 +146,14 @@ class SuffixEngine:
         for trial in trials:
             self._enter(trial.edge)
         self.measured += len(trials)
-        losses = self._evaluate(trials)
+        with self._saving():
+            losses = self._evaluate(trials)
         values: list[float] = losses.tolist()
         return values
+
+    def _saving(self) -> AbstractContextManager[None]:
+        """Where memory is short, what a window frees goes back at once; the heap would keep it, in holes."""
+        return nullcontext() if self.budget.hold_streams else frugal()
 
     @torch.no_grad()
     def remove(self, edges: Sequence[int]) -> None:
