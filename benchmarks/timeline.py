@@ -27,14 +27,12 @@ from output import publish
 from synthetic import make_model, make_prompts
 from torch.profiler import ProfilerActivity, profile
 
+from pahq.cell import start_search
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.engine.suffix import SuffixEngine
 from pahq.graph import Receiver
-from pahq.precision.store import focus_of
 from pahq.search.order import Order
-from pahq.search.speculate import speculate
 
 KINDS = {"kernel": "kernel", "gpu_memcpy": "copy", "gpu_memset": "kernel"}
 
@@ -92,13 +90,7 @@ def by_reference(problem: Problem, layer: int) -> list[dict[str, Any]]:
 
 def by_suffix(problem: Problem, threshold: float, skipped: int, tests: int) -> list[dict[str, Any]]:
     """So many tests of a search after the first ``skipped``."""
-    edges = problem.graph.edges
-    decisions = speculate(
-        SuffixEngine(problem),
-        Order(),
-        threshold,
-        focus=lambda edge: focus_of(problem.graph, edges[edge], problem.focus),
-    )
+    decisions = start_search("suffix", problem, Order(), threshold)
     list(islice(decisions, skipped))
     return traced(lambda: list(islice(decisions, tests)))
 

@@ -33,8 +33,8 @@ class Sizes:
     spare_bytes: int
 
 
-# What a small model's search keeps with 32 MiB more saves it a quarter of its time. On a GPU every launch takes some
-# microseconds of the host, whatever its size: there must be few.
+# With 32 MiB more a small model's search keeps the inputs that it would otherwise form again in every wave. On a GPU every
+# launch takes some microseconds of the host, whatever its size: there must be few.
 CPU, CARD = Sizes(1280, TILE, 1 << 25), Sizes(8192, 1 << 24, 1 << 29)
 
 
