@@ -33,7 +33,7 @@ class Sizes:
     spare_bytes: int
 
 
-# With 32 MiB more a small model's search keeps the inputs that it would otherwise form again in every wave. On a GPU every
+# With 32 MiB more a small model's search keeps inputs that it would form again in every wave. On a GPU every
 # launch takes some microseconds of the host, whatever its size: there must be few.
 CPU, CARD = Sizes(1280, TILE, 1 << 25), Sizes(8192, 1 << 24, 1 << 29)
 
