@@ -2,6 +2,7 @@
 
     python benchmarks/bands.py --root FOLDER --json FILE       # nano: four tasks, four thresholds, PAHQ
     python benchmarks/bands.py --shape --json FILE             # GPT-2 small's shape, four synthetic models
+    ... --rounding calibrated                                  # both with precision.rounding=calibrated
 
 Such a search walks ACDC's own path, so that an audit can be replayed on it, test by test, until a test that it leaves
 alone would have fallen otherwise: ``missed`` counts these (the search would have left the path at the first). Replayed
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,12 +25,13 @@ from output import publish
 from synthetic import Shape, make_model, make_prompts
 
 from pahq.cell import run_cell, search
+from pahq.circuit import Circuit
 from pahq.config import BandConfig, RunConfig
 from pahq.engine.problem import build_problem
 from pahq.experiment import compose_runs
 from pahq.results import read_journal
 from pahq.search.acdc import Decision, is_removed
-from pahq.search.band import Calibration
+from pahq.search.band import Calibration, layers_of
 
 WHOLE = ("method=pahq", "audit=band", "band.share=1", "band.hopeless=1")
 
@@ -42,31 +44,38 @@ class Measured:
     precision: str
     threshold: float
     decisions: Sequence[Decision]
+    layer_of: Callable[[int], Hashable]
 
 
-def nano(root: Path, precisions: Sequence[str], thresholds: Sequence[str]) -> Iterator[Measured]:
+def nano(root: Path, precisions: Sequence[str], thresholds: Sequence[str], also: Sequence[str]) -> Iterator[Measured]:
     for precision, task, threshold in product(precisions, TASKS, thresholds):
-        ((cell, _),) = compose_runs((f"task={task}", f"precision={precision}", f"threshold={threshold}", *WHOLE))
+        overrides = (f"task={task}", f"precision={precision}", f"threshold={threshold}", *WHOLE, *also)
+        ((cell, _),) = compose_runs(overrides)
         folder = run_cell(cell, RunConfig(root=str(root), wandb="disabled", progress=False)).folder
         lines = read_journal(folder / "decisions.jsonl")
-        # which edge it was does not matter to the band
-        decisions = [Decision(x.i, 0, x.before, x.after, x.removed, audited=True, low=x.low) for x in lines]
-        yield Measured(task, precision, float(threshold), decisions)
+        graph = Circuit.read(folder / "circuit.json").graph
+        edges = {str(edge): index for index, edge in enumerate(graph.edges)}
+        decisions = [Decision(x.i, edges[x.edge], x.before, x.after, x.removed, audited=True, low=x.low) for x in lines]
+        yield Measured(task, precision, float(threshold), decisions, layers_of(graph))
 
 
-def shapes(precisions: Sequence[str], seeds: int, threshold: float, prompts: int) -> Iterator[Measured]:
+def shapes(
+    precisions: Sequence[str], seeds: int, threshold: float, prompts: int, also: Sequence[str]
+) -> Iterator[Measured]:
     shape = Shape()
     for precision, seed in product(precisions, range(seeds)):
-        ((cell, _),) = compose_runs((f"precision={precision}", f"threshold={threshold}", *WHOLE))
+        ((cell, _),) = compose_runs((f"precision={precision}", f"threshold={threshold}", *WHOLE, *also))
         model, made = make_model(shape, seed=seed), make_prompts(shape, prompts, seed=seed + 1)
         full = build_problem(model, made, metric="kl")
         low = build_problem(model, made, metric="kl", precision=cell.precision, focus="receiver")
-        yield Measured(f"shape {seed}", precision, threshold, list(search(cell, low, [], full=full)))
+        yield Measured(
+            f"shape {seed}", precision, threshold, list(search(cell, low, [], full=full)), layers_of(full.graph)
+        )
 
 
 def replay(found: Measured, settings: BandConfig) -> tuple[int, int]:
     """Tests audited, and tests missed; a format that is given up has the rest audited."""
-    known, audited, missed = Calibration(settings, found.threshold), 0, 0
+    known, audited, missed = Calibration(settings, found.threshold, layer_of=found.layer_of), 0, 0
     for decision in found.decisions:
         assert decision.low is not None
         before, after = decision.low
@@ -85,8 +94,10 @@ def rows(searches: Sequence[Measured], draws: int) -> Iterator[dict[str, Any]]:
     usual = BandConfig()
     changes: list[dict[str, Any]] = [{}]
     changes += [{"safety": value} for value in (1.5, 2.0, 3.0, 4.0)]
-    changes += [{"near": value} for value in (0.1, 0.15, 0.3, 0.5)]
-    changes += [{"quantile": value} for value in (0.7, 0.85, 0.9)]
+    changes += [{"near": value} for value in (0.1, 0.15, 0.3)]
+    changes += [{"enough": value} for value in (0, 2, 6)]
+    changes += [{"least": value} for value in (0.0, 0.1)]
+    changes += [{"share": value} for value in (0.0, 0.05)]
     for change in changes:
         settings = [usual.model_copy(update={**change, "seed": seed}) for seed in range(draws)]
         for precision in dict.fromkeys(found.precision for found in searches):
@@ -110,20 +121,23 @@ def main() -> int:
     parser.add_argument("--shape", action="store_true", help="GPT-2 small's shape in place of nano")
     parser.add_argument("--precisions", default="int8,fp8")
     parser.add_argument("--thresholds", default="0.003,0.01,0.03,0.1")
+    parser.add_argument("--rounding", default="nearest", choices=("nearest", "calibrated"))
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     precisions = options.precisions.split(",")
+    also = (f"precision.rounding={options.rounding}",)
     if options.shape:
-        searches = list(shapes(precisions, 4, 0.004, 16))
+        searches = list(shapes(precisions, 4, 0.004, 16, also))
     elif options.root is None:
         parser.error("--root is needed, or --shape")
     else:
-        searches = list(nano(options.root, precisions, options.thresholds.split(",")))
+        searches = list(nano(options.root, precisions, options.thresholds.split(","), also))
     settings = BandConfig().model_dump()
+    found = list(rows(searches, options.draws))
     publish(
-        {"torch": torch.__version__, "settings": settings, "rows": list(rows(searches, options.draws))}, options.json
+        {"torch": torch.__version__, "rounding": options.rounding, "settings": settings, "rows": found}, options.json
     )
     return 0
 

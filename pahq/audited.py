@@ -14,7 +14,7 @@ from pahq.precision.bits import bits_share
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, Judge
 from pahq.search.audit import audit
-from pahq.search.band import Auditor, Calibration, banded, record, unaudited_sample
+from pahq.search.band import Auditor, Calibration, banded, layers_of, record, unaudited_sample
 
 
 class Start(Protocol):
@@ -27,7 +27,7 @@ def audited_search(
     cell: CellConfig, exact: Engine, low: Start, full: Start, done: Sequence[Decision]
 ) -> Iterator[Decision]:
     """The cell's search by ``low``, audited by the full-precision engine ``exact``, ended by ``full`` if hopeless."""
-    calibration = Calibration(cell.band, cell.threshold, cell.method.absolute)
+    calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph))
     auditor = Auditor(exact, calibration)
     return banded(lambda judge, done: low(done, judge), full, auditor, calibration, done)
 
@@ -35,7 +35,7 @@ def audited_search(
 def audit_record(cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision]) -> dict[str, Any]:
     """What the audit did, how sure it is, what the tests measured again at the end say, and the bits it all took."""
     absolute, edges = cell.method.absolute, full.graph.edges
-    values = record(decisions, cell.threshold, cell.band, absolute=absolute)
+    values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layers_of(full.graph))
     chosen = unaudited_sample(decisions, cell.band)
     found = audit(ReferenceEngine(full), decisions, chosen, cell.threshold, absolute=absolute)
     values["verified"] = {"tests": len(chosen), "flipped": [str(edges[decisions[i].edge]) for i in found.flipped]}

@@ -119,6 +119,8 @@ class MethodConfig(_Frozen):
 class PrecisionConfig(_Frozen):
     """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
 
+    ``rounding``: each weight of ``heads`` to the nearest level, or all to those by which outputs on the search's own
+    prompts are off by least.
     ``compute``: of the operands of q, k and v projections out of focus and of MLPs (in 8 bits of the former alone, and
     MLPs in bf16). ``kernel``: unpack weights before products, multiply 8-bit codes as they are, or unpack inside the
     product. ``auto`` is settled by the method.
@@ -127,6 +129,7 @@ class PrecisionConfig(_Frozen):
     name: str
     heads: Format | Literal["auto"] = "auto"
     scales: Scales = "row"
+    rounding: Literal["nearest", "calibrated"] = "nearest"
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
     cache: Literal["float32", "bf16", "fp16"] = "float32"
     compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
@@ -143,6 +146,8 @@ class PrecisionConfig(_Frozen):
         allowed = SCALES.get(self.heads)
         if allowed and self.scales not in allowed:
             raise ValueError(f"format {self.heads} has no scales {self.scales!r}; known: {', '.join(allowed)}")
+        if self.rounding == "calibrated" and self.heads not in (*SCALES, "auto"):
+            raise ValueError(f"rounding=calibrated needs heads in {', '.join(SCALES)}, not {self.heads}")
         if self.compute in ("fp8", "int8") and self.heads != self.compute:
             raise ValueError(f"compute={self.compute} multiplies weights of that format, and heads are {self.heads}")
         if self.compute in ("fp8", "int8") and self.scales not in ("row", "head"):
@@ -161,7 +166,7 @@ class PrecisionConfig(_Frozen):
 
 
 _FUSED = ("fp8", "int8", "int4", "int4s")
-_USUAL = {"cache": "float32", "compute": "float32", "kernel": "unpack"}
+_USUAL = {"rounding": "nearest", "cache": "float32", "compute": "float32", "kernel": "unpack"}
 
 
 class EngineConfig(_Frozen):
@@ -186,24 +191,25 @@ class EngineConfig(_Frozen):
 class BandConfig(_Frozen):
     """``audit=band``: what is measured in both precisions, and how the band follows from it.
 
-    The band is ``safety`` times the largest difference of all tests measured in both, and at least ``near`` until the
-    largest difference of the tests so near bounds the ``quantile`` of theirs with ``confidence``. The ``first`` tests,
-    and ``share`` of all, drawn by ``seed``, are measured in both as well. A format is given up when the tests so far
-    say, with that confidence at each look, that more than ``hopeless`` of them lie in the band. ``verify`` unaudited
-    tests are measured again when the search is over. ``rule`` names the way of all this, so that cells of another one
-    have another address.
+    The band is ``safety`` times the largest difference of all tests measured in both, and at least ``least``; in each
+    layer anew it is at least ``near`` until ``enough`` tests so near have been measured there. The ``first`` tests, and
+    ``share`` of all, drawn by ``seed``, are measured in both as well. A format is given up when the tests so far say,
+    with ``confidence`` at each look, that more than ``hopeless`` of them lie in the band. ``verify`` unaudited tests
+    are measured again when the search is over. ``rule`` names the way of all this, so that cells of another one have
+    another address.
     """
 
     share: float = Field(default=0.01, ge=0, le=1)
-    quantile: float = Field(default=0.8, gt=0, lt=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     safety: float = Field(default=2.5, ge=1)
-    near: float = Field(default=0.3, gt=0)
-    first: int = Field(default=3, ge=0)
+    near: float = Field(default=0.2, gt=0)
+    enough: int = Field(default=4, ge=0)
+    least: float = Field(default=0.05, ge=0)
+    first: int = Field(default=1, ge=0)
     hopeless: float = Field(default=0.5, gt=0, le=1)
     verify: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
-    rule: Literal["near"] = "near"
+    rule: Literal["layer"] = "layer"
 
 
 class CellConfig(_Frozen):

@@ -21,7 +21,7 @@ from pahq.search.acdc import Decision
 
 TASK = {"name": "r", "kind": "tracr-reverse", "examples": 6, "metric": "mse", "split_embed": True}
 INT4 = {"name": "int4", "heads": "int4", "scales": "row", "mlp": "bf16"}
-EARLY = {"quantile": 0.6, "confidence": 0.9, "hopeless": 1.0, "verify": 3}
+EARLY = {"enough": 5, "near": 0.3, "first": 3, "confidence": 0.9, "hopeless": 1.0, "verify": 3}
 
 
 def make(engine: str = "reference", **changes: Any) -> CellConfig:

@@ -108,6 +108,21 @@ def test_products_in_8_bits_need_weights_in_them_and_codes_need_such_products() 
         made(heads="int8", compute="bf16", kernel="codes")
 
 
+def test_calibrated_rounding_needs_a_format_with_levels() -> None:
+    def made(**precision: str) -> CellConfig:
+        return cell(method__name="rtn-q", precision={"name": "x", "mlp": "bf16", **precision})
+
+    nearest, calibrated = (made(heads="fp8", rounding=rounding) for rounding in ("nearest", "calibrated"))
+    assert "rounding" not in nearest.model_dump()["precision"]
+    assert nearest.digest == made(heads="fp8").digest
+    assert calibrated.digest != nearest.digest
+    assert cell(method__name="rtn-q", precision={"name": "auto", "rounding": "calibrated"}).precision.heads == "int8"
+    with pytest.raises(PahqError, match=r"rounding=calibrated needs heads in fp8, int8, int4, int4s, nf4, not bf16"):
+        made(heads="bf16", rounding="calibrated")
+    with pytest.raises(PahqError, match=r"rounding=calibrated needs heads in .*, not float32"):
+        cell(precision={"name": "auto", "rounding": "calibrated"})
+
+
 def test_where_it_runs_does_not_change_the_address() -> None:
     one, run = parse_config(composed(run={"root": "/elsewhere", "device": "cuda", "threads": 4}, wandb="offline"))
     assert one.id == cell().id

@@ -17,7 +17,7 @@ NAMES = (
 
 _SAME = (  # of an audited cell and its twin without audit, beside the threshold
     *("pair", "method", "focus", "precision", "format", "scales", "mlp", "cache", "compute", "kernel"),
-    *("engine", "dtype"),
+    *("rounding", "engine", "dtype"),
 )
 
 

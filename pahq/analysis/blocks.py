@@ -151,7 +151,7 @@ def edges_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
     """One row a model, method and precision on one engine, device and number of threads."""
-    keys = ["model", "method", "precision", "cache", "compute", "kernel", "engine", "device", "threads"]
+    keys = ["model", "method", "precision", "rounding", "cache", "compute", "kernel", "engine", "device", "threads"]
     costs = "tests seconds ms_per_test peak_mib seconds_to_acdc peak_to_acdc"
     rows = []
     for _, own in cells.groupby(keys, sort=False):

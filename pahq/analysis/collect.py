@@ -103,6 +103,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "precision": precision["name"],
         "format": precision["heads"],
         "scales": precision["scales"],
+        "rounding": precision.get("rounding", "nearest"),
         "mlp": precision["mlp"],
         "cache": precision.get("cache", "float32"),
         "compute": precision.get("compute", "float32"),

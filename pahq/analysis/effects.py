@@ -44,7 +44,7 @@ def effect_rows(root: str | Path, cells: pd.DataFrame) -> pd.DataFrame:
         if row["focus"] == "none":
             continue
         same = (chosen["method"] == "rtn-q") & (chosen["threshold"] == row["threshold"])
-        for name in ("pair", "precision", "format", "scales", "mlp", "cache", "compute", "kernel"):
+        for name in ("pair", "precision", "format", "scales", "rounding", "mlp", "cache", "compute", "kernel"):
             same &= chosen[name] == row[name]
         unfocused = [journals[other] for other in chosen[same]["id"]]
         before = [line.low[0] for line in unfocused[0] if line.low is not None] if unfocused else []

@@ -19,6 +19,7 @@ from pahq.model.forward import all_streams, embeddings, final_stream, project, r
 from pahq.model.modelfile import ModelFile
 from pahq.model.run import Fixed, Run
 from pahq.model.weights import Model, ModelConfig, Network
+from pahq.precision.calibrated import grams
 from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
@@ -104,6 +105,7 @@ def build_problem(
     ``ablation``: what absent edges carry. corrupted: the corrupted prompts' values. zero: those of a run in which every
     sender is zero, so a projection is W.norm(biases) + b, not zero. mean: the same with each sender at its mean over
     the corrupted prompts, position by position.
+    ``precision.rounding=calibrated``: levels are chosen by what full precision computes on these very prompts.
     ``precision.cache``: absent edges carry 16-bit values; whatever the network itself computes is not rounded.
     ``store``: plain keeps the full-precision model and its rounded copy; packed keeps low-bit weights alone, and the
     full-precision ones in the model's file (a model that is loaded already goes into a temporary one), or where the
@@ -122,11 +124,15 @@ def build_problem(
     with frugal():
         clean_logits = unembed(full, gather_items(final_stream(full, prompts.clean), prompts.items))
     weights: WeightStore
+    with frugal():
+        runs = _calibration_runs(full, prompts, ablation, split_embed) if policy.rounding == "calibrated" else []
+    inputs = grams(full, runs) if runs else None
     if store == "packed":
-        weights = PackedStore.build(model, policy, schedule=schedule)
+        weights = PackedStore.build(model, policy, inputs, schedule=schedule)
     else:
         assert isinstance(model, Model)
-        weights = PrecisionStore.build(model, policy)
+        weights = PrecisionStore.build(model, policy, inputs)
+    del runs, inputs
     with frugal():
         corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
         if policy.cache != "float32":
@@ -163,6 +169,12 @@ def cell_problem(
         store=store or ("packed" if coded else "plain"),
         schedule=cell.engine.schedule,
     )
+
+
+def _calibration_runs(full: Network, prompts: Prompts, ablation: str, split_embed: bool) -> list[Run]:
+    """What full precision computes where no edge is absent, and where all are."""
+    clean = run_senders(full, embeddings(full, prompts.clean, split=split_embed))
+    return [clean, _ablation_run(full, prompts, ablation, split_embed)]
 
 
 def _ablation_run(model: Network, prompts: Prompts, ablation: str, split_embed: bool) -> Run:

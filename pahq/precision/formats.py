@@ -77,11 +77,11 @@ def quantise(weight: Float[Tensor, "*head in out"], form: Format) -> Quantised:
     if form.name in HALF:
         return Quantised(_fitting(w, HALF[form.name], "a weight").float())
     if form.name == "fp8" and form.scales == "none":
-        return Quantised(_levels(w, None, None, form.name))
+        return Quantised(levels(w, None, None, form.name))
     codes, scales, lows = [], [], []
     for block in blocks(w, form):
         scale, low = _constants(block, form)
-        codes.append(_levels(block, scale, low, form.name).flatten(-3, -2))
+        codes.append(levels(block, scale, low, form.name).flatten(-3, -2))
         scales.append(scale[..., 0, :])
         lows += [] if low is None else [low[..., 0, :]]
     return Quantised(torch.cat(codes, -2), torch.cat(scales, -2), torch.cat(lows, -2) if lows else None)
@@ -131,7 +131,7 @@ def _positive(scale: Tensor) -> Tensor:
     return torch.where(scale <= 0, SMALLEST, scale)
 
 
-def _levels(w: Tensor, scale: Tensor | None, low: Tensor | None, name: str) -> Tensor:
+def levels(w: Tensor, scale: Tensor | None, low: Tensor | None, name: str) -> Tensor:
     """Values in units of the scale, rounded to the nearest level (ties to even)."""
     if low is not None:
         w = w - low.float()

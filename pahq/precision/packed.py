@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.rows import take
-from pahq.precision.formats import BITS, HALF, Format, dequantise, quantise
+from pahq.precision.formats import BITS, HALF, Format, Quantised, dequantise, quantise
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ class Packed:
         return sum(t.numel() * t.element_size() for t in (self.codes, self.scale, self.low) if t is not None)
 
 
-def pack(weight: Float[Tensor, "*head in out"], form: Format) -> Packed:
-    """Store a weight in ``form``. PahqError as for ``round_trip``: NaN, infinity, beyond the format's range.
+def pack(weight: Float[Tensor, "*head in out"], form: Format, stored: Quantised | None = None) -> Packed:
+    """Store a weight in ``form``: as the numbers ``stored``, if given, else rounded to the nearest.
+
+    PahqError as for ``round_trip``: NaN, infinity, beyond the format's range.
 
     float32 means the weight as it is, in its own dtype: a copy, so that it keeps no larger tensor alive.
     """
     shape, dtype = tuple(weight.shape), weight.dtype
     if form.name == "float32":
         return Packed(form, shape, dtype, weight.clone(memory_format=torch.contiguous_format))
-    stored = quantise(weight, form)
+    stored = stored or quantise(weight, form)
     return Packed(form, shape, dtype, _narrow(stored.codes, form.name), stored.scale, stored.low)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -24,11 +24,12 @@ from pahq.model.modelfile import ModelFile, spill
 from pahq.model.products import rounded
 from pahq.model.rows import take
 from pahq.model.weights import Ends, EndWeights, LayerWeights, Model, ModelConfig, Network, Streamed
+from pahq.precision.calibrated import Grams, calibrate
 from pahq.precision.formats import GROUPS, Format
 from pahq.precision.packed import Packed, pack, pack_parts, unpack
 from pahq.precision.schedule import Schedule, schedule_of
 from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
-from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, products_of
+from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, by_layer, products_of
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
 _PART, _CARD_PART = 1 << 18, 1 << 22  # numbers that are rounded at a time
@@ -72,6 +73,7 @@ class PackedStore:
         cls,
         model: Model | ModelFile,
         precision: PrecisionConfig,
+        inputs: Iterable[Grams] | None = None,
         *,
         schedule: str = "overlapped",
         cached_layers: int = 2,
@@ -79,7 +81,8 @@ class PackedStore:
         """Pack a model, one matrix at a time. The model's own layers are not kept.
 
         Its master is the file (a temporary one for a model that is loaded), or on a GPU pinned memory of the host.
-        Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
+        ``inputs``, by layer, are what calibrated rounding needs; it takes a layer's attention in full precision at a
+        time. Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
         """
         heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
         device = model.device if isinstance(model, ModelFile) else model.W_E.device
@@ -89,11 +92,12 @@ class PackedStore:
             check_card(device, precision.compute, model.config.d_model, model.config.d_head)
         elif kernel == "fused":
             check_fused(device)
-        packed, small = [], []
+        packed, small, given = [], [], by_layer(inputs, precision)
         positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
         shared = {"W_pos": positions if model.config.positions == "shortformer" else None}
         for index in range(model.config.layers):
-            weights = {name: _pack(model, index, name, heads if name in ATTENTION else mlp) for name in ATTENTION + MLP}
+            attention = _pack_attention(model, index, heads, next(given))
+            weights = attention | {name: _pack(model, index, name, mlp) for name in MLP}
             held = {name: weight for name, weight in weights.items() if weight is not None}
             packed.append(_by_output(held) if kernel == "codes" else held)
             # copies: a view of a checkpoint would keep all of it
@@ -278,6 +282,17 @@ def _parts(weight: Tensor) -> list[Tensor]:
 
 def _groups(index: int, focus: Focus) -> Groups:
     return tuple(sorted(group for layer, group in focus if layer == index))
+
+
+def _pack_attention(
+    model: Model | ModelFile, index: int, form: Format, inputs: Grams | None
+) -> dict[str, Packed | None]:
+    if inputs is None:
+        return {name: _pack(model, index, name, form) for name in ATTENTION}
+    fields = {name: _field(model, index, name) for name in ATTENTION}
+    weights = {name: weight for name, weight in fields.items() if weight is not None}
+    stored = calibrate(weights, form, inputs)
+    return {name: pack(weight, form, stored[name]) for name, weight in weights.items()}
 
 
 def _pack(model: Model | ModelFile, index: int, name: str, form: Format) -> Packed | None:

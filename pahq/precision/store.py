@@ -7,8 +7,9 @@ that is one head; with grouped queries a k or v input belongs to all heads of it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from typing import Protocol
 
 from jaxtyping import Float
@@ -20,7 +21,8 @@ from pahq.graph import Edge, Graph
 from pahq.model.codes import LARGEST
 from pahq.model.products import rounded
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
-from pahq.precision.formats import Format, round_trip
+from pahq.precision.calibrated import Grams, calibrate
+from pahq.precision.formats import Format, dequantise, round_trip
 from pahq.precision.schedule import Schedule, Serial
 
 Focus = frozenset[tuple[int, int]]  # (layer, key-value head)
@@ -101,14 +103,16 @@ class PrecisionStore:
     uniform: bool
 
     @classmethod
-    def build(cls, model: Model, precision: PrecisionConfig) -> PrecisionStore:
+    def build(cls, model: Model, precision: PrecisionConfig, inputs: Iterable[Grams] | None = None) -> PrecisionStore:
         """Round the attention and MLP weights of ``model``; embedding, norms and biases stay as they are.
 
-        Raises PahqError where codes are to be multiplied: there are none.
+        ``inputs``, by layer, are what calibrated rounding needs. Raises PahqError where codes are to be multiplied:
+        there are none.
         """
         if precision.kernel != "unpack":
             raise PahqError(f"precision.kernel={precision.kernel} needs a packed store: a plain store has no codes")
-        layers = tuple(_rounded(layer, precision) for layer in model.layers)
+        given = by_layer(inputs, precision)
+        layers = tuple(_rounded(layer, precision, next(given)) for layer in model.layers)
         low = replace(model, layers=layers, config=model.config.computing(precision.compute))
         return cls(full=model, low=low, uniform=(precision.heads, precision.compute) == ("float32", "float32"))
 
@@ -160,9 +164,26 @@ class PrecisionStore:
         )
 
 
-def _rounded(layer: LayerWeights, precision: PrecisionConfig) -> LayerWeights:
+def by_layer(inputs: Iterable[Grams] | None, precision: PrecisionConfig) -> Iterator[Grams | None]:
+    """What each layer's rounding is calibrated on; None, without end, where weights are rounded to the nearest.
+
+    Raises PahqError for calibrated rounding without inputs.
+    """
+    if precision.rounding == "nearest":
+        return repeat(None)
+    if inputs is None:
+        raise PahqError("precision.rounding=calibrated needs the inputs of a search's prompts (build_problem has them)")
+    return iter(inputs)
+
+
+def _rounded(layer: LayerWeights, precision: PrecisionConfig, inputs: Grams | None) -> LayerWeights:
     heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
-    attention = {name: round_trip(getattr(layer, name), heads) for name in ATTENTION}
+    attention = {name: getattr(layer, name) for name in ATTENTION}
+    if inputs is None:
+        attention = {name: round_trip(weight, heads) for name, weight in attention.items()}
+    else:
+        chosen = {name: (q.codes, q.scale, q.low) for name, q in calibrate(attention, heads, inputs).items()}
+        attention = {name: dequantise(*chosen[name], heads).to(weight.dtype) for name, weight in attention.items()}
     names = [name for name in MLP if getattr(layer, name) is not None]
     low = attention | {name: round_trip(getattr(layer, name), mlp) for name in names}
     return replace(layer, **{name: rounded(value, products_of(name, precision.compute)) for name, value in low.items()})

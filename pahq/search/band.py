@@ -2,15 +2,16 @@
 
 Near means within a band, which the run itself calibrates. Both networks are measured in the same state on the first
 tests, on every test in the band and on a seeded sample of the others, and the band is ``safety`` times the largest
-difference of effects seen so far. It begins wide (``near``) and stays so until enough tests in it have been measured:
-tests far from the threshold say little of how far off those near it are, and on nano a band from the first tests
-alone, whatever their effects, is too narrow unless it rests on twice as many. The few first tests are for a format
-that is all noise, which sees no test near the threshold. A quantile further down than the largest would not do, since
-differences have heavy tails and grow as the circuit is taken apart: on SmolLM2 one test of thousands was off by six
-times the 90% quantile, and one such test is enough to leave ACDC's path. The band is a rule, not a bound. What bounds
-the tests that it missed is the sample: of those drawn outside the band of their time, so many of n fell the other way.
-Large effects are off by more than small ones, and the largest are nowhere near the threshold, so differences and
-margins are taken relative to |effect in low precision| + threshold.
+difference of effects seen so far. It begins wide (``near``) in each layer and stays so until ``enough`` tests so near
+have been measured there: tests far from the threshold say little of how far off those near it are, and differences
+jump from one layer to the next (on a model of GPT-2's shape tenfold, three quarters into a search). It is never
+narrower than ``least``, since the largest difference is seldom among the few that were seen. The first test of all is
+for a format that is all noise, which sees no test near the threshold. A quantile further down than the largest would
+not do, since differences have heavy tails and grow as the circuit is taken apart: on SmolLM2 one test of thousands was
+off by six times the 90% quantile, and one such test is enough to leave ACDC's path. The band is a rule, not a bound.
+What bounds the tests that it missed is the sample: of those drawn outside the band of their time, so many of n fell the
+other way. Large effects are off by more than small ones, and the largest are nowhere near the threshold, so differences
+and margins are taken relative to |effect in low precision| + threshold.
 
 A decision that falls as ACDC's leaves the state ACDC's. So the search stays ACDC's until an unaudited test differs, and
 up to there each state in which the two networks were compared is one of ACDC's own.
@@ -22,7 +23,7 @@ import hashlib
 import math
 import random
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -31,11 +32,6 @@ from pahq.config import BandConfig
 from pahq.engine.base import Engine, Trial
 from pahq.graph import Graph
 from pahq.search.acdc import Decision, Judge, is_removed, margin
-
-
-def least_sample(quantile: float, confidence: float) -> int:
-    """The smallest sample whose largest value bounds that quantile with that confidence: 1 - quantile^n at least."""
-    return math.ceil(math.log(1 - confidence) / math.log(quantile) - 1e-9)
 
 
 def upper_rate(hits: int, n: int, confidence: float) -> float:
@@ -67,15 +63,18 @@ def drawn(seed: int, index: int, share: float) -> bool:
 class Calibration:
     """What the tests so far say of the band: a function of the decisions alone, so a journal brings it back.
 
-    ``band``, ``largest`` and ``margins`` are relative to |effect in low precision| + threshold.
+    ``layer_of`` names the layer that an edge leads into. ``band``, ``largest`` and ``margins`` are relative to
+    |effect in low precision| + threshold.
     """
 
     settings: BandConfig
     threshold: float
     absolute: bool = False
+    layer_of: Callable[[int], Hashable] = lambda edge: None
     hopeless_at: int | None = None  # the test that showed it
     largest: float = 0.0  # difference of any test measured by both; one that is no number makes the band endless
-    start: int = 0  # tests measured by both whose margin was at most ``settings.near``
+    layers: dict[Hashable, int] = field(default_factory=dict)  # tests measured by both within ``settings.near``
+    layer: Hashable = None  # of the last test
     margins: list[float] = field(default_factory=list)  # of all tests in low precision, sorted
     drawn: int = 0  # tests of the sample
     outside: int = 0  # of these, such as lay outside the band of their time
@@ -87,11 +86,12 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        return self.start >= least_sample(self.settings.quantile, self.settings.confidence)
+        """Whether enough tests near the threshold have been measured in the layer at hand."""
+        return self.layers.get(self.layer, 0) >= self.settings.enough
 
     @property
     def band(self) -> float:
-        return max(self._seen, 0.0 if self.calibrated else self.settings.near)
+        return max(self._seen, self.settings.least if self.calibrated else self.settings.near)
 
     @property
     def _seen(self) -> float:
@@ -99,12 +99,14 @@ class Calibration:
 
     def wants(self, decision: Decision) -> bool:
         """Whether a decision taken in low precision is to be audited."""
+        self._enter(decision)
         return self._chosen(decision.index) or not self._margin(decision.effect) > self.band
 
     def note(self, decision: Decision) -> None:
         """Learn from a decision that stands."""
         if self.hopeless:
             return
+        self._enter(decision)
         before, after = decision.low or (decision.before, decision.after)
         effect = after - before
         away = self._margin(effect)
@@ -116,10 +118,14 @@ class Calibration:
             if away > self.band:
                 self.outside += 1
                 self.missed += is_removed(effect, self.threshold, absolute=self.absolute) != decision.removed
-        self.start += not away > self.settings.near
+        self.layers[self.layer] += not away > self.settings.near
         self.largest = max(self.largest, _finite_or_inf(self._relative(effect - decision.effect, effect)))
         if (self.calibrated or self._seen > self.settings.near) and self._mostly_inside():
             self.hopeless_at = decision.index
+
+    def _enter(self, decision: Decision) -> None:
+        self.layer = self.layer_of(decision.edge)
+        self.layers.setdefault(self.layer, 0)
 
     def _chosen(self, index: int) -> bool:
         return index < self.settings.first or self._sampled(index)
@@ -228,17 +234,33 @@ def banded(
         yield replace(decision, audited=True)
 
 
+def layers_of(graph: Graph) -> Callable[[int], Hashable]:
+    """The layer that an edge leads into: a layer's heads and its MLP together, the logits on their own."""
+
+    def layer(edge: int) -> Hashable:
+        receiver = graph.edges[edge].receiver
+        return receiver.kind if receiver.kind == "logits" else receiver.layer
+
+    return layer
+
+
 def record(
-    decisions: Sequence[Decision], threshold: float, settings: BandConfig, *, absolute: bool = False
+    decisions: Sequence[Decision],
+    threshold: float,
+    settings: BandConfig,
+    *,
+    absolute: bool = False,
+    layer_of: Callable[[int], Hashable] = lambda edge: None,
 ) -> dict[str, Any]:
     """What an audit did and how sure it is, for result.json.
 
+    ``layers``: how many were tested, and in how many of them enough tests near the threshold were measured.
     ``outside``: tests drawn that lay outside the band of their time, and how many of them full precision overturned.
     They are a random sample of those left unaudited, hence ``could_differ``: with the confidence, as many unaudited
     tests at most are expected to have fallen otherwise than in full precision. A sample of n can bound no rate below
     about 3 / n at 95%, and a short search draws too few to say anything. ``band`` is None if it is endless.
     """
-    known = Calibration(settings, threshold, absolute)
+    known = Calibration(settings, threshold, absolute, layer_of)
     for decision in decisions:
         known.note(decision)
     audited = [decision for decision in decisions if decision.audited]
@@ -252,7 +274,10 @@ def record(
         "tests": len(audited),
         "share": len(audited) / len(decisions),
         "overturned": flips,
-        "calibrated": known.calibrated,
+        "layers": {
+            "tested": len(known.layers),
+            "calibrated": sum(count >= settings.enough for count in known.layers.values()),
+        },
         "sample": known.drawn,
         "outside": {"drawn": known.outside, "overturned": known.missed},
         "confidence": settings.confidence,

@@ -38,6 +38,7 @@ random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 FP8 = PrecisionConfig(name="fp8", heads="fp8", scales="row", mlp="float32")
+CALIBRATED = FP8.model_copy(update={"rounding": "calibrated"})
 FLOAT32 = PrecisionConfig(name="float32", heads="float32")
 TF32 = PrecisionConfig(name="tf32", heads="float32", compute="tf32")
 INT8_INT8 = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="int8")
@@ -61,6 +62,7 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
     [
         *[(INT8, "receiver"), (INT4, "receiver"), (FP8, "none"), (INT8, "both"), (FLOAT32, "receiver")],
         *[(TF32, "receiver"), (INT8_BF16, "receiver"), (INT8_INT8, "receiver"), (FP8_FP8, "none")],
+        *[(CALIBRATED, "receiver")],
     ],
 )
 @pytest.mark.parametrize("ablation", ["corrupted", "mean"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import runpy
@@ -30,7 +29,7 @@ from pahq.search.band import (
     Calibration,
     banded,
     drawn,
-    least_sample,
+    layers_of,
     record,
     unaudited_sample,
     upper_rate,
@@ -41,32 +40,14 @@ from pahq.search.speculate import speculate
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
 GRAPH = build_graph(ModelShape(2, 2, 2, True))
-EARLY = BandConfig(share=0.1, quantile=0.5, confidence=0.9)  # four tests near the threshold begin it
-NARROW = BandConfig(share=0.0, first=0, near=1e-300)  # a band of nothing: no test is measured again, whatever it says
-ENDLESS = BandConfig(near=2.0, quantile=0.999999)
+EARLY = BandConfig(share=0.1, near=0.3, first=3, confidence=0.9)
+NARROW = BandConfig(
+    share=0.0, first=0, near=1e-300, least=0.0
+)  # a band of nothing: no test is measured again, whatever it says
+ENDLESS = BandConfig(near=2.0, enough=10**9)
 
 
 # ---- the sample and what it bounds
-
-
-def at_least(n: int, k: int, q: float) -> float:
-    """Probability that at least k of n draws exceed the q-quantile, by counting every outcome."""
-    return sum(
-        math.prod((1 - q) if up else q for up in outcome)
-        for outcome in itertools.product((False, True), repeat=n)
-        if sum(outcome) >= k
-    )
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 9, 12])
-@pytest.mark.parametrize(("q", "c"), [(0.9, 0.95), (0.5, 0.9), (0.75, 0.6), (0.3, 0.99)])
-def test_a_sample_is_large_enough_when_its_largest_keeps_the_confidence(n: int, q: float, c: float) -> None:
-    assert (at_least(n, 1, q) >= c) == (n >= least_sample(q, c))
-
-
-def test_the_smallest_samples() -> None:
-    assert least_sample(0.9, 0.95) == 29
-    assert least_sample(0.95, 0.95) == 59
 
 
 def test_the_upper_rate_leaves_the_right_tail() -> None:
@@ -91,7 +72,7 @@ def answer(index: int, low: float, full: float, threshold: float = 0.1) -> Decis
 
 def one(**settings: float) -> Calibration:
     """After one test near the threshold the band is what was seen."""
-    usual = {"share": 0.0, "first": 0, "quantile": 0.5, "confidence": 0.5, "safety": 2.0, "near": 0.5}
+    usual = {"share": 0.0, "first": 0, "enough": 1, "least": 0.0, "safety": 2.0, "near": 0.5}
     return Calibration(BandConfig(**(usual | settings)), 0.1)
 
 
@@ -111,9 +92,7 @@ def test_differences_are_taken_relative_to_effect_and_threshold() -> None:
 
 
 def test_the_band_is_wide_until_enough_tests_near_the_threshold_were_measured() -> None:
-    known = Calibration(
-        BandConfig(share=0.0, first=2, quantile=0.5, confidence=0.9, safety=2.0, near=0.5), 0.1
-    )  # four of them
+    known = Calibration(BandConfig(share=0.0, first=2, enough=4, safety=2.0, near=0.5), 0.1)
     assert [known.wants(unaudited(i, 0.0)) for i in range(4)] == [True, True, False, False]
     for i in range(10):
         known.note(answer(i, 0.0, 0.001))  # far away: drawn, they widen the band, and count for nothing else
@@ -124,6 +103,22 @@ def test_the_band_is_wide_until_enough_tests_near_the_threshold_were_measured() 
         assert not known.wants(unaudited(20, 0.31))  # .21 away, of .41
     known.note(answer(13, 0.11, 0.12))
     assert known.band == pytest.approx(2 * 0.01 / 0.21)
+
+
+def test_each_layer_begins_with_a_wide_band_and_none_ends_with_an_empty_one() -> None:
+    """Heads and MLP of a layer are one layer, the logits another; a search goes through each once."""
+    layer = layers_of(GRAPH)
+    known = Calibration(BandConfig(share=0.0, first=0, safety=2.0, hopeless=1.0), 0.1, layer_of=layer)
+    by_layer: dict[object, list[int]] = {}
+    for edge in reversed(range(len(GRAPH.edges))):
+        by_layer.setdefault(layer(edge), []).append(edge)
+    assert len(by_layer) == 3
+    for edges in by_layer.values():
+        for count, edge in enumerate(edges[:6]):
+            assert known.wants(Decision(0, edge, 0.0, 0.13, False)) == (count < 4)  # .03 away, of .23
+            assert known.band == (0.2 if count < 4 else 0.05)
+            assert known.wants(Decision(0, edge, 0.0, 0.109, False))
+            known.note(Decision(0, edge, 1.0, 1.11, False, audited=True, low=(5.0, 5.11)))
 
 
 def test_a_large_difference_makes_the_first_band_wider() -> None:
@@ -164,7 +159,7 @@ def test_a_nan_makes_the_band_endless_and_gives_up() -> None:
 
 
 def test_threshold_nought_divides_by_nothing() -> None:
-    known = Calibration(BandConfig(share=0.0, quantile=0.5, confidence=0.5), 0.0)
+    known = Calibration(BandConfig(share=0.0, enough=1, least=0.0), 0.0)
     known.note(answer(0, 0.0, 0.0, 0.0))
     assert known.calibrated
     assert known.largest == 0.0
@@ -327,7 +322,7 @@ def test_a_hopeless_format_ends_as_acdc_and_low_precision_stops() -> None:
 
 
 def test_the_record_counts() -> None:
-    many = BandConfig(share=0.2, quantile=0.5, confidence=0.9, safety=1.0)
+    many = BandConfig(share=0.2, first=3, confidence=0.9, safety=1.0)
     full, low = costs(8, 0.01)
     decisions, _, _ = run(full, low, Calibration(many, 0.1))
     found = record(decisions, 0.1, many)
@@ -336,7 +331,7 @@ def test_the_record_counts() -> None:
     assert found["tests"] == len(audited)
     assert found["share"] == len(audited) / len(decisions)
     assert found["overturned"] == sum((low[d.edge] < 0.1) != (full[d.edge] < 0.1) for d in audited)
-    assert found["calibrated"]
+    assert found["layers"] == {"tested": 1, "calibrated": 1}
     assert found["sample"] == sum(drawn(0, d.index, many.share) for d in decisions)
     assert 0 < found["outside"]["drawn"] <= found["sample"]
     rate = upper_rate(found["outside"]["overturned"], found["outside"]["drawn"], 0.9)

@@ -1,0 +1,195 @@
+"""Calibrated rounding: the levels of a naive descent, never worse than the nearest, from a search's own inputs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pahq.config import PrecisionConfig, TaskConfig
+from pahq.engine.problem import build_problem
+from pahq.errors import PahqError
+from pahq.metrics import gather_items
+from pahq.model import load_model, open_model, save_model
+from pahq.model.forward import embeddings, final_stream, normalise, run_senders
+from pahq.precision.calibrated import calibrated, damped, grams
+from pahq.precision.formats import Format, dequantise, quantise
+from pahq.precision.packedstore import PackedStore
+from pahq.precision.store import ATTENTION, NO_FOCUS, PrecisionStore
+from pahq.tasks import build_task
+
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
+random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+FORMS = [
+    *(Format("fp8"), Format("fp8", "head"), Format("fp8", "none"), Format("int8"), Format("int8", "head")),
+    *(Format("int4", "group32"), Format("int4", "row"), Format("int4s", "group32"), Format("nf4", "group64")),
+]
+BY_FORM = pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.name}-{form.scales}")
+FP8 = PrecisionConfig(name="fp8", heads="fp8", mlp="bf16", rounding="calibrated")
+
+
+def drawn(seed: int, heads: int = 3, length: int = 70, width: int = 5, grams: int = 1) -> tuple[Tensor, Tensor]:
+    """A weight, and inputs that fill half of their space."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(heads, length, width, generator=generator)
+    inputs = torch.randn(grams, 200, length // 2, generator=generator, dtype=torch.float64)
+    inputs = inputs @ torch.randn(grams, length // 2, length, generator=generator, dtype=torch.float64)
+    return weight, inputs.mT @ inputs / 200
+
+
+def read(weight: Tensor, form: Format, gram: Tensor | None) -> Tensor:
+    stored = quantise(weight, form) if gram is None else calibrated(weight, form, gram)
+    return dequantise(stored.codes.clone(), stored.scale, stored.low, form)
+
+
+def error(weight: Tensor, low: Tensor, gram: Tensor) -> Tensor:
+    """By output: the damped mean square by which it is off."""
+    off = weight.double() - low.double()
+    return torch.einsum("hio,hij,hjo->ho", off, damped(gram).expand(len(off), -1, -1), off)
+
+
+@BY_FORM
+@pytest.mark.parametrize("seed", range(3))
+def test_no_output_is_off_by_more_than_rounded_to_the_nearest(form: Format, seed: int) -> None:
+    weight, gram = drawn(seed)
+    nearest, chosen = (error(weight, read(weight, form, by), gram) for by in (None, gram))
+    assert (chosen <= nearest * (1 + 1e-9)).all()
+    assert float(chosen.sum()) < 0.7 * float(nearest.sum())
+
+
+@BY_FORM
+@pytest.mark.parametrize("grams", [1, 3])
+def test_levels_are_those_of_a_naive_descent(form: Format, grams: int) -> None:
+    """One weight after the other, the whole error computed anew each time; no blocks, no products for all heads."""
+    weight, gram = drawn(7, length=40 if form.scales != "group64" else 70, width=3, grams=grams)
+    found = read(weight, form, gram).numpy()
+    inputs = damped(gram).expand(3, -1, -1).numpy()
+    stored = quantise(weight, form)
+    value = dequantise(stored.codes.clone(), stored.scale, stored.low, form).double().numpy()
+    exact = weight.double().numpy()
+    levels = [[_levels(weight[head, :, out], form, stored, head, out) for out in range(3)] for head in range(3)]
+    for _ in range(6):
+        for i in range(weight.shape[1]):
+            for head in range(3):
+                for out in range(3):
+                    ask = inputs[head, i] @ (exact[head, :, out] - value[head, :, out]) / inputs[head, i, i]
+                    known = levels[head][out][i]
+                    value[head, i, out] = known[np.abs(known - (value[head, i, out] + ask)).argmin()]
+    assert np.array_equal(found, value.astype(np.float32))
+
+
+def _levels(row: Tensor, form: Format, stored, head: int, out: int) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
+    """By input: every number that its code can stand for."""
+    if form.name == "fp8":
+        codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+        codes = codes[torch.isfinite(codes)].unique()
+    else:
+        least, most = {"int8": (-127, 127), "int4": (0, 15), "int4s": (-7, 7), "nf4": (0, 15)}[form.name]
+        codes = torch.arange(least, most + 1).float()
+    size = {"group32": 32, "group64": 64}.get(form.scales, len(row))
+    found = []
+    for i in range(len(row)):
+        at = head, i // size
+        scale, low = (
+            None if t is None else t[*at, min(out, t.shape[-1] - 1)].view(1, 1) for t in (stored.scale, stored.low)
+        )
+        numbers = dequantise(codes.clone()[:, None], scale, low, Format(form.name, _whole(form)))
+        found.append(numbers.flatten().double().numpy())
+    return found
+
+
+def _whole(form: Format) -> str:
+    """Scales by which all codes of a column are in one group."""
+    return {"group32": "row", "group64": "group64"}.get(form.scales, form.scales)
+
+
+@given(seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), grams=st.sampled_from([1, 3]))
+@settings(max_examples=25, deadline=None)
+def test_heads_are_rounded_each_on_its_own(seed: int, form: Format, grams: int) -> None:
+    weight, gram = drawn(seed, length=20, grams=grams)
+    changed = weight.clone()
+    changed[1] = torch.randn(changed[1].shape, generator=torch.Generator().manual_seed(seed + 1))
+    one, other = read(weight, form, gram), read(changed, form, gram)
+    assert torch.equal(one[[0, 2]], other[[0, 2]])
+    assert not torch.equal(one[1], other[1])
+
+
+def test_inputs_that_are_all_zero_leave_the_nearest() -> None:
+    weight, gram = drawn(0)
+    assert torch.equal(read(weight, Format("fp8"), gram * 0), read(weight, Format("fp8"), None))
+
+
+@pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
+def test_grams_are_of_what_heads_read(family: str) -> None:
+    """Shortformer's q and k read positions too, and W_O reads z."""
+    model = random_model(family, dtype=torch.float64)
+    prompts = random_prompts(model, 3)
+    runs = [run_senders(model, embeddings(model, tokens, split=False)) for tokens in (prompts.clean, prompts.corrupted)]
+    found = list(grams(model, runs))
+    assert len(found) == len(model.layers)
+    for index, (layer, mine) in enumerate(zip(model.layers, found, strict=True)):
+        z = torch.cat([run.z[index] for run in runs], 1).flatten(1, 2)
+        assert torch.allclose(mine.o, torch.einsum("hri,hrj->hij", z, z) / z.shape[1])
+        pre = torch.cat([_before(model, run, index) for run in runs])
+        v = normalise(model.config, pre, layer.ln1_w, layer.ln1_b)
+        qk = v if layer.W_pos is None else v + layer.W_pos[: v.shape[1]]
+        for gram, x in ((mine.v, v), (mine.qk, qk)):
+            rows = x.flatten(0, 1)
+            assert torch.allclose(gram[0], rows.T @ rows / len(rows))
+        together = {name for _, names in mine.together for name in names}
+        assert together == set(ATTENTION)
+
+
+def _before(model, run, index: int) -> Tensor:  # type: ignore[no-untyped-def]
+    """The stream before a layer, added up from what its senders send."""
+    resid = torch.stack(list(run.start)).sum(0)
+    for at, layer in enumerate(model.layers[:index]):
+        resid = resid + torch.einsum("hbpe,hed->bpd", run.z[at], layer.W_O) + layer.b_O
+        resid = resid + run.mlp[at] if run.mlp else resid
+    return resid
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
+def test_both_stores_hold_the_same_levels(family: str, ablation: str, tmp_path: Path) -> None:
+    model = random_model(family, dtype=torch.float32)
+    save_model(model, tmp_path)
+    settings = {"metric": "kl", "ablation": ablation, "precision": FP8, "focus": "receiver"}
+    prompts = random_prompts(model, 3)
+    plain = build_problem(model, prompts, **settings).store
+    nearest = PrecisionStore.build(model, FP8.model_copy(update={"rounding": "nearest"}))
+    for source in (model, open_model(tmp_path)):
+        packed = build_problem(source, prompts, store="packed", **settings).store
+        for layer in range(model.config.layers):
+            for name in ATTENTION:
+                mine, theirs = (getattr(store.layer(layer, NO_FOCUS), name) for store in (packed, plain))
+                assert torch.equal(mine, theirs)
+                assert not torch.equal(mine, getattr(nearest.low.layers[layer], name))
+                focused = getattr(packed.layer(layer, frozenset({(layer, 0)})), name)
+                assert torch.equal(focused[0], getattr(model.layers[layer], name)[0])
+
+
+def test_a_store_without_inputs_says_what_is_missing() -> None:
+    model = random_model("gpt2", dtype=torch.float32)
+    for store in (PrecisionStore, PackedStore):
+        with pytest.raises(PahqError, match="rounding=calibrated needs the inputs of a search's prompts"):
+            store.build(model, FP8)
+
+
+def test_on_nano_logits_are_off_by_little_more_than_half_of_what_the_nearest_gives() -> None:
+    model = load_model("nano")
+    config = TaskConfig(name="nano-ioi", kind="ioi", examples=20, metric="kl")
+    prompts = build_task(config, model, 0).search
+    exact = gather_items(final_stream(model, prompts.clean), prompts.items)
+    off = []
+    for rounding in ("nearest", "calibrated"):
+        policy = FP8.model_copy(update={"rounding": rounding})
+        network = build_problem(model, prompts, metric="kl", precision=policy).store.network()
+        off.append(float((gather_items(final_stream(network, prompts.clean), prompts.items) - exact).norm()))
+    assert off[1] < 0.6 * off[0]
