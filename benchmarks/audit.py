@@ -2,6 +2,7 @@
 
     python benchmarks/audit.py --root FOLDER --json FILE          # on the embedded model nano
     python benchmarks/audit.py --shape --json FILE                # on GPT-2 small's shape, synthetic weights
+    ... --roundings nearest,calibrated                            # both ways of rounding (default)
 
 Nano's cells are run (or read, if they are finished) below FOLDER. Memory is no part of it: searches share a process.
 """
@@ -39,31 +40,33 @@ def circuit(root: Path, *overrides: str) -> tuple[frozenset[str], dict[str, Any]
     return frozenset(Circuit.read(found.folder / "circuit.json").edges), dict(found.values)
 
 
-def measure(root: Path, task: str, threshold: str, method: str, precision: str) -> dict[str, Any]:
+def measure(root: Path, task: str, threshold: str, method: str, precision: str, rounding: str) -> dict[str, Any]:
     base = (f"task={task}", f"threshold={threshold}")
-    low = (*base, f"method={method}", f"precision={precision}")
+    low = (*base, f"method={method}", f"precision={precision}", f"precision.rounding={rounding}")
     acdc, exact = circuit(root, *base, "method=acdc")
     unaudited, plain = circuit(root, *low)
     audited, values = circuit(root, *low, "audit=band")
     return {
-        **{"task": task, "threshold": float(threshold), "method": method, "precision": precision},
+        **{"task": task, "threshold": float(threshold), "method": method, "precision": precision, "rounding": rounding},
         **{"tests": values["tests"], "differing_unaudited": len(unaudited ^ acdc), "differing": len(audited ^ acdc)},
         "audit": values["certainty"]["audit"],
         "seconds": {"acdc": exact["seconds"], "unaudited": plain["seconds"], "audited": values["seconds"]},
     }
 
 
-def measure_shape(precision: str, threshold: float, prompts: int, seed: int, band: list[str]) -> dict[str, Any]:
+def measure_shape(
+    precision: str, rounding: str, threshold: float, prompts: int, seed: int, band: list[str]
+) -> dict[str, Any]:
     """One format on a synthetic model of GPT-2 small's shape, 15 tokens a prompt, KL."""
-    ((cell, _),) = compose_runs(
-        [f"precision={precision}", "method=pahq", f"threshold={threshold}", "audit=band", *band]
-    )
+    policy = (f"precision={precision}", f"precision.rounding={rounding}")
+    ((cell, _),) = compose_runs([*policy, "method=pahq", f"threshold={threshold}", "audit=band", *band])
     shape = Shape()
     model, made = make_model(shape, seed=seed), make_prompts(shape, prompts, seed=seed + 1)
     full = build_problem(model, made, metric="kl")
+    clock = time.perf_counter()
     low = build_problem(model, made, metric="kl", precision=cell.precision, focus="receiver")
     found: dict[str, list[Decision]] = {}
-    seconds: dict[str, float] = {}
+    seconds = {"set-up": time.perf_counter() - clock}
     starts: dict[str, Callable[[], Iterator[Decision]]] = {
         "acdc": lambda: start_search("suffix", full, Order(), threshold),
         "unaudited": lambda: start_search("suffix", low, Order(), threshold),
@@ -76,6 +79,7 @@ def measure_shape(precision: str, threshold: float, prompts: int, seed: int, ban
     kept = {name: frozenset(circuit_of(full.graph, decisions).edges) for name, decisions in found.items()}
     return {
         **{"shape": "GPT-2 small", "seed": seed, "prompts": prompts, "threshold": threshold, "precision": precision},
+        "rounding": rounding,
         **{"tests": len(found["audited"]), "kept": len(kept["acdc"])},
         "differing_unaudited": len(kept["unaudited"] ^ kept["acdc"]),
         "differing": len(kept["audited"] ^ kept["acdc"]),
@@ -93,18 +97,19 @@ def main() -> int:
     parser.add_argument("--band", nargs="*", default=[], help="with --shape: settings such as band.safety=2")
     parser.add_argument("--thresholds", default="0.003,0.01,0.03,0.1")
     parser.add_argument("--precisions", default="int8,fp8,int4")
+    parser.add_argument("--roundings", default="nearest,calibrated")
     parser.add_argument("--methods", default="pahq")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.shape:
-        models = product(options.precisions.split(","), range(options.seeds))
-        rows = [measure_shape(name, 0.004, options.prompts, seed, options.band) for name, seed in models]
+        models = product(options.precisions.split(","), options.roundings.split(","), range(options.seeds))
+        rows = [measure_shape(name, by, 0.004, options.prompts, seed, options.band) for name, by, seed in models]
         publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)
         return 0
     if options.root is None:
         parser.error("--root is needed, or --shape")
-    grid = (options.thresholds, options.methods, options.precisions)
+    grid = (options.thresholds, options.methods, options.precisions, options.roundings)
     rows = [measure(options.root, *cell) for cell in product(TASKS, *(words.split(",") for words in grid))]
     publish({"torch": torch.__version__, "threads": 1, "rows": rows}, options.json)
     return 0

@@ -90,6 +90,21 @@ def replay(found: Measured, settings: BandConfig) -> tuple[int, int]:
     return audited, missed
 
 
+def errors(searches: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    """|effect - full-precision effect| of all tests of a search, and how many fell the other way."""
+    for found in searches:
+        low = torch.tensor([d.low for d in found.decisions], dtype=torch.float64)  # [test, before and after]
+        full = torch.tensor([d.effect for d in found.decisions], dtype=torch.float64)
+        off = (low[:, 1] - low[:, 0] - full).abs()
+        quantiles = torch.quantile(off, torch.tensor([0.5, 0.99], dtype=torch.float64)).tolist()
+        removed = [is_removed(effect, found.threshold) for effect in (low[:, 1] - low[:, 0]).tolist()]
+        flipped = sum(one != d.removed for one, d in zip(removed, found.decisions, strict=True))
+        yield {
+            **{"search": found.name, "precision": found.precision, "threshold": found.threshold, "tests": len(full)},
+            **{"median": quantiles[0], "q99": quantiles[1], "largest": float(off.max()), "flipped": flipped},
+        }
+
+
 def rows(searches: Sequence[Measured], draws: int) -> Iterator[dict[str, Any]]:
     usual = BandConfig()
     changes: list[dict[str, Any]] = [{}]
@@ -134,11 +149,8 @@ def main() -> int:
         parser.error("--root is needed, or --shape")
     else:
         searches = list(nano(options.root, precisions, options.thresholds.split(","), also))
-    settings = BandConfig().model_dump()
-    found = list(rows(searches, options.draws))
-    publish(
-        {"torch": torch.__version__, "rounding": options.rounding, "settings": settings, "rows": found}, options.json
-    )
+    values = {"torch": torch.__version__, "rounding": options.rounding, "settings": BandConfig().model_dump()}
+    publish({**values, "rows": list(rows(searches, options.draws)), "errors": list(errors(searches))}, options.json)
     return 0
 
 

@@ -181,6 +181,8 @@ def variants(configs: Iterable[Mapping[str, Any]]) -> list[str]:
         differing = [key for key in keys if len({json.dumps(o.get(key)) for o in group if _has(o, key)}) > 1]
         # an audit is the exception, and so is its setting: the plain series keeps its plain name
         told = [key for key in differing if _has(flat, key) and flat.get(key) != _PLAIN.get(key)]
+        # which is no part of a precision's name, and unsaid where it is the usual one
+        told += [key for key in ("precision.rounding",) if key in flat and key not in told]
         found.append(" ".join(f"{key}={flat.get(key)}" for key in told))
     return found
 

@@ -124,15 +124,15 @@ def build_problem(
     with frugal():
         clean_logits = unembed(full, gather_items(final_stream(full, prompts.clean), prompts.items))
     weights: WeightStore
-    with frugal():
-        runs = _calibration_runs(full, prompts, ablation, split_embed) if policy.rounding == "calibrated" else []
-    inputs = grams(full, runs) if runs else None
+    inputs = None
+    if policy.rounding == "calibrated":
+        parts = (embeddings(full, prompts.clean, split=True), _corrupted_parts(full, prompts))
+        inputs = grams(full, *parts, _change(ablation))
     if store == "packed":
         weights = PackedStore.build(model, policy, inputs, schedule=schedule)
     else:
         assert isinstance(model, Model)
         weights = PrecisionStore.build(model, policy, inputs)
-    del runs, inputs
     with frugal():
         corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
         if policy.cache != "float32":
@@ -171,28 +171,34 @@ def cell_problem(
     )
 
 
-def _calibration_runs(full: Network, prompts: Prompts, ablation: str, split_embed: bool) -> list[Run]:
-    """What full precision computes where no edge is absent, and where all are."""
-    clean = run_senders(full, embeddings(full, prompts.clean, split=split_embed))
-    return [clean, _ablation_run(full, prompts, ablation, split_embed)]
-
-
 def _ablation_run(model: Network, prompts: Prompts, ablation: str, split_embed: bool) -> Run:
+    parts, change = _corrupted_parts(model, prompts), _change(ablation)
+    start = parts if split_embed else [torch.stack(parts).sum(0)]
+    run = run_senders(model, start)
+    if change is None:
+        return run
+    fixed = Fixed(tuple(map(change, run.start)), tuple(map(change, run.z)), tuple(map(change, run.mlp)))
+    return run_senders(model, start, fixed=fixed)
+
+
+def _corrupted_parts(model: Network, prompts: Prompts) -> list[Float[Tensor, "batch pos d_model"]]:
+    """The embedding of the corrupted prompts in its parts, positions in the order that the prompts ask for."""
     parts = embeddings(model, prompts.corrupted, split=True)
     if prompts.position_order is not None and len(parts) == 2:
         parts[1] = parts[1][:, prompts.position_order.to(parts[1].device)]
-    start = parts if split_embed else [torch.stack(parts).sum(0)]
-    run = run_senders(model, start)
-    if ablation == "corrupted":
-        return run
-    if ablation == "zero":
-        change: Callable[[Tensor], Tensor] = torch.zeros_like
-    elif ablation == "mean":
-        change = _mean_prompt
-    else:
+    return parts
+
+
+def _change(ablation: str) -> Callable[[Tensor], Tensor] | None:
+    """What ablation makes of a sender's corrupted value; None where that stays."""
+    changes: dict[str, Callable[[Tensor], Tensor] | None] = {
+        "corrupted": None,
+        "mean": _mean_prompt,
+        "zero": torch.zeros_like,
+    }
+    if ablation not in changes:
         raise PahqError(f"unknown ablation {ablation!r}; known: corrupted, mean, zero")
-    fixed = Fixed(tuple(map(change, run.start)), tuple(map(change, run.z)), tuple(map(change, run.mlp)))
-    return run_senders(model, start, fixed=fixed)
+    return changes[ablation]
 
 
 def _narrow(model: Network, run: Run, cache: str) -> Run:

@@ -7,22 +7,21 @@ outputs that a layer's own inputs give (Behdin et al. 2023, QuantEase, arXiv 230
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.model.forward import after_attention, normalise
-from pahq.model.run import Run
-from pahq.model.weights import Network
+from pahq.errors import PahqError
+from pahq.model.forward import after_attention, attend, mlp, normalise, project
+from pahq.model.weights import LayerWeights, ModelConfig, Network
 from pahq.precision.formats import GROUPS, HALF, Format, Quantised, dequantise, levels, quantise
 
 SWEEPS = 6  # through all inputs; later ones change next to nothing
 DAMPING = 0.03  # of the mean square of the inputs, added to each one's own: what they leave open stays near the weight
 _BLOCK = 64  # inputs whose changes reach the inputs behind them in one product
-_PART = 4096  # rows of activations that are multiplied in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -41,36 +40,68 @@ class Grams:
         return [(self.qk, ("W_Q", "W_K")), (self.v, ("W_V",)), (self.o, ("W_O",))]
 
 
-def grams(model: Network, runs: Sequence[Run]) -> Iterator[Grams]:
-    """Layer by layer, of the inputs in all ``runs`` of ``model`` together (a search's: the clean and the ablated one).
+def grams(
+    model: Network,
+    clean: Sequence[Float[Tensor, "batch pos d_model"]],
+    corrupted: Sequence[Float[Tensor, "batch pos d_model"]],
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Grams]:
+    """Layer by layer, of what heads read where no edge is absent and where all are, taken together.
 
-    Embeddings are added up and biases are in the streams, so that these are what heads read when no edge is patched.
+    ``clean`` and ``corrupted`` are the embeddings' parts on both kinds of prompts; ``change`` is what ablation makes of
+    each sender's corrupted value (None: nothing). All in float64, whatever the model's dtype, so that levels do not
+    hang on float noise, and one layer of the model at a time. Raises PahqError for activations that are no finite
+    numbers.
     """
-    resids = [torch.stack(list(run.start)).sum(0) for run in runs]
-    for index, layer in enumerate(model.layers):
-        normed = [normalise(model.config, resid, layer.ln1_w, layer.ln1_b) for resid in resids]
-        v = _gram([x[None] for x in normed])
-        qk = v if layer.W_pos is None else _gram([(x + layer.W_pos[: x.shape[-2]])[None] for x in normed])
-        o = _gram([run.z[index] for run in runs])
-        resids = [after_attention(layer, resid, run.z[index]) for resid, run in zip(resids, runs, strict=True)]
-        resids = [resid + run.mlp[index] if run.mlp else resid for resid, run in zip(resids, runs, strict=True)]
-        del normed, layer  # what reads the inputs works while this waits: a layer that is streamed may go
-        yield Grams(qk, v, o)
+    config = model.config
+    runs = [torch.stack([part.double() for part in parts]).sum(0) for parts in (clean, corrupted)]
+    ablated = None if change is None else torch.stack([change(part.double()) for part in corrupted]).sum(0)
+    for layer in model.layers:
+        wide = _in_float64(layer)
+        read = [runs[0], runs[1] if ablated is None else ablated]
+        z = [_attended(config, wide, resid) for resid in runs]
+        sent = z if change is None else [z[0], change(z[1])]
+        runs = [after_attention(wide, resid, values) for resid, values in zip(runs, z, strict=True)]
+        added = [mlp(config, wide, resid) for resid in runs] if wide.W_in is not None else []
+        if change is not None and ablated is not None:
+            ablated = after_attention(wide, ablated, sent[1])
+            ablated = ablated + change(added[1]) if added else ablated
+        runs = [resid + values for resid, values in zip(runs, added, strict=True)] if added else runs
+        found = _grams_of(config, wide, read, sent)
+        del layer, wide, read, z, sent, added  # while this waits for the next call, the layer's memory is another's
+        yield found
+
+
+def _in_float64(layer: LayerWeights) -> LayerWeights:
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return replace(layer, **{name: value.double() for name, value in values.items() if value is not None})
+
+
+def _attended(config: ModelConfig, layer: LayerWeights, resid: Tensor) -> Float[Tensor, "head batch pos d_head"]:
+    at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
+    return attend(config, at["q"], at["k"], at["v"])
+
+
+def _grams_of(config: ModelConfig, layer: LayerWeights, read: Sequence[Tensor], z: Sequence[Tensor]) -> Grams:
+    normed = [normalise(config, resid, layer.ln1_w, layer.ln1_b) for resid in read]
+    v = _gram([x[None] for x in normed])
+    qk = v if layer.W_pos is None else _gram([(x + layer.W_pos[: x.shape[-2]])[None] for x in normed])
+    return Grams(qk, v, _gram(z))
 
 
 def _gram(inputs: Sequence[Float[Tensor, "head batch pos d"]]) -> Float[Tensor, "head d d"]:
-    total = inputs[0].new_zeros((inputs[0].shape[0], *2 * inputs[0].shape[-1:]), dtype=torch.float64)
-    rows = 0
-    for values in inputs:
-        for part in torch.split(values.flatten(1, 2), _PART, dim=1):
-            wide = part.double()
-            total += wide.mT @ wide
-            rows += part.shape[1]
-    return total / rows
+    rows = [values.flatten(1, 2) for values in inputs]
+    total: Tensor = torch.stack([values.mT @ values for values in rows]).sum(0)
+    if not torch.isfinite(total).all():
+        raise PahqError("rounding=calibrated: an activation of the full-precision model is NaN or infinite")
+    return total / sum(values.shape[1] for values in rows)
 
 
 def calibrate(weights: Mapping[str, Float[Tensor, "head in out"]], form: Format, inputs: Grams) -> dict[str, Quantised]:
-    """``calibrated`` for a layer's W_Q, W_K, W_V and W_O; those that read the same inputs are taken together."""
+    """``calibrated`` for a layer's W_Q, W_K, W_V and W_O; those that read the same inputs are taken together.
+
+    Raises PahqError as ``quantise``.
+    """
     found: dict[str, Quantised] = {}
     for gram, names in inputs.together:
         stored = calibrated(torch.cat([weights[name] for name in names]), form, gram)
@@ -92,7 +123,9 @@ def calibrated(
     *,
     sweeps: int = SWEEPS,
 ) -> Quantised:
-    """``quantise(weight, form)`` with each code chosen for the error of outputs; ``gram`` has 1 head or the weight's.
+    """``quantise(weight, form)`` with each code chosen for the error of outputs.
+
+    ``gram`` has one head where all read the same inputs, else as many as the weight.
 
     The damped squared error never grows from what rounding to the nearest gives. Raises PahqError as ``quantise``.
     """

@@ -91,7 +91,7 @@ class Calibration:
 
     @property
     def band(self) -> float:
-        return max(self._seen, self.settings.least if self.calibrated else self.settings.near)
+        return max(self._seen, self.settings.least, 0.0 if self.calibrated else self.settings.near)
 
     @property
     def _seen(self) -> float:
@@ -254,7 +254,8 @@ def record(
 ) -> dict[str, Any]:
     """What an audit did and how sure it is, for result.json.
 
-    ``layers``: how many were tested, and in how many of them enough tests near the threshold were measured.
+    ``layers``: how many were tested before the format was given up, if it was, and in how many of them enough tests
+    near the threshold were measured. ``band`` is the last test's, at least ``near`` if its layer had too few of them.
     ``outside``: tests drawn that lay outside the band of their time, and how many of them full precision overturned.
     They are a random sample of those left unaudited, hence ``could_differ``: with the confidence, as many unaudited
     tests at most are expected to have fallen otherwise than in full precision. A sample of n can bound no rate below

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import runpy
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +22,14 @@ from pahq.errors import PahqError
 from pahq.metrics import gather_items
 from pahq.model import load_model, open_model, save_model
 from pahq.model.forward import embeddings, final_stream, normalise, run_senders
+from pahq.model.run import Run
+from pahq.model.weights import LayerWeights, Model, Streamed
 from pahq.precision.calibrated import calibrated, damped, grams
 from pahq.precision.formats import Format, dequantise, quantise
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import ATTENTION, NO_FOCUS, PrecisionStore
 from pahq.tasks import build_task
+from pahq.tasks.task import Prompts
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
@@ -66,8 +73,8 @@ def test_no_output_is_off_by_more_than_rounded_to_the_nearest(form: Format, seed
 @BY_FORM
 @pytest.mark.parametrize("grams", [1, 3])
 def test_levels_are_those_of_a_naive_descent(form: Format, grams: int) -> None:
-    """One weight after the other, the whole error computed anew each time; no blocks, no products for all heads."""
-    weight, gram = drawn(7, length=40 if form.scales != "group64" else 70, width=3, grams=grams)
+    """One weight after the other, the whole error computed anew each time; no blocks (of 64 inputs), no heads together."""
+    weight, gram = drawn(7, width=3, grams=grams)
     found = read(weight, form, gram).numpy()
     inputs = damped(gram).expand(3, -1, -1).numpy()
     stored = quantise(weight, form)
@@ -125,34 +132,101 @@ def test_inputs_that_are_all_zero_leave_the_nearest() -> None:
     assert torch.equal(read(weight, Format("fp8"), gram * 0), read(weight, Format("fp8"), None))
 
 
-@pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
-def test_grams_are_of_what_heads_read(family: str) -> None:
-    """Shortformer's q and k read positions too, and W_O reads z."""
-    model = random_model(family, dtype=torch.float64)
-    prompts = random_prompts(model, 3)
-    runs = [run_senders(model, embeddings(model, tokens, split=False)) for tokens in (prompts.clean, prompts.corrupted)]
-    found = list(grams(model, runs))
-    assert len(found) == len(model.layers)
-    for index, (layer, mine) in enumerate(zip(model.layers, found, strict=True)):
-        z = torch.cat([run.z[index] for run in runs], 1).flatten(1, 2)
-        assert torch.allclose(mine.o, torch.einsum("hri,hrj->hij", z, z) / z.shape[1])
-        pre = torch.cat([_before(model, run, index) for run in runs])
+def expected_grams(model: Model, prompts: Prompts, ablation: str) -> list[dict[str, Tensor]]:
+    """Of two whole runs, kept, their streams added up from what senders send."""
+    change = {
+        "corrupted": lambda x: x,
+        "zero": torch.zeros_like,
+        "mean": lambda x: x.mean(-3, keepdim=True).expand_as(x),
+    }
+    exact = model.to(dtype=torch.float64)
+    clean = run_senders(exact, embeddings(exact, prompts.clean, split=False))
+    parts = embeddings(exact, prompts.corrupted, split=True)
+    if prompts.position_order is not None and len(parts) == 2:
+        parts[1] = parts[1][:, prompts.position_order]
+    ablated = run_senders(exact, [torch.stack(parts).sum(0)]).map(change[ablation])
+    found = []
+    for index, layer in enumerate(exact.layers):
+        pre = torch.cat([before(exact, run, index) for run in (clean, ablated)])
         v = normalise(model.config, pre, layer.ln1_w, layer.ln1_b)
         qk = v if layer.W_pos is None else v + layer.W_pos[: v.shape[1]]
-        for gram, x in ((mine.v, v), (mine.qk, qk)):
-            rows = x.flatten(0, 1)
-            assert torch.allclose(gram[0], rows.T @ rows / len(rows))
-        together = {name for _, names in mine.together for name in names}
-        assert together == set(ATTENTION)
+        z = torch.cat([clean.z[index], ablated.z[index]], 1).flatten(1, 2)
+        o = torch.einsum("hri,hrj->hij", z, z) / z.shape[1]
+        rows = {"W_Q": qk.flatten(0, 1), "W_K": qk.flatten(0, 1), "W_V": v.flatten(0, 1)}
+        found.append({name: (x.T @ x / len(x))[None] for name, x in rows.items()} | {"W_O": o})
+    return found
 
 
-def _before(model, run, index: int) -> Tensor:  # type: ignore[no-untyped-def]
-    """The stream before a layer, added up from what its senders send."""
+def before(model: Model, run: Run, index: int) -> Tensor:
+    """The stream before a layer."""
     resid = torch.stack(list(run.start)).sum(0)
     for at, layer in enumerate(model.layers[:index]):
         resid = resid + torch.einsum("hbpe,hed->bpd", run.z[at], layer.W_O) + layer.b_O
         resid = resid + run.mlp[at] if run.mlp else resid
     return resid
+
+
+@pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
+@pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
+def test_levels_follow_what_heads_read_in_the_clean_and_in_the_ablated_run(family: str, ablation: str) -> None:
+    """Shortformer's q and k read positions too, W_O reads z; embeddings may be split and their positions permuted."""
+    model = random_model(family, dtype=torch.float32)
+    prompts = random_prompts(model, 3)
+    settings: dict[str, Any] = {"metric": "kl", "ablation": ablation, "precision": FP8}
+    if model.config.positions == "learned":
+        settings["split_embed"] = True
+        prompts = replace(prompts, position_order=torch.arange(prompts.clean.shape[1]).flip(0))
+    store = build_problem(model, prompts, **settings).store
+    for index, by_name in enumerate(expected_grams(model, prompts, ablation)):
+        for name in ATTENTION:
+            expected = read(getattr(model.layers[index], name), Format("fp8"), by_name[name])
+            assert torch.equal(getattr(store.layer(index, NO_FOCUS), name), expected), name
+
+
+def test_levels_do_not_hang_on_the_engines_dtype() -> None:
+    """audit=float64 must measure the very network that was searched."""
+    model = load_model("nano")
+    prompts = random_prompts(model, 8)
+    settings = {"metric": "kl", "precision": FP8.model_copy(update={"mlp": "float32"})}
+    single, double = (build_problem(m, prompts, **settings).store for m in (model, model.to(dtype=torch.float64)))
+    for index in range(model.config.layers):
+        for name in ATTENTION:
+            mine, theirs = (getattr(store.layer(index, NO_FOCUS), name) for store in (single, double))
+            assert torch.equal(mine.double(), theirs)
+
+
+def test_activations_that_are_no_numbers_are_refused() -> None:
+    model = random_model("gpt2", dtype=torch.float32)
+    model.W_E[0] = float("inf")
+    parts = [torch.full((1, 3, model.config.d_model), float("inf"))]
+    with pytest.raises(PahqError, match="an activation of the full-precision model is NaN or infinite"):
+        next(grams(model, parts, parts))
+
+
+def test_a_streamed_layer_is_gone_while_its_grams_are_read(tmp_path: Path) -> None:
+    model = random_model("gpt2", dtype=torch.float32)
+    save_model(model, tmp_path)
+    file, alive = open_model(tmp_path), list[weakref.ref[LayerWeights]]()
+
+    class Watched:
+        def __iter__(self) -> Iterator[LayerWeights]:
+            for index in range(model.config.layers):
+                layer = file.layer(index)
+                alive.append(weakref.ref(layer))
+                yield layer
+                del layer
+
+    network = Streamed.through(file.ends, Watched())
+    parts = embeddings(network, random_prompts(model, 2).clean, split=True)
+    for count, _ in enumerate(grams(network, parts, parts), start=1):
+        assert len(alive) == count
+        assert [ref() for ref in alive[:-1]] == [None] * (count - 1)
+
+
+def test_a_little_is_added_to_the_diagonal_of_each_head() -> None:
+    gram = torch.stack([torch.diag(torch.tensor([1.0, 3.0])), torch.zeros(2, 2)]).double()
+    assert torch.allclose(damped(gram)[0], torch.diag(torch.tensor([1.06, 3.06], dtype=torch.float64)))
+    assert torch.equal(damped(gram)[1], torch.eye(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
