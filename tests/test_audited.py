@@ -18,6 +18,7 @@ from pahq.model.modelfile import ModelFile
 from pahq.precision.bits import bits_share
 from pahq.results import JournalLine, cell_folder, read_journal, read_result
 from pahq.search.acdc import Decision
+from pahq.search.band import Calibration, layers_of
 
 TASK = {"name": "r", "kind": "tracr-reverse", "examples": 6, "metric": "mse", "split_embed": True}
 INT4 = {"name": "int4", "heads": "int4", "scales": "row", "mlp": "bf16"}
@@ -79,6 +80,28 @@ def test_a_cell_tells_of_its_audit(tmp_path: Path, engine: str) -> None:
     assert values["search"]["start"] == lines[0].low[0] > lines[0].before  # type: ignore[index]
     graph, again = rerun(cell, "cpu")
     assert [(str(graph.edges[d.edge]), d.removed) for d in again] == [(line.edge, line.removed) for line in lines]
+
+
+def test_the_band_of_a_cell_begins_anew_in_each_layer(tmp_path: Path) -> None:
+    """Replayed by its journal alone: the tests that were audited are those within the band of their layer."""
+    cell = make("suffix", band={"near": 1.0, "enough": 3, "share": 0.0, "hopeless": 1.0})
+    told = run_in(tmp_path, cell)["certainty"]["audit"]
+    folder = cell_folder(tmp_path, cell.id)
+    graph = Circuit.read(folder / "circuit.json").graph
+    index = {str(edge): at for at, edge in enumerate(graph.edges)}
+    known = Calibration(cell.band, cell.threshold, layer_of=layers_of(graph))
+    flat = Calibration(cell.band, cell.threshold)  # one band for all layers
+    differing = 0
+    for line in read_journal(folder / "decisions.jsonl"):
+        before, after = line.low or (line.before, line.after)
+        measured = Decision(line.i, index[line.edge], before, after, line.removed)
+        assert known.wants(measured) == line.audited
+        differing += flat.wants(measured) != line.audited
+        for one in (known, flat):
+            one.note(Decision(line.i, index[line.edge], line.before, line.after, line.removed, line.audited, line.low))
+    assert differing
+    assert told["layers"]["tested"] == len(known.layers) > 1
+    assert told["layers"]["calibrated"] == sum(count >= 3 for count in known.layers.values()) > 0
 
 
 @pytest.mark.parametrize("hopeless", [1.0, 0.001])

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.audits import NAMES
+from pahq.analysis.blocks import models_frame
 from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.summary import Evaluation
@@ -50,6 +51,28 @@ def test_the_table_of_audits(tmp_path: Path) -> None:
     assert math.isnan(second["seconds_unaudited"])
     assert second["note"].startswith("hopeless")
     assert "## Audited searches" in report.read_text()
+
+
+def test_a_way_of_rounding_is_compared_with_itself_and_named(tmp_path: Path) -> None:
+    """Also where no other series is there that it could be taken for."""
+
+    def calibrated(made: Any) -> Any:
+        return made.model_copy(update={"precision": made.precision.model_copy(update={"rounding": "calibrated"})})
+
+    plain, other = config(TASK, "pahq", "int8", 0.1), calibrated(config(TASK, "pahq", "int8", 0.1))
+    ids = [
+        cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES),
+        cell(tmp_path, plain, EDGES[:1], seconds=2.0),
+        cell(tmp_path, other, EDGES[:4], seconds=5.0),
+        cell(tmp_path, calibrated(audited(0.1)), EDGES, certainty={"audit": BAND}),
+    ]
+    evaluate(tmp_path, "audits", ids)
+    [row] = pd.read_parquet(write_tables(tmp_path, "audits").parent / "audit.parquet").to_dict("records")
+    assert (row["differing_unaudited"], row["seconds_unaudited"]) == (2, 5.0)
+    assert row["variant"] == "audit=band precision.rounding=calibrated"
+    cells = Evaluation.read(tmp_path, "audits").cells
+    assert len(models_frame(cells)) == 3  # ACDC and both ways of rounding
+    assert set(collect(tmp_path, [other.id]).cells["variant"]) == {"precision.rounding=calibrated"}
 
 
 def test_only_audited_series_get_another_name(tmp_path: Path) -> None:

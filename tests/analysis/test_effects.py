@@ -24,11 +24,19 @@ BEFORE, SHIFT = 0.5, 0.03  # in low precision with a head in focus; without one 
 
 
 def audited(
-    root: Path, method: str, *, low: list[list[float]] | None, precision: str = "int8", seed: int = 0, **band: Any
+    root: Path,
+    method: str,
+    *,
+    low: list[list[float]] | None,
+    precision: str = "int8",
+    seed: int = 0,
+    rounding: str = "nearest",
+    **band: Any,
 ) -> str:
     """A finished cell of threshold .2, whose effects in full precision are .1 for removed edges and .3 for others."""
     update = {"audit": "band", "band": BandConfig(share=1.0), "seed": seed}
     made = config(TASK, method, precision, 0.2).model_copy(update=update)
+    made = made.model_copy(update={"precision": made.precision.model_copy(update={"rounding": rounding})})
     name: str = cell(root, made, EDGES, certainty={"audit": BAND | band})
     path = root / "cells" / name / "decisions.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -99,3 +107,16 @@ def test_cells_that_differ_in_nothing_shown_are_told_apart(tmp_path: Path) -> No
     for name in ("effects", "audit"):
         frame = pd.read_parquet(report.parent / f"{name}.parquet")
         assert frame["variant"].tolist() == ["seed=0", "seed=1"], name
+
+
+def test_a_baseline_that_was_not_remeasured_is_of_the_same_rounding(tmp_path: Path) -> None:
+    n = len(graph_of(TASK).edges)
+    ids = [
+        audited(tmp_path, "pahq", low=losses(BEFORE, [0.0] * n), rounding="calibrated"),
+        audited(tmp_path, "rtn-q", low=losses(BEFORE + 9.0, [0.0] * n)),
+        audited(tmp_path, "rtn-q", low=losses(BEFORE + SHIFT, [0.0] * n), rounding="calibrated"),
+    ]
+    evaluate(tmp_path, "effects", ids)
+    frame = pd.read_parquet(write_tables(tmp_path, "effects").parent / "effects.parquet")
+    [once] = frame[frame["baseline"] == ONCE].to_dict("records")
+    assert once["error_largest"] == pytest.approx(SHIFT)

@@ -73,7 +73,7 @@ def test_no_output_is_off_by_more_than_rounded_to_the_nearest(form: Format, seed
 @BY_FORM
 @pytest.mark.parametrize("grams", [1, 3])
 def test_levels_are_those_of_a_naive_descent(form: Format, grams: int) -> None:
-    """One weight after the other, the whole error computed anew each time; no blocks (of 64 inputs), no heads together."""
+    """One weight after the other, the error computed anew each time; no blocks (of 64 inputs), no heads together."""
     weight, gram = drawn(7, width=3, grams=grams)
     found = read(weight, form, gram).numpy()
     inputs = damped(gram).expand(3, -1, -1).numpy()
@@ -211,16 +211,15 @@ def test_a_streamed_layer_is_gone_while_its_grams_are_read(tmp_path: Path) -> No
     class Watched:
         def __iter__(self) -> Iterator[LayerWeights]:
             for index in range(model.config.layers):
-                layer = file.layer(index)
-                alive.append(weakref.ref(layer))
-                yield layer
-                del layer
+                held = [file.layer(index)]
+                alive.append(weakref.ref(held[0]))
+                yield held.pop()
 
     network = Streamed.through(file.ends, Watched())
     parts = embeddings(network, random_prompts(model, 2).clean, split=True)
     for count, _ in enumerate(grams(network, parts, parts), start=1):
         assert len(alive) == count
-        assert [ref() for ref in alive[:-1]] == [None] * (count - 1)
+        assert all(ref() is None for ref in alive)
 
 
 def test_a_little_is_added_to_the_diagonal_of_each_head() -> None:
