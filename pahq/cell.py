@@ -70,11 +70,12 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
 def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
-    memory = PeakMemory(run.device)
+    memory, clock = PeakMemory(run.device), time.perf_counter()
     source, task, problem = _set_up(cell, run)
     _claim(folder, cell, source.digest)
     earlier = read_journal(folder / "decisions.jsonl")
     full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
+    set_up = time.perf_counter() - clock
     lines = _search(cell, run, problem, full, folder, earlier)
     decisions = [as_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
@@ -85,6 +86,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         "certainty": certainty(cell, model, task, problem, full, decisions, circuit),
         "fresh": judge(model, task, circuit, cell),
         "seconds": sum(line.seconds for line in lines),
+        "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
         "peak_bytes": peak,
         "store": "packed" if isinstance(problem.store, PackedStore) else "plain",
         "schedule": problem.store.schedule.name if isinstance(problem.store, PackedStore) else None,

@@ -27,7 +27,7 @@ from pahq.recorded import read_recorded
 from pahq.results import cell_folder, read_journal, read_result
 
 GOLDEN = Path(__file__).parent / "golden"
-VARYING = ("seconds", "peak_bytes", "resumed")  # of a result: how long and how much, not what
+VARYING = ("seconds", "set_up_seconds", "peak_bytes", "resumed")  # of a result: how long and how much, not what
 
 
 def values_of(kind: str = "tracr-proportion", **changes: Any) -> dict[str, Any]:
@@ -108,6 +108,7 @@ def test_the_result_follows_from_the_journal(finished: Path) -> None:
     assert search["smallest_margin"] == min(abs(line.after - line.before - 0.01) for line in lines) > 0
     assert result["seconds"] == pytest.approx(sum(line.seconds for line in lines))
     assert result["seconds"] > 0
+    assert result["set_up_seconds"] > 0
     assert result["peak_bytes"] > 0
     assert result["resumed"] is False
     assert (result["device"], result["threads"]) == ("cpu", 1)

@@ -135,6 +135,7 @@ def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[st
         "corrupted": float(fresh["corrupted"]),
         "faithfulness": None if fresh["faithfulness"] is None else float(fresh["faithfulness"]),
         "seconds": float(result["seconds"]),
+        "set_up_seconds": float(result.get("set_up_seconds", "nan")),  # results from before it was kept have none
         "peak_bytes": int(result["peak_bytes"]),
         "resumed": bool(result["resumed"]),
         "device": result["device"],
