@@ -33,7 +33,7 @@ def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
         "task": config["task"]["name"],
         "method": config["method"]["name"],
         "precision": config["precision"]["name"],
-        **{key: config["precision"][key] for key in ("compute", "kernel") if key in config["precision"]},
+        **{key: config["precision"][key] for key in ("rounding", "compute", "kernel") if key in config["precision"]},
         "audit": config["audit"],
         "threshold": config["threshold"],
         "tests": found["tests"],
@@ -49,7 +49,8 @@ def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
         "resumed": found["resumed"],
     }
     if config["audit"] == "band":
-        values["band"] = {name: found["certainty"]["audit"][name] for name in BAND}
+        values["band"] = {"rule": config["band"]["rule"]}
+        values["band"] |= {name: found["certainty"]["audit"][name] for name in BAND}
     if (folder / "stability.json").exists():
         stable = read_json(folder / "stability.json")
         kinds = ("bootstrap", "orders", "other_seeds")
