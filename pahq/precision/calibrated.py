@@ -125,9 +125,8 @@ def calibrated(
 ) -> Quantised:
     """``quantise(weight, form)`` with each code chosen for the error of outputs.
 
-    ``gram`` has one head where all read the same inputs, else as many as the weight.
-
-    The damped squared error never grows from what rounding to the nearest gives. Raises PahqError as ``quantise``.
+    ``gram`` has one head where all read the same inputs, else as many as the weight. The damped squared error never
+    grows from what rounding to the nearest gives. Raises PahqError as ``quantise``.
     """
     stored = quantise(weight, form)
     assert form.name not in ("float32", *HALF), "only a format with few levels has any to choose"
