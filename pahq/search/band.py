@@ -4,7 +4,7 @@ Near means within a band, which the run itself calibrates. Both networks are mea
 tests, on every test in the band and on a seeded sample of the others, and the band is ``safety`` times the largest
 difference of effects seen so far. It begins wide (``near``) in each layer and stays so until ``enough`` tests so near
 have been measured there: tests far from the threshold say little of how far off those near it are, and differences
-jump from one layer to the next (on a model of GPT-2's shape tenfold, three quarters into a search). It is never
+jump from one layer to the next (on a model of GPT-2's shape several times over, late in a search). It is never
 narrower than ``least``, since the largest difference is seldom among the few that were seen. The first test of all is
 for a format that is all noise, which sees no test near the threshold. A quantile further down than the largest would
 not do, since differences have heavy tails and grow as the circuit is taken apart: on SmolLM2 one test of thousands was
