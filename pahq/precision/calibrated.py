@@ -19,7 +19,7 @@ from pahq.model.forward import after_attention, attend, mlp, normalise, project
 from pahq.model.weights import LayerWeights, ModelConfig, Network
 from pahq.precision.formats import GROUPS, HALF, Format, Quantised, dequantise, levels, quantise
 
-SWEEPS = 6  # through all inputs; later ones change next to nothing
+SWEEPS = 6  # through all inputs
 DAMPING = 0.03  # of the mean square of the inputs, added to each one's own: what they leave open stays near the weight
 _BLOCK = 64  # inputs whose changes reach the inputs behind them in one product
 

@@ -121,6 +121,10 @@ def test_each_layer_begins_with_a_wide_band_and_none_ends_with_an_empty_one() ->
             known.note(Decision(0, edge, 1.0, 1.11, False, audited=True, low=(5.0, 5.11)))
 
 
+def test_the_band_is_never_narrower_than_the_least_even_where_near_is() -> None:
+    assert Calibration(BandConfig(near=0.01, least=0.05), 0.1).band == 0.05
+
+
 def test_a_large_difference_makes_the_first_band_wider() -> None:
     known = Calibration(BandConfig(safety=2.0), 0.1)
     known.note(answer(0, 0.11, 0.2))
