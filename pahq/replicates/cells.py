@@ -25,7 +25,7 @@ from pahq.errors import PahqError
 from pahq.model.sources import check_device
 from pahq.model.weights import Model
 from pahq.replicates.measures import Stability
-from pahq.replicates.resample import draw, resample, same
+from pahq.replicates.resample import draw, needs_copies, resample, same
 from pahq.replicates.variants import (
     KINDS,
     Variant,
@@ -158,7 +158,8 @@ def _prompts(cell: CellConfig, ground: _Ground, variant: Variant) -> Prompts:
     if variant.replicate is None:
         return ground.others[variant.seed].search
     prompts = ground.task.search
-    return resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate))
+    copies = needs_copies(cell.task.ablation, cell.precision)
+    return resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate), copies=copies)
 
 
 def _problems(cell: CellConfig, model: Model, prompts: Prompts) -> tuple[Problem, Problem | None]:

@@ -13,7 +13,7 @@ from pahq.circuit import Circuit
 from pahq.engine.problem import Problem
 from pahq.model.weights import Model
 from pahq.replicates.measures import Stability
-from pahq.replicates.resample import draw, resample
+from pahq.replicates.resample import draw, needs_copies, resample
 from pahq.replicates.variants import (
     REPLICATES,
     Variant,
@@ -50,13 +50,15 @@ def stability(
     """
     check_counts(n)
     own, prompts = order or Order(), task.search if isinstance(task, Task) else task
+    copies = needs_copies(setting.get("ablation", ""), setting.get("precision"))
     original = problem_of(model, prompts, setting)
 
     def problem(variant: Variant) -> Problem:
         if variant.kind == "orders":
             return original
         if variant.replicate is not None:
-            return problem_of(model, resample(prompts, draw(len(prompts.clean), seed, variant.replicate)), setting)
+            chosen = draw(len(prompts.clean), seed, variant.replicate)
+            return problem_of(model, resample(prompts, chosen, copies=copies), setting)
         return problem_of(model, others[variant.seed - 1], setting)
 
     def search(on: Problem, by: Order) -> Circuit:

@@ -8,6 +8,7 @@ from random import Random
 
 import torch
 
+from pahq.config import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.tasks.task import Prompts
 
@@ -22,11 +23,14 @@ def draw(count: int, seed: int, replicate: int) -> list[int]:
     return Random(f"bootstrap/{seed}/{replicate}").choices(range(count), k=count)
 
 
-def resample(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
+def resample(prompts: Prompts, chosen: Sequence[int], *, copies: bool = True) -> Prompts:
     """The examples ``chosen`` of ``prompts``, in that order, one drawn twice standing there twice.
 
-    Each copy of an example brings its corrupted prompt, all its items and their rows of every target. Raises PahqError
-    for an index that the prompts lack, for no index at all, and for examples without any item among them.
+    Each copy of an example brings its corrupted prompt, all its items and their rows of every target. Without
+    ``copies`` the examples stand once, in the order of ``prompts``, and only the items of one drawn twice stand there
+    twice: every metric is the same, and the network runs on about two thirds of the prompts. That is another problem
+    where something is taken over the prompts as a whole, see ``needs_copies``. Raises PahqError for an index that the
+    prompts lack, for no index at all, and for examples without any item among them.
     """
     batch = len(prompts.clean)
     if not chosen or not all(0 <= example < batch for example in chosen):
@@ -34,20 +38,28 @@ def resample(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
     places: dict[int, list[int]] = {}
     for place, example in enumerate(prompts.items[:, 0].tolist()):
         places.setdefault(example, []).append(place)
-    pairs = [(copy, place) for copy, example in enumerate(chosen) for place in places.get(example, [])]
+    drawn = list(chosen) if copies else sorted(chosen)
+    examples = drawn if copies else sorted(set(chosen))
+    at = range(len(drawn)) if copies else [examples.index(example) for example in drawn]
+    pairs = [(row, place) for row, example in zip(at, drawn, strict=True) for place in places.get(example, [])]
     if not pairs:
         raise PahqError("the metric reads no position of the examples drawn")
-    copies, rows = torch.tensor(pairs).T
-    rows, index = rows.to(prompts.items.device), torch.tensor(list(chosen), device=prompts.clean.device)
+    stands, rows = torch.tensor(pairs).T
+    rows, index = rows.to(prompts.items.device), torch.tensor(examples, device=prompts.clean.device)
     return replace(
         prompts,
         clean=prompts.clean[index],
         corrupted=prompts.corrupted[index],
-        items=torch.stack((copies.to(prompts.items), prompts.items[rows, 1]), dim=1),
+        items=torch.stack((stands.to(prompts.items), prompts.items[rows, 1]), dim=1),
         targets={
             name: value if name in WHOLE else value[rows.to(value.device)] for name, value in prompts.targets.items()
         },
     )
+
+
+def needs_copies(ablation: str, precision: PrecisionConfig | None) -> bool:
+    """Whether a prompt that stands twice counts twice before any metric: in mean ablation, and in calibrated levels."""
+    return ablation == "mean" or (precision is not None and precision.rounding == "calibrated")
 
 
 def same(one: Prompts, other: Prompts) -> bool:

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from pahq.config import TaskConfig
+from pahq.cell import start_search
+from pahq.config import PrecisionConfig, TaskConfig
+from pahq.engine.problem import build_problem
+from pahq.engine.reference import circuit_logits, logits_in_parts
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
 from pahq.model import load_model
 from pahq.model.tokenizer import byte_level_bpe
 from pahq.model.weights import Model
-from pahq.replicates.resample import draw, resample, same
+from pahq.replicates.resample import draw, needs_copies, resample, same
+from pahq.search.order import Order
 from pahq.tasks import TASKS, build_task
 from pahq.tasks.task import Prompts
 
@@ -83,6 +87,61 @@ def test_a_resample_is_its_slow_twin_on_every_task(name: str, tmp_path: Path) ->
     chosen = draw(len(prompts.clean), 0, 3)
     assert len(set(chosen)) < len(chosen)  # some example twice, some not at all
     assert same(resample(prompts, chosen), one_by_one(prompts, chosen))
+
+
+@pytest.mark.parametrize("name", [*TASK_NAMES, *OTHERS])
+def test_without_copies_the_same_items_are_read_of_examples_that_stand_once(name: str, tmp_path: Path) -> None:
+    prompts = prompts_of(name, tmp_path)
+    chosen = draw(len(prompts.clean), 0, 3)
+    once, twice = resample(prompts, chosen, copies=False), resample(prompts, sorted(chosen))
+    assert len(once.clean) == len(set(chosen)) < len(chosen)
+    for tokens in ("clean", "corrupted"):
+        assert torch.equal(getattr(once, tokens), getattr(prompts, tokens)[sorted(set(chosen))])
+        read = [getattr(drawn, tokens)[drawn.items[:, 0]] for drawn in (once, twice)]
+        assert torch.equal(*read)
+    assert torch.equal(once.items[:, 1], twice.items[:, 1])
+    assert once.targets.keys() == twice.targets.keys()
+    assert all(torch.equal(once.targets[key], twice.targets[key]) for key in once.targets)
+
+
+METRICS = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
+
+
+@pytest.mark.parametrize("engine", ["reference", "suffix"])
+@pytest.mark.parametrize(("metric", "ablation", "family"), [*[(m, "corrupted", "gpt2") for m in METRICS],
+                                                          ("kl", "zero", "llama")])  # fmt: skip
+def test_without_copies_a_search_is_the_same(metric: str, ablation: str, family: str, engine: str) -> None:
+    """float64: every effect and decision, on examples drawn up to three times; logits some prompts at a time."""
+    model = SMALL["random_model"](family)
+    prompts = SMALL["random_prompts"](model, batch=5, every_item=True)
+    found = []
+    for copies in (True, False):
+        drawn = resample(prompts, [4, 1, 4, 0, 4, 1, 2], copies=copies)
+        problem = build_problem(model, drawn, metric=metric, ablation=ablation)
+        found.append(list(start_search(engine, problem, Order(), 0.05)))
+        present = torch.arange(len(problem.graph.edges)) % 3 > 0
+        parts = logits_in_parts(problem, present, part_bytes=1)
+        torch.testing.assert_close(parts, circuit_logits(problem, present), rtol=1e-11, atol=1e-13)
+    for one, other in zip(*found, strict=True):
+        assert (one.index, one.removed) == (other.index, other.removed)
+        assert other.after == pytest.approx(one.after, rel=1e-11, abs=1e-13)
+    assert 0 < sum(decision.removed for decision in found[0]) < len(found[0])
+
+
+@pytest.mark.parametrize(
+    ("ablation", "rounding", "needed"),
+    [("corrupted", "nearest", False), ("zero", "nearest", False), ("mean", "nearest", True),
+     ("corrupted", "calibrated", True)],
+)  # fmt: skip
+def test_where_a_copy_counts_before_any_metric_copies_are_kept(ablation: str, rounding: str, needed: bool) -> None:
+    """Whether the ablated run's loss is that of the prompts with their copies, to the last digits of float64."""
+    precision = PrecisionConfig(name="int4", heads="int4", mlp="bf16", rounding=rounding)  # type: ignore[arg-type]
+    model = SMALL["random_model"]("gpt2")
+    prompts = SMALL["random_prompts"](model, batch=4, every_item=True)
+    drawn = [resample(prompts, [3, 3, 3, 1], copies=copies) for copies in (True, False)]
+    problems = [build_problem(model, one, metric="kl", ablation=ablation, precision=precision) for one in drawn]
+    losses = [float(problem.objective.loss(problem.item_logits(problem.corrupted.final))) for problem in problems]
+    assert (losses[1] != pytest.approx(losses[0], rel=1e-11)) == needed == needs_copies(ablation, precision)
 
 
 def test_every_kind_of_task_is_among_the_ones_tested() -> None:
