@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from pahq.errors import PahqError
 from pahq.experiment import groups
-from pahq.jobs import extra_jobs
+from pahq.jobs import stability_jobs
 
 EXPERIMENT = str(config.get("experiment", "default"))
 ROOT = str(config.get("root", "results"))

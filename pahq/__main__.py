@@ -176,10 +176,10 @@ def _verify(argv: Sequence[str]) -> int:
 
 def _stability(argv: Sequence[str]) -> int:
     from pahq.experiment import groups
-    from pahq.jobs import extra_jobs
+    from pahq.jobs import stability_jobs
     from pahq.replicates.command import main as stability
 
-    return stability(argv, lambda name: [i for ids in extra_jobs(groups(name), "stability").values() for i in ids])
+    return stability(argv, lambda name: {i: job.asked for job in stability_jobs(groups(name)) for i in job.cells})
 
 
 def _evaluate(argv: Sequence[str]) -> int:

@@ -26,10 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 from pahq.grids import expand
-from pahq.jobs import Cell, Group, joined
+from pahq.jobs import RESAMPLES, Asked, Cell, Group, joined
 
 GROUPS = ("task", "model", "method", "precision", "engine")
-# Keys of a row, true or false: its circuits' stability too; all its precisions in one process, being short searches.
 EXTRAS = ("stability", "together")
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
 
@@ -117,22 +116,25 @@ def groups(name: str) -> list[Group]:
     """The cells of an experiment in bundles that differ in threshold alone, or in precision too (``together``)."""
     if name not in options("experiment"):
         raise unknown("experiment", name, options("experiment"))
-    thresholds: dict[tuple[str, ...], dict[str, frozenset[str]]] = {}
+    thresholds: dict[tuple[str, ...], dict[str, Asked]] = {}
     for row in _rows(name):
-        extras = _extras(name, row)
+        asked = _asked(name, row)
         for base, threshold in _products(name, {key: row[key] for key in row if key not in EXTRAS}):
             known = thresholds.setdefault(base, {})
-            known[threshold] = known.get(threshold, frozenset()) | extras
+            known[threshold] = known.get(threshold, Asked()) | asked
     with _hydra():
         bundles = [_bundle(name, base, values) for base, values in thresholds.items()]
     return joined(_named(bundles))
 
 
-def _extras(name: str, row: Mapping[str, Any]) -> frozenset[str]:
-    for key in EXTRAS:
-        if not isinstance(row.get(key, False), bool):
-            raise PahqError(f"experiment {name!r} gives {key!r} the value {row[key]!r}; true or false was expected")
-    return frozenset(key for key in EXTRAS if row.get(key, False))
+def _asked(name: str, row: Mapping[str, Any]) -> Asked:
+    together, stability = (row.get(key, False) for key in EXTRAS[::-1])
+    if not isinstance(together, bool):
+        raise PahqError(f"experiment {name!r} gives 'together' the value {together!r}; true or false was expected")
+    if not isinstance(stability, bool) and not (isinstance(stability, int) and stability >= 2):
+        wanted = "true, false or a number of resamples from 2 on was expected"
+        raise PahqError(f"experiment {name!r} gives 'stability' the value {stability!r}; {wanted}")
+    return Asked(together, RESAMPLES if stability is True else int(stability))
 
 
 def _rows(name: str) -> list[Mapping[str, Any]]:
@@ -173,16 +175,16 @@ def _typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, frozenset[str]]) -> dict[str, Cell]:
+def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, Asked]) -> dict[str, Cell]:
     """Compose once, then set each threshold: the same cells (a test says so) in a quarter of the time."""
     try:
         parse_overrides(base)
         composed = _compose(base)
         bundle: dict[str, Cell] = {}
-        for text, extras in thresholds.items():
+        for text, asked in thresholds.items():
             cell, _ = parse_config(_at(composed, text))
             twin = bundle.get(cell.id)  # the same threshold typed in another way
-            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, extras | (twin.extras if twin else frozenset()))
+            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (twin.asked if twin else Asked()))
         return bundle
     except PahqError as error:
         raise PahqError(f"experiment {name!r}, row {' '.join(base)}: {error}") from None
@@ -191,18 +193,16 @@ def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, frozenset
 def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
     """Give every bundle a readable name of its own; a cell that two bundles share stays in the first.
 
-    It keeps the extras of both.
+    It keeps what both ask for.
     """
-    extras: dict[str, frozenset[str]] = {}
+    asked: dict[str, Asked] = {}
     for cell_id, cell in itertools.chain.from_iterable(bundle.items() for bundle in bundles):
-        extras[cell_id] = extras.get(cell_id, frozenset()) | cell.extras
+        asked[cell_id] = asked.get(cell_id, Asked()) | cell.asked
     seen: set[str] = set()
     used: dict[str, int] = {}
     named: list[Group] = []
     for bundle in bundles:
-        own = {
-            cell_id: replace(cell, extras=extras[cell_id]) for cell_id, cell in bundle.items() if cell_id not in seen
-        }
+        own = {cell_id: replace(cell, asked=asked[cell_id]) for cell_id, cell in bundle.items() if cell_id not in seen}
         seen.update(own)
         if not own:
             continue

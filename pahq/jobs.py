@@ -7,6 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pahq.config import CellConfig
+from pahq.errors import unknown
+
+RESAMPLES, PER_SEED = 20, 4  # of stability where a row does not say how many; one other seed to so many resamples
+STABILITY_OF = ("all", "marked", "none")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an experiment's row asks for beside its cells; of rows that share a cell, all.
+
+    ``together``: all its precisions in one process, being short searches. ``resamples``: of its circuits' stability.
+    """
+
+    together: bool = False
+    resamples: int = 0
+
+    def __or__(self, other: Asked) -> Asked:
+        return Asked(self.together or other.together, max(self.resamples, other.resamples))
+
+    @property
+    def seeds(self) -> int:
+        """Of stability, other seeds' prompts: a quarter as many as resamples, so that both are about as sure."""
+        return self.resamples // PER_SEED
 
 
 @dataclass(frozen=True)
@@ -15,7 +38,7 @@ class Cell:
 
     overrides: tuple[str, ...]
     config: CellConfig
-    extras: frozenset[str] = frozenset()
+    asked: Asked = Asked()
 
 
 @dataclass(frozen=True)
@@ -64,20 +87,38 @@ def _alike(group: Group) -> tuple[object, ...]:
     """Equal for groups that may be joined: the same words but for the precision's, and the same thresholds."""
     cells = list(group.cells.values())
     words = ["precision" if text.startswith("precision=") else text for cell in cells for text in cell.overrides]
-    apart = "precision" not in words or not all("together" in cell.extras for cell in cells)
+    apart = "precision" not in words or not all(cell.asked.together for cell in cells)
     return (group.name, *words) if apart else tuple(words)
 
 
-def extra_jobs(found: Iterable[Group], extra: str, *, every: bool = False) -> dict[str, list[str]]:
-    """Ids of the cells with that extra, by the name of their job: one process for all that share task, model, seed.
+@dataclass(frozen=True)
+class StabilityJob:
+    """Cells whose stability one process measures, with ``asked`` resamples and seeds of each."""
 
-    ``every``: all cells, marked or not.
+    name: str
+    cells: tuple[str, ...]
+    asked: Asked
+
+
+def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[StabilityJob]:
+    """One job for all cells that share task, method, model, seed and how much is asked.
+
+    ``of``: marked, the cells whose rows ask for it; all, marked or not, those with ``RESAMPLES``; none. Raises
+    PahqError for another word.
     """
-    jobs: dict[tuple[str, str, int], list[str]] = {}
+    if of not in STABILITY_OF:
+        raise unknown("stability_of", of, STABILITY_OF)
+    jobs: dict[tuple[str, str, str, int, int], list[str]] = {}
     for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
-        if every or extra in cell.extras:
-            config = cell.config
-            jobs.setdefault((config.task.name, config.model.name, config.seed), []).append(cell_id)
-    tasks = [task for task, _, _ in jobs]
-    names = [task if tasks.index(task) == i else f"{task}-{i}" for i, task in enumerate(tasks)]
-    return dict(zip(names, jobs.values(), strict=True))
+        config, resamples = cell.config, cell.asked.resamples or (RESAMPLES if of == "all" else 0)
+        if resamples and of != "none":
+            key = (config.task.name, config.method.name, config.model.name, config.seed, resamples)
+            jobs.setdefault(key, []).append(cell_id)
+    result: list[StabilityJob] = []
+    used: dict[str, int] = {}
+    for (task, method, *_, resamples), ids in jobs.items():
+        name = f"{task}-{method}"
+        used[name] = used.get(name, 0) + 1
+        own = name if used[name] == 1 else f"{name}-{used[name]}"
+        result.append(StabilityJob(own, tuple(ids), Asked(resamples=resamples)))
+    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from pahq import experiment
 from pahq.errors import PahqError
 from pahq.experiment import cells, compose_runs, configuration_folder, groups
-from pahq.jobs import Cell, extra_jobs
+from pahq.jobs import Asked, Cell, stability_jobs
 
 
 @pytest.fixture
@@ -129,32 +128,42 @@ def test_thresholds_of_a_sweep_are_what_each_is_alone() -> None:
     assert [cell.id for cell, _ in swept] == [cell.id for cell, _ in alone]
 
 
-def test_extras_go_to_the_cells_of_their_rows_however_these_are_typed(conf: Path) -> None:
+def test_what_rows_ask_for_goes_to_the_cells_of_their_rows_however_these_are_typed(conf: Path) -> None:
     (conf / "experiment" / "extra.yaml").write_text(
         "- {task: nano-ioi, method: [acdc, pahq], precision: auto, threshold: [0.01, 0.1]}\n"
         "- {task: nano-ioi, method: pahq, precision: int8, threshold: 0.1, stability: true}\n"  # auto is int8
-        "- {task: nano-ioi, method: acdc, precision: auto, threshold: [0.10, 1e-1], stability: true}\n"
-        "- {task: nano-ioi, method: acdc, seed: 1, threshold: 0.2, stability: true}\n"
+        "- {task: nano-ioi, method: acdc, precision: auto, threshold: [0.10, 1e-1], stability: 5}\n"
+        "- {task: nano-ioi, method: acdc, threshold: 0.1, stability: 8, together: true}\n"
+        "- {task: nano-ioi, method: acdc, seed: 1, threshold: 0.2, stability: 8}\n"
         "- {task: nano-docstring, threshold: 0.3, stability: false}\n"
     )
-    bundles = groups("extra")
-    marked = {cell_id: cell.config for cell_id, cell in cells("extra").items() if "stability" in cell.extras}
-    assert [(c.method.name, c.threshold, c.seed) for c in marked.values()] == [
+    bundles, every = groups("extra"), cells("extra")
+    asked = {cell_id: cell.asked for cell_id, cell in every.items() if cell.asked.resamples}
+    acdc, pahq, other = asked
+    assert [(c.method.name, c.threshold, c.seed) for c in (every[cell_id].config for cell_id in asked)] == [
         ("acdc", 0.1, 0),
         ("pahq", 0.1, 0),
         ("acdc", 0.2, 1),
     ]
-    acdc, pahq, other = marked
-    assert extra_jobs(bundles, "stability") == {"nano-ioi": [acdc, pahq], "nano-ioi-1": [other]}
-    every = itertools.chain.from_iterable(extra_jobs(bundles, "stability", every=True).values())
-    assert sorted(every) == sorted(itertools.chain.from_iterable(bundle.cells for bundle in bundles))
-    assert not any("stability" in word for cell in cells("extra").values() for word in cell.overrides)
+    assert asked == {acdc: Asked(together=True, resamples=8), pahq: Asked(resamples=20), other: Asked(resamples=8)}
+    assert [(asked[cell_id].seeds) for cell_id in asked] == [2, 5, 2]
+    assert [(job.name, job.cells, job.asked.resamples) for job in stability_jobs(bundles)] == [
+        ("nano-ioi-acdc", (acdc,), 8),
+        ("nano-ioi-pahq", (pahq,), 20),
+        ("nano-ioi-acdc-2", (other,), 8),
+    ]
+    jobs = {cell_id: job.asked.resamples for job in stability_jobs(bundles, "all") for cell_id in job.cells}
+    assert jobs == {cell_id: cell.asked.resamples or 20 for cell_id, cell in every.items()}
+    assert stability_jobs(bundles, "none") == []
+    assert not any("stability" in word for cell in every.values() for word in cell.overrides)
 
 
-def test_the_default_experiment_measures_stability_of_acdc_and_pahq_on_every_task(default: dict[str, Cell]) -> None:
-    marked = [cell.config for cell in default.values() if "stability" in cell.extras]
+def test_the_default_experiment_measures_every_circuits_stability(default: dict[str, Cell]) -> None:
+    """On five resamples, and at one threshold a task, of ACDC and PAHQ at int8, on twenty."""
+    assert {cell.asked.resamples for cell in default.values()} == {5, 20}
+    surely = [cell.config for cell in default.values() if cell.asked.resamples == 20]
     tasks = {cell.config.task.name for cell in default.values()}
-    assert sorted((c.task.name, c.method.name, c.precision.name) for c in marked) == sorted(
+    assert sorted((c.task.name, c.method.name, c.precision.name) for c in surely) == sorted(
         (task, *series) for task in tasks for series in (("acdc", "float32"), ("pahq", "int8"))
     )
 
@@ -172,7 +181,9 @@ def test_the_default_experiment_measures_stability_of_acdc_and_pahq_on_every_tas
         ),
         ("- {threshold: []}", "neither a name, a number nor a list"),
         ("- {method: acdc, precision: int8}", "method acdc is full precision"),
-        ("- {task: nano-ioi, stability: 3}", "gives 'stability' the value 3; true or false was expected"),
+        ("- {task: nano-ioi, together: 3}", "gives 'together' the value 3; true or false was expected"),
+        ("- {task: nano-ioi, stability: 1}", "gives 'stability' the value 1; true, false or a number of resamples"),
+        ("- {task: nano-ioi, stability: often}", "gives 'stability' the value 'often'; true, false or a number"),
         ("- {run.root: here}", "rows say what is computed, not where"),
         ("- {wandb: offline}", "rows say what is computed, not where"),
         ("- {task: {name: x}}", "neither a name, a number nor a list"),

@@ -45,7 +45,7 @@ def results(folder: Path) -> dict[str, Path]:
 def assert_complete(folder: Path) -> None:
     for cell, path in results(folder).items():
         assert json.loads(path.read_text())["id"] == cell
-    for cell in [cell for cell, what in cells("smoke").items() if "stability" in what.extras]:
+    for cell in [cell for cell, what in cells("smoke").items() if what.asked.resamples]:
         found = json.loads((folder / "results" / "cells" / cell / "stability.json").read_text())
         assert (found["id"], found["bootstrap"]["replicates"]) == (cell, 20)
     analysis = folder / "results" / "analysis" / "smoke"
@@ -98,8 +98,9 @@ def test_every_cells_stability_is_measured_if_asked(tmp_path: Path) -> None:
         return {cell for cell in cells("smoke") if any(f"/{cell} " in line for line in jobs)}
 
     assert named(asked("stability_of=all")) == set(cells("smoke"))
-    assert named(asked()) == {cell for cell, what in cells("smoke").items() if "stability" in what.extras}
-    assert any("unknown stability_of 'most'; known: all, marked" in line for line in asked("stability_of=most"))
+    assert named(asked()) == {cell for cell, what in cells("smoke").items() if what.asked.resamples}
+    assert named(asked("stability_of=none")) == set()
+    assert any("unknown stability_of 'most'; known: all, marked, none" in line for line in asked("stability_of=most"))
 
 
 def test_a_newer_model_file_leaves_the_cells_as_they_are(finished: Path) -> None:

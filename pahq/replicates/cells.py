@@ -99,6 +99,13 @@ def measure_cells(
     return measured
 
 
+def check_finished(ids: Sequence[str], run: RunConfig) -> None:
+    """Raise PahqError unless every cell has a result below ``run.root`` and the device is there."""
+    check_device(run.device)
+    for cell_id in ids:
+        _finished(run, cell_id)
+
+
 def _shared(cell: CellConfig) -> str:
     """Equal for cells that can share a model, a task and those of other seeds."""
     return "\n".join(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from pahq.config import RunConfig
 from pahq.errors import PahqError
+from pahq.jobs import Asked
 from pahq.replicates.variants import REPLICATES, SEEDS, check_counts
 from pahq.sentences import one_sentence
 
 DESCRIPTION = "search again on resampled prompts, in other orders and on prompts of other seeds; compare the circuits"
 
 
-def main(argv: Sequence[str], marked_cells: Callable[[str], Sequence[str]]) -> int:
-    """``EXPERIMENT | CELL ...``; ``marked_cells`` gives the ids of an experiment's cells with ``stability: true``.
+def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]) -> int:
+    """``EXPERIMENT | CELL ...``; ``marked_cells``: an experiment's cells whose rows say stability, and how much.
 
     One line on standard output for each cell that is done. Raises PahqError on bad input.
     """
@@ -27,21 +29,25 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Sequence[str]]) -> i
         "names", nargs="+", metavar="NAME", help="an experiment, or finished cells by id (task/method-...)"
     )
     parser.add_argument("--root", default="results", metavar="FOLDER")
-    parser.add_argument("--n", type=int, default=REPLICATES, help=f"resamples of the prompts (default {REPLICATES})")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"further seeds of the task (default {SEEDS})")
+    of_rows = "or what the experiment's row says"
+    parser.add_argument("--n", type=int, help=f"resamples of the prompts (default {REPLICATES}, {of_rows})")
+    parser.add_argument("--seeds", type=int, help=f"further seeds of the task (default {SEEDS}, {of_rows})")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-gb", type=float, help="ceiling of a search, as run.memory_gb")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
     given = parser.parse_args(argv)
-    check_counts(given.n, given.seeds)
+    check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
     settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress")}
     try:
         run = RunConfig(**settings)
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig)) from None
-    ids = [cell_id for name in given.names for cell_id in _cells(name, given.root, marked_cells)]
-    from pahq.replicates.cells import Measured, measure_cells  # brings torch
+    counts: dict[tuple[int, int], list[str]] = {}
+    for cell_id, asked in itertools.chain.from_iterable(_cells(name, given.root, marked_cells) for name in given.names):
+        n = asked.resamples if given.n is None else given.n
+        counts.setdefault((n, asked.seeds if given.seeds is None else given.seeds), []).append(cell_id)
+    from pahq.replicates.cells import Measured, check_finished, measure_cells  # brings torch
 
     def report(found: Measured) -> None:
         bootstrap = found.values["bootstrap"]
@@ -51,17 +57,20 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Sequence[str]]) -> i
         )
         sys.stdout.flush()
 
-    measure_cells(ids, run, n=given.n, seeds=given.seeds, report=report)
+    check_finished([cell_id for ids in counts.values() for cell_id in ids], run)  # before the first search
+    for (n, seeds), ids in counts.items():
+        measure_cells(ids, run, n=n, seeds=seeds, report=report)
     return 0
 
 
-def _cells(name: str, root: str, marked_cells: Callable[[str], Sequence[str]]) -> Sequence[str]:
+def _cells(name: str, root: str, marked_cells: Callable[[str], Mapping[str, Asked]]) -> Iterable[tuple[str, Asked]]:
     """The ids that a word stands for: a cell's id or folder has a slash, an experiment's name has none."""
     if "/" not in name:
         marked = marked_cells(name)
         if not marked:
-            raise PahqError(f"no row of the experiment {name!r} has stability: true")
-        return marked
+            raise PahqError(f"no row of the experiment {name!r} says stability")
+        return marked.items()
     folder = Path(name)
     below = Path(root) / "cells"
-    return [str(folder.relative_to(below)) if folder.is_relative_to(below) else name.rstrip("/")]
+    cell_id = str(folder.relative_to(below)) if folder.is_relative_to(below) else name.rstrip("/")
+    return [(cell_id, Asked(resamples=REPLICATES))]

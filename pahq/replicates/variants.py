@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pahq.errors import PahqError
+from pahq.jobs import RESAMPLES, Asked
 from pahq.search.order import Order
 
 Kind = Literal["bootstrap", "orders", "seeds"]
 KINDS: tuple[Kind, ...] = ("bootstrap", "orders", "seeds")
-REPLICATES, SEEDS = 20, 5  # how many by default
+REPLICATES, SEEDS = RESAMPLES, Asked(resamples=RESAMPLES).seeds  # how many by default: 20 and 5
 
 
 @dataclass(frozen=True)

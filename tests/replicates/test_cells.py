@@ -20,6 +20,7 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
+from pahq.jobs import Asked
 from pahq.replicates import cells as module
 from pahq.replicates.cells import SAME_PROMPTS, measure_cells
 from pahq.replicates.resample import draw, resample
@@ -287,3 +288,22 @@ def test_an_experiments_marked_cells_by_its_name(tmp_path: Path, capsys: pytest.
     assert [line.split(": ")[0] for line in lines] == marked
     assert main(["stability", str(tmp_path / "cells" / marked[0]), "--root", str(tmp_path), "--n", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == lines[:1]
+
+
+def test_an_experiments_rows_say_how_much_where_the_command_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pahq.replicates import command
+
+    ids = [finish(tmp_path, "task=tracr-proportion", "method=acdc", f"threshold={at}").id for at in (0.01, 0.1, 1)]
+    asked = {ids[0]: Asked(resamples=8), ids[1]: Asked(resamples=20)}
+    found: dict[str, tuple[int, int]] = {}
+
+    def noted(cells: list[str], run: RunConfig, *, n: int, seeds: int, report: object) -> None:
+        found.update({cell_id: (n, seeds) for cell_id in cells})
+
+    monkeypatch.setattr(module, "measure_cells", noted)
+    command.main(["some", ids[2], "--root", str(tmp_path)], lambda name: asked)
+    assert found == {ids[0]: (8, 2), ids[1]: (20, 5), ids[2]: (20, 5)}
+    command.main(["some", "--root", str(tmp_path), "--n", "3"], lambda name: asked)
+    assert found == {ids[0]: (3, 2), ids[1]: (3, 5), ids[2]: (20, 5)}

@@ -25,8 +25,8 @@ def results(group):
 
 
 def urgency(group):
-    """Cells whose stability is asked for come first: theirs are the longest jobs, and would else run alone at the end."""
-    return int(any("stability" in cell.extras for cell in group.cells.values()))
+    """Cells of whose stability most is asked come first: those are the longest jobs, and would else run alone at the end."""
+    return max(cell.asked.resamples for cell in group.cells.values())
 
 
 def sweep(group):

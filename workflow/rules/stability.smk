@@ -1,33 +1,33 @@
-# The cells whose rows say stability: true, searched again on resampled prompts, in other orders and with other seeds.
-# One job for the cells of a task; the replicates in <cell>/stability are undeclared, so they outlive a killed job.
-# Numbers of searches: --config stability="--n 5 --seeds 1". Every cell's, marked or not: --config stability_of=all.
-STABILITY_OF = str(config.get("stability_of", "marked"))
-if STABILITY_OF not in ("marked", "all"):
-    raise WorkflowError(f"unknown stability_of {STABILITY_OF!r}; known: all, marked")
-STABILITY = {
-    name: [f"{ROOT}/cells/{cell_id}" for cell_id in ids]
-    for name, ids in extra_jobs(GROUPS, "stability", every=STABILITY_OF == "all").items()
-}
-STABLE = [f"{folder}/stability.json" for folders in STABILITY.values() for folder in folders]
+# The cells whose rows say stability, searched again on resampled prompts, in other orders and with other seeds. One job for
+# the cells of a task and method; the replicates in <cell>/stability are undeclared, so they outlive a killed job.
+# Numbers of searches, for every row: --config stability="--n 20 --seeds 5". Of every cell, marked or not, or of none:
+# --config stability_of=all|none.
+try:
+    STABILITY = stability_jobs(GROUPS, str(config.get("stability_of", "marked")))
+except PahqError as error:
+    raise WorkflowError(str(error)) from None
+STABLE = [f"{ROOT}/cells/{cell_id}/stability.json" for job in STABILITY for cell_id in job.cells]
 
-for job, folders in STABILITY.items():
+for job in STABILITY:
+    folders = [f"{ROOT}/cells/{cell_id}" for cell_id in job.cells]
 
     rule:
         name:
-            f"stability_{job}"
+            f"stability_{job.name}"
         input:
             expand("{folder}/result.json", folder=folders),
         output:
             expand("{folder}/{file}", folder=folders, file=["stability.json", "inclusion.parquet"]),
         log:
-            f"{ROOT}/logs/{EXPERIMENT}/stability-{job}.log",
-        priority: 2
+            f"{ROOT}/logs/{EXPERIMENT}/stability-{job.name}.log",
+        priority: 100
         conda:
             "../../environment.yml"
         threads: 1
         params:
             arguments=shlex.join(
-                [*folders, "--root", ROOT, "--no-progress", *shlex.split(str(config.get("stability", "")))]
+                [*folders, "--root", ROOT, "--no-progress", "--n", str(job.asked.resamples)]
+                + ["--seeds", str(job.asked.seeds), *shlex.split(str(config.get("stability", "")))]
             ),
         shell:
             "python -m pahq stability {params.arguments} --threads {threads} 2>&1 | tee -i {log:q}"
