@@ -313,12 +313,15 @@ def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
         raise PahqError(
             f"run: a mapping was expected (got {run!r}); known keys: {', '.join(sorted(RunConfig.model_fields))}"
         )
+    focus, method = values.pop("focus", None), values.get("method")
+    if focus is not None and isinstance(method, Mapping):
+        values["method"] = {**method, "focus": focus}
     if "wandb" in values:
         run = {**run, "wandb": values.pop("wandb")}
     try:
         cell = CellConfig(**values)
     except ValidationError as error:
-        raise PahqError(one_sentence(error, CellConfig, also=("run", "wandb"))) from None
+        raise PahqError(one_sentence(error, CellConfig, also=("run", "wandb", "focus"))) from None
     try:
         return cell, RunConfig(**run)
     except ValidationError as error:

@@ -118,6 +118,18 @@ def test_a_threshold_below_zero_is_refused() -> None:
         compose_runs(["threshold=-0.1"])
 
 
+def test_focus_has_a_short_name_and_no_second_address() -> None:
+    short, long = (compose_runs(["engine=reference", f"{key}=sender"])[0][0] for key in ("focus", "method.focus"))
+    assert short.method.focus == "sender"
+    assert short.id == long.id != compose_runs(["engine=reference"])[0][0].id
+    swept = compose_runs(["engine=reference", "focus=receiver,sender,both"], sweep=True)
+    assert [cell.method.focus for cell, _ in swept] == ["receiver", "sender", "both"]
+    with pytest.raises(PahqError, match="Input should be 'receiver', 'sender', 'both' or 'none'"):
+        compose_runs(["focus=reciever"])
+    with pytest.raises(PahqError, match="method acdc cannot have focus 'sender'"):
+        compose_runs(["method=acdc", "focus=sender"])
+
+
 def test_own_prompts_take_any_model(tmp_path: Path) -> None:
     for model in ("nano", "gpt2"):
         cell = one("task=own", f"model={model}", *own_prompts(tmp_path))[0]

@@ -172,7 +172,7 @@ def test_the_default_experiment_measures_every_circuits_stability(default: dict[
     ("text", "sentence"),
     [
         ("- {task: nano-oi}", "experiment 'bad', row task=nano-oi: unknown task 'nano-oi'; known: attn4l-docstring"),
-        ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, band, engine, method"),
+        ("- {tsk: nano-ioi}", "unknown key 'tsk'; known: audit, band, engine, focus, method"),
         ("- {task.exampels: 3}", "unknown key 'exampels' in 'task'; known: ablation, examples"),
         ("- {threshold: [0.1, high]}", "threshold: Input should be a valid number"),
         (
