@@ -129,6 +129,8 @@ def rows_on_stand_ins(folders: dict[str, Path], thresholds: list[float]) -> Iter
             model = models.get(task.split("-")[0])
             if model:
                 short |= {"model.source": str(folders[model]), "model.revision": None}
+            if "stability" in row:
+                short["stability"] = 2
             if task == "redwood-induction":
                 short["task.positions"] = 80
             yield short
