@@ -198,7 +198,9 @@ def test_bad_input_is_one_sentence_with_the_known_names(change: dict[str, Any], 
 
 
 def test_a_run_key_at_the_top_is_told_what_is_known_there() -> None:
-    with pytest.raises(PahqError, match=r"unknown key 'device'; known: .*engine, focus, method, model, precision, run, seed"):
+    with pytest.raises(
+        PahqError, match=r"unknown key 'device'; known: .*engine, focus, method, model, precision, run, seed"
+    ):
         parse_config(composed(device="cpu"))
 
 

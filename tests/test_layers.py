@@ -35,7 +35,7 @@ GUESTS = {
     "tokenizers": {"model.gguf", "model.load", "model.tokenizer", "tasks.encoder"},
     "gguf": {"model.gguf"},
     "transformers": {"model.load", "model.families"},
-    "matplotlib": {"analysis.figures"},
+    "matplotlib": {"analysis.drawing", "analysis.figures", "analysis.stabilityfigures"},
     "scipy": {"analysis.faithfulness.bootstrap", "analysis.faithfulness.hypotheses"},
     "triton": {"model.fusedkernel"},
     "snakemake": set(),

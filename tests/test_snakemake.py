@@ -20,7 +20,7 @@ from pahq.results import read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.xdist_group("snakemake")  # one worker, since the tests share a finished run
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 
 
 def command(folder: Path, *more: str) -> list[str]:

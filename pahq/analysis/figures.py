@@ -1,46 +1,27 @@
-"""Figures of an evaluated experiment, PNG and PDF, one panel a task: colour is precision, marker is method.
-
-Colours are Okabe and Ito's, safe for colour-blind readers. A line joins two points or more, never one.
-"""
+"""Figures of an evaluated experiment, PNG and PDF. A line joins two points or more, never one."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pahq.analysis.blocks import on_front
+from pahq.analysis.drawing import LINES, first_row, panels, style_of, with_legend
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithfulness.curve import FRACTIONS, SMALL
 from pahq.analysis.faithfulness.table import by_cell
 from pahq.analysis.frames import replacing
-from pahq.analysis.summary import METHODS, Evaluation, kl_of_logits, label, summarise
+from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
+from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
 from pahq.errors import PahqError
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
-COLOURS = {  # by precision
-    "float32": "#000000",
-    "bf16": "#0072B2",
-    "fp16": "#56B4E9",
-    "fp8": "#E69F00",
-    "int8": "#009E73",
-    "int4": "#D55E00",
-    "fp8-head": "#CC79A7",
-    "int8-head": "#999999",
-}
-MARKERS = {"acdc": "o", "pahq": "^", "rtn-q": "s"}
-LINES = {"acdc": "-", "pahq": "-", "rtn-q": "--"}
-WIDTH, HEIGHT = 3.9, 3.3  # inches a panel
-
-Panel = Callable[[Axes, pd.DataFrame], None]
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 
 
 def write_figures(root: str | Path, experiment: str) -> list[Path]:
@@ -56,7 +37,8 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "edges_kl": edges_figure(found.cells),
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement),
-        "inclusion": inclusion_figure(found.inclusion),
+        "stability": stability_figure(found.stability),
+        "inclusion": inclusion_figure(found.inclusion, found.stability),
         "faithfulness": faithfulness_figure(found.cells, found.faithfulness),
         "pareto": pareto_figure(found.cells),
     }
@@ -76,10 +58,10 @@ def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         for name, sweep in rows.groupby("series", sort=False):
-            first = _first(sweep)
-            area = _first(areas.loc[[str(name)]])
+            first = first_row(sweep)
+            area = first_row(areas.loc[[str(name)]])
             few = "*" if FEW_POINTS_NOTE in area["area_note"] else ""
-            style = _style(first) | {"label": f"{label(first)}: {area['auc_steps']:.3f}{few}"}
+            style = style_of(first) | {"label": f"{label(first)}: {area['auc_steps']:.3f}{few}"}
             front = sweep[sweep["on_front"]].drop_duplicates(["fpr", "tpr"]).sort_values(["fpr", "tpr"])
             axes.plot(sweep["fpr"], sweep["tpr"], **style | {"linestyle": "none"})
             if len(front) > 1:
@@ -100,7 +82,7 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
         error = (rows["metric"] == "mse").all()
         column = "value" if error else "kl"
         for _, sweep in rows.groupby("series", sort=False):
-            style = _style(_first(sweep))
+            style = style_of(first_row(sweep))
             ordered = sweep.sort_values("threshold")
             if len(ordered.drop_duplicates(["kept", column])) < 2:
                 style["linestyle"] = "none"
@@ -118,7 +100,7 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
         axes.set_ylabel("mean squared error" if error else "KL to the full model (nats)")
 
     figure = panels(cells, panel, "Size of the circuit against its error on fresh prompts", "No finished cell.")
-    return _with_legend(figure, cells)
+    return with_legend(figure, cells)
 
 
 def pareto_figure(cells: pd.DataFrame) -> Figure:
@@ -126,7 +108,7 @@ def pareto_figure(cells: pd.DataFrame) -> Figure:
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         for _, sweep in rows.groupby("series", sort=False):
-            axes.plot(sweep["seconds"], sweep["kl"], **_style(_first(sweep)) | {"linestyle": "none"})
+            axes.plot(sweep["seconds"], sweep["kl"], **style_of(first_row(sweep)) | {"linestyle": "none"})
         for _, rivals in rows[on_front(rows)].groupby(["engine", "device", "threads"], sort=False):
             front = rivals.drop_duplicates(["seconds", "kl"]).sort_values("seconds")
             if len(front) > 1:
@@ -138,7 +120,7 @@ def pareto_figure(cells: pd.DataFrame) -> Figure:
     shown = cells.assign(kl=kl_of_logits(cells))
     shown = shown[shown["kl"].notna()]
     figure = panels(shown, panel, "Seconds of a search against the KL of its circuit", "No cell has logits.")
-    return _with_legend(figure, shown)
+    return with_legend(figure, shown)
 
 
 def bits_figure(series: pd.DataFrame) -> Figure:
@@ -156,7 +138,7 @@ def bits_figure(series: pd.DataFrame) -> Figure:
             if len(x) > 1:
                 axes.plot(x, line[column], color="0.6", linestyle=LINES.get(str(method), "-"), lw=0.8, zorder=1)
             for place, row in zip(x, line.to_dict("records"), strict=True):
-                axes.plot(place, row[column], **_style(row) | {"linestyle": "none"})  # type: ignore[arg-type]
+                axes.plot(place, row[column], **style_of(row) | {"linestyle": "none"})  # type: ignore[arg-type]
         axes.set_xticks(range(len(places)), [f"{name}\n{bits[name]} bits" for name in places], fontsize=7)
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_ylim(-0.03, 1.05)
@@ -165,7 +147,7 @@ def bits_figure(series: pd.DataFrame) -> Figure:
 
     shown = series[series["auc_steps"].notna() | series["mean_jaccard"].notna()]
     figure = panels(shown, panel, "Bit widths", "No circuit of ACDC or of a publication to compare with.")
-    return _with_legend(figure, shown)
+    return with_legend(figure, shown)
 
 
 def agreement_figure(agreement: pd.DataFrame) -> Figure:
@@ -191,36 +173,13 @@ def agreement_figure(agreement: pd.DataFrame) -> Figure:
     return panels(agreement[agreement["jaccard"].notna()], panel, title, "No ACDC cell to compare with.")
 
 
-def inclusion_figure(inclusion: pd.DataFrame) -> Figure:
-    """Share of resamples that kept each edge, most often kept first; crosses: edges of the circuit itself."""
-
-    def panel(axes: Axes, rows: pd.DataFrame) -> None:
-        for _, edges in rows.groupby("id", sort=False):
-            ordered = edges[edges["bootstrap"] > 0].sort_values("bootstrap", ascending=False, kind="stable")
-            style, first = _style(_first(edges)), _first(edges)
-            x = range(1, len(ordered) + 1)
-            name = f"{label(first)}, t={first['threshold']:g}: {first['kept']} kept"
-            line = {"color": style["color"], "linestyle": style["linestyle"], "lw": 1, "drawstyle": "steps-mid"}
-            axes.plot(x, ordered["bootstrap"], label=name, **line)
-            own = ordered["in_circuit"].to_numpy(dtype=bool)
-            at = [place for place, kept in zip(x, own, strict=True) if kept]
-            axes.plot(at, ordered["bootstrap"][own], color=style["color"], linestyle="none", marker="x", markersize=3)
-        axes.set_ylim(-0.03, 1.05)
-        axes.set_xlabel("edges, most often kept first (x: in the circuit)")
-        axes.set_ylabel("share of resamples that kept it")
-        axes.legend(fontsize=6, loc="lower left")
-
-    title = "How often an edge is found when prompts are resampled"
-    return panels(inclusion, panel, title, "No cell of this experiment has its stability measured.")
-
-
 def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
     """Faithfulness of the best edges, mean over a series' thresholds; shaded: .1% to 5% of the edges."""
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         for _, sweep in rows.groupby("series", sort=False):
             curves = pd.DataFrame(sweep["curve_faithfulness"].tolist()).mean()
-            style = _style(_first(sweep)) | {"lw": 1}
+            style = style_of(first_row(sweep)) | {"lw": 1}
             distances = f"{sweep['cmd_small'].mean():.3f}, {sweep['cmd'].mean():.3f}"
             axes.plot(sweep["curve_fraction"].iloc[0], curves, **style, label=distances)
         axes.axvspan(FRACTIONS[0], SMALL, color="0.95", zorder=0)
@@ -239,60 +198,7 @@ def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
     figure = panels(
         shown, panel, "Faithfulness over circuit sizes, on fresh prompts", "No cell's faithfulness was measured."
     )
-    return _with_legend(figure, shown)
-
-
-def panels(frame: pd.DataFrame, draw: Panel, title: str, nothing: str) -> Figure:
-    """A figure with one panel a task; the words ``nothing`` if there is no row."""
-    tasks = list(dict.fromkeys(frame["task"]))
-    columns = min(math.ceil(math.sqrt(max(len(tasks), 1))), 3)
-    lines = -(-max(len(tasks), 1) // columns)
-    figure = Figure(figsize=(max(WIDTH * columns, 5.5), HEIGHT * lines + 0.8), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    if not tasks:
-        figure.text(0.5, 0.5, nothing, ha="center", va="center")
-        return figure
-    for i, task in enumerate(tasks):
-        axes = figure.add_subplot(lines, columns, i + 1)
-        axes.set_title(task, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.xaxis.label.set_fontsize(8)
-        axes.yaxis.label.set_fontsize(8)
-        draw(axes, frame[frame["task"] == task])
-    return figure
-
-
-def _style(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Colour by precision, marker and line by method; sizes differ so that equal points all show."""
-    colour = COLOURS.get(row["precision"], COLOURS.get(row["format"], "#F0E442"))
-    hollow = row["method"] != "pahq"
-    return {
-        "color": colour,
-        "marker": MARKERS.get(row["method"], "D"),
-        "linestyle": LINES.get(row["method"], ":"),
-        "markersize": {"acdc": 9, "rtn-q": 6.5}.get(row["method"], 4.5),
-        "markerfacecolor": "none" if hollow else colour,
-        "markeredgewidth": 1.0,
-    }
-
-
-def _with_legend(figure: Figure, frame: pd.DataFrame) -> Figure:
-    """Add one legend for all panels: methods by marker, precisions by colour."""
-    if frame.empty:
-        return figure
-    handles = []
-    for method in [name for name in METHODS if name in set(frame["method"])]:
-        style = _style({"method": method, "precision": "float32", "format": "float32"}) | {"color": "0.3"}
-        style["markerfacecolor"] = "0.3" if method == "pahq" else "none"
-        handles.append(Line2D([], [], label=METHODS[method], **style))
-    for name in [name for name in COLOURS if name in set(frame["precision"])]:
-        handles.append(Line2D([], [], color=COLOURS[name], lw=4, label=name))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
-    return figure
-
-
-def _first(sweep: pd.DataFrame) -> dict[str, Any]:
-    return {str(name): value for name, value in sweep.iloc[0].items()}
+    return with_legend(figure, shown)
 
 
 def main(argv: Sequence[str]) -> int:

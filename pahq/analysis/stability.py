@@ -11,7 +11,7 @@ from pahq.analysis.frames import read_parquet
 from pahq.errors import PahqError
 from pahq.results import cell_folder, read_json
 
-LABELS = ["id", "task", "method", "precision", "format", "bits", "variant", "threshold", "edges", "kept"]
+LABELS = ["id", "series", "task", "method", "precision", "format", "bits", "variant", "threshold", "edges", "kept"]
 _NUMBERS = {  # column: where it stands in stability.json
     "resamples": ("bootstrap", "replicates"),
     "kept_mean": ("bootstrap", "kept", "mean"),

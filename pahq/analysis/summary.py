@@ -47,10 +47,10 @@ class Evaluation:
         folder = analysis_folder(root, experiment)
         names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects")
         frames = {name: read_parquet(folder, name) for name in names}
-        if "twin" not in frames["cells"]:
+        if "twin" not in frames["cells"] or "series" not in frames["stability"]:
             raise PahqError(f"{folder} was evaluated by an older version; evaluate the experiment {experiment!r} again")
         serial = _with_twins(frames["cells"])
-        for name in ("cells", "roc", "auc", "agreement"):
+        for name in ("cells", "roc", "auc", "agreement", "stability", "inclusion"):
             frames[name] = frames[name][~frames[name]["series"].isin(serial["series"])].reset_index(drop=True)
         return cls(folder, **frames, serial=serial, faithfulness=read_rows(folder))
 

@@ -24,7 +24,7 @@ from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.errors import PahqError
 from pahq.results import write_atomic
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 APART = ("auc_against_acdc", "faithfulness_cells")  # tables that the report names and does not hold
 
 
@@ -60,7 +60,7 @@ def tables(found: Evaluation) -> list[Table]:
         area_table(series),
         apart["grids"],
         apart["printed"],
-        circuit_table(found.cells),
+        circuit_table(found.cells, found.stability),
         bits_table(series),
         stability_table(found.stability),
         *faithfulness_tables(found),
@@ -98,15 +98,18 @@ def with_paper(series: pd.DataFrame) -> pd.DataFrame:
     return series.assign(paper=[value for value, _ in known], paper_source=[source for _, source in known])
 
 
-def circuit_table(cells: pd.DataFrame) -> Table:
+def circuit_table(cells: pd.DataFrame, stability: pd.DataFrame) -> Table:
     names = "task method precision variant threshold edges kept kept_cleaned kl metric value clean corrupted"
+    stable = ["jaccard_circuit", "jaccard_orders", "jaccard_seeds"]
     notes = [_circuit_note(row) for row in cells.to_dict("records")]  # type: ignore[arg-type]
-    shown = cells[[*names.split(), "faithfulness"]]
+    columns = ["id", *names.split(), "faithfulness"]
+    shown = cells[columns].assign(kl=kl_of_logits(cells)).merge(stability[["id", *stable]], on="id", how="left")
     caption = (
         "One row a circuit; KL and the task's metric on fresh prompts, on the full-precision model. Value: "
-        "of the circuit; clean: of the whole model; corrupted: of the empty circuit."
+        "of the circuit; clean: of the whole model; corrupted: of the empty circuit. Jaccard: to the circuits that the "
+        "same search finds on resampled prompts, in other orders and on other seeds' prompts (table Stability)."
     )
-    return Table("circuits", "Circuits", caption, shown.assign(kl=kl_of_logits(cells), note=notes))
+    return Table("circuits", "Circuits", caption, shown.assign(note=notes).drop(columns="id"))
 
 
 def _circuit_note(row: Mapping[str, Any]) -> str:
@@ -125,7 +128,7 @@ def stability_table(stability: pd.DataFrame) -> Table:
     caption = (
         "The whole search again: on prompts drawn with replacement (resamples), in the other orders of "
         "heads and senders, and on the prompts of other seeds. Jaccard indices of kept edges, of pairs of "
-        "resamples and to the circuit itself. Cells whose row of the experiment says stability: true, or all if asked."
+        "resamples and to the circuit itself. Circuits whose row of the experiment says stability, or all if asked."
     )
     return Table("stability", "Stability", caption, stability[names.split()])
 

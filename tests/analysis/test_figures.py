@@ -8,8 +8,9 @@ from runpy import run_path
 import pytest
 from matplotlib.figure import Figure
 
+from pahq.analysis.drawing import COLOURS
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import COLOURS, FIGURES, bits_figure, edges_figure, main, roc_figure, write_figures
+from pahq.analysis.figures import FIGURES, bits_figure, edges_figure, main, roc_figure, write_figures
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.errors import PahqError
 from pahq.published import published_circuit

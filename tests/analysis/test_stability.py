@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import inclusion_figure
 from pahq.analysis.frames import write_parquet
+from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation
-from pahq.analysis.tables import stability_table, write_tables
+from pahq.analysis.tables import circuit_table, stability_table, write_tables
 from pahq.circuit import Circuit
 from pahq.errors import PahqError
 from pahq.replicates.cells import inclusion_frame
@@ -65,16 +65,49 @@ def test_report_and_figure(tmp_path: Path) -> None:
     report = write_tables(tmp_path, "tiny").read_text()
     assert "## Stability" in report
     assert "figures/inclusion.png" in report
-    [axes] = inclusion_figure(evaluation.inclusion).axes
+    [axes] = inclusion_figure(evaluation.inclusion, evaluation.stability).axes
     curve, crosses = axes.lines
     assert list(curve.get_ydata()) == [1.0, 0.5, 0.5]
     assert list(crosses.get_xdata()) == [1, 2]
 
 
+def test_each_circuits_stability_stands_beside_it(tmp_path: Path) -> None:
+    evaluation = found(tmp_path, with_stability(tmp_path))
+    shown = circuit_table(evaluation.cells, evaluation.stability).frame.set_index("threshold")
+    assert shown.loc[0.1, "jaccard_circuit"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert shown.loc[0.1, "jaccard_orders"] == 0.5
+    assert shown.loc[0.5, ["jaccard_circuit", "jaccard_orders", "jaccard_seeds"]].isna().all()
+    assert len(shown) == 2
+
+
+def test_one_line_a_series_over_its_thresholds(tmp_path: Path) -> None:
+    evaluation = found(tmp_path, with_stability(tmp_path))
+    [row] = evaluation.stability.to_dict("records")
+    rows = pd.DataFrame([row, row | {"threshold": 0.01, "jaccard_circuit": 0.25}, row | {"series": "other"}])
+    [axes] = stability_figure(rows).axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.01, 0.1], [0.1]]
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([0.25, row["jaccard_circuit"]])
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
+
+
+def test_edges_are_drawn_of_the_circuits_with_most_resamples_and_not_of_many(tmp_path: Path) -> None:
+    evaluation = found(tmp_path, with_stability(tmp_path))
+    [row], edges = evaluation.stability.to_dict("records"), evaluation.inclusion
+    few = row | {"id": "few", "method": "acdc"}
+    many = [row | {"id": f"many-{i}", "resamples": 20, "threshold": 1 - i / 10} for i in range(8)]
+    every = [few, *many]
+    inclusion = pd.concat(edges.assign(id=one["id"], threshold=one["threshold"]) for one in every)
+    [axes] = inclusion_figure(inclusion, pd.DataFrame(every)).axes
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(name.split("=")[1].split(":")[0] for name in shown) == ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"]
+
+
 def test_without_any_stability_words_stand_there(tmp_path: Path) -> None:
     evaluation = found(tmp_path, [cell(tmp_path, config(TASK, "acdc", "float32", 0.5), [A])])
     assert "No row." in stability_table(evaluation.stability).markdown()
-    figure = inclusion_figure(evaluation.inclusion)
+    figure = stability_figure(evaluation.stability)
+    assert "No cell of this experiment has its stability measured." in [text.get_text() for text in figure.texts]
+    figure = inclusion_figure(evaluation.inclusion, evaluation.stability)
     assert "No cell of this experiment has its stability measured." in [text.get_text() for text in figure.texts]
 
 
