@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -27,8 +24,10 @@ from pahq.model.modelfile import ModelFile
 from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
 from pahq.outcome import certainty, judge, summary
+from pahq.precision.levels import levels_digest
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import Focus, PrecisionStore, focus_of
+from pahq.provenance import claim, device_name, versions
 from pahq.results import (
     Journal,
     JournalLine,
@@ -36,7 +35,6 @@ from pahq.results import (
     cell_folder,
     is_done,
     read_journal,
-    read_json,
     read_result,
     sole_writer,
     write_json,
@@ -72,7 +70,8 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     torch.set_num_threads(run.threads)
     memory, clock = PeakMemory(run.device), time.perf_counter()
     source, task, problem = _set_up(cell, run)
-    _claim(folder, cell, source.digest)
+    levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
+    claim(folder, cell, source.digest, levels)
     earlier = read_journal(folder / "decisions.jsonl")
     full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
     set_up = time.perf_counter() - clock
@@ -88,6 +87,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         "seconds": sum(line.seconds for line in lines),
         "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
         "peak_bytes": peak,
+        **({"levels": levels} if levels else {}),  # sha256 of what calibrated rounding chose
         "store": "packed" if isinstance(problem.store, PackedStore) else "plain",
         "schedule": problem.store.schedule.name if isinstance(problem.store, PackedStore) else None,
         "resumed": bool(earlier),
@@ -215,12 +215,12 @@ def search(
     )
 
 
-def rerun(cell: CellConfig, device: str) -> tuple[Graph, Iterator[Decision]]:
+def rerun(cell: CellConfig, device: str) -> tuple[Problem, Iterator[Decision]]:
     """A cell's search from its start, writing nothing."""
     model, task = load(cell, device)
     problem = cell_problem(cell, model, task.search)
     full = cell_problem(cell, model, task.search, full=True) if cell.audit == "band" else None
-    return problem.graph, search(cell, problem, [], full=full)
+    return problem, search(cell, problem, [], full=full)
 
 
 def _search(
@@ -252,27 +252,6 @@ def _search(
     return lines
 
 
-def _claim(folder: Path, cell: CellConfig, digest: str | None) -> None:
-    """Write what identifies the cell's computation, or check that what is there identifies the same."""
-    config = cell.model_dump(mode="json")
-    provenance = {"model": digest, "pahq": versions()["pahq"]}
-    if (folder / "decisions.jsonl").exists():
-        for name, wanted in (("config.json", config), ("provenance.json", provenance)):
-            if _unplaced(read_json(folder / name)) != _unplaced(wanted):
-                raise PahqError(
-                    f"{folder} holds the journal of another run ({name} differs); move it away to start anew"
-                )
-    write_json(folder / "config.json", config)
-    write_json(folder / "provenance.json", provenance)
-
-
-def _unplaced(values: Any) -> Any:
-    """A configuration without the path of its file of prompts: the file's sha256 is there, and files move."""
-    if not isinstance(values, dict) or not isinstance(values.get("task"), dict):
-        return values
-    return values | {"task": {key: value for key, value in values["task"].items() if key != "prompts"}}
-
-
 def as_line(graph: Graph, decision: Decision, seconds: float) -> JournalLine:
     """A decision as the journal stores it."""
     d, edge = decision, str(graph.edges[decision.edge])
@@ -283,17 +262,3 @@ def as_decision(graph: Graph, line: JournalLine) -> Decision:
     """A journal's line as the search that goes on after it takes it."""
     edge = graph.index_of(line.edge)
     return Decision(line.i, edge, line.before, line.after, line.removed, line.audited, line.low, line.drift)
-
-
-def device_name(device: str) -> str:
-    """A GPU's product name, or the kind of device (cpu, mps)."""
-    kind = torch.device(device).type
-    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
-
-
-def versions() -> dict[str, str]:
-    try:
-        own = version("pahq")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        own = "source"
-    return {"pahq": own, "torch": torch.__version__, "python": platform.python_version()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from pahq.config import CellConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.model.sources import check_device
+from pahq.precision.levels import levels_digest
 from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
 from pahq.results import read_journal, read_json
 from pahq.search.acdc import Decision, margin
@@ -103,12 +104,16 @@ def replay_cell(folder: Path, *, engine: str, dtype: str, device: str) -> Compar
     lines = read_journal(folder / "decisions.jsonl")
     recorded = [RecordedTest(line.edge, line.after - line.before, not line.removed) for line in lines]
     changed = cell.model_copy(update={"engine": cell.engine.model_copy(update={"name": engine, "dtype": dtype})})
-    graph, search = rerun(changed, device)
+    problem, search = rerun(changed, device)
 
     def name(edge: int) -> str:
-        return str(graph.edges[edge])
+        return str(problem.graph.edges[edge])
 
-    return compare(cell.id, recorded, search, name, cell.threshold, absolute=cell.method.absolute)
+    found = compare(cell.id, recorded, search, name, cell.threshold, absolute=cell.method.absolute)
+    levels = read_json(folder / "provenance.json").get("levels") if dtype == cell.engine.dtype else None
+    if found.first and levels and levels != levels_digest(problem.store):
+        return replace(found, first=f"calibrated rounding chose other levels here; {found.first}")
+    return found
 
 
 def read_cell(path: Path) -> CellConfig:

@@ -78,8 +78,9 @@ def test_a_cell_tells_of_its_audit(tmp_path: Path, engine: str) -> None:
     assert 0.125 < told["bits_share"] < 2
     assert values["certainty"]["noise"] < 1e-4
     assert values["search"]["start"] == lines[0].low[0] > lines[0].before  # type: ignore[index]
-    graph, again = rerun(cell, "cpu")
-    assert [(str(graph.edges[d.edge]), d.removed) for d in again] == [(line.edge, line.removed) for line in lines]
+    problem, again = rerun(cell, "cpu")
+    edges = problem.graph.edges
+    assert [(str(edges[d.edge]), d.removed) for d in again] == [(line.edge, line.removed) for line in lines]
 
 
 def test_the_band_of_a_cell_begins_anew_in_each_layer(tmp_path: Path) -> None:

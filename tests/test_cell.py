@@ -470,8 +470,8 @@ def test_a_cell_multiplies_codes(tmp_path: Path, kind: str, monkeypatch: pytest.
     assert [(x.edge, x.removed) for x in found[unpack]] == [(x.edge, x.removed) for x in found[codes]]
     for ours, theirs in zip(found[codes], found[unpack], strict=True):
         assert ours.after == pytest.approx(theirs.after, abs=1e-4)
-    graph, again = rerun(codes, "cpu")
-    assert [(str(graph.edges[d.edge]), d.removed) for d in again] == [(x.edge, x.removed) for x in found[codes]]
+    problem, again = rerun(codes, "cpu")
+    assert [(str(problem.graph.edges[d.edge]), d.removed) for d in again] == [(x.edge, x.removed) for x in found[codes]]
     with pytest.raises(PahqError, match=r"precision\.kernel=codes needs run\.store=packed"):
         run_cell(codes, RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))
 

@@ -17,13 +17,14 @@ import torch
 from tqdm import tqdm
 
 from pahq.analysis.frames import write_parquet
-from pahq.cell import as_decision, as_line, load, search, versions
+from pahq.cell import as_decision, as_line, load, search
 from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
 from pahq.errors import PahqError
 from pahq.model.sources import check_device
 from pahq.model.weights import Model
+from pahq.provenance import versions
 from pahq.replicates.measures import Stability
 from pahq.replicates.resample import draw, needs_copies, resample, same
 from pahq.replicates.variants import (

@@ -23,11 +23,12 @@ from pahq.analysis.faithfulness.settings import Settings
 from pahq.analysis.faithfulness.table import SCHEMA, row, write_rows
 from pahq.analysis.faithfulness.values import Values
 from pahq.analysis.frames import analysis_folder
-from pahq.cell import load, versions
+from pahq.cell import load
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
 from pahq.errors import PahqError
 from pahq.model.sources import check_device
+from pahq.provenance import versions
 from pahq.results import cell_folder, is_done, read_journal, read_json, read_result, write_json
 from pahq.sentences import one_sentence
 
