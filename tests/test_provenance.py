@@ -69,7 +69,7 @@ def test_a_calibrated_cell_tells_its_levels_and_goes_on_with_these_alone(tmp_pat
     assert run_cell(cell, run_in(tmp_path)).values["levels"] == result["levels"]
     (folder / "result.json").unlink()
     (folder / "provenance.json").write_text(json.dumps(provenance | {"levels": "0" * 64}))
-    with pytest.raises(PahqError, match=r"its calibrated rounding chose other levels than here and now\); move it away"):
+    with pytest.raises(PahqError, match=r"its calibrated rounding chose other levels than here and now\); move it"):
         run_cell(cell, run_in(tmp_path))
     (folder / "provenance.json").write_text(json.dumps(provenance | {"levels": "0" * 64, "model": "1" * 64}))
     with pytest.raises(PahqError, match=r"another run .provenance\.json differs.; move it away"):
