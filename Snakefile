@@ -10,6 +10,8 @@ from snakemake.exceptions import WorkflowError
 from pahq.errors import PahqError
 from pahq.experiment import groups
 from pahq.jobs import stability_jobs
+from pahq.replicates.command import counts_of
+from pahq.replicates.variants import done_marker
 
 EXPERIMENT = str(config.get("experiment", "default"))
 ROOT = str(config.get("root", "results"))
@@ -18,6 +20,7 @@ ROOT = str(config.get("root", "results"))
 shell.prefix(f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 try:
     GROUPS = groups(EXPERIMENT)
+    STABILITY = stability_jobs(GROUPS, str(config.get("stability_of", "marked")))
 except PahqError as error:
     raise WorkflowError(str(error)) from None
 

@@ -29,7 +29,7 @@ from pahq.grids import expand
 from pahq.jobs import RESAMPLES, Asked, Cell, Group, joined
 
 GROUPS = ("task", "model", "method", "precision", "engine")
-EXTRAS = ("stability", "together")
+EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
 
 
@@ -93,6 +93,9 @@ def parse_overrides(overrides: Iterable[str]) -> list[Override]:
             parsed += OverridesParser.create().parse_overrides([text])
         except HydraException:
             raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01") from None
+    keys = {override.key_or_group for override in parsed}
+    if {"focus", "method.focus"} <= keys:
+        raise PahqError("focus is short for method.focus; give one of them")
     for override in parsed:
         group = override.key_or_group
         if group not in GROUPS or override.is_delete():
@@ -128,7 +131,7 @@ def groups(name: str) -> list[Group]:
 
 
 def _asked(name: str, row: Mapping[str, Any]) -> Asked:
-    together, stability = (row.get(key, False) for key in EXTRAS[::-1])
+    stability, together = row.get("stability", False), row.get("together", False)
     if not isinstance(together, bool):
         raise PahqError(f"experiment {name!r} gives 'together' the value {together!r}; true or false was expected")
     if not isinstance(stability, bool) and not (isinstance(stability, int) and stability >= 2):

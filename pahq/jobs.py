@@ -10,7 +10,9 @@ from pahq.config import CellConfig
 from pahq.errors import unknown
 
 RESAMPLES, PER_SEED = 20, 4  # of stability where a row does not say how many; one other seed to so many resamples
+ORDERS = 3  # other orders of a search, of stability
 STABILITY_OF = ("all", "marked", "none")
+CELLS = 16  # of stability in one process: their searches, not its start, are what takes time
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,13 @@ class Asked:
 
     @property
     def seeds(self) -> int:
-        """Of stability, other seeds' prompts: a quarter as many as resamples, so that both are about as sure."""
-        return self.resamples // PER_SEED
+        """Of stability, other seeds' prompts: a quarter as many as resamples, rounded down, and one at least."""
+        return max(1, self.resamples // PER_SEED) if self.resamples else 0
+
+    @property
+    def searches(self) -> int:
+        """Of stability, of one cell."""
+        return self.resamples + ORDERS + self.seeds if self.resamples else 0
 
 
 @dataclass(frozen=True)
@@ -101,24 +108,25 @@ class StabilityJob:
 
 
 def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[StabilityJob]:
-    """One job for all cells that share task, method, model, seed and how much is asked.
+    """Jobs of up to ``CELLS`` cells that share task, method, model, seed and how much is asked.
 
     ``of``: marked, the cells whose rows ask for it; all, marked or not, those with ``RESAMPLES``; none. Raises
     PahqError for another word.
     """
     if of not in STABILITY_OF:
         raise unknown("stability_of", of, STABILITY_OF)
-    jobs: dict[tuple[str, str, str, int, int], list[str]] = {}
+    alike: dict[tuple[str, str, str, int, int], list[str]] = {}
     for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
         config, resamples = cell.config, cell.asked.resamples or (RESAMPLES if of == "all" else 0)
         if resamples and of != "none":
             key = (config.task.name, config.method.name, config.model.name, config.seed, resamples)
-            jobs.setdefault(key, []).append(cell_id)
+            alike.setdefault(key, []).append(cell_id)
     result: list[StabilityJob] = []
     used: dict[str, int] = {}
-    for (task, method, *_, resamples), ids in jobs.items():
-        name = f"{task}-{method}"
-        used[name] = used.get(name, 0) + 1
-        own = name if used[name] == 1 else f"{name}-{used[name]}"
-        result.append(StabilityJob(own, tuple(ids), Asked(resamples=resamples)))
+    for (task, method, *_, resamples), ids in alike.items():
+        for first in range(0, len(ids), CELLS):
+            name = f"{task}-{method}-n{resamples}"
+            used[name] = used.get(name, 0) + 1
+            own = name if used[name] == 1 else f"{name}-{used[name]}"
+            result.append(StabilityJob(own, tuple(ids[first : first + CELLS]), Asked(resamples=resamples)))
     return result

@@ -126,6 +126,8 @@ def test_focus_has_a_short_name_and_no_second_address() -> None:
     assert [cell.method.focus for cell, _ in swept] == ["receiver", "sender", "both"]
     with pytest.raises(PahqError, match="Input should be 'receiver', 'sender', 'both' or 'none'"):
         compose_runs(["focus=reciever"])
+    with pytest.raises(PahqError, match=r"focus is short for method\.focus; give one of them"):
+        compose_runs(["engine=reference", "focus=sender", "method.focus=both"])
     with pytest.raises(PahqError, match="method acdc cannot have focus 'sender'"):
         compose_runs(["method=acdc", "focus=sender"])
 

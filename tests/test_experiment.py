@@ -15,6 +15,8 @@ from pahq import experiment
 from pahq.errors import PahqError
 from pahq.experiment import cells, compose_runs, configuration_folder, groups
 from pahq.jobs import Asked, Cell, stability_jobs
+from pahq.replicates.variants import order_variants
+from pahq.search.order import Order
 
 
 @pytest.fixture
@@ -136,6 +138,7 @@ def test_what_rows_ask_for_goes_to_the_cells_of_their_rows_however_these_are_typ
         "- {task: nano-ioi, method: acdc, threshold: 0.1, stability: 8, together: true}\n"
         "- {task: nano-ioi, method: acdc, seed: 1, threshold: 0.2, stability: 8}\n"
         "- {task: nano-docstring, threshold: 0.3, stability: false}\n"
+        "- {task: nano-docstring, engine: reference, focus: [sender, both]}\n"
     )
     bundles, every = groups("extra"), cells("extra")
     asked = {cell_id: cell.asked for cell_id, cell in every.items() if cell.asked.resamples}
@@ -148,14 +151,25 @@ def test_what_rows_ask_for_goes_to_the_cells_of_their_rows_however_these_are_typ
     assert asked == {acdc: Asked(together=True, resamples=8), pahq: Asked(resamples=20), other: Asked(resamples=8)}
     assert [(asked[cell_id].seeds) for cell_id in asked] == [2, 5, 2]
     assert [(job.name, job.cells, job.asked.resamples) for job in stability_jobs(bundles)] == [
-        ("nano-ioi-acdc", (acdc,), 8),
-        ("nano-ioi-pahq", (pahq,), 20),
-        ("nano-ioi-acdc-2", (other,), 8),
+        ("nano-ioi-acdc-n8", (acdc,), 8),
+        ("nano-ioi-pahq-n20", (pahq,), 20),
+        ("nano-ioi-acdc-n8-2", (other,), 8),
     ]
     jobs = {cell_id: job.asked.resamples for job in stability_jobs(bundles, "all") for cell_id in job.cells}
     assert jobs == {cell_id: cell.asked.resamples or 20 for cell_id, cell in every.items()}
     assert stability_jobs(bundles, "none") == []
+    assert [Asked(resamples=n).seeds for n in (0, 2, 5, 8, 20)] == [0, 1, 1, 2, 5]
+    assert [Asked(resamples=n).searches for n in (0, 5)] == [0, 5 + len(order_variants(Order())) + 1]
     assert not any("stability" in word for cell in every.values() for word in cell.overrides)
+    assert [cell.config.method.focus for cell in every.values()][-2:] == ["sender", "both"]
+
+
+def test_no_process_measures_the_stability_of_too_many(default: dict[str, Cell]) -> None:
+    jobs = stability_jobs(groups("default"))
+    assert max(len(job.cells) for job in jobs) == 16
+    assert len({job.name for job in jobs}) == len(jobs)
+    measured = [cell_id for job in jobs for cell_id in job.cells]
+    assert sorted(measured) == sorted(cell_id for cell_id, cell in default.items() if cell.asked.resamples)
 
 
 def test_the_default_experiment_measures_every_circuits_stability(default: dict[str, Cell]) -> None:

@@ -103,6 +103,16 @@ def test_every_cells_stability_is_measured_if_asked(tmp_path: Path) -> None:
     assert any("unknown stability_of 'most'; known: all, marked, none" in line for line in asked("stability_of=most"))
 
 
+def test_more_resamples_than_are_there_are_measured_and_fewer_are_not(finished: Path) -> None:
+    def jobs(counts: str) -> int:
+        asked = ("-n", "-p", "--quiet", "host", "--config", "experiment=smoke", "wandb=disabled", f"stability={counts}")
+        listed = subprocess.run(command(finished, *asked), capture_output=True, text=True, timeout=300, check=True)
+        return (listed.stdout + listed.stderr).count("python -m pahq stability")
+
+    assert jobs("--n 20 --seeds 5") == 0  # what the rows ask
+    assert jobs("--n 21") == 2
+
+
 def test_a_newer_model_file_leaves_the_cells_as_they_are(finished: Path) -> None:
     with (finished / "results" / "models" / "tracr-proportion.json").open("a") as file:
         file.write("\n")  # the content too: a newer time alone does not deceive Snakemake

@@ -1,7 +1,8 @@
 """Stability of stored cells: each replicate's kept edges in a file of its own, so that a killed run goes on.
 
 ``<cell>/stability/``: provenance.json, NAME.jsonl (the journal of a replicate under way), NAME.json (a finished one).
-Beside the cell's result: ``inclusion.parquet`` (one row an edge), then ``stability.json`` (its presence means done).
+Beside the cell's result: ``inclusion.parquet`` (one row an edge), then ``stability.json``. Last, in the folder of the
+replicates, an empty ``n20-seeds5.done``: so much was asked and is there. What is there is never made fewer.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pahq.replicates.variants import (
     Variant,
     bootstrap_variants,
     check_counts,
+    done_marker,
     order_variants,
     seed_variants,
 )
@@ -84,20 +86,30 @@ def measure_cells(
     cells = {cell_id: _finished(run, cell_id) for cell_id in dict.fromkeys(ids)}
     torch.set_num_threads(run.threads)
     measured, shared, ground = [], None, None
-    searches = len(cells) * (n + len(order_variants(Order())) + seeds)
-    with tqdm(total=searches, unit="search", disable=not run.progress or None, leave=False) as bar:
+    counts = {cell_id: _no_fewer(cell_folder(run.root, cell_id), n, seeds) for cell_id in cells}
+    searches = {cell_id: sum(count) + len(order_variants(Order())) for cell_id, count in counts.items()}
+    with tqdm(total=sum(searches.values()), unit="search", disable=not run.progress or None, leave=False) as bar:
         for cell_id, cell in sorted(cells.items(), key=lambda item: _shared(item[1])):
-            found = _read_done(cell_folder(run.root, cell_id), n, seeds)
+            folder = cell_folder(run.root, cell_id)
+            found = _read_done(folder, n, seeds)
             if found is None:
-                if ground is None or shared != _shared(cell):
-                    shared, ground = _shared(cell), _load(cell, run.device, seeds)
+                own = counts[cell_id]
+                if ground is None or shared != (_shared(cell), own[1]):
+                    shared, ground = (_shared(cell), own[1]), _load(cell, run.device, own[1])
                 bar.set_description(cell_id.rsplit("-", 1)[0])
-                found = _measure(cell, run, ground, n, seeds, bar)
+                found = _measure(cell, run, ground, *own, bar)
             else:
-                bar.update(n + len(order_variants(Order())) + seeds)
+                bar.update(searches[cell_id])
+            done_marker(folder, n, seeds).touch()
             measured.append(found)
             report(found)
     return measured
+
+
+def _no_fewer(folder: Path, n: int, seeds: int) -> tuple[int, int]:
+    """Resamples and seeds to measure: as many as asked, or as are there already."""
+    there = [len(list((folder / "stability").glob(f"{kind}-*.json"))) for kind in ("bootstrap", "seed-plus")]
+    return max(n, there[0]), max(seeds, there[1])
 
 
 def check_finished(ids: Sequence[str], run: RunConfig) -> None:
@@ -227,13 +239,15 @@ def _claim(folder: Path, model: Model) -> None:
 
 
 def _read_done(folder: Path, n: int, seeds: int) -> Measured | None:
-    """What an earlier run with the same counts left, if it is whole and belongs to the circuit that is there."""
+    """What an earlier run with these counts or more left, if it is whole and belongs to the circuit that is there."""
     path = folder / "stability.json"
     if not (path.exists() and (folder / "inclusion.parquet").exists()):
         return None
     values, result = read_json(path), read_result(folder)
-    wanted = {"schema": SCHEMA, "id": result["id"], "model": result["model"]["digest"], "n": n, "seeds": seeds}
+    wanted = {"schema": SCHEMA, "id": result["id"], "model": result["model"]["digest"]}
     if not isinstance(values, dict) or any(values.get(key) != value for key, value in wanted.items()):
+        return None
+    if values.get("n", 0) < n or values.get("seeds", 0) < seeds:
         return None
     names = [name for kind in ("bootstrap", "orders", "other_seeds") for name in values[kind]["each"]]
     files = [folder / "stability" / f"{name}.json" for name in names]

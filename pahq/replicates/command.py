@@ -24,29 +24,19 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
 
     One line on standard output for each cell that is done. Raises PahqError on bad input.
     """
-    parser = argparse.ArgumentParser(prog="pahq stability", description=DESCRIPTION)
-    parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="an experiment, or finished cells by id (task/method-...)"
-    )
-    parser.add_argument("--root", default="results", metavar="FOLDER")
-    of_rows = "or what the experiment's row says"
-    parser.add_argument("--n", type=int, help=f"resamples of the prompts (default {REPLICATES}, {of_rows})")
-    parser.add_argument("--seeds", type=int, help=f"further seeds of the task (default {SEEDS}, {of_rows})")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory-gb", type=float, help="ceiling of a search, as run.memory_gb")
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
-    given = parser.parse_args(argv)
+    given = _parser().parse_args(argv)
     check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
     settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress")}
     try:
         run = RunConfig(**settings)
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig)) from None
+    asked: dict[str, Asked] = {}
+    for cell_id, one in itertools.chain.from_iterable(_cells(name, given.root, marked_cells) for name in given.names):
+        asked[cell_id] = asked.get(cell_id, Asked()) | one
     counts: dict[tuple[int, int], list[str]] = {}
-    for cell_id, asked in itertools.chain.from_iterable(_cells(name, given.root, marked_cells) for name in given.names):
-        n = asked.resamples if given.n is None else given.n
-        counts.setdefault((n, asked.seeds if given.seeds is None else given.seeds), []).append(cell_id)
+    for cell_id, one in asked.items():
+        counts.setdefault(_counts(given, one), []).append(cell_id)
     from pahq.replicates.cells import Measured, check_finished, measure_cells  # brings torch
 
     def report(found: Measured) -> None:
@@ -61,6 +51,32 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
     for (n, seeds), ids in counts.items():
         measure_cells(ids, run, n=n, seeds=seeds, report=report)
     return 0
+
+
+def counts_of(words: Sequence[str], asked: Asked) -> tuple[int, int]:
+    """Resamples and seeds that a command line with these ``words`` gives a cell of which so much is asked."""
+    return _counts(_parser().parse_known_args(["-", *words])[0], asked)
+
+
+def _counts(given: argparse.Namespace, asked: Asked) -> tuple[int, int]:
+    n, seeds = given.n, given.seeds
+    return asked.resamples if n is None else n, asked.seeds if seeds is None else seeds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pahq stability", description=DESCRIPTION)
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="an experiment, or finished cells by id (task/method-...)"
+    )
+    parser.add_argument("--root", default="results", metavar="FOLDER")
+    of_rows = "or what the experiment's row says"
+    parser.add_argument("--n", type=int, help=f"resamples of the prompts (default {REPLICATES}, {of_rows})")
+    parser.add_argument("--seeds", type=int, help=f"further seeds of the task (default {SEEDS}, {of_rows})")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory-gb", type=float, help="ceiling of a search, as run.memory_gb")
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
+    return parser
 
 
 def _cells(name: str, root: str, marked_cells: Callable[[str], Mapping[str, Asked]]) -> Iterable[tuple[str, Asked]]:

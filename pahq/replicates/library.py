@@ -50,7 +50,7 @@ def stability(
     """
     check_counts(n)
     own, prompts = order or Order(), task.search if isinstance(task, Task) else task
-    copies = needs_copies(setting.get("ablation", ""), setting.get("precision"))
+    copies = needs_copies(setting.get("ablation", "corrupted"), setting.get("precision"))
     original = problem_of(model, prompts, setting)
 
     def problem(variant: Variant) -> Problem:

@@ -16,6 +16,7 @@ from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine, budget, engine
 from pahq.engine.suffix.budget import GIB, least_bytes, plan, reference_bytes
 from pahq.errors import PahqError
+from pahq.replicates.resample import resample
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
@@ -158,3 +159,27 @@ def test_a_search_on_a_gpu_stays_below_its_ceiling(heads: str) -> None:
         assert peak <= (ceiling or reference_bytes(problem) + (1 << 29))
         del engine
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("metric", ["kl", "logit_diff", "nll"])
+def test_prompts_drawn_often_take_no_more_than_their_copies_would(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that outnumber the rows they read: of KL each row is one, of the others each item counts for windows."""
+    model = random_model("attention-only", dtype=torch.float32, d_model=512)
+    prompts = random_prompts(model, batch=6)
+    chosen = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
+    copies, once = (
+        build_problem(model, resample(prompts, chosen, copies=copies), metric=metric) for copies in (True, False)
+    )
+    made = [SuffixEngine(problem, memory_bytes=least_bytes(problem) + 60_000) for problem in (copies, once)]
+    edge = next(edge for edge in range(len(copies.graph.edges)) if copies.graph.edges[edge].receiver.kind == "logits")
+    widths, rows = [one.window(edge) for one in made], []
+    for one in made:
+        seen, real = list[int](), one._at_items
+        monkeypatch.setattr(one, "_at_items", lambda x, real=real, seen=seen: seen.append(real(x).shape[-2]) or real(x))
+        list(speculate(one, Order(), 0.02))
+        rows.append(set(seen))
+    assert rows == [{12}, {3}]
+    if metric == "kl":
+        assert widths[0] < widths[1]
+    else:
+        assert 1 < widths[1] <= widths[0] < 64

@@ -222,10 +222,18 @@ def test_what_is_there_is_not_searched_again_and_more_resamples_keep_the_first(
     monkeypatch.undo()
     searches, real = [], module.search
     monkeypatch.setattr(module, "search", lambda *a: searches.append(a) or real(*a))
-    [more] = measure_cells([cell.id], where(tmp_path / "root"), n=N + 1, seeds=0)
+    [more] = measure_cells([cell.id], where(tmp_path / "root"), n=N + 1, seeds=1)
     assert len(searches) == 1
-    assert more.values["bootstrap"]["replicates"] == N + 1
-    assert more.values["other_seeds"]["replicates"] == 0
+    for _ in range(2):  # and less asked leaves what is there, whether or not the summary was lost
+        assert (more.values["n"], more.values["bootstrap"]["replicates"]) == (N + 1, N + 1)
+        assert (more.values["seeds"], more.values["other_seeds"]["replicates"]) == (SEEDS, SEEDS)
+        [more] = measure_cells([cell.id], where(tmp_path / "root"), n=2, seeds=0)
+        (copy / "stability.json").unlink()
+    [again] = measure_cells([cell.id], where(tmp_path / "root"), n=2, seeds=0)
+    assert again.values == more.values
+    assert len(searches) == 1
+    asked = [(N, SEEDS), (N + 1, 1), (2, 0)]
+    assert {path.name for path in (copy / "stability").glob("*.done")} == {f"n{n}-seeds{k}.done" for n, k in asked}
 
 
 def test_recorded_prompts_have_no_other_seeds_and_cells_of_a_task_load_once(
@@ -307,3 +315,10 @@ def test_an_experiments_rows_say_how_much_where_the_command_does_not(
     assert found == {ids[0]: (8, 2), ids[1]: (20, 5), ids[2]: (20, 5)}
     command.main(["some", "--root", str(tmp_path), "--n", "3"], lambda name: asked)
     assert found == {ids[0]: (3, 2), ids[1]: (3, 5), ids[2]: (20, 5)}
+    twice = {"a": {ids[0]: Asked(resamples=20)}, "b": {ids[0]: Asked(resamples=5)}}
+    for names in ("ab", "ba"):  # once, and the more
+        found.clear()
+        command.main([*names, "--root", str(tmp_path)], twice.__getitem__)
+        assert found == {ids[0]: (20, 5)}
+    assert command.counts_of([], Asked(resamples=5)) == (5, 1)
+    assert command.counts_of(["--seeds", "7", "--memory-gb", "2"], Asked(resamples=5)) == (5, 7)

@@ -12,10 +12,12 @@ import pahq
 from pahq.config import PrecisionConfig
 from pahq.experiment import compose_runs
 from pahq.published import published_circuit
+from pahq.replicates import cells, library
 from pahq.replicates.resample import draw, resample
+from pahq.replicates.variants import Variant
 from pahq.search.order import Order
 from pahq.tasks import build_task
-from pahq.tasks.task import Prompts
+from pahq.tasks.task import Prompts, Task
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 MODEL = SMALL["random_model"]("gpt2")
@@ -35,6 +37,39 @@ def test_each_replicate_is_a_search_of_its_own() -> None:
         assert circuit.edges == pahq.acdc(MODEL, prompts, 0.1, order=order, progress=False, **setting).edges
     [circuit] = found.seeds.circuits.values()
     assert circuit.edges == pahq.acdc(MODEL, other, 0.1, progress=False, **setting).edges
+
+
+@pytest.mark.parametrize(
+    ("setting", "needed"),
+    [
+        ({}, False),
+        ({"ablation": "zero"}, False),
+        ({"ablation": "mean"}, True),
+        ({"precision": PrecisionConfig(name="int4", heads="int4", mlp="bf16"), "focus": "receiver"}, False),
+        ({"precision": PrecisionConfig(name="int4", heads="int4", mlp="bf16", rounding="calibrated")}, True),
+    ],
+)
+def test_prompts_drawn_twice_stand_twice_where_that_makes_another_problem(
+    setting: dict[str, object], needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python and of a stored cell, whose task and precision say the same."""
+    asked: list[bool] = []
+    prompts = SMALL["random_prompts"](MODEL, batch=4)
+
+    def noted(prompts: Prompts, chosen: list[int], *, copies: bool) -> Prompts:
+        asked.append(copies)
+        return resample(prompts, chosen, copies=copies)
+
+    monkeypatch.setattr(library, "resample", noted)
+    monkeypatch.setattr(cells, "resample", noted)
+    pahq.stability(MODEL, prompts, 0.1, n=2, orders=False, progress=False, **setting)
+    assert asked == [needed, needed]
+    [(cell, _)] = compose_runs(["task=nano-ioi", "method=acdc"])
+    task = cell.task.model_copy(update={"ablation": setting.get("ablation", "corrupted")})
+    stored = cell.model_copy(update={"task": task, "precision": setting.get("precision", cell.precision)})
+    ground = cells._Ground(MODEL, Task("own", prompts, prompts, "kl"), {})
+    cells._prompts(stored, ground, Variant("bootstrap", "bootstrap-000", Order(), replicate=0))
+    assert asked == [needed] * 3
 
 
 def test_equal_prompts_cannot_be_resampled_into_anything_else() -> None:

@@ -46,7 +46,7 @@ rule figures:
     output:
         expand(
             f"{ANALYSIS}/figures/{{name}}.png",
-            name=["roc", "edges_kl", "bits", "agreement", "faithfulness", "inclusion", "pareto"],
+            name=["roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto"],
         ),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",

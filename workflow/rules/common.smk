@@ -1,4 +1,5 @@
 # Paths and command lines of an experiment's cells.
+SEARCHES = {cell_id: job.asked.searches for job in STABILITY for cell_id in job.cells}
 MODELS = {group.config.model.name: group.config.model for group in GROUPS}
 
 
@@ -25,8 +26,8 @@ def results(group):
 
 
 def urgency(group):
-    """Cells of whose stability most is asked come first: those are the longest jobs, and would else run alone at the end."""
-    return max(cell.asked.resamples for cell in group.cells.values())
+    """Cells whose stability takes most searches come first: those are the longest jobs, and would else run at the end."""
+    return sum(SEARCHES.get(cell_id, 0) for cell_id in group.cells)
 
 
 def sweep(group):

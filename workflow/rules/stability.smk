@@ -1,12 +1,13 @@
-# The cells whose rows say stability, searched again on resampled prompts, in other orders and with other seeds. One job for
-# the cells of a task and method; the replicates in <cell>/stability are undeclared, so they outlive a killed job.
+# The cells whose rows say stability, searched again on resampled prompts, in other orders and with other seeds. What a job
+# declares is a marker a cell that names how much was asked, so that asking more measures more. The replicates and
+# stability.json are undeclared: they outlive a killed job.
 # Numbers of searches, for every row: --config stability="--n 20 --seeds 5". Of every cell, marked or not, or of none:
 # --config stability_of=all|none.
-try:
-    STABILITY = stability_jobs(GROUPS, str(config.get("stability_of", "marked")))
-except PahqError as error:
-    raise WorkflowError(str(error)) from None
-STABLE = [f"{ROOT}/cells/{cell_id}/stability.json" for job in STABILITY for cell_id in job.cells]
+SAID = shlex.split(str(config.get("stability", "")))
+COUNTS = {job.name: counts_of(SAID, job.asked) for job in STABILITY}
+STABLE = [
+    str(done_marker(Path(ROOT) / "cells" / cell_id, *COUNTS[job.name])) for job in STABILITY for cell_id in job.cells
+]
 
 for job in STABILITY:
     folders = [f"{ROOT}/cells/{cell_id}" for cell_id in job.cells]
@@ -17,17 +18,17 @@ for job in STABILITY:
         input:
             expand("{folder}/result.json", folder=folders),
         output:
-            expand("{folder}/{file}", folder=folders, file=["stability.json", "inclusion.parquet"]),
+            [str(done_marker(Path(folder), *COUNTS[job.name])) for folder in folders],
         log:
             f"{ROOT}/logs/{EXPERIMENT}/stability-{job.name}.log",
-        priority: 100
+        priority: 10**6
         conda:
             "../../environment.yml"
         threads: 1
         params:
             arguments=shlex.join(
                 [*folders, "--root", ROOT, "--no-progress", "--n", str(job.asked.resamples)]
-                + ["--seeds", str(job.asked.seeds), *shlex.split(str(config.get("stability", "")))]
+                + ["--seeds", str(job.asked.seeds), *SAID]
             ),
         shell:
             "python -m pahq stability {params.arguments} --threads {threads} 2>&1 | tee -i {log:q}"

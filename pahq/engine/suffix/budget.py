@@ -102,8 +102,13 @@ def least_bytes(problem: Problem) -> int:
 def _window(problem: Problem) -> int:
     """A window of one trial, and a tile of logits."""
     final = problem.corrupted.final
-    size = final.element_size()
-    return trial_bytes(problem.store.config, final.shape[0] * final.shape[1], size) + loss_bytes(problem) + TILE * size
+    size, rows = final.element_size(), loss_rows(problem, final.shape[0] * final.shape[1])
+    return trial_bytes(problem.store.config, rows, size) + loss_bytes(problem) + TILE * size
+
+
+def loss_rows(problem: Problem, rows: int) -> int:
+    """Rows that a trial of so many holds at its widest: a loss but KL has one for each item, not for each row read."""
+    return rows if isinstance(problem.objective, Kl) else max(rows, len(problem.prompts.items))
 
 
 def loss_bytes(problem: Problem) -> int:

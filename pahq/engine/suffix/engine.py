@@ -18,11 +18,11 @@ from torch import Tensor
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import loss_bytes, plan, trial_bytes
+from pahq.engine.suffix.budget import loss_bytes, loss_rows, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.losses import KlLosses, PlainLosses, losses_for
+from pahq.engine.suffix.losses import KlLosses, PlainLosses, losses_for, rows_of
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
 from pahq.engine.suffix.stages import Stage, stages
@@ -65,7 +65,7 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
-        self._items = problem.prompts.items.to(problem.corrupted.final.device)
+        self._items = rows_of(problem)[0]
         with torch.no_grad(), frugal():
             self._losses = losses_for(problem, self.budget.tile) if cheap_losses else PlainLosses(problem)
         self.measured = 0
@@ -122,7 +122,9 @@ class SuffixEngine:
             return max(1, min(self._widest, self._rows // rows))
         on_the_way = rows * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
         loss = loss_bytes(self.problem)
-        fit = self.budget.window_bytes // (trial_bytes(state.config, rows, size) + on_the_way + loss)
+        fit = self.budget.window_bytes // (
+            trial_bytes(state.config, loss_rows(self.problem, rows), size) + on_the_way + loss
+        )
         return max(1, min(self._widest, self.budget.rows // rows, fit))
 
     def _new_wave(self, trials: int) -> Wave:
@@ -132,7 +134,7 @@ class SuffixEngine:
         """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
         state = self._state
         rows, size = state.batch * state.length, state.clean_final.element_size()
-        trial = trial_bytes(state.config, rows, size) + loss_bytes(self.problem)
+        trial = trial_bytes(state.config, loss_rows(self.problem, rows), size) + loss_bytes(self.problem)
         return max(0, self.budget.window_bytes - trials * trial)
 
     def _wave_need(self, receiver: Receiver) -> int:

@@ -4,6 +4,8 @@ KL(clean || patched) needs no log-probabilities of the vocabulary. With p the cl
 residual, KL = sum(p log p) + logsumexp(x W_U + b) - x . (W_U p) - b . p. The vocabulary is walked in tiles that stay in
 cache, and the dot product is taken in float64, since it cancels against the logsumexp. Differences of logits need the
 columns they name and no others.
+
+A row (example, position) that several items read, as those of a prompt drawn twice do, is computed once.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.engine.problem import Problem
@@ -24,9 +26,22 @@ TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one co
 
 
 class Losses(Protocol):
-    """[*trial, item, d_model] residuals at the metric's items, before the final norm, to [*trial] losses in float64."""
+    """[*trial, row, d_model] residuals at the items' rows, before the final norm, to [*trial] losses in float64."""
 
-    def __call__(self, resid: Float[Tensor, "*trial item d_model"]) -> Float[Tensor, "*trial"]: ...
+    def __call__(self, resid: Float[Tensor, "*trial row d_model"]) -> Float[Tensor, "*trial"]: ...
+
+
+def rows_of(problem: Problem) -> tuple[Int[Tensor, "row 2"], Int[Tensor, " item"] | None]:
+    """The distinct rows (example, position) that items read, and each item's among them; None: one each, in order."""
+    items = problem.prompts.items.cpu()
+    rows, index = torch.unique(items, dim=0, return_inverse=True)
+    device = problem.corrupted.final.device
+    return rows.to(device), None if torch.equal(rows, items) else index.to(device)
+
+
+def _at(values: Tensor, index: Tensor | None, dim: int) -> Tensor:
+    """An entry for each item, from one for each row."""
+    return values if index is None else values.index_select(dim, index)
 
 
 def losses_for(problem: Problem, tile: int = TILE) -> Losses:
@@ -47,11 +62,12 @@ class PlainLosses:
 
     def __init__(self, problem: Problem) -> None:
         self._model, self._objective = problem.store.ends, problem.objective
+        self._index = rows_of(problem)[1]
 
     def __call__(self, resid: Tensor) -> Tensor:
         model = self._model
         normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
-        return self._objective.loss(normed @ model.W_U + model.b_U).double()
+        return self._objective.loss(_at(normed @ model.W_U + model.b_U, self._index, -2)).double()
 
 
 class _ColumnLosses:
@@ -62,10 +78,11 @@ class _ColumnLosses:
         self._weights = model.W_U.T[columns]  # [item, column, d_model]
         self._bias = model.b_U[columns]
         self.objective: Objective = problem.objective
+        self._index = rows_of(problem)[1]
 
     def __call__(self, resid: Tensor) -> Tensor:
         model = self._model
-        normed = normalise(model.config, resid, model.ln_final_w, model.ln_final_b)
+        normed = _at(normalise(model.config, resid, model.ln_final_w, model.ln_final_b), self._index, -2)
         logits = torch.einsum("...id,icd->...ic", normed, self._weights) + self._bias
         return -(logits[..., 0] - logits[..., 1:].amax(-1)).double().mean(-1)
 
@@ -77,14 +94,19 @@ class KlLosses:
         self._tile, self._model = tile, problem.store.ends
         model = self._model
         assert isinstance(problem.objective, Kl)
-        probabilities = problem.objective.clean.exp()
-        self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [item, d_model]
+        rows, self._index = rows_of(problem)
+        logs = problem.objective.clean
+        if self._index is not None:  # of each row its first item's: any has the same
+            items = torch.arange(len(logs), device=logs.device)
+            logs = logs[items[-len(rows) :].scatter_reduce(0, self._index, items, "amin", include_self=False)]
+        probabilities = logs.exp()
+        self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [row, d_model]
         self._mean_bias = (probabilities @ model.b_U).double()
         self._has_bias = bool((model.b_U != 0).any())
         # 1 but for rounding, which the logsumexp would multiply
         self._mass = probabilities.sum(-1, dtype=torch.float64)
-        rows = zip(probabilities, problem.objective.clean, strict=True)  # one at a time: float64 is twice as wide
-        self._entropy = torch.stack([-(p.double() * clean.double()).sum() for p, clean in rows])
+        each = zip(probabilities, logs, strict=True)  # one at a time: float64 is twice as wide
+        self._entropy = torch.stack([-(p.double() * clean.double()).sum() for p, clean in each])
 
     def __call__(self, resid: Tensor) -> Tensor:
         normed = self._normed(resid)
@@ -93,7 +115,7 @@ class KlLosses:
     def from_heads(
         self, kept: HeadLogits, current: Tensor, resid: Tensor, heads: Mapping[int, HeadChange]
     ) -> Float[Tensor, "trial"]:
-        """The same for streams [trial, item, d_model] that differ from ``current`` [item, d_model] by heads alone."""
+        """The same for streams [trial, row, d_model] that differ from ``current`` [row, d_model] by heads alone."""
         return self._loss(self._normed(resid), kept.logsumexp(current, resid, heads, self._tile))
 
     def _normed(self, resid: Tensor) -> Tensor:
@@ -102,7 +124,7 @@ class KlLosses:
 
     def _loss(self, normed: Tensor, logsumexp: Tensor) -> Tensor:
         mean_logit = (normed.double() * self._direction).sum(-1) + self._mean_bias
-        return (self._mass * logsumexp - mean_logit - self._entropy).mean(-1)
+        return _at(self._mass * logsumexp - mean_logit - self._entropy, self._index, -1).mean(-1)
 
     def _logsumexp(self, normed: Tensor) -> Tensor:
         """Over the vocabulary in tiles, each row's running maximum taken out first, so that nothing overflows."""
