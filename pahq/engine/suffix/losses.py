@@ -97,8 +97,9 @@ class KlLosses:
         rows, self._index = rows_of(problem)
         logs = problem.objective.clean
         if self._index is not None:  # of each row its first item's: any has the same
-            items = torch.arange(len(logs), device=logs.device)
-            logs = logs[items[-len(rows) :].scatter_reduce(0, self._index, items, "amin", include_self=False)]
+            index, items = self._index.cpu(), torch.arange(len(logs))
+            first = items[: len(rows)].scatter_reduce(0, index, items, "amin", include_self=False)
+            logs = logs[first.to(logs.device)]
         probabilities = logs.exp()
         self._direction = (probabilities @ model.W_U.T).double()  # W_U p, [row, d_model]
         self._mean_bias = (probabilities @ model.b_U).double()
