@@ -63,7 +63,7 @@ def test_a_sweep_runs_every_combination_once(
 FAULTS = [
     (["task=nano-oi"], "unknown task 'nano-oi'; known: attn4l-docstring, gpt2-greaterthan"),
     (["model=gpt5"], "unknown model 'gpt5'; known: attn-only-4l, gpt2, nano"),
-    (["thresold=0.1"], "unknown key 'thresold'; known: audit, band, engine, method, model"),
+    (["thresold=0.1"], "unknown key 'thresold'; known: audit, band, engine, focus, method, model"),
     (["task.exampels=1"], "unknown key 'exampels' in 'task'; known: ablation, examples, kind"),
     (["run.rot=x"], "unknown key 'rot' in 'run'; known: device, experiment, memory_gb, progress, root, store, threads"),
     (["+task.colour=red"], "unknown key 'task.colour'; known: ablation, bos, examples"),
