@@ -25,14 +25,16 @@ MIB = 1 << 20
 def frugal() -> Iterator[None]:
     """Within, freed tensors go back to the system at once, and afterwards what is free in the heap does too.
 
-    glibc keeps freed blocks of up to 32 MiB, which a search's set-up would leave behind as a third of its peak. Too
-    slow for the search itself, where the same blocks are wanted again and again. Elsewhere than on glibc: nothing.
+    glibc keeps freed blocks of up to 32 MiB, which a search's set-up would leave behind as a third of its peak, and up
+    to 64 MiB at the heap's end, so that the peak depends on what happens to lie last. Too slow for the search itself,
+    where the same blocks are wanted again and again. Elsewhere than on glibc: nothing.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
     libc.mallopt(_MMAP, MIB)
+    libc.mallopt(_TRIM, MIB)
     try:
         yield
     finally:
