@@ -27,7 +27,7 @@ def claim(folder: Path, cell: CellConfig, digest: str | None, levels: str | None
             there = _unplaced(read_json(folder / name))
             if there != _unplaced(wanted):
                 differs = f"{name} differs"
-                if levels and isinstance(there, dict) and there | {"levels": levels} == wanted:
+                if isinstance(there, dict) and there.get("levels") and there | {"levels": levels} == wanted:
                     differs = "its calibrated rounding chose other levels than here and now"
                 raise PahqError(f"{folder} holds the journal of another run ({differs}); move it away to start anew")
     write_json(folder / "config.json", config)
