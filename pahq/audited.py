@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from pahq.config import CellConfig
 from pahq.engine.base import Engine
@@ -15,21 +15,20 @@ from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, Judge
 from pahq.search.audit import audit
 from pahq.search.band import Auditor, Calibration, banded, layers_of, record, unaudited_sample
+from pahq.search.doubt import Doubts
 
-
-class Start(Protocol):
-    """Begins a search after the decisions ``done``."""
-
-    def __call__(self, done: Sequence[Decision], judge: Judge = ...) -> Iterator[Decision]: ...
+Start = Callable[[Judge, Sequence[Decision]], Iterator[Decision]]  # begins a search after decisions that are done
 
 
 def audited_search(
-    cell: CellConfig, exact: Engine, low: Start, full: Start, done: Sequence[Decision]
+    cell: CellConfig, exact: Engine, low: Start, full: Start, done: Sequence[Decision], doubts: Doubts
 ) -> Iterator[Decision]:
-    """The cell's search by ``low``, audited by the full-precision engine ``exact``, ended by ``full`` if hopeless."""
+    """The cell's search by ``low``, audited by the full-precision engine ``exact``, ended by ``full`` if hopeless.
+
+    ``doubts``, of the full-precision network, settle what float noise could decide.
+    """
     calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph))
-    auditor = Auditor(exact, calibration)
-    return banded(lambda judge, done: low(done, judge), full, auditor, calibration, done)
+    return banded(low, full, Auditor(exact, calibration, doubts), calibration, done)
 
 
 def audit_record(cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision]) -> dict[str, Any]:

@@ -40,8 +40,10 @@ from pahq.results import (
     write_json,
 )
 from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
+from pahq.search.doubt import Doubts
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.search.twin import doubts_for
 from pahq.tasks import build_task
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
@@ -75,14 +77,15 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     earlier = read_journal(folder / "decisions.jsonl")
     full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
     set_up = time.perf_counter() - clock
-    lines = _search(cell, run, problem, full, folder, earlier)
+    doubts = cell_doubts(cell, problem, full, run.memory_gb)
+    lines = _search(cell, run, problem, full, folder, earlier, doubts)
     decisions = [as_decision(problem.graph, line) for line in lines]
     peak = memory.bytes()
     circuit = circuit_of(problem.graph, decisions)
     model = _judged_by(source, full)
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
     values = summary(cell, model, problem.graph, decisions, circuit) | {
-        "certainty": certainty(cell, model, task, problem, full, decisions, circuit),
+        "certainty": certainty(cell, model, task, full, decisions, doubts),
         "fresh": judge(model, task, circuit, cell),
         "seconds": sum(line.seconds for line in lines),
         "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
@@ -151,10 +154,11 @@ def start_search(
     absolute: bool = False,
     done: Sequence[Decision] = (),
     memory_gb: float | None = None,
+    share: float = 1.0,
     judge: Judge = as_measured,
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
-    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb)
+    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb, share)
     if isinstance(built, SuffixEngine):
         return speculate(
             built,
@@ -169,10 +173,12 @@ def start_search(
     return acdc(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
 
 
-def build_engine(name: str, problem: Problem, memory_gb: float | None = None) -> ReferenceEngine | SuffixEngine:
-    """The engine of that name; PahqError for an unknown one, and for a ceiling that it cannot keep."""
+def build_engine(
+    name: str, problem: Problem, memory_gb: float | None = None, share: float = 1.0
+) -> ReferenceEngine | SuffixEngine:
+    """The engine of that name; PahqError for an unknown one, and for a ceiling of which its ``share`` is too little."""
     if name == "suffix":
-        return SuffixEngine(problem, memory_bytes=None if memory_gb is None else int(memory_gb * 2**30))
+        return SuffixEngine(problem, memory_bytes=None if memory_gb is None else int(memory_gb * 2**30), share=share)
     if name != "reference":
         raise unknown("engine", name, ENGINES)
     if memory_gb is not None:
@@ -186,15 +192,16 @@ def search(
     done: Sequence[Decision],
     memory_gb: float | None = None,
     full: Problem | None = None,
+    doubts: Doubts | None = None,
 ) -> Iterator[Decision]:
-    """The cell's search, going on after the decisions ``done``.
+    """The cell's search, going on after the decisions ``done``; ``audit=band`` needs the ``full`` problem.
 
-    With ``audit=band``, which needs the ``full`` problem, two engines share the ceiling evenly.
+    ``doubts`` (by default the cell's own, see ``cell_doubts``) judge what float noise could decide.
     """
-    method = cell.method
-    ceiling = memory_gb / 2 if memory_gb is not None and full is not None else memory_gb
+    method, (share, _) = cell.method, shares(cell)
+    doubts = doubts or cell_doubts(cell, problem, full, memory_gb)
 
-    def start(on: Problem, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
+    def start(on: Problem, judge: Judge, done: Sequence[Decision]) -> Iterator[Decision]:
         return start_search(
             cell.engine.name,
             on,
@@ -202,17 +209,39 @@ def search(
             cell.threshold,
             absolute=method.absolute,
             done=done,
-            memory_gb=ceiling,
+            memory_gb=memory_gb,
+            share=share,
             judge=judge,
         )
 
     if cell.audit != "band":
-        return start(problem, done)
+        for decision in done:
+            doubts.note(decision)
+        return start(problem, doubts, done)
     if full is None:
         raise PahqError("audit=band needs the full-precision network beside the other, which is not at hand here")
-    return audited_search(
-        cell, build_engine(cell.engine.name, full, ceiling), partial(start, problem), partial(start, full), done
-    )
+    exact = build_engine(cell.engine.name, full, memory_gb, share)
+    return audited_search(cell, exact, partial(start, problem), partial(start, full), done, doubts)
+
+
+def cell_doubts(
+    cell: CellConfig, problem: Problem, full: Problem | None = None, memory_gb: float | None = None
+) -> Doubts:
+    """The judge of what float noise could decide, of the network whose effects decide: with an audit the full one."""
+    decides = problem if full is None else full
+    settle, (_, share) = cell.engine.doubts == "float64", shares(cell)
+    ceiling = None if memory_gb is None else int(memory_gb * 2**30 * share)
+    return doubts_for(decides, cell.threshold, absolute=cell.method.absolute, settle=settle, memory_bytes=ceiling)
+
+
+def shares(cell: CellConfig) -> tuple[float, float]:
+    """What one engine of the cell's search and its float64 twin may take of a ceiling for memory.
+
+    With an audit there are two engines. The twin holds numbers twice as wide.
+    """
+    engines = 2 if cell.audit == "band" else 1
+    twin = 2 if cell.engine.doubts == "float64" and cell.engine.dtype == "float32" else 0
+    return 1 / (engines + twin), twin / (engines + twin)
 
 
 def rerun(cell: CellConfig, device: str) -> tuple[Problem, Iterator[Decision]]:
@@ -230,6 +259,7 @@ def _search(
     full: Problem | None,
     folder: Path,
     earlier: list[JournalLine],
+    doubts: Doubts,
 ) -> list[JournalLine]:
     """Run the search, journalling each decision; return all lines, earlier ones included."""
     graph = problem.graph
@@ -240,7 +270,7 @@ def _search(
     with Journal(folder / "decisions.jsonl", lines) as journal, bar:
         bar.set_description(cell.id.rsplit("-", 1)[0])
         clock = time.perf_counter()
-        for decision in search(cell, problem, done, run.memory_gb, full):
+        for decision in search(cell, problem, done, run.memory_gb, full, doubts):
             now = time.perf_counter()
             line = as_line(graph, decision, now - clock)
             journal.append(line)
@@ -255,10 +285,12 @@ def _search(
 def as_line(graph: Graph, decision: Decision, seconds: float) -> JournalLine:
     """A decision as the journal stores it."""
     d, edge = decision, str(graph.edges[decision.edge])
-    return JournalLine(d.index, edge, d.before, d.after, d.removed, round(seconds, 6), d.audited, d.low, d.drift)
+    return JournalLine(
+        d.index, edge, d.before, d.after, d.removed, round(seconds, 6), d.audited, d.low, d.drift, d.rough
+    )
 
 
 def as_decision(graph: Graph, line: JournalLine) -> Decision:
     """A journal's line as the search that goes on after it takes it."""
     edge = graph.index_of(line.edge)
-    return Decision(line.i, edge, line.before, line.after, line.removed, line.audited, line.low, line.drift)
+    return Decision(line.i, edge, line.before, line.after, line.removed, line.audited, line.low, line.drift, line.rough)

@@ -174,18 +174,21 @@ class EngineConfig(_Frozen):
 
     (With rounded operands, ``precision.compute``, in float64 alone.)
 
-    ``schedule``: whether the next focus of PAHQ is brought in meanwhile, or when it is needed.
+    ``schedule``: whether the next focus of PAHQ is brought in meanwhile, or when it is needed. ``doubts``: tests that
+    float32 noise could decide are decided in float64, or left as they were measured.
     """
 
     name: Literal["suffix", "reference"] = "suffix"
     dtype: Literal["float32", "float64"] = "float32"
     schedule: Literal["overlapped", "serial"] = "overlapped"
+    doubts: Literal["float64", "leave"] = "float64"
 
     @model_serializer(mode="wrap")
-    def _without_schedule(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The usual schedule stays unsaid, so that cells from before there was a choice keep their address."""
+    def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The usual choices stay unsaid, so that cells from before there were any keep their address."""
         values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if key != "schedule" or value != "overlapped"}
+        usual = {"schedule": "overlapped", "doubts": "float64"}
+        return {key: value for key, value in values.items() if usual.get(key) != value}
 
 
 class BandConfig(_Frozen):

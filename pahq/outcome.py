@@ -14,10 +14,10 @@ from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.reference import ReferenceEngine, logits_in_parts
 from pahq.graph import Graph
 from pahq.model.weights import Model
-from pahq.precision.store import focus_of
 from pahq.results import SCHEMA
 from pahq.search.acdc import Decision, margin
-from pahq.search.audit import at_risk, audit, noise_of
+from pahq.search.audit import audit
+from pahq.search.doubt import Doubts
 from pahq.tasks.task import Task
 
 
@@ -58,29 +58,23 @@ def certainty(
     cell: CellConfig,
     model: Model,
     task: Task,
-    problem: Problem,
     full: Problem | None,
     decisions: Sequence[Decision],
-    circuit: Circuit,
+    doubts: Doubts,
 ) -> dict[str, Any]:
-    """Float noise, tests at risk, and what an audit found: ``float64`` of these, ``band`` during the search.
+    """Float noise of effects and how it is known, tests that float64 settled or that are at risk, and an audit's finds.
 
     ``drift`` is the largest difference that a loss carried along had from the same computed anew, once per layer; None
-    where every loss was computed anew.
+    where every loss was computed anew. ``audit``: what ``float64`` found of tests at risk, or ``band`` on its way.
     """
-    graph, absolute = problem.graph, cell.method.absolute
-    last = decisions[-1]
-    problem = full if full is not None and last.audited else problem
-    focus = focus_of(graph, graph.edges[last.edge], problem.focus)
-    fresh = float(problem.objective.loss(logits_in_parts(problem, torch.tensor(circuit.present), focus)))
+    doubts.finish()
     drift = max((decision.drift for decision in decisions if decision.drift is not None), default=None)
-    noise = max(noise_of(last.after if last.removed else last.before, fresh), drift or 0.0)
-    risky = at_risk(decisions, cell.threshold, noise, absolute=absolute)
-    values: dict[str, Any] = {"noise": noise, "drift": drift, "at_risk": len(risky), "audit": None}
+    values: dict[str, Any] = doubts.record(decisions) | {"drift": drift, "audit": None}
     if cell.audit == "float64":
         exact = ReferenceEngine(cell_problem(cell, model.to(dtype=torch.float64), task.search))
-        found = audit(exact, decisions, risky, cell.threshold, absolute=absolute)
-        flipped = [str(graph.edges[decisions[i].edge]) for i in found.flipped]
+        risky = [decision.index for decision in doubts.at_risk(decisions)]
+        found = audit(exact, decisions, risky, cell.threshold, absolute=cell.method.absolute)
+        flipped = [str(exact.graph.edges[decisions[i].edge]) for i in found.flipped]
         values["audit"] = {"tests": len(found.tests), "flipped": flipped, "worst_difference": found.worst}
     if full is not None:
         values["audit"] = audit_record(cell, model, full, decisions)

@@ -39,7 +39,7 @@ class JournalLine:
     """One decision as the journal stores it; ``edge`` by name, ``seconds`` spent on its test.
 
     ``audited`` and ``low`` (losses before and after in low precision) stay unsaid without an audit, and ``drift`` of
-    carried losses where it has not grown.
+    carried losses where it has not grown. ``rough``: the engine's own losses where float64 decided.
     """
 
     i: int
@@ -51,6 +51,7 @@ class JournalLine:
     audited: bool = False
     low: tuple[float, float] | None = None
     drift: float | None = None
+    rough: tuple[float, float] | None = None
 
 
 def cell_folder(root: str | Path, cell_id: str) -> Path:
@@ -137,16 +138,21 @@ class Journal:
         self._file.close()
 
 
+_SELDOM = ("audited", "low", "drift", "rough")  # unsaid where there is nothing to say
+
+
 def _dump(line: JournalLine) -> str:
     values = {name: getattr(line, name) for name in JournalLine.__slots__}
-    values = {name: value for name, value in values.items() if name not in ("audited", "low", "drift") or value}
+    values = {
+        name: value for name, value in values.items() if name not in ("audited", "low", "drift", "rough") or value
+    }
     return json.dumps(values, separators=(",", ":")) + "\n"
 
 
 def _well_typed(line: JournalLine) -> bool:
-    low, drift = line.low or (), () if line.drift is None else (line.drift,)
-    numbers = (line.before, line.after, line.seconds, *low, *drift)
-    plain = all(type(number) in (int, float) for number in numbers) and len(low) in (0, 2)
+    pairs, drift = (line.low or (), line.rough or ()), () if line.drift is None else (line.drift,)
+    numbers = (line.before, line.after, line.seconds, *pairs[0], *pairs[1], *drift)
+    plain = all(type(number) in (int, float) for number in numbers) and all(len(pair) in (0, 2) for pair in pairs)
     return plain and isinstance(line.edge, str) and isinstance(line.removed, bool) and isinstance(line.audited, bool)
 
 
@@ -160,8 +166,9 @@ def read_journal(path: Path) -> list[JournalLine]:
     for raw in content.split(b"\n")[:-1]:  # what follows the last line end was cut in mid-write
         try:
             values = json.loads(raw)
-            if values.get("low") is not None:
-                values["low"] = tuple(values["low"])
+            for name in ("low", "rough"):
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
             line = JournalLine(**values)
         except (ValueError, TypeError, AttributeError):
             break

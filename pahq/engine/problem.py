@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,12 +26,13 @@ from pahq.model.forward import (
     unembed,
 )
 from pahq.model.modelfile import ModelFile
-from pahq.model.run import Fixed, Run
+from pahq.model.run import Fixed, Narrow, Run
 from pahq.model.weights import Ends, Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
 from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
+from pahq.precision.wide import WideStore, wide_network
 from pahq.tasks.task import Prompts
 
 
@@ -53,6 +54,7 @@ class Problem:
     clean: tuple[Float[Tensor, "batch pos d_model"], ...]
     corrupted: Run
     twin: bool  # whether absent edges carry what the network computes on the corrupted prompts as they are
+    in_float64: Callable[[], Problem]  # makes the same problem, the very same rounded weights among it, in float64
 
     @cached_property
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
@@ -152,7 +154,7 @@ def build_problem(
         corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
         if policy.cache != "float32":
             corrupted = _narrow(weights.network(), corrupted, policy.cache)
-    return Problem(
+    found = Problem(
         graph=graph,
         store=weights,
         prompts=prompts,
@@ -162,7 +164,45 @@ def build_problem(
         clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
         corrupted=corrupted,
         twin=ablation == "corrupted" and prompts.position_order is None and policy.cache == "float32",
+        in_float64=lambda: found,
     )
+    if reference.dtype == torch.float64:
+        return found
+    same = {policy.heads, policy.mlp, policy.compute} == {"float32"}
+    network = None if same else full
+    return replace(found, in_float64=lambda: _in_float64(found, network, metric, ablation, split_embed))
+
+
+@torch.no_grad()
+def _in_float64(problem: Problem, full: Network | None, metric: str, ablation: str, split_embed: bool) -> Problem:
+    """The problem with every number computed anew in float64 but those that formats have rounded.
+
+    ``full``: the full-precision network where the one under test is another. One forward on the clean prompts, one on
+    the corrupted ones.
+    """
+    store, prompts = WideStore(problem.store), problem.prompts
+    network = store.network()
+    if isinstance(problem.corrupted.z, Narrow):  # what 16 bits hold is given
+        start, z, mlp = (tuple(x.double() for x in part) for part in _parts_of(problem.corrupted))
+        corrupted = run_senders(network, start, fixed=Fixed(start, z, mlp))
+    else:
+        corrupted = _ablation_run(network, prompts, ablation, split_embed)
+    clean_network = network if full is None else wide_network(full)
+    reference = gather_items(final_stream(clean_network, prompts.clean), prompts.items)
+    wide = replace(
+        problem,
+        store=store,
+        objective=objective(metric, prompts.targets, _clean_logits(store.network(), reference, metric)),
+        reference=reference,
+        clean=tuple(embeddings(store.ends, prompts.clean, split=split_embed)),
+        corrupted=corrupted,
+        in_float64=lambda: wide,
+    )
+    return wide
+
+
+def _parts_of(run: Run) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    return run.start, run.z, run.mlp
 
 
 def _clean_logits(model: Network, reference: Float[Tensor, "item d_model"], metric: str) -> Float[Tensor, "item vocab"]:

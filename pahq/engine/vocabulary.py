@@ -23,6 +23,7 @@ from pahq.model.forward import normalise
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
 LIFT = 2.0**40  # probabilities are held so many times larger: float32 then knows 1e-50 as well as 1
+LARGE = 1e-2  # nats: a mean divergence above it may be off by 1e-7
 
 Part = Callable[[slice], Float[Tensor, "row trial tile"]]  # d' of a tile of the vocabulary
 
@@ -116,6 +117,14 @@ class Vocabulary:
             second += torch.bmm(grown, held[..., None])[..., 0]
         return (second / self._mass[:, None]).T, (first / self._mass[:, None]).T
 
+    def _grown(self, trials: int, d: Part) -> Float[Tensor, "trial row"]:
+        """sum p exp(d') by trial and row, for divergences that rounding of exp (1e-7) is nothing to."""
+        rows = len(self._mass)
+        total = self._mass.new_zeros(rows, trials)
+        for part in self._parts(rows * trials):
+            total += torch.bmm(d(part).exp_(), self._lifted(part)[..., None])[..., 0]
+        return (total / self._mass[:, None]).T
+
     def _carefully(
         self, h: Float[Tensor, "trial row d_model"], weights: Callable[[slice, Tensor], Tensor] | None = None
     ) -> tuple[Float[Tensor, "trial row"], Float[Tensor, "trial row"]]:
@@ -147,12 +156,22 @@ class KlLosses(Vocabulary):
         assert isinstance(problem.objective, Kl)
         logs, index = problem.objective.clean, rows_of(problem)[1]
         super().__init__(problem, tile, logs if index is None else logs[first_items(problem)])
+        self.coarse = False  # whether divergences are taken to be large, so that exp serves, a quarter of expm1's time
+
+    def expect(self, smallest: float) -> bool:
+        """Say how small the last divergences were; the next ones are taken likewise.
+
+        Returns whether they were taken too coarsely for that, and should be asked again.
+        """
+        again = self.coarse and not smallest > LARGE
+        self.coarse = not again and smallest > 5 * LARGE
+        return again
 
     def __call__(self, resid: Tensor) -> Tensor:
         h = self._change(resid).view(-1, *resid.shape[-2:])
         if self.careful:
             return self._mean(self._carefully(h)[0], resid)
-        return self._mean(self._sums(len(h), self._direct(h))[0].log1p(), resid)
+        return self._mean(self._each(len(h), self._direct(h)), resid)
 
     def along(
         self, resid: Float[Tensor, "trial row d_model"], change: Callable[[Tensor, Tensor], Part]
@@ -162,7 +181,10 @@ class KlLosses(Vocabulary):
         ``change`` gives d' of a tile, from the clean run's stream [row, d_model] and the mean change [trial, row].
         """
         mean = self._mean_change(self._change(resid))
-        return self._mean(self._sums(len(resid), change(self._change.stream, mean))[0].log1p(), resid)
+        return self._mean(self._each(len(resid), change(self._change.stream, mean)), resid)
+
+    def _each(self, trials: int, d: Part) -> Float[Tensor, "trial row"]:
+        return self._grown(trials, d).log() if self.coarse else self._sums(trials, d)[0].log1p()
 
 
 class ProbabilityLosses(Vocabulary):

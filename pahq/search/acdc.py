@@ -21,7 +21,9 @@ class Decision:
 
     ``audited``: full precision decided (``pahq.search.band``), and ``low``, if it was measured too, are the losses
     before and after in low precision. ``drift``, noted with a few decisions by engines that carry a loss along: the
-    largest difference so far between such a loss and the same computed anew.
+    largest difference so far between such a loss and the same computed anew. ``rough``: the losses before and after as
+    the deciding engine had them, where they were within float noise of the threshold and float64 decided
+    (``pahq.search.doubt``).
     """
 
     index: int
@@ -32,6 +34,7 @@ class Decision:
     audited: bool = False
     low: tuple[float, float] | None = None
     drift: float | None = None
+    rough: tuple[float, float] | None = None
 
     @property
     def effect(self) -> float:
@@ -40,7 +43,7 @@ class Decision:
     @property
     def left(self) -> float:
         """The searching engine's loss when the test is over."""
-        before, after = self.low or (self.before, self.after)
+        before, after = self.low or self.rough or (self.before, self.after)
         return after if self.removed else before
 
 

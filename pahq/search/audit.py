@@ -1,8 +1,4 @@
-"""Tests decided within float noise of the threshold, measured again in float64.
-
-A search in float32 is only as certain as its margins: a test whose effect lies nearer to the threshold than the float
-noise could fall either way on another machine.
-"""
+"""Tests of a finished search measured again by another engine."""
 
 from __future__ import annotations
 
@@ -10,10 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pahq.engine.base import Engine, Trial
-from pahq.search.acdc import Decision, is_removed, margin
-
-SAFETY = 10.0  # a test counts as at risk within this many times the noise seen
-FLOOR = 2.0**-23  # noise relative to the loss that float32 has at the very least
+from pahq.search.acdc import Decision, is_removed
 
 
 @dataclass(frozen=True)
@@ -23,19 +16,6 @@ class Audit:
     tests: tuple[int, ...]
     flipped: tuple[int, ...]
     worst: float
-
-
-def noise_of(engine_loss: float, fresh_loss: float) -> float:
-    """Float noise of a loss: what the engine's final loss differs by from a fresh forward of the same circuit."""
-    return max(abs(engine_loss - fresh_loss), FLOOR * abs(fresh_loss), 1e-12)
-
-
-def at_risk(
-    decisions: Sequence[Decision], threshold: float, noise: float, *, absolute: bool = False
-) -> tuple[int, ...]:
-    """Indices of the tests that float noise could decide either way."""
-    near = SAFETY * noise
-    return tuple(d.index for d in decisions if not margin(d.effect, threshold, absolute=absolute) > near)
 
 
 def audit(

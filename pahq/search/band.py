@@ -19,44 +19,20 @@ up to there each state in which the two networks were compared is one of ACDC's 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from bisect import bisect_right, insort
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 from pahq.config import BandConfig
-from pahq.engine.base import Engine, Trial
+from pahq.engine.base import Engine
 from pahq.graph import Graph
-from pahq.search.acdc import Decision, Judge, is_removed, margin
-
-
-def upper_rate(hits: int, n: int, confidence: float) -> float:
-    """Upper confidence bound of a rate of which ``hits`` of ``n`` were seen (Clopper and Pearson 1934); 1 for n = 0."""
-    if hits >= n:
-        return 1.0
-    low, high = hits / n, 1.0
-    for _ in range(60):
-        rate = (low + high) / 2
-        if sum(_binomial(n, i, rate) for i in range(hits + 1)) > 1 - confidence:
-            low = rate
-        else:
-            high = rate
-    return high
-
-
-def _binomial(n: int, k: int, p: float) -> float:
-    choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(choose + k * math.log(p) + (n - k) * math.log1p(-p))
-
-
-def drawn(seed: int, index: int, share: float) -> bool:
-    """Whether a test belongs to a seeded sample: the same answer whenever and wherever it is asked."""
-    digits = hashlib.sha256(f"{seed} {index}".encode()).digest()[:8]
-    return int.from_bytes(digits) < share * 2.0**64
+from pahq.search.acdc import Decision, Judge, as_measured, is_removed, margin
+from pahq.search.doubt import Doubts
+from pahq.search.follow import Follower
+from pahq.search.sample import binomial, drawn, upper_rate
 
 
 @dataclass
@@ -143,7 +119,7 @@ class Calibration:
         out = n - bisect_right(self.margins, self.band)
         if out >= n * rate:
             return False
-        return sum(_binomial(n, i, rate) for i in range(out + 1)) < 1 - self.settings.confidence
+        return sum(binomial(n, i, rate) for i in range(out + 1)) < 1 - self.settings.confidence
 
     def _margin(self, effect: float) -> float:
         return self._relative(margin(effect, self.threshold, absolute=self.absolute), effect)
@@ -158,64 +134,51 @@ def _finite_or_inf(value: float) -> float:
 
 
 class Auditor:
-    """A judge: measures again by a full-precision ``engine``, which follows the state of the search."""
+    """A judge: measures again by a full-precision ``engine``, which follows the state of the search.
 
-    def __init__(self, engine: Engine, calibration: Calibration) -> None:
-        self._engine, self._calibration = engine, calibration
-        self._gone: list[int] = []  # removed by the search, not yet by the engine
-        self._current: float | None = None  # the engine's loss, if nothing is to be removed
+    ``doubts``, of the full-precision network, settles what float noise could decide.
+    """
+
+    def __init__(self, engine: Engine, calibration: Calibration, doubts: Doubts | None = None) -> None:
+        self._follower, self._calibration, self.doubts = Follower(engine), calibration, doubts
 
     def __call__(self, decision: Decision) -> Decision:
         if self._calibration.hopeless:
             return decision  # the search ends at an earlier test
         if self._calibration.wants(decision):
             decision = self._audit(decision)
-        elif decision.removed:
-            self._gone.append(decision.edge)
+        elif self.doubts is not None:
+            self.doubts.pass_over(decision)
+        self._follower.decided(decision.edge, decision.removed)
         self._calibration.note(decision)
         return decision
 
     def repeat(self, decision: Decision) -> None:
         """Take over a decision of an earlier run."""
         self._calibration.note(decision)
-        if decision.removed:
-            self._gone.append(decision.edge)
+        self._follower.decided(decision.edge, decision.removed)
+        if self.doubts is not None:
+            (self.doubts.note if decision.audited else self.doubts.pass_over)(decision)
 
     def _audit(self, decision: Decision) -> Decision:
-        graph, edge = self._engine.graph, decision.edge
-        rest: tuple[int, ...] = ()
-        for stage, members in groupby(self._gone, key=lambda gone: _stage(graph, gone)):
-            rest = tuple(members)
-            if stage != _stage(graph, edge):
-                self._engine.remove(rest)
-                rest, self._current = (), None
-        if rest or self._current is None:
-            before, after = self._engine.measure([Trial(edge, rest), Trial(edge, (*rest, edge))])
-        else:
-            before, after = self._current, self._engine.measure([Trial(edge, (edge,))])[0]
-        removed = is_removed(after - before, self._calibration.threshold, absolute=self._calibration.absolute)
-        self._engine.remove([*rest, edge] if removed else rest)
-        self._gone, self._current = [], after if removed else before
+        before, after = self._follower.losses(decision.edge)
+        known = self._calibration
+        removed = is_removed(after - before, known.threshold, absolute=known.absolute)
         low = (decision.before, decision.after)
-        return Decision(decision.index, edge, before, after, removed, audited=True, low=low)
-
-
-def _stage(graph: Graph, edge: int) -> tuple[str, int, str, bool]:
-    """What an engine may take away at once."""
-    tested = graph.edges[edge]
-    return tested.receiver.kind, tested.receiver.layer, tested.receiver.letter, tested.direct
+        found = Decision(decision.index, decision.edge, before, after, removed, audited=True, low=low)
+        return found if self.doubts is None else self.doubts(found)
 
 
 def banded(
     low: Callable[[Judge, Sequence[Decision]], Iterator[Decision]],
-    full: Callable[[Sequence[Decision]], Iterator[Decision]],
+    full: Callable[[Judge, Sequence[Decision]], Iterator[Decision]],
     auditor: Auditor,
     calibration: Calibration,
     done: Sequence[Decision] = (),
 ) -> Iterator[Decision]:
     """The decisions of a low-precision search with its audit.
 
-    ``low(judge, done)`` begins the low-precision search, ``full(done)`` full-precision ACDC, each after ``done``. When
+    ``low(judge, done)`` begins the low-precision search, ``full(judge, done)`` ACDC, each after ``done``. When
     the calibration shows that the format is hopeless (more than the set share of tests lie in the band), all that is
     left is decided by ``full``: ACDC at ACDC's cost.
     """
@@ -230,7 +193,7 @@ def banded(
                 break
         else:
             return
-    for decision in full([replace(decision, low=None) for decision in taken]):
+    for decision in full(auditor.doubts or as_measured, [replace(decision, low=None) for decision in taken]):
         yield replace(decision, audited=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,14 +10,14 @@ import torch
 from pahq.engine.problem import Problem
 from pahq.engine.vocabulary import TILE
 from pahq.errors import PahqError
-from pahq.metrics import Kl, LogitDifference, Margin
+from pahq.metrics import Kl
 from pahq.model.weights import ModelConfig
 
 GIB = 1 << 30
 COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 8
-LOGITS = 4  # tensors of all logits, where a loss is taken of these
+TILES = 2  # tensors of a vocabulary tile's logits that a loss holds at a time
 WORKSPACE = 64 << 20  # what the libraries take on first use: buffers of products, pages of code
 SLACK = 1.05
 
@@ -59,25 +60,27 @@ class Budget:
     peak_bytes: int
 
 
-def plan(problem: Problem, memory_bytes: int | None) -> Budget:
+def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0) -> Budget:
     """The fastest setting whose estimated peak stays below ``memory_bytes``.
 
     None: what the reference engine would take (``reference_bytes``), or the least that a search can do with if that is
     more, and 32 MiB beside it, on a GPU half a GiB. The estimate counts weights, caches and windows of the search, not
-    the interpreter. Raises PahqError saying how much is needed when even one trial at a time does not fit.
+    the interpreter. ``share`` of the ceiling is this engine's. Raises PahqError saying how large the whole ceiling has
+    to be when even one trial at a time does not fit.
     """
     config, _, _, stream = _sizes(problem)
     sizes = sizes_for(problem.corrupted.final.device)
     least, window = least_bytes(problem), _window(problem)
     if memory_bytes is None:
-        memory_bytes = max(reference_bytes(problem), least) + sizes.spare_bytes
-    left = memory_bytes - least
+        memory_bytes, share = max(reference_bytes(problem), least) + sizes.spare_bytes, 1.0
+    left = int(memory_bytes * share) - least
     if left < 0:
         raise PahqError(
-            f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least {least / GIB:.3g} "
-            f"(fewer task.examples need less)"
+            f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least "
+            f"{_up(least / share / GIB)} in all (fewer task.examples need less{_HINT if share < 1 else ''})"
         )
-    wider = 3 * (sizes.tile - TILE) * problem.corrupted.final.element_size()  # logits, and what is made of them
+    memory_bytes = int(memory_bytes * share)
+    wider = 2 * TILES * (sizes.tile - TILE) * problem.corrupted.final.element_size()  # logits, and what is made of them
     tile = sizes.tile if isinstance(problem.objective, Kl) and wider <= left // 2 else TILE
     left -= wider if tile > TILE else 0
     held = _held_streams(problem)
@@ -94,6 +97,15 @@ def plan(problem: Problem, memory_bytes: int | None) -> Budget:
     return Budget(sizes.rows, tile, window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
 
 
+_HINT = "; engine.doubts=leave has no float64 twin beside the search"
+
+
+def _up(value: float) -> str:
+    """Three digits, rounded up, so that what is named is enough."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.ceil(value / step) * step:.3g}"
+
+
 def least_bytes(problem: Problem) -> int:
     """What a search can do with: one trial at a time, and nothing kept to save work."""
     return _fixed(problem) + _window(problem)
@@ -103,20 +115,12 @@ def _window(problem: Problem) -> int:
     """A window of one trial, and a tile of logits."""
     final = problem.corrupted.final
     size, rows = final.element_size(), loss_rows(problem, final.shape[0] * final.shape[1])
-    return trial_bytes(problem.store.config, rows, size) + loss_bytes(problem) + TILE * size
+    return trial_bytes(problem.store.config, rows, size) + TILES * TILE * size
 
 
 def loss_rows(problem: Problem, rows: int) -> int:
-    """Rows that a trial of so many holds at its widest: a loss but KL has one for each item, not for each row read."""
+    """Rows that a trial of so many holds at its widest: some losses have one for each item, not for each row read."""
     return rows if isinstance(problem.objective, Kl) else max(rows, len(problem.prompts.items))
-
-
-def loss_bytes(problem: Problem) -> int:
-    """What a trial's loss holds: nothing to speak of where it is found without all logits (``losses_for``)."""
-    if isinstance(problem.objective, Kl | LogitDifference | Margin):
-        return 0
-    items, final = len(problem.prompts.items), problem.corrupted.final
-    return LOGITS * items * problem.store.config.d_vocab_out * final.element_size()
 
 
 def trial_bytes(config: ModelConfig, rows: int, size: int) -> int:

@@ -20,7 +20,7 @@ from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import loss_bytes, loss_rows, plan, trial_bytes
+from pahq.engine.suffix.budget import loss_rows, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
@@ -40,7 +40,8 @@ from pahq.precision.store import NO_FOCUS, Focus, focus_of
 class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
-    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); without it the search
+    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low), of which this engine
+    may take a ``share``; without it the search
     takes at most what the reference would and 32 MiB (on a GPU half a GiB) more, where that is possible at all. A
     window is bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is
     computed everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every
@@ -52,6 +53,7 @@ class SuffixEngine:
         problem: Problem,
         *,
         memory_bytes: int | None = None,
+        share: float = 1.0,
         rows: int | None = None,
         widest: int = 64,
         positions: bool = True,
@@ -63,7 +65,7 @@ class SuffixEngine:
                 f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)"
             )
         self.problem = problem
-        self.budget = plan(problem, memory_bytes)
+        self.budget = plan(problem, memory_bytes, share)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
         self._items = rows_of(problem)[0]
@@ -122,10 +124,7 @@ class SuffixEngine:
         if self._rows is not None:
             return max(1, min(self._widest, self._rows // rows))
         on_the_way = rows * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
-        loss = loss_bytes(self.problem)
-        fit = self.budget.window_bytes // (
-            trial_bytes(state.config, loss_rows(self.problem, rows), size) + on_the_way + loss
-        )
+        fit = self.budget.window_bytes // (trial_bytes(state.config, loss_rows(self.problem, rows), size) + on_the_way)
         return max(1, min(self._widest, self.budget.rows // rows, fit))
 
     def _new_wave(self, trials: int) -> Wave:
@@ -135,7 +134,7 @@ class SuffixEngine:
         """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
         state = self._state
         rows, size = state.batch * state.length, state.clean_final.element_size()
-        trial = trial_bytes(state.config, loss_rows(self.problem, rows), size) + loss_bytes(self.problem)
+        trial = trial_bytes(state.config, loss_rows(self.problem, rows), size)
         return max(0, self.budget.window_bytes - trials * trial)
 
     def _wave_need(self, receiver: Receiver) -> int:
@@ -151,6 +150,8 @@ class SuffixEngine:
         self.measured += len(trials)
         with self._saving():
             values: list[float] = self._evaluate(trials).tolist()
+        if isinstance(self._losses, KlLosses) and self._losses.expect(min(values)):
+            return self.measure(trials)
         careful = None if all(map(math.isfinite, values)) else carefully(self._losses)
         if careful is None:
             return values

@@ -1,0 +1,174 @@
+"""Tests that float rounding could decide either way are decided in float64, on the spot.
+
+How far rounding reaches is measured, never assumed: a float64 twin of the same network (``Problem.in_float64``)
+measures a seeded sample of tests spread over the search, and the largest error of an effect that it finds, times
+``SAFETY``, bounds the others'. Errors are told per unit of what they grow with. A KL divergence and a squared error are
+zero at the clean run and curved there, so that an error in the logits enters times the root of the loss; other losses
+are straight.
+
+The twin costs a few forwards, so it is not made until a test comes nearer to the threshold than a cautious guess of the
+noise. Then what the sample asks for so far is measured, and only if the test is still in doubt is it decided by the
+twin. What is left of the sample is measured when the search is over (``finish``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pahq.engine.base import Engine
+from pahq.search.acdc import Decision, is_removed, margin
+from pahq.search.follow import Follower
+from pahq.search.sample import drawn, upper_rate
+
+SAFETY = 10.0  # an error counts as possible within this many times the largest of the sample
+CONFIDENCE = 0.95
+LEAST = 8  # tests of the sample before its largest error says anything; so many first tests are all in it
+SHARE, COUNT = (
+    0.1,
+    40,
+)  # of the sample: this share of the tests, and from test 400 on 40 for each e-fold of their number
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What float noise of an effect is told in: ``guess``, per unit, before anything is measured.
+
+    ``curved``: the loss is zero at the clean run and curved there (KL, squared error). ``floor``: losses below it are
+    rounding themselves.
+    """
+
+    guess: float
+    curved: bool
+    floor: float = 1e-14
+
+    def unit(self, before: float, after: float) -> float:
+        """What the error of a test with these losses is in proportion to."""
+        return math.sqrt(2 * max(before, after, self.floor)) if self.curved else 1.0
+
+
+class Doubts:
+    """A judge (``pahq.search.acdc.Judge``): sees every decision in its order and replaces those in doubt.
+
+    ``twin`` makes the engine that settles them, at the whole graph. Without ``settle`` nothing is replaced, and the
+    sample alone is measured.
+    """
+
+    def __init__(
+        self,
+        twin: Callable[[], Engine],
+        noise: Noise,
+        threshold: float,
+        *,
+        absolute: bool = False,
+        settle: bool = True,
+        layer_of: Callable[[int], Hashable] = lambda edge: None,
+        seed: int = 0,
+    ) -> None:
+        self._make, self._noise, self._threshold, self._absolute = twin, noise, threshold, absolute
+        self._settle, self._layer_of, self._seed = settle, layer_of, seed
+        self._twin: Follower | None = None
+        self._log: list[tuple[Decision, bool]] = []  # not yet shown to the twin; whether it is to be measured
+        self._layers: set[Hashable] = set()
+        self.largest = 0.0  # error per unit in the sample
+        self._errors: list[float] = []
+
+    @property
+    def sampled(self) -> int:
+        """How many tests of the sample have been measured."""
+        return len(self._errors)
+
+    def __call__(self, decision: Decision) -> Decision:
+        """The decision that stands."""
+        if self._settle and self._near(decision):
+            self._catch_up()
+            if self._near(decision):
+                decision = self._settled(decision)
+        self.note(decision)
+        return decision
+
+    def note(self, decision: Decision) -> None:
+        """Take over a decision that stands: of an earlier run, or one that somebody else took."""
+        self._log.append((decision, self._wanted(decision)))
+
+    def pass_over(self, decision: Decision) -> None:
+        """Take over a decision whose effect is not of the twin's network: only the state follows it."""
+        self._log.append((decision, False))
+
+    def bound(self, decision: Decision) -> float:
+        """How far off the effect may be, as far as is known: the sample's largest error with ``SAFETY``, or a guess."""
+        before, after = decision.rough or (decision.before, decision.after)
+        per_unit = SAFETY * self.largest if self.sampled >= LEAST else self._noise.guess
+        return per_unit * self._noise.unit(before, after)
+
+    def at_risk(self, decisions: Sequence[Decision]) -> list[Decision]:
+        """Decisions of the searching engine that noise could have made the other way."""
+        return [d for d in decisions if d.rough is None and not self._margin(d) > self.bound(d)]
+
+    def finish(self) -> None:
+        """Measure what is left of the sample; the search is over."""
+        if any(wanted for _, wanted in self._log):
+            self._catch_up()
+
+    def record(self, decisions: Sequence[Decision]) -> dict[str, Any]:
+        """For result.json: how noisy effects are and how that is known, what float64 decided, what is still at risk.
+
+        ``noise`` bounds the error of every effect that decided something. The sample is ``sample`` tests, of which the
+        largest error was ``largest_error``; with ``confidence``, at most a share ``beyond`` of all tests err by more
+        than that per unit of loss, and the bound allows ``safety`` times it.
+        """
+        settled = [d for d in decisions if d.rough is not None]
+        changed = sum(self._falls(d.rough) != d.removed for d in settled if d.rough is not None)
+        return {
+            "noise": max((self.bound(d) for d in decisions), default=0.0),
+            "sample": self.sampled,
+            "largest_error": max(self._errors, default=None),
+            "safety": SAFETY,
+            "confidence": CONFIDENCE,
+            "beyond": upper_rate(0, self.sampled, CONFIDENCE),
+            "settled": len(settled),
+            "settled_share": len(settled) / len(decisions) if decisions else 0.0,
+            "overturned": changed,
+            "at_risk": len(self.at_risk(decisions)),
+        }
+
+    def _falls(self, losses: tuple[float, float]) -> bool:
+        return is_removed(losses[1] - losses[0], self._threshold, absolute=self._absolute)
+
+    def _margin(self, decision: Decision) -> float:
+        return margin(decision.effect, self._threshold, absolute=self._absolute)
+
+    def _near(self, decision: Decision) -> bool:
+        return not self._margin(decision) > self.bound(decision)
+
+    def _wanted(self, decision: Decision) -> bool:
+        """Whether the sample has this test: the first ones, the first of each layer, and a share drawn by ``seed``."""
+        layer = self._layer_of(decision.edge)
+        first = layer not in self._layers or decision.index < LEAST
+        self._layers.add(layer)
+        return first or drawn(self._seed, decision.index, min(SHARE, COUNT / (decision.index + 1)))
+
+    def _catch_up(self) -> None:
+        """Show the twin what was decided, and measure what the sample asks for."""
+        if self._twin is None:
+            self._twin = Follower(self._make())
+        for decision, wanted in self._log:
+            if wanted:
+                self._see(decision, *self._twin.losses(decision.edge))
+            self._twin.decided(decision.edge, decision.removed)
+        self._log = []
+
+    def _see(self, decision: Decision, before: float, after: float) -> None:
+        rough = decision.rough or (decision.before, decision.after)
+        error = abs((after - before) - (rough[1] - rough[0]))
+        if math.isfinite(error):
+            self.largest = max(self.largest, error / self._noise.unit(*rough))
+            self._errors.append(error)
+
+    def _settled(self, decision: Decision) -> Decision:
+        assert self._twin is not None
+        before, after = self._twin.losses(decision.edge)
+        removed = self._falls((before, after))
+        return replace(decision, before=before, after=after, removed=removed, rough=(decision.before, decision.after))

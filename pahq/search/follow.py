@@ -1,0 +1,55 @@
+"""An engine that follows another one's search: it is brought to that search's state when it is asked, not before."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from pahq.engine.base import Engine, Trial
+from pahq.graph import Graph
+
+
+class Follower:
+    """Tells ``engine``'s losses of tests that another engine is searching.
+
+    For each test of the search, in order, ``decided`` says how it ended; ``losses`` may be asked before that. What was
+    removed meanwhile is taken away stage by stage, which is what engines can do at once.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._gone: list[int] = []  # removed by the search, not yet by the engine
+        self._found: tuple[float, float] | None = None  # of the test at hand
+        self._current: float | None = None  # the engine's loss, if nothing is to be removed
+
+    def losses(self, edge: int) -> tuple[float, float]:
+        """The loss before and after removing ``edge``, in the state of the search."""
+        graph = self._engine.graph
+        rest: tuple[int, ...] = ()
+        for stage, members in groupby(self._gone, key=lambda gone: _stage(graph, gone)):
+            rest = tuple(members)
+            if stage != _stage(graph, edge):
+                self._engine.remove(rest)
+                rest, self._current = (), None
+        self._gone = list(rest)
+        if rest or self._current is None:
+            before, after = self._engine.measure([Trial(edge, rest), Trial(edge, (*rest, edge))])
+        else:
+            before, after = self._current, self._engine.measure([Trial(edge, (edge,))])[0]
+        self._found = before, after
+        return before, after
+
+    def decided(self, edge: int, removed: bool) -> None:
+        """The test of ``edge`` is over."""
+        if self._found is None:
+            if removed:
+                self._gone.append(edge)
+            return
+        (before, after), self._found = self._found, None
+        self._engine.remove([*self._gone, edge] if removed else self._gone)
+        self._gone, self._current = [], after if removed else before
+
+
+def _stage(graph: Graph, edge: int) -> tuple[str, int, str, bool]:
+    """What an engine may take away at once."""
+    tested = graph.edges[edge]
+    return tested.receiver.kind, tested.receiver.layer, tested.receiver.letter, tested.direct

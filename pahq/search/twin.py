@@ -1,0 +1,68 @@
+"""The float64 twin of a search: the engine that settles its doubts, and a first guess of how noisy its effects are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pahq.engine.base import Engine
+from pahq.engine.problem import Problem
+from pahq.engine.reference import ReferenceEngine
+from pahq.engine.suffix import SuffixEngine
+from pahq.metrics import Kl, SquaredError
+from pahq.search.band import layers_of
+from pahq.search.doubt import Doubts, Noise
+
+GUESS = 4.0  # times the dtype's rounding of the largest logit
+
+
+def doubts_for(
+    problem: Problem,
+    threshold: float,
+    *,
+    absolute: bool = False,
+    settle: bool = True,
+    memory_bytes: int | None = None,
+    twin: Callable[[], Engine] | None = None,
+) -> Doubts:
+    """The judge of a search on ``problem``. In float64 nothing is settled, and noise is measured by other sums.
+
+    ``memory_bytes`` is a ceiling for the twin; ``twin`` makes it where not as ``twin_engine`` does.
+    """
+    return Doubts(
+        twin or (lambda: twin_engine(problem, memory_bytes)),
+        noise_of(problem),
+        threshold,
+        absolute=absolute,
+        settle=settle and problem.reference.dtype != torch.float64,
+        layer_of=layers_of(problem.graph),
+    )
+
+
+def twin_engine(problem: Problem, memory_bytes: int | None = None) -> Engine:
+    """An engine for the same network in float64, or for a problem in float64 one that adds up in another order.
+
+    One trial at a time: it is asked for single tests.
+    """
+    with torch.no_grad():
+        wide = problem.in_float64()
+    if problem.focus in ("sender", "both"):
+        return ReferenceEngine(wide)
+    options: dict[str, Any] = {"composites": False, "memory_bytes": memory_bytes}
+    if problem.reference.dtype == torch.float64:
+        options |= {"positions": False, "cheap_losses": False}
+    return SuffixEngine(wide, **options)
+
+
+@torch.no_grad()
+def noise_of(problem: Problem) -> Noise:
+    """Before anything is measured: rounding of the largest logit of the clean run, a few times over."""
+    objective = problem.objective
+    logits = objective.clean if isinstance(objective, Kl) else problem.logits_of(problem.reference)
+    largest = float(logits.abs().amax())
+    return Noise(
+        guess=GUESS * torch.finfo(problem.reference.dtype).eps * max(largest, 1.0),
+        curved=isinstance(objective, Kl | SquaredError),
+    )
