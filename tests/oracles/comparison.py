@@ -13,19 +13,23 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy_oracle.formats import stored
 from numpy_oracle.search import Test, focus_of, search
-from random_cases import Both, draw
+from random_cases import FORMATS, Both, draw
+from random_weights import KINDS, weights
 
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
+from pahq.precision.formats import Format, round_trip
 from pahq.precision.store import focus_of as package_focus
 from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
 
-EXACT = 1e-9  # float64: an effect's error, times the loss where that is above 1; a margin below it is a tie
+EXACT = 1e-10  # float64: an effect's error, times the loss where that is above 1; a margin below it is a tie
 CIRCUIT = 1e-10  # float64: a loss's error, relative; below CIRCUIT_FLOOR absolute
 CIRCUIT_FLOOR = 1e-13
 NOISE = 1e-5  # float32: error of a logit, times the largest clean logit where that is above 1
@@ -33,11 +37,21 @@ SMALL_LOSS = 1e-8  # float32: error that forming the loss itself may add
 WAYS = tuple((engine, dtype) for dtype in ("float64", "float32") for engine in ("reference", "suffix"))
 
 
+@dataclass(frozen=True)
+class Complaint:
+    """A disagreement: in which dtype and of which metric ("" of both for formats), and in words."""
+
+    text: str
+    dtype: str = ""
+    metric: str = ""
+
+
 @dataclass
 class Tally:
     """What was compared and what came of it. ``worst`` is the largest error of an effect by engine and dtype, absolute;
-    ``share`` the largest of what is allowed there; ``complaints`` are disagreements, in words."""
+    ``share`` the largest of what is allowed there; ``kinds`` counts cases by what they are about."""
 
+    weights: int = 0
     searches: int = 0
     circuits: int = 0
     tests: Counter[str] = field(default_factory=Counter)
@@ -48,10 +62,11 @@ class Tally:
     share: dict[str, float] = field(default_factory=dict)
     worst_circuit: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
-    complaints: list[str] = field(default_factory=list)
+    complaints: list[Complaint] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         out = [
+            f"weights rounded: {self.weights}",
             f"searches compared: {self.searches}; tests: {sum(self.tests.values())}, of which removed {self.removed}",
             f"circuits compared: {self.circuits}, worst error of a loss {self.worst_circuit:.2g} (relative)",
         ]
@@ -62,7 +77,7 @@ class Tally:
                 f" of them decided otherwise {self.flipped[way]}"
             )
         out.append(f"disagreements: {len(self.complaints)}")
-        return out + self.complaints[:50]
+        return out + [complaint.text for complaint in self.complaints[:50]]
 
 
 def package_search(both: Both, problem: Problem, engine: str) -> list[Decision]:
@@ -113,25 +128,29 @@ def compare_search(
 ) -> None:
     """One search of the package, replayed."""
     way, where = f"{engine} {dtype}", f"{engine} {dtype}, {both.case}"
+
+    def complain(text: str) -> None:
+        tally.complaints.append(Complaint(f"{where}: {text}", dtype, both.case.metric))
+
     taken = [decision.removed for decision in decisions]
     replay = list(search(both.network.facts, both.loss, both.rule, taken))
     tally.searches += 1
     if len(replay) != len(decisions):
-        tally.complaints.append(f"{where}: {len(decisions)} tests, and the oracle asks for {len(replay)} at least")
+        complain(f"{len(decisions)} tests, and the oracle asks for {len(replay)} at least")
     for theirs, ours in zip(decisions, replay, strict=False):
         name = str(problem.graph.edges[theirs.edge])
         if name != ours.edge:
-            tally.complaints.append(f"{where}: test {theirs.index} is of {name}, and {ours.edge} is due")
+            complain(f"test {theirs.index} is of {name}, and {ours.edge} is due")
             return
         error, bound = abs(theirs.effect - ours.effect), allowed(both, dtype, ours)
         margin = abs(both.rule.margin(ours.effect))
-        at = f"{where}: test {theirs.index} of {name}"
+        at = f"test {theirs.index} of {name}"
         tally.tests[way] += 1
         tally.removed += theirs.removed
         tally.worst[way] = max(tally.worst.get(way, 0.0), error)
         tally.share[way] = max(tally.share.get(way, 0.0), error / bound)
         if not error <= bound:
-            tally.complaints.append(
+            complain(
                 f"{at}: effect {theirs.effect:.6g} and not {ours.effect:.6g} (loss {ours.before:.6g}),"
                 f" off by {error:.2g} where {bound:.2g} is allowed"
             )
@@ -139,7 +158,25 @@ def compare_search(
             tally.ties[way] += 1
             tally.flipped[way] += theirs.removed != ours.removed
         elif theirs.removed != ours.removed:
-            tally.complaints.append(f"{at}: removed={theirs.removed} where the margin is {margin:.2g}")
+            complain(f"{at}: removed={theirs.removed} where the margin is {margin:.2g}")
+
+
+def compare_formats(seed: int, tally: Tally) -> None:
+    """Every format with all its scales on weights of every kind, bit for bit, signs of zeros included."""
+    for name, scales in FORMATS:
+        for kind in KINDS:
+            w = weights(name, kind, np.random.default_rng([seed, KINDS.index(kind)]))
+            theirs = round_trip(torch.from_numpy(w), Format(name, scales)).numpy()
+            with np.errstate(over="ignore"):  # of the largest float32 numbers, in both alike
+                ours = stored(w, name, scales)
+            if name == "nf4":  # whose zero has a sign: test_oracle.py tells
+                theirs = theirs + np.float32(0)
+            tally.weights += w.size
+            wrong = np.flatnonzero(theirs.view(np.int32) != ours.view(np.int32))
+            if len(wrong):
+                values = f"{w.flat[wrong[0]]!r} comes back as {theirs.flat[wrong[0]]!r} and not {ours.flat[wrong[0]]!r}"
+                text = f"{name}/{scales}, {kind} weights {seed}: {len(wrong)} of {w.size} differ, {values}"
+                tally.complaints.append(Complaint(text))
 
 
 def compare_circuits(both: Both, tally: Tally, count: int = 3) -> None:
@@ -158,21 +195,22 @@ def compare_circuits(both: Both, tally: Tally, count: int = 3) -> None:
         tally.circuits += 1
         tally.worst_circuit = max(tally.worst_circuit, error / max(abs(ours), CIRCUIT_FLOOR / CIRCUIT))
         if not error <= CIRCUIT * abs(ours) + CIRCUIT_FLOOR:
-            tally.complaints.append(
-                f"{both.case}: a circuit of {len(present)} edges under the focus of {tested} has loss {theirs!r}"
-                f" and not {ours!r}"
-            )
+            text = f"a circuit of {len(present)} edges under the focus of {tested} has loss {theirs!r}, not {ours!r}"
+            tally.complaints.append(Complaint(f"{both.case}: {text}", "float64", both.case.metric))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long to go on (default 10)")
-    parser.add_argument("--searches", type=int, help="stop after so many cases, whatever the time")
+    parser.add_argument(
+        "--cases", type=int, help="stop after so many cases (of up to four searches each), whatever the time"
+    )
     parser.add_argument("--first", type=int, default=100_000, help="number of the first case")
     given = parser.parse_args()
     torch.set_num_threads(1)
     tally, number, begun = Tally(), given.first, time.monotonic()
-    while number - given.first < given.searches if given.searches else time.monotonic() - begun < 60 * given.minutes:
+    while number - given.first < given.cases if given.cases else time.monotonic() - begun < 60 * given.minutes:
+        compare_formats(number, tally)
         both = Both(draw(number))
         compare_circuits(both, tally)
         compare_searches(both, tally)

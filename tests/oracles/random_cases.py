@@ -116,10 +116,8 @@ class Both:
         if threshold is None:
             everything = frozenset(self.network.edges)
             apart = abs(self.loss(frozenset(), frozenset()) - self.loss(everything, frozenset()))
-            threshold = float(f"{case.share * (apart or 1):.3g}")
-        self.rule = Rule(
-            threshold, case.absolute, case.order.heads, case.order.senders == "nearest", focus=case.focus
-        )
+            threshold = max(1e-7, float(f"{case.share * (apart or 1):.3g}"))
+        self.rule = Rule(threshold, case.absolute, case.order.heads, case.order.senders == "nearest", focus=case.focus)
 
     def problem(self, dtype: torch.dtype) -> Problem:
         case = self.case

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 import numpy as np
+
 from numpy_oracle import network
 from numpy_oracle.graph import edges, head_of, receivers, upstream
 from numpy_oracle.network import Facts, Weights

@@ -1,7 +1,7 @@
 """What a weight becomes when it is stored in few bits, after docs/formats.md: [head, in, out] in, float32 numbers out.
 
-Scales and quotients are float32 arithmetic, as that page says; rounding to a floating-point format is done here by hand,
-from its number of significant bits and its smallest normal exponent.
+Scales and quotients are float32 arithmetic, as that page says; rounding to a floating-point format is done here by
+hand, from its number of significant bits and its smallest normal exponent.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ def whole(x: np.ndarray, least: int, most: int) -> np.ndarray:
 
 
 def nearest_level(x: np.ndarray) -> np.ndarray:
-    """The nearest of NF4's levels; of two that are equally near the lower."""
+    """The nearest of NF4's levels; a number on the midpoint of two, as float32 has it, takes the lower."""
     table = nf4_levels()
-    distance = np.abs(x.astype(np.float64)[..., None] - table.astype(np.float64))
-    return table[np.argmin(distance, axis=-1)]
+    midpoints = (table[1:] + table[:-1]) / np.float32(2)
+    return table[np.sum(x[..., None] > midpoints, axis=-1)]
 
 
 def nf4_levels() -> np.ndarray:

@@ -103,7 +103,9 @@ def ordered_senders(shape: Shape, receiver: str, heads: str, nearest: bool) -> l
     for layer in range(shape.layers - 1, -1, -1):
         here = [s for s in names if layer_of(s) == layer]
         pieces.append([s for s in here if not head_of(s)])
-        pieces.append(sorted((s for s in here if head_of(s)), key=lambda s: head_of(s)[1], reverse=heads != "ascending"))
+        pieces.append(
+            sorted((s for s in here if head_of(s)), key=lambda s: head_of(s)[1], reverse=heads != "ascending")
+        )
     pieces += [[s] for s in names if layer_of(s) < 0]
     if not nearest:
         pieces.reverse()

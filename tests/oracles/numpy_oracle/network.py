@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from numpy_oracle.graph import Shape
 
 Weights = Mapping[str, np.ndarray]
