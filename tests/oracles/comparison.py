@@ -34,6 +34,7 @@ CIRCUIT = 1e-10  # float64: a loss's error, relative; below CIRCUIT_FLOOR absolu
 CIRCUIT_FLOOR = 1e-13
 NOISE = 1e-5  # float32: error of a logit, times the largest clean logit where that is above 1
 SMALL_LOSS = 1e-8  # float32: error that forming the loss itself may add
+SHOWN = 40  # disagreements that are printed
 WAYS = tuple((engine, dtype) for dtype in ("float64", "float32") for engine in ("reference", "suffix"))
 
 
@@ -48,8 +49,10 @@ class Complaint:
 
 @dataclass
 class Tally:
-    """What was compared and what came of it. ``worst`` is the largest error of an effect by engine and dtype, absolute;
-    ``share`` the largest of what is allowed there; ``kinds`` counts cases by what they are about."""
+    """What was compared and what came of it, by engine and dtype. ``worst`` is the largest error of an effect (of the
+    loss, where that is above 1), ``share`` the largest part of what is allowed, ``ties`` tests whose margin is below
+    that, ``flipped`` those of them decided otherwise, ``differed`` other decisions that are not the oracle's; ``kinds``
+    counts cases by what they are about."""
 
     weights: int = 0
     searches: int = 0
@@ -58,6 +61,7 @@ class Tally:
     removed: int = 0
     ties: Counter[str] = field(default_factory=Counter)
     flipped: Counter[str] = field(default_factory=Counter)
+    differed: Counter[str] = field(default_factory=Counter)
     worst: dict[str, float] = field(default_factory=dict)
     share: dict[str, float] = field(default_factory=dict)
     worst_circuit: float = 0.0
@@ -74,10 +78,14 @@ class Tally:
             out.append(
                 f"{way}: {self.tests[way]} tests, worst error of an effect {self.worst[way]:.2g}"
                 f" ({self.share[way]:.2g} of what is allowed), ties {self.ties[way]},"
-                f" of them decided otherwise {self.flipped[way]}"
+                f" of them decided otherwise {self.flipped[way]}, other decisions that differ {self.differed[way]}"
             )
         out.append(f"disagreements: {len(self.complaints)}")
-        return out + [complaint.text for complaint in self.complaints[:50]]
+        about = Counter(f"{complaint.dtype} {complaint.metric}".strip() or "formats" for complaint in self.complaints)
+        out += [f"  {kind}: {count}" for kind, count in about.items()]
+        out += [complaint.text for complaint in self.complaints[:SHOWN]]
+        more = len(self.complaints) - SHOWN
+        return out + ([f"... and {more} more"] if more > 0 else [])
 
 
 def package_search(both: Both, problem: Problem, engine: str) -> list[Decision]:
@@ -147,7 +155,8 @@ def compare_search(
         at = f"test {theirs.index} of {name}"
         tally.tests[way] += 1
         tally.removed += theirs.removed
-        tally.worst[way] = max(tally.worst.get(way, 0.0), error)
+        relative = error / max(1.0, abs(ours.before), abs(ours.after))
+        tally.worst[way] = max(tally.worst.get(way, 0.0), relative)
         tally.share[way] = max(tally.share.get(way, 0.0), error / bound)
         if not error <= bound:
             complain(
@@ -158,6 +167,7 @@ def compare_search(
             tally.ties[way] += 1
             tally.flipped[way] += theirs.removed != ours.removed
         elif theirs.removed != ours.removed:
+            tally.differed[way] += 1
             complain(f"{at}: removed={theirs.removed} where the margin is {margin:.2g}")
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from comparison import NOISE, Tally, compare_circuits, compare_formats, compare_searches
 from numpy_oracle.circuit import NONE, Network
+from numpy_oracle.graph import Shape, edges
 from numpy_oracle.losses import loss
 from numpy_oracle.search import Loss, Rule, search
 from quiet_models import quiet_model, quiet_prompts
@@ -28,6 +29,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
+from pahq.graph import ModelShape, build_graph
 from pahq.model.weights import Model
 from pahq.precision.formats import Format, round_trip
 from pahq.recorded import read_recorded
@@ -208,6 +210,25 @@ def test_the_oracle_meets_the_original_codes_runs(folder: str) -> None:
         for ours, theirs in zip(found, run.tests, strict=True):
             assert (ours.edge, ours.removed) == (theirs.edge, not theirs.kept)
             assert abs(ours.effect - theirs.effect) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "addition", "direct"),
+    [
+        (Shape(4, 8, 8, mlp=False, split=False, direct=True), 1281, 96),  # attn-only-4l
+        (Shape(4, 1, 1, mlp=True, split=True, direct=True), 94, 12),  # tracr-reverse
+        (Shape(2, 1, 1, mlp=True, split=True, direct=True), 32, 6),  # tracr-proportion
+        (Shape(2, 4, 4, mlp=False, split=False, direct=True), 81, 24),
+        (Shape(4, 4, 4, mlp=True, split=False, direct=True), 479, 48),
+        (Shape(2, 9, 3, mlp=True, split=False, direct=True), None, 30),
+    ],
+)
+def test_the_graph_has_the_edges_of_acdcs_own(shape: Shape, addition: int | None, direct: int) -> None:
+    ours = edges(shape)
+    theirs = build_graph(ModelShape(shape.layers, shape.heads, shape.kv_heads, shape.mlp, shape.split))
+    assert sorted(ours) == sorted(str(edge) for edge in theirs.edges)
+    assert sum("->" not in name for name in ours) == direct
+    assert addition is None or len(ours) == addition + direct
 
 
 def test_the_oracle_shares_nothing_with_the_package() -> None:
