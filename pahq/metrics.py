@@ -2,7 +2,8 @@
 
 Every objective reads logits at the items (example, position) its prompts name, already gathered: [*trial, item, vocab].
 ``value`` is the number papers report, the mean of ``each`` over the items; ``loss`` is what ACDC compares with its
-threshold, so that damage raises it.
+threshold, so that damage raises it. All three are in float64; searches take their losses from ``pahq.engine.losses``,
+which does not pass through rounded logits.
 """
 
 from __future__ import annotations
@@ -44,8 +45,25 @@ def kl(logits: Float[Tensor, "*trial item vocab"], clean: Float[Tensor, "item vo
 def kl_each(
     logits: Float[Tensor, "*trial item vocab"], clean: Float[Tensor, "item vocab"]
 ) -> Float[Tensor, "*trial item"]:
-    """The same, item by item."""
-    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
+    """The same, item by item, in float64.
+
+    With d what the logits differ by, less its mean under the clean distribution p: log(sum p exp(d)). Differences of
+    logarithms of probabilities would be off by rounding of the logarithms, which a small divergence drowns in.
+    """
+    flat = logits.reshape(-1, *clean.shape)
+    logs = clean.double()
+    p = logs.exp()
+    each = [_divergence(trial.double() - logs, p) for trial in flat]  # one by one: float64 is twice as wide
+    return torch.stack(each).view(logits.shape[:-1])
+
+
+def _divergence(change: Float[Tensor, "item vocab"], p: Float[Tensor, "item vocab"]) -> Float[Tensor, " item"]:
+    mass = p.sum(-1, keepdim=True)
+    d = change - (p * change).sum(-1, keepdim=True) / mass
+    highest = d.amax(-1, keepdim=True).clamp(min=0.0)
+    near = ((p * (d.expm1() - d)).sum(-1) / mass[:, 0]).log1p()
+    far = ((p * (d - highest).exp()).sum(-1) / mass[:, 0]).log() + highest[:, 0]
+    return torch.where(highest[:, 0] < 1, near, far)
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,7 @@ class LogitDifference:
     name: str = "logit_diff"
 
     def each(self, logits: Tensor) -> Tensor:
-        return pick(logits, self.answer) - pick(logits, self.wrong)
+        return pick(logits, self.answer).double() - pick(logits, self.wrong)
 
     def value(self, logits: Tensor) -> Tensor:
         return self.each(logits).mean(-1)
@@ -93,7 +111,7 @@ class ProbabilityDifference:
     name: str = "prob_diff"
 
     def each(self, logits: Tensor) -> Tensor:
-        return (logits.softmax(-1) * self.sign.to(logits.dtype)).sum(-1)
+        return (logits.softmax(-1) * self.sign.to(logits.dtype)).sum(-1, dtype=torch.float64)
 
     def value(self, logits: Tensor) -> Tensor:
         return self.each(logits).mean(-1)
@@ -112,7 +130,7 @@ class Margin:
 
     def each(self, logits: Tensor) -> Tensor:
         index = self.wrong.expand(*logits.shape[:-1], self.wrong.shape[-1])
-        return pick(logits, self.answer) - logits.gather(-1, index).amax(-1)
+        return pick(logits, self.answer).double() - logits.gather(-1, index).amax(-1)
 
     def value(self, logits: Tensor) -> Tensor:
         return self.each(logits).mean(-1)
@@ -129,7 +147,7 @@ class NegativeLogLikelihood:
     name: str = "nll"
 
     def each(self, logits: Tensor) -> Tensor:
-        return -pick(logits.log_softmax(-1), self.answer)
+        return -pick(logits.log_softmax(-1), self.answer).double()
 
     def value(self, logits: Tensor) -> Tensor:
         return self.each(logits).mean(-1)
@@ -146,10 +164,10 @@ class SquaredError:
     name: str = "mse"
 
     def each(self, logits: Tensor) -> Tensor:
-        return (logits[..., self.columns] - self.clean[..., self.columns]).square().mean(-1)
+        return (logits[..., self.columns].double() - self.clean[..., self.columns]).square().mean(-1)
 
-    def value(self, logits: Tensor) -> Tensor:  # one mean over items and columns: the same bits as ever
-        return (logits[..., self.columns] - self.clean[..., self.columns]).square().mean((-1, -2))
+    def value(self, logits: Tensor) -> Tensor:
+        return self.each(logits).mean(-1)
 
     loss = value
 
@@ -175,7 +193,7 @@ def objective(name: str, targets: Mapping[str, Tensor], clean_logits: Float[Tens
         raise PahqError(f"metric {name!r} needs {missing[0]!r}, which this task lacks; it has: {', '.join(possible)}")
     at = {key: value.to(device) for key, value in targets.items()}
     if name == "kl":
-        return Kl(clean_logits.log_softmax(-1))
+        return Kl(clean_logits.double().log_softmax(-1).to(clean_logits.dtype))
     if name == "logit_diff":
         return LogitDifference(at["answer"], at["wrong"])
     if name == "prob_diff":

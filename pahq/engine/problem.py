@@ -15,10 +15,19 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
-from pahq.model.forward import all_streams, embeddings, final_stream, project, run_senders, sender_outputs, unembed
+from pahq.model.forward import (
+    all_streams,
+    embeddings,
+    final_stream,
+    normalise,
+    project,
+    run_senders,
+    sender_outputs,
+    unembed,
+)
 from pahq.model.modelfile import ModelFile
 from pahq.model.run import Fixed, Run
-from pahq.model.weights import Model, ModelConfig, Network
+from pahq.model.weights import Ends, Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
 from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
@@ -32,13 +41,14 @@ class Problem:
 
     ``clean`` holds the embedding senders of the clean prompts; ``corrupted`` the run that absent edges take their
     values from, made once with every head in its low format. ``objective`` compares with the full-precision clean
-    model.
+    model, of which ``reference`` is the final residual stream where the metric reads.
     """
 
     graph: Graph
     store: WeightStore
     prompts: Prompts
     objective: Objective
+    reference: Float[Tensor, "item d_model"]
     focus: str
     clean: tuple[Float[Tensor, "batch pos d_model"], ...]
     corrupted: Run
@@ -81,7 +91,11 @@ class Problem:
 
     def item_logits(self, final: Float[Tensor, "*trial batch pos d_model"]) -> Float[Tensor, "*trial item vocab"]:
         """Logits where the metric reads, from the final residual stream."""
-        return unembed(self.store.ends, gather_items(final, self.prompts.items))
+        return self.logits_of(gather_items(final, self.prompts.items))
+
+    def logits_of(self, rows: Float[Tensor, "*trial row d_model"]) -> Float[Tensor, "*trial row vocab"]:
+        """Logits of final residual streams."""
+        return unembed(self.store.ends, rows)
 
 
 STORES = ("plain", "packed")
@@ -122,7 +136,8 @@ def build_problem(
     full: Network = model.network() if isinstance(model, ModelFile) else model
     # before anything is packed: while a file is streamed, two layers of it are in memory
     with frugal():
-        clean_logits = unembed(full, gather_items(final_stream(full, prompts.clean), prompts.items))
+        reference = gather_items(final_stream(full, prompts.clean), prompts.items)
+        clean_logits = _clean_logits(full, reference, metric)
     weights: WeightStore
     inputs = None
     if policy.rounding == "calibrated":
@@ -142,11 +157,43 @@ def build_problem(
         store=weights,
         prompts=prompts,
         objective=objective(metric, prompts.targets, clean_logits),
+        reference=reference,
         focus=focus,
         clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
         corrupted=corrupted,
         twin=ablation == "corrupted" and prompts.position_order is None and policy.cache == "float32",
     )
+
+
+def _clean_logits(model: Network, reference: Float[Tensor, "item d_model"], metric: str) -> Float[Tensor, "item vocab"]:
+    """What the objective compares with: logits, or for KL their log-probabilities, rounded once and last."""
+    if metric != "kl":
+        return unembed(model, reference)
+    norm = [None if x is None else x.double() for x in (model.ln_final_w, model.ln_final_b)]
+    return clean_log_probabilities(model, normalise(model.config, reference.double(), *norm))
+
+
+LOG_BYTES = 64 << 20  # of float64 columns of the unembedding at a time
+
+
+def clean_log_probabilities(ends: Ends, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """Log-probabilities of normed final streams (float64), in the model's dtype.
+
+    Taken in float64 and rounded last: float32 logits of -300 would be off by 3e-5, and so would what follows from them.
+    """
+    vocabulary, width = ends.W_U.shape[1], max(1, LOG_BYTES // (8 * len(ends.W_U)))
+    out = normed.new_empty(len(normed), vocabulary, dtype=ends.W_U.dtype)
+
+    def logits(part: slice) -> Tensor:
+        return normed @ ends.W_U[:, part].double() + ends.b_U[part].double()
+
+    parts = [slice(start, start + width) for start in range(0, vocabulary, width)]
+    total = torch.full_like(normed[:, 0], float("-inf"))
+    for part in parts:
+        total = torch.logaddexp(total, logits(part).logsumexp(-1))
+    for part in parts:
+        out[:, part] = logits(part) - total[:, None]
+    return out
 
 
 def cell_problem(

@@ -13,8 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pahq.engine.base import Trial
+from pahq.engine.losses import finite, losses_for, rows_of
 from pahq.engine.problem import Problem
 from pahq.graph import Graph, Receiver
+from pahq.metrics import gather_items
 from pahq.model.forward import attend, mlp
 from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
@@ -26,6 +28,8 @@ class ReferenceEngine:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.present = torch.ones(len(problem.graph.edges), dtype=torch.bool)
+        with torch.no_grad():
+            self._losses, self._rows = losses_for(problem), rows_of(problem)[0]
 
     @property
     def graph(self) -> Graph:
@@ -39,7 +43,8 @@ class ReferenceEngine:
             present = self.present.clone()
             present[list(trial.removed)] = False
             focus = focus_of(self.graph, self.graph.edges[trial.edge], self.problem.focus)
-            losses.append(float(self.problem.objective.loss(circuit_logits(self.problem, present, focus))))
+            resid = gather_items(circuit_stream(self.problem, present, focus), self._rows)
+            losses.append(float(finite(self._losses, resid)))
         return losses
 
     def remove(self, edges: Sequence[int]) -> None:
@@ -55,7 +60,20 @@ def circuit_logits(
     from_layer: int = 0,
     clean: Float[Tensor, "sender batch pos d_model"] | None = None,
 ) -> Float[Tensor, "item vocab"]:
-    """Logits at the metric's items of the circuit ``present``: the patched forward itself.
+    """Logits at the metric's items of the circuit ``present``; see ``circuit_stream``."""
+    return problem.item_logits(circuit_stream(problem, present, focus, from_layer=from_layer, clean=clean))
+
+
+@torch.no_grad()
+def circuit_stream(
+    problem: Problem,
+    present: Bool[Tensor, " edge"],
+    focus: Focus = NO_FOCUS,
+    *,
+    from_layer: int = 0,
+    clean: Float[Tensor, "sender batch pos d_model"] | None = None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The final residual stream of the circuit ``present``: the patched forward itself.
 
     With ``from_layer`` the layers below are skipped: their senders are taken from ``clean`` (clean minus corrupted
     outputs), which is right while nothing below that layer is patched. A baseline of the benchmarks, as auto-circuit's
@@ -104,7 +122,7 @@ def circuit_logits(
             x = read(mid[layer], [Receiver("mlp", layer)])[0]
             delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
             sent += 1
-    return problem.item_logits(read(corrupted.final, [Receiver("logits")])[0])
+    return read(corrupted.final, [Receiver("logits")])[0]
 
 
 PART_BYTES = 256 << 20  # of result-caches, in one part

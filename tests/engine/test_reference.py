@@ -218,8 +218,9 @@ def test_rtn_q_is_acdc_on_the_rounded_model(family: str) -> None:
     rounded = PrecisionStore.build(model, INT4).low
     problem = build_problem(rounded, prompts, metric="kl")
     # the reference of the metric is the one thing that does not come from the rounded model
-    clean = build_problem(model, prompts, metric="kl").objective
-    engine = ReferenceEngine(Problem(**{**vars(problem), "objective": clean}))
+    clean = build_problem(model, prompts, metric="kl")
+    of_clean = {"objective": clean.objective, "reference": clean.reference}
+    engine = ReferenceEngine(Problem(**{**vars(problem), **of_clean}))
     assert quantised == list(acdc(engine, Order(), 0.02))
     assert quantised != run(model, prompts, 0.02)
 

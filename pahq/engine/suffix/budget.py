@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.losses import TILE
+from pahq.engine.vocabulary import TILE
 from pahq.errors import PahqError
 from pahq.metrics import Kl, LogitDifference, Margin
 from pahq.model.weights import ModelConfig

@@ -9,6 +9,7 @@ layer share a wave.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,12 +18,12 @@ from torch import Tensor
 
 from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
+from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.budget import loss_bytes, loss_rows, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.losses import KlLosses, PlainLosses, losses_for, rows_of
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
 from pahq.engine.suffix.stages import Stage, stages
@@ -67,7 +68,7 @@ class SuffixEngine:
         self._positions, self._keep_composites = positions, composites
         self._items = rows_of(problem)[0]
         with torch.no_grad(), frugal():
-            self._losses = losses_for(problem, self.budget.tile) if cheap_losses else PlainLosses(problem)
+            self._losses: Losses = losses_for(problem, self.budget.tile) if cheap_losses else PlainLosses(problem)
         self.measured = 0
         self._drift = torch.zeros((), dtype=torch.float64, device=problem.corrupted.final.device)
         self.reset()
@@ -149,9 +150,13 @@ class SuffixEngine:
             self._enter(trial.edge)
         self.measured += len(trials)
         with self._saving():
-            losses = self._evaluate(trials)
-        values: list[float] = losses.tolist()
-        return values
+            values: list[float] = self._evaluate(trials).tolist()
+        careful = None if all(map(math.isfinite, values)) else carefully(self._losses)
+        if careful is None:
+            return values
+        self._losses, self._head_logits = careful, None  # from here on: such changes seldom come alone
+        self._loss = careful(self._at_items(self._state.inputs[Receiver("logits")]))
+        return self.measure(trials)
 
     def _saving(self) -> AbstractContextManager[None]:
         """Where memory is short, what a window frees goes back at once; the heap would keep it, in holes."""
@@ -228,7 +233,7 @@ class SuffixEngine:
         if self._head_logits is not None:
             self._head_logits.stale()
         loss = self._losses(self._at_items(final))
-        self._drift = torch.maximum(self._drift, (loss - self._loss).abs())
+        self._drift = torch.fmax(self._drift, (loss - self._loss).abs())  # one that is no number was never used
         self._loss = loss
 
     def _weights(self, layer: int) -> LayerWeights:
@@ -270,7 +275,7 @@ class SuffixEngine:
             return self._losses(resid)
         heads = {sender: (self._at_items(z), output) for sender, (z, output) in changed.items()}
         current = self._at_items(self._state.inputs[Receiver("logits")])
-        losses = self._losses.from_heads(kept, current, resid, heads)
+        losses = self._losses.along(resid, lambda clean, mean: kept.change(clean, current, resid, heads, mean))
         wave.write(lambda j: kept.keep(heads, j))
         return losses
 
