@@ -30,8 +30,8 @@ from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
 
 EXACT = 1e-10  # float64: an effect's error, times the loss where that is above 1; a margin below it is a tie
-CIRCUIT = 1e-10  # float64: a loss's error, relative; below CIRCUIT_FLOOR absolute
-CIRCUIT_FLOOR = 1e-13
+CIRCUIT = 1e-10  # float64: a loss's error, relative
+ROUNDING = 1e-15  # float64: error that each logit's rounding may add, times the largest clean logit (at least 100)
 NOISE = 1e-5  # float32: error of a logit, times the largest clean logit where that is above 1
 SMALL_LOSS = 1e-8  # float32: error that forming the loss itself may add
 SHOWN = 40  # disagreements that are printed
@@ -201,10 +201,10 @@ def compare_circuits(both: Both, tally: Tally, count: int = 3) -> None:
         engine.remove([problem.graph.index_of(name) for name in names if name not in present])
         theirs = engine.measure([Trial(problem.graph.index_of(tested), ())])[0]
         ours = both.loss(present, focus_of(both.network.facts, tested, both.case.focus))
-        error = abs(theirs - ours)
+        error, floor = abs(theirs - ours), ROUNDING * max(100.0, both.logit_scale)
         tally.circuits += 1
-        tally.worst_circuit = max(tally.worst_circuit, error / max(abs(ours), CIRCUIT_FLOOR / CIRCUIT))
-        if not error <= CIRCUIT * abs(ours) + CIRCUIT_FLOOR:
+        tally.worst_circuit = max(tally.worst_circuit, error / max(abs(ours), floor / CIRCUIT))
+        if not error <= CIRCUIT * abs(ours) + floor:
             text = f"a circuit of {len(present)} edges under the focus of {tested} has loss {theirs!r}, not {ours!r}"
             tally.complaints.append(Complaint(f"{both.case}: {text}", "float64", both.case.metric))
 

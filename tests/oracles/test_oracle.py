@@ -41,8 +41,6 @@ from pahq.tasks.task import Prompts
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = range(90)
 ENGINES = {"reference": (ReferenceEngine, acdc), "suffix": (SuffixEngine, speculate)}
-# To be taken away with the loss that float32 forms from the change of the logits.
-SMALL_KL = pytest.mark.xfail(strict=True, reason="in float32 a KL is the difference of large numbers today")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +89,7 @@ class TestRandomSearches:
     def test_hardly_a_test_is_a_tie_in_float64(self, tally: Tally) -> None:
         assert sum(count for way, count in tally.ties.items() if "float64" in way) <= 5
 
-    @pytest.mark.parametrize("kl", [pytest.param(True, marks=SMALL_KL), False], ids=["kl", "other metrics"])
+    @pytest.mark.parametrize("kl", [True, False], ids=["kl", "other metrics"])
     def test_float32_errs_by_its_noise_alone(self, tally: Tally, kl: bool) -> None:
         """In the states that its own decisions made: effects within noise, other decisions only where the margin is."""
         assert told(tally, "float32", kl=kl) == []
@@ -146,7 +144,7 @@ QUIET = [
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("family", ["tracr", "gpt2", "llama"])
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), pytest.param("float32", 1e-8, marks=SMALL_KL)])
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-8)])
 def test_a_small_kl_is_right_given_its_residual_stream(engine: str, family: str, dtype: str, bound: float) -> None:
     """Streams that are the same numbers in both dtypes; also with logits 300 lower, and 10 times as large."""
     errors = {}
