@@ -21,7 +21,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 
-.PHONY: setup smollm2 triton reproduce test nano format lock clean
+# make oracle: minutes that the long comparison takes, or the number of cases (up to four searches each) instead.
+MINUTES ?= 10
+CASES ?=
+
+.PHONY: setup smollm2 triton reproduce test oracle nano format lock clean
 
 setup: $(STAMP)
 
@@ -65,6 +69,10 @@ test: $(STAMP) $(SMOLLM2) $(TRITON)
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+# Random searches beside a slow implementation of our own in numpy (tests/oracles/numpy_oracle); make test has a short one.
+oracle: $(STAMP)
+	$(BIN)/python tests/oracles/comparison.py --minutes $(MINUTES) $(if $(CASES),--cases $(CASES))
 
 nano: $(STAMP)
 	$(BIN)/python -m pahq.nano --out pahq/data/models/nano
