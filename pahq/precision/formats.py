@@ -123,7 +123,10 @@ def _constants(block: Tensor, form: Format) -> tuple[Tensor, Tensor | None]:
     if form.name in ("int4s", "nf4"):
         unit = largest / INT4_MAX if form.name == "int4s" else largest
         return _positive(_fitting(unit, torch.float16, "a group's scale")), None
-    scale = largest / (FP8_MAX if form.name == "fp8" else INT8_MAX)
+    steps = FP8_MAX if form.name == "fp8" else INT8_MAX
+    scale = largest / steps
+    if not torch.isfinite(scale * steps).all():  # the scale was rounded up
+        raise PahqError(f"a weight of magnitude {float(largest.max()):.3g} does not fit {form.name}: it would read as inf")
     return torch.where(scale == 0, 1.0, scale), None
 
 
@@ -158,7 +161,7 @@ def nf4_levels() -> Float[Tensor, "16"]:
     positive = torch.special.ndtri(torch.linspace(0.5, outermost, 9, dtype=torch.float64))
     negative = -torch.special.ndtri(torch.linspace(0.5, outermost, 8, dtype=torch.float64))
     levels = torch.cat((negative.flip(0), positive[1:]))
-    return (levels / levels.abs().max()).float()
+    return (levels / levels.abs().max()).float() + 0.0  # its zero has no sign
 
 
 @cache

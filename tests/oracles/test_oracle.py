@@ -103,7 +103,6 @@ def test_formats_are_the_same_bit_for_bit() -> None:
     assert found.weights > 200_000
 
 
-@pytest.mark.xfail(strict=True, reason="the zero among the levels of nf4 is a negative one today")
 def test_zero_has_no_sign_in_nf4() -> None:
     """docs/formats.md: zero comes back as zero, and a negative one survives in bf16, fp16 and fp8 alone."""
     back = round_trip(torch.tensor([[[1.0], [0.0]]]), Format("nf4", "group64"))
