@@ -12,6 +12,7 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig
 from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.reference import ReferenceEngine, logits_in_parts
+from pahq.engine.rounding import alike
 from pahq.graph import Graph
 from pahq.model.weights import Model
 from pahq.results import SCHEMA
@@ -25,7 +26,7 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[
     """KL and the task's own metric of a circuit on fresh prompts, on the full-precision network.
 
     ``clean`` and ``corrupted`` are the metric of the whole and of the empty circuit; faithfulness is
-    (circuit - corrupted) / (clean - corrupted), None where that is 0 / 0.
+    (circuit - corrupted) / (clean - corrupted), None where rounding alone may tell the two apart.
     """
     present = torch.tensor(circuit.present)
 
@@ -50,7 +51,7 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[
         "value": value,
         "clean": clean,
         "corrupted": corrupted,
-        "faithfulness": (value - corrupted) / (clean - corrupted) if clean != corrupted else None,
+        "faithfulness": None if alike(own, clean, corrupted) else (value - corrupted) / (clean - corrupted),
     }
 
 

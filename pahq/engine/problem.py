@@ -15,6 +15,7 @@ from pahq.errors import PahqError, unknown
 from pahq.graph import Graph, build_graph
 from pahq.memory import frugal
 from pahq.metrics import Objective, gather_items, objective
+from pahq.model.finite import watch_run
 from pahq.model.forward import (
     all_streams,
     embeddings,
@@ -25,9 +26,10 @@ from pahq.model.forward import (
     sender_outputs,
     unembed,
 )
+from pahq.model.logs import clean_log_probabilities
 from pahq.model.modelfile import ModelFile
 from pahq.model.run import Fixed, Narrow, Run
-from pahq.model.weights import Ends, Model, ModelConfig, Network
+from pahq.model.weights import Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
 from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
@@ -139,6 +141,8 @@ def build_problem(
     # before anything is packed: while a file is streamed, two layers of it are in memory
     with frugal():
         reference = gather_items(final_stream(full, prompts.clean), prompts.items)
+        if not torch.isfinite(reference).all():
+            watch_run(full, embeddings(full, prompts.clean, split=True), "on the clean prompts, in full precision")
         clean_logits = _clean_logits(full, reference, metric)
     weights: WeightStore
     inputs = None
@@ -152,6 +156,8 @@ def build_problem(
         weights = PrecisionStore.build(model, policy, inputs)
     with frugal():
         corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
+        if not torch.isfinite(corrupted.final).all():
+            watch_run(weights.network(), _corrupted_parts(weights.network(), prompts), "on the corrupted prompts")
         if policy.cache != "float32":
             corrupted = _narrow(weights.network(), corrupted, policy.cache)
     found = Problem(
@@ -211,29 +217,6 @@ def _clean_logits(model: Network, reference: Float[Tensor, "item d_model"], metr
         return unembed(model, reference)
     norm = [None if x is None else x.double() for x in (model.ln_final_w, model.ln_final_b)]
     return clean_log_probabilities(model, normalise(model.config, reference.double(), *norm))
-
-
-LOG_BYTES = 64 << 20  # of float64 columns of the unembedding at a time
-
-
-def clean_log_probabilities(ends: Ends, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """Log-probabilities of normed final streams (float64), in the model's dtype.
-
-    Taken in float64 and rounded last: float32 logits of -300 would be off by 3e-5, and so would what follows from them.
-    """
-    vocabulary, width = ends.W_U.shape[1], max(1, LOG_BYTES // (8 * len(ends.W_U)))
-    out = normed.new_empty(len(normed), vocabulary, dtype=ends.W_U.dtype)
-
-    def logits(part: slice) -> Tensor:
-        return normed @ ends.W_U[:, part].double() + ends.b_U[part].double()
-
-    parts = [slice(start, start + width) for start in range(0, vocabulary, width)]
-    total = torch.full_like(normed[:, 0], float("-inf"))
-    for part in parts:
-        total = torch.logaddexp(total, logits(part).logsumexp(-1))
-    for part in parts:
-        out[:, part] = logits(part) - total[:, None]
-    return out
 
 
 def cell_problem(

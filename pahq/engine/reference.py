@@ -6,7 +6,8 @@ forward minus its corrupted value (Conmy et al. 2023, section 2). Every faster e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,8 +16,10 @@ from torch import Tensor
 from pahq.engine.base import Trial
 from pahq.engine.losses import finite, losses_for, rows_of
 from pahq.engine.problem import Problem
+from pahq.errors import PahqError
 from pahq.graph import Graph, Receiver
 from pahq.metrics import gather_items
+from pahq.model.finite import Watch
 from pahq.model.forward import attend, mlp
 from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
@@ -40,12 +43,16 @@ class ReferenceEngine:
         """The loss of each trial, in the units of the problem's objective."""
         losses = []
         for trial in trials:
-            present = self.present.clone()
-            present[list(trial.removed)] = False
             focus = focus_of(self.graph, self.graph.edges[trial.edge], self.problem.focus)
-            resid = gather_items(circuit_stream(self.problem, present, focus), self._rows)
+            resid = gather_items(circuit_stream(self.problem, self._present(trial), focus), self._rows)
             losses.append(float(finite(self._losses, resid)))
+        check_finite(self.problem, losses, trials, self._present)
         return losses
+
+    def _present(self, trial: Trial) -> Bool[Tensor, " edge"]:
+        present = self.present.clone()
+        present[list(trial.removed)] = False
+        return present
 
     def remove(self, edges: Sequence[int]) -> None:
         self.present[list(edges)] = False
@@ -72,8 +79,11 @@ def circuit_stream(
     *,
     from_layer: int = 0,
     clean: Float[Tensor, "sender batch pos d_model"] | None = None,
+    watch: Watch | None = None,
 ) -> Float[Tensor, "batch pos d_model"]:
     """The final residual stream of the circuit ``present``: the patched forward itself.
+
+    ``watch`` sees what every receiver reads and every sender computes, in order.
 
     With ``from_layer`` the layers below are skipped: their senders are taken from ``clean`` (clean minus corrupted
     outputs), which is right while nothing below that layer is patched. A baseline of the benchmarks, as auto-circuit's
@@ -104,7 +114,11 @@ def circuit_stream(
         at = {}
         for letter in "qkv":
             inputs = [Receiver("head", layer, head, letter) for head in range(shape.letter_heads(letter))]
-            online = project_mixed(store, weights, letter, read(pre[layer], inputs))
+            x = read(pre[layer], inputs)
+            online = project_mixed(store, weights, letter, x)
+            if watch is not None:
+                watch.heads(layer, letter, x, "input")
+                watch.heads(layer, letter, online, "projection")
             if graph.n_direct:
                 first = graph.direct(inputs[0])
                 direct = present[first : first + len(inputs)]  # type: ignore[operator]
@@ -116,13 +130,38 @@ def circuit_stream(
                 online = torch.where(direct.to(online.device)[:, None, None, None], online, ablated)
             at[letter] = online
         outputs = outputs_mixed(store, weights, attend(config, at["q"], at["k"], at["v"]))
+        if watch is not None:
+            watch.outputs(layer, outputs)
         delta[sent : sent + shape.heads] = outputs - corrupted_senders[sent : sent + shape.heads]
         sent += shape.heads
         if shape.mlp:
             x = read(mid[layer], [Receiver("mlp", layer)])[0]
-            delta[sent] = mlp(config, weights, x) - corrupted_senders[sent]
+            output = mlp(config, weights, x)
+            if watch is not None:
+                watch.mlp(layer, x, output)
+            delta[sent] = output - corrupted_senders[sent]
             sent += 1
-    return read(corrupted.final, [Receiver("logits")])[0]
+    final = read(corrupted.final, [Receiver("logits")])[0]
+    if watch is not None:
+        watch.final(final)
+    return final
+
+
+@torch.no_grad()
+def check_finite(
+    problem: Problem, losses: Sequence[float], trials: Sequence[Trial], present: Callable[[Trial], Tensor]
+) -> None:
+    """Raise PahqError where a loss is no finite number, naming layer and receiver of the first such value.
+
+    ``present`` gives the edges that are there in a trial.
+    """
+    for loss, trial in zip(losses, trials, strict=True):
+        if not math.isfinite(loss):
+            graph = problem.graph
+            focus = focus_of(graph, graph.edges[trial.edge], problem.focus)
+            watch = Watch(f"with the edges left when {graph.edges[trial.edge]} is tested")
+            circuit_stream(problem, present(trial), focus, watch=watch)
+            raise PahqError(f"the loss is {loss} when {graph.edges[trial.edge]} is tested, from values that are finite")
 
 
 PART_BYTES = 256 << 20  # of result-caches, in one part

@@ -126,7 +126,9 @@ def _constants(block: Tensor, form: Format) -> tuple[Tensor, Tensor | None]:
     steps = FP8_MAX if form.name == "fp8" else INT8_MAX
     scale = largest / steps
     if not torch.isfinite(scale * steps).all():  # the scale was rounded up
-        raise PahqError(f"a weight of magnitude {float(largest.max()):.3g} does not fit {form.name}: it would read as inf")
+        raise PahqError(
+            f"a weight of magnitude {float(largest.max()):.3g} does not fit {form.name}: it would read as inf"
+        )
     return torch.where(scale == 0, 1.0, scale), None
 
 

@@ -34,19 +34,13 @@ SHARE, COUNT = (
 
 @dataclass(frozen=True)
 class Noise:
-    """What float noise of an effect is told in: ``guess``, per unit, before anything is measured.
+    """What float noise of an effect is told in: ``guess`` per unit, before anything is measured.
 
-    ``curved``: the loss is zero at the clean run and curved there (KL, squared error). ``floor``: losses below it are
-    rounding themselves.
+    ``unit`` gives, from a loss, what the errors of such losses are in proportion to.
     """
 
     guess: float
-    curved: bool
-    floor: float = 1e-14
-
-    def unit(self, before: float, after: float) -> float:
-        """What the error of a test with these losses is in proportion to."""
-        return math.sqrt(2 * max(before, after, self.floor)) if self.curved else 1.0
+    unit: Callable[[float], float] = lambda loss: 1.0
 
 
 class Doubts:
@@ -99,9 +93,8 @@ class Doubts:
 
     def bound(self, decision: Decision) -> float:
         """How far off the effect may be, as far as is known: the sample's largest error with ``SAFETY``, or a guess."""
-        before, after = decision.rough or (decision.before, decision.after)
         per_unit = SAFETY * self.largest if self.sampled >= LEAST else self._noise.guess
-        return per_unit * self._noise.unit(before, after)
+        return per_unit * self._unit(decision.rough or (decision.before, decision.after))
 
     def at_risk(self, decisions: Sequence[Decision]) -> list[Decision]:
         """Decisions of the searching engine that noise could have made the other way."""
@@ -164,8 +157,11 @@ class Doubts:
         rough = decision.rough or (decision.before, decision.after)
         error = abs((after - before) - (rough[1] - rough[0]))
         if math.isfinite(error):
-            self.largest = max(self.largest, error / self._noise.unit(*rough))
+            self.largest = max(self.largest, error / self._unit(rough))
             self._errors.append(error)
+
+    def _unit(self, losses: tuple[float, float]) -> float:
+        return self._noise.unit(max(losses))
 
     def _settled(self, decision: Decision) -> Decision:
         assert self._twin is not None

@@ -1,8 +1,9 @@
-"""The float64 twin of a search: the engine that settles its doubts, and a first guess of how noisy its effects are."""
+"""The float64 twin of a search: the engine that settles its doubts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +11,10 @@ import torch
 from pahq.engine.base import Engine
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
+from pahq.engine.rounding import curved, per_unit, unit
 from pahq.engine.suffix import SuffixEngine
-from pahq.metrics import Kl, SquaredError
 from pahq.search.band import layers_of
 from pahq.search.doubt import Doubts, Noise
-
-GUESS = 4.0  # times the dtype's rounding of the largest logit
 
 
 def doubts_for(
@@ -33,7 +32,7 @@ def doubts_for(
     """
     return Doubts(
         twin or (lambda: twin_engine(problem, memory_bytes)),
-        noise_of(problem),
+        Noise(per_unit(problem), partial(unit, curved=curved(problem))),
         threshold,
         absolute=absolute,
         settle=settle and problem.reference.dtype != torch.float64,
@@ -54,15 +53,3 @@ def twin_engine(problem: Problem, memory_bytes: int | None = None) -> Engine:
     if problem.reference.dtype == torch.float64:
         options |= {"positions": False, "cheap_losses": False}
     return SuffixEngine(wide, **options)
-
-
-@torch.no_grad()
-def noise_of(problem: Problem) -> Noise:
-    """Before anything is measured: rounding of the largest logit of the clean run, a few times over."""
-    objective = problem.objective
-    logits = objective.clean if isinstance(objective, Kl) else problem.logits_of(problem.reference)
-    largest = float(logits.abs().amax())
-    return Noise(
-        guess=GUESS * torch.finfo(problem.reference.dtype).eps * max(largest, 1.0),
-        curved=isinstance(objective, Kl | SquaredError),
-    )

@@ -278,12 +278,10 @@ def test_unknown_formats_and_scales_are_refused() -> None:
 def test_a_weight_that_would_read_as_infinite_is_refused() -> None:
     """The largest float32 over 127, rounded to the nearest, times 127 may be more than float32 holds."""
     largest = torch.finfo(torch.float32).max
+    refused = 0
     for weight in torch.linspace(largest * (1 - 1e-6), largest, 64):
         try:
-            read = round_trip(weight.view(1, 1, 1), Format("int8", "row"))
-        except PahqError as error:
-            assert "would read as inf" in str(error)
-            break
-        assert torch.isfinite(read).all()
-    else:
-        pytest.fail("none of these weights was refused")
+            assert torch.isfinite(round_trip(weight.view(1, 1, 1), Format("int8", "row"))).all()
+        except PahqError:
+            refused += 1
+    assert 0 < refused < 64

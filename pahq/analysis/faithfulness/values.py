@@ -13,6 +13,7 @@ from torch import Tensor
 from pahq.analysis.faithfulness.batch import batch_logits
 from pahq.config import CellConfig
 from pahq.engine.problem import Problem, build_problem
+from pahq.engine.rounding import alike
 from pahq.graph import Graph
 from pahq.metrics import Objective, gather_items, objective
 from pahq.model.forward import final_stream, unembed
@@ -80,7 +81,7 @@ class Values:
     def ends(self) -> tuple[float, float]:
         """The metric of the full and of the empty circuit: one number where only rounding tells them apart."""
         full, empty = (float(value) for value in self.mean(np.stack([self.everything, self.nothing])))
-        return full, full if abs(full - empty) <= self.noise() else empty
+        return full, full if alike(self.problem, full, empty) else empty
 
     def noise(self) -> float:
         """A difference between values of two circuits that rounding alone can make."""

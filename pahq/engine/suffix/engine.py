@@ -20,6 +20,7 @@ from pahq.circuit import outputs_of
 from pahq.engine.base import Trial
 from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
+from pahq.engine.reference import check_finite
 from pahq.engine.suffix.budget import loss_rows, plan, trial_bytes
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.headlogits import HeadLogits
@@ -154,10 +155,20 @@ class SuffixEngine:
             return self.measure(trials)
         careful = None if all(map(math.isfinite, values)) else carefully(self._losses)
         if careful is None:
+            check_finite(self.problem, values, trials, self._present)
             return values
         self._losses, self._head_logits = careful, None  # from here on: such changes seldom come alone
         self._loss = careful(self._at_items(self._state.inputs[Receiver("logits")]))
         return self.measure(trials)
+
+    def _present(self, trial: Trial) -> Tensor:
+        """The edges that are there in a trial, as a mask over the graph's."""
+        present = torch.ones(len(self.graph.edges), dtype=torch.bool)
+        for receiver, senders in self._state.present.items():
+            present[list(self.graph.incoming(receiver))] = torch.tensor(senders)
+        gone = [self.graph.direct(receiver) for receiver, online in self._state.online.items() if not online]
+        present[[edge for edge in gone if edge is not None] + list(trial.removed)] = False
+        return present
 
     def _saving(self) -> AbstractContextManager[None]:
         """Where memory is short, what a window frees goes back at once; the heap would keep it, in holes."""
