@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from pahq.errors import PahqError
-from pahq.promptfile import cut, file_sha256, read_pairs
+from pahq.promptfile import cut, pairs_digest, read_pairs
 from pahq.sentences import one_sentence
 
 Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
@@ -51,8 +51,8 @@ class TaskConfig(_Frozen):
     """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises.
 
     ``bos`` is the text of a token that stands before every prompt. ``positions`` is the length of an induction prompt
-    in tokens, ``bos`` included. ``prompts`` is a file of kind ``own``: its ``sha256`` and, where it is not given,
-    ``examples`` (how many pairs are searched on) are read from it.
+    in tokens, ``bos`` included. ``prompts`` is a file of kind ``own``: ``sha256`` (of the prompts as read) and, where
+    it is not given, ``examples`` (how many pairs are searched on) come from it.
     """
 
     name: str
@@ -79,10 +79,10 @@ class TaskConfig(_Frozen):
             return values
         found = dict(values)
         try:
-            if found.get("sha256") is None:
-                found["sha256"] = file_sha256(Path(str(path)))
-            if found.get("examples") is None:
-                found["examples"] = len(cut(read_pairs(Path(str(path))), None)[0])
+            if found.get("sha256") is None or found.get("examples") is None:
+                pairs = read_pairs(Path(str(path)))
+                found["sha256"] = found.get("sha256") or pairs_digest(pairs)
+                found["examples"] = found.get("examples") or len(cut(pairs, None)[0])
         except PahqError as error:
             raise ValueError(str(error)) from None
         return found
