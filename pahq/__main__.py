@@ -147,7 +147,9 @@ def _run_in_hydra(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from pahq.experiment import configuration_folder, hydra_sentence
+    from pahq.typed import as_typed
 
+    sweep = any(word in _SWEEP for word in arguments)
     faults: list[PahqError] = []
 
     def run_one(config: DictConfig) -> None:
@@ -158,7 +160,7 @@ def _run_in_hydra(arguments: list[str]) -> int:
             faults.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
-    sys.argv = ["pahq", *arguments]
+    sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in arguments)]
     decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
     try:
         decorate(run_one)()

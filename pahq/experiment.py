@@ -17,7 +17,6 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -27,6 +26,7 @@ from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 from pahq.grids import expand
 from pahq.jobs import RESAMPLES, Asked, Cell, Group, joined
+from pahq.typed import as_typed, read_word
 
 GROUPS = ("task", "model", "method", "precision", "engine")
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
@@ -50,7 +50,7 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
 
     ``sweep`` splits lists of values as Hydra's basic sweeper does. Raises PahqError in one sentence.
     """
-    parsed = parse_overrides(overrides)
+    parsed = parse_overrides(overrides, sweep=sweep)
     if sweep:
         try:
             lines = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
@@ -85,14 +85,14 @@ def _at(composed: dict[str, Any], threshold: str) -> dict[str, Any]:
     return composed | {"threshold": yaml.safe_load(threshold)}
 
 
-def parse_overrides(overrides: Iterable[str]) -> list[Override]:
-    """Hydra's own reading of ``key=value``; PahqError for what it cannot read and for unknown names."""
+def parse_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[Override]:
+    """Hydra's reading of ``key=value``, texts as typed; PahqError for what it cannot read and for unknown names."""
     parsed: list[Override] = []
     for text in overrides:
-        try:
-            parsed += OverridesParser.create().parse_overrides([text])
-        except HydraException:
-            raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01") from None
+        override = read_word(as_typed(text, sweep=sweep))
+        if override is None:
+            raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01")
+        parsed.append(override)
     keys = {override.key_or_group for override in parsed}
     if {"focus", "method.focus"} <= keys:
         raise PahqError("focus is short for method.focus; give one of them")
@@ -169,7 +169,7 @@ def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], 
     for choice in itertools.product(*values):
         typed = dict(zip(row, map(_typed, choice), strict=True))
         threshold = typed.pop("threshold")
-        combinations.append((tuple(f"{key}={value}" for key, value in typed.items()), threshold))
+        combinations.append((tuple(as_typed(f"{key}={value}") for key, value in typed.items()), threshold))
     return combinations
 
 

@@ -35,12 +35,13 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
         "api",
         "replicates",
     ),
+    ("typed",),
     ("experiment",),
     ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 GUESTS = {
-    "hydra": {"__main__", "experiment"},
+    "hydra": {"__main__", "experiment", "typed"},
     "omegaconf": {"__main__", "experiment"},
     "wandb": {"tracking"},
     "transformer_lens": {"model.load"},
@@ -62,6 +63,7 @@ NO_TORCH = (
     "grids",
     "jobs",
     "results",
+    "typed",
     "experiment",
     "search.acdc",
     "search.speculate",
