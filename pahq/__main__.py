@@ -150,12 +150,13 @@ def _run_in_hydra(arguments: list[str]) -> int:
     from pahq.typed import as_typed
 
     sweep = any(word in _SWEEP for word in arguments)
+    typed = {word.partition("=")[0].lstrip("+") for word in arguments}
     faults: list[PahqError] = []
 
     def run_one(config: DictConfig) -> None:
         composed: Any = OmegaConf.to_container(config, resolve=True)
         try:
-            run_all([parse_config(composed)])
+            run_all([parse_config(composed, typed)])
         except PahqError as error:  # kept from Hydra, which would add lines of its own
             faults.append(error)
 

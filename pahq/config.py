@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from pahq.errors import PahqError
+from pahq.modelnames import settled
 from pahq.promptfile import cut, pairs_digest, read_pairs
 from pahq.sentences import one_sentence
 
@@ -305,9 +306,14 @@ class RunConfig(_Frozen):
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
 
 
-def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
-    """Split a composed configuration into its two halves; PahqError in one sentence if anything is off."""
+def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[CellConfig, RunConfig]:
+    """Split a composed configuration into its two halves; PahqError in one sentence if anything is off.
+
+    ``typed``: the keys that were typed, which decide what the cell records of its model (``pahq.modelnames.settled``).
+    """
     values = dict(composed)
+    if isinstance(values.get("model"), Mapping):
+        values["model"] = settled(values["model"], typed)
     run = values.pop("run", None) or {}
     if not isinstance(run, Mapping):
         raise PahqError(

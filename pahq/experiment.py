@@ -62,7 +62,7 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
                 raise PahqError(f"several values in {override.input_line!r} are a sweep; put -m in front")
         lines = [[str(override.input_line) for override in parsed]]
     with _hydra():
-        runs = [parse_config(composed) for composed in _composed(lines)]
+        runs = [parse_config(composed, _keys(parsed)) for composed in _composed(lines)]
     return list({cell.id: (cell, run) for cell, run in runs}.values())
 
 
@@ -105,6 +105,10 @@ def parse_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[Ov
             if value not in options(group):
                 raise unknown(group, value, options(group))
     return parsed
+
+
+def _keys(parsed: Iterable[Override]) -> frozenset[str]:
+    return frozenset(override.key_or_group for override in parsed)
 
 
 def cells(name: str) -> dict[str, Cell]:
@@ -181,11 +185,11 @@ def _typed(value: Any) -> str:
 def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, Asked]) -> dict[str, Cell]:
     """Compose once, then set each threshold: the same cells (a test says so) in a quarter of the time."""
     try:
-        parse_overrides(base)
+        typed = _keys(parse_overrides(base))
         composed = _compose(base)
         bundle: dict[str, Cell] = {}
         for text, asked in thresholds.items():
-            cell, _ = parse_config(_at(composed, text))
+            cell, _ = parse_config(_at(composed, text), typed)
             twin = bundle.get(cell.id)  # the same threshold typed in another way
             bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (twin.asked if twin else Asked()))
         return bundle

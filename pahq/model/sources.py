@@ -16,7 +16,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +27,11 @@ from pahq.errors import PahqError, unknown
 from pahq.model.assembly import check_shapes, model_from_tensors
 from pahq.model.hub import fetch
 from pahq.model.modelfile import ModelFile, spill
-from pahq.model.packaged import PACKAGED, check_converted, packaged_folder
+from pahq.model.packaged import check_converted, packaged_folder
 from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.tokenizer import MERGES, TOKENIZER, VOCABULARY, read_tokenizer
 from pahq.model.weights import Model, ModelConfig
+from pahq.modelnames import PACKAGED, embedded_models, models_folder
 from pahq.results import read_json, write_atomic, write_json
 from pahq.sentences import one_sentence
 
@@ -121,19 +121,6 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     if not _COMMIT.fullmatch(revision):
         raise PahqError(f"revision {revision!r} of hub model {text!r} is not a commit of 40 hex digits")
     return _classify(fetch(text, revision), text)
-
-
-def models_folder() -> Path:
-    """The folder of the embedded models inside the installed package."""
-    return Path(str(resources.files("pahq.data"))) / "models"
-
-
-def embedded_models() -> tuple[str, ...]:
-    """Names of the models that the package carries."""
-    folder = models_folder()
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()))
 
 
 def _known() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 
 from pahq.errors import PahqError
 from pahq.model import load_model, packaged, sources
-from pahq.model.packaged import Packaged
+from pahq.modelnames import PACKAGED, Packaged
 
 SMALL_GGUF = Path(__file__).parents[1] / "oracles" / "small_gguf.py"
 
@@ -130,6 +130,6 @@ def test_a_missing_package_another_file_and_a_full_disk_are_one_sentence(
 
 
 def test_the_real_one_is_named_with_the_command_that_pins_it() -> None:
-    assert packaged.PACKAGED["smollm2"].package in packaged.COMMAND
+    assert PACKAGED["smollm2"].package in packaged.COMMAND
     pins = (Path(__file__).parents[2] / "requirements-smollm2.txt").read_text()
     assert all(word in pins for word in packaged.COMMAND.split() if "==" in word)
