@@ -15,6 +15,7 @@ from typing import Any
 
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
+from pahq.fulldisk import told_if_full
 
 HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sweep over lists of values
        pahq COMMAND [ARGUMENT ...]       do one of the things below (COMMAND --help tells more)
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s")
     try:
-        return _dispatch(arguments)
+        with told_if_full():
+            return _dispatch(arguments)
     except PahqError as error:
         return _fail(str(error))
     except OSError as error:

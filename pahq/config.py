@@ -304,6 +304,7 @@ class RunConfig(_Frozen):
     progress: bool = True
     store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
+    lock: bool = True  # a cell's folder, for the process that computes it; False for file systems without locks
 
 
 def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[CellConfig, RunConfig]:

@@ -1,4 +1,4 @@
-"""Names of models: those that this package and others carry, and what a cell records of one that was typed. No torch."""
+"""Names of models: those that this package and others carry, and what a cell records of a typed one. No torch."""
 
 from __future__ import annotations
 

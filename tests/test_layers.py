@@ -17,7 +17,7 @@ import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
 FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    ("graph", "circuit", "config", "errors", "promptfile", "modelnames", "sentences", "grids", "jobs"),
+    ("graph", "circuit", "config", "errors", "fulldisk", "promptfile", "modelnames", "sentences", "grids", "jobs"),
     ("model", "metrics", "results", "memory", "data"),
     ("tasks", "precision", "published"),
     ("engine",),
@@ -58,6 +58,7 @@ NO_TORCH = (
     "circuit",
     "config",
     "errors",
+    "fulldisk",
     "modelnames",
     "promptfile",
     "sentences",

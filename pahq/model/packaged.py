@@ -42,7 +42,10 @@ def packaged_folder(name: str, save: Callable[[Model, Path], object]) -> Path:
             if not folder.is_dir():
                 _convert(name, packaged, folder, save)
     except OSError as error:
-        raise PahqError(f"model {name!r} cannot be converted into {folder} ({error.strerror or error})") from None
+        raise PahqError(
+            f"model {name!r} cannot be converted into {folder} ({error.strerror or error}); "
+            "XDG_CACHE_HOME=FOLDER puts it elsewhere"
+        ) from None
     return folder
 
 

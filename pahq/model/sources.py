@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pahq.errors import PahqError, unknown
@@ -156,8 +157,10 @@ def save_model(model: Model, folder: str | Path) -> str:
         digest = file_digest([Path(temporary)])
         os.chmod(temporary, 0o644)
         os.replace(temporary, folder / WEIGHTS)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # a full disk, say
+            raise PahqError(f"{folder / WEIGHTS} cannot be written ({str(error).splitlines()[0]})") from None
         raise
     words = None if model.vocabulary is None else json.dumps(model.vocabulary, ensure_ascii=False) + "\n"
     for name, text in ((VOCABULARY, words), (TOKENIZER, model.tokenizer), (MERGES, None)):

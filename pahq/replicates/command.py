@@ -26,7 +26,7 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
     """
     given = _parser().parse_args(argv)
     check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
-    settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress")}
+    settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress", "lock")}
     try:
         run = RunConfig(**settings)
     except ValidationError as error:
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-gb", type=float, help="ceiling of a search, as run.memory_gb")
+    parser.add_argument("--no-lock", dest="lock", action="store_false", help="as run.lock=false")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
     return parser
 
