@@ -5,7 +5,6 @@ torch is imported only once everything that was typed has been checked.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pahq.arguments import Arguments
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
 from pahq.fulldisk import told_if_full
@@ -215,7 +215,7 @@ def _figures(argv: Sequence[str]) -> int:
 
 
 def _models(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="pahq models", description="load a model; write its name, digest and shape")
+    parser = Arguments(prog="pahq models", description="load a model; write its name, digest and shape")
     parser.add_argument("name", metavar="NAME", help="embedded model, folder, or hub name with --revision")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write the JSON")
     parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")

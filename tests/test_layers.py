@@ -17,7 +17,20 @@ import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
 FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    ("graph", "circuit", "config", "errors", "fulldisk", "promptfile", "modelnames", "sentences", "grids", "jobs"),
+    (
+        "graph",
+        "circuit",
+        "config",
+        "errors",
+        "arguments",
+        "fulldisk",
+        "promptfile",
+        "modelnames",
+        "sentences",
+        "grids",
+        "jobs",
+    ),
+    ("arguments", "fulldisk"),
     ("model", "metrics", "results", "memory", "data"),
     ("tasks", "precision", "published"),
     ("engine",),
@@ -36,7 +49,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
         "replicates",
     ),
     ("typed",),
-    ("experiment",),
+    ("experiment", "workflow"),
     ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -58,6 +71,7 @@ NO_TORCH = (
     "circuit",
     "config",
     "errors",
+    "arguments",
     "fulldisk",
     "modelnames",
     "promptfile",
@@ -67,6 +81,7 @@ NO_TORCH = (
     "results",
     "typed",
     "experiment",
+    "workflow",
     "search.acdc",
     "search.speculate",
     "search.band",
