@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pahq.config import CellConfig, RunConfig, parse_config
+from pahq.config import CellConfig, ModelChoice, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 from pahq.grids import expand
 from pahq.jobs import RESAMPLES, Asked, Cell, Group, joined
@@ -131,7 +131,19 @@ def groups(name: str) -> list[Group]:
             known[threshold] = known.get(threshold, Asked()) | asked
     with _hydra():
         bundles = [_bundle(name, base, values) for base, values in thresholds.items()]
+    _check_models(name, bundles)
     return joined(_named(bundles))
+
+
+def _check_models(name: str, bundles: Iterable[Mapping[str, Cell]]) -> None:
+    """Raise PahqError where two models have one name, by which files and tables call them."""
+    known: dict[str, ModelChoice] = {}
+    for cell in itertools.chain.from_iterable(bundle.values() for bundle in bundles):
+        model = cell.config.model
+        other = known.setdefault(model.name, model)
+        if other != model:
+            both = f"{other.source!r} and {model.source!r}"
+            raise PahqError(f"experiment {name!r} calls two models {model.name!r} ({both}); give one a model.name")
 
 
 def _asked(name: str, row: Mapping[str, Any]) -> Asked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import runpy
@@ -126,6 +128,15 @@ def test_a_missing_package_another_file_and_a_full_disk_are_one_sentence(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(PahqError, match=r"model 'small' cannot be converted into .* \(Not a directory\)"):
+        load_model("small")
+
+
+def test_a_cache_that_cannot_lock_files_is_told_with_a_way_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(PahqError, match=r"\(Function not implemented\); XDG_CACHE_HOME=FOLDER puts it elsewhere"):
         load_model("small")
 
 
