@@ -1,5 +1,5 @@
 # From configuration to tables and figures:
-#   snakemake --cores all [--config experiment=NAME root=FOLDER wandb=MODE]
+#   snakemake --cores all [--config experiment=NAME root=FOLDER wandb=MODE ...]
 # Hydra's files under conf/ say what is computed; nothing here does.
 import shlex
 import sys
@@ -10,19 +10,19 @@ from snakemake.exceptions import WorkflowError
 from pahq.errors import PahqError
 from pahq.experiment import groups
 from pahq.jobs import stability_jobs
-from pahq.replicates.command import counts_of
-from pahq.replicates.variants import done_marker
+from pahq.workflow import Settings, join_runs
 
-EXPERIMENT = str(config.get("experiment", "default"))
-ROOT = str(config.get("root", "results"))
 # Rules say `python` and mean the one that runs Snakemake, whether or not its environment is activated. A prefix takes the
 # place of Snakemake's own, without which a command piped into `tee` never fails.
 shell.prefix(f"set -euo pipefail; PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 try:
+    SAID = Settings.of(config)
+    EXPERIMENT, ROOT = SAID.experiment, SAID.root
     GROUPS = groups(EXPERIMENT)
-    STABILITY = stability_jobs(GROUPS, str(config.get("stability_of", "marked")))
+    STABILITY = stability_jobs(GROUPS, SAID.stability_of)
 except PahqError as error:
     raise WorkflowError(str(error)) from None
+LIVE = join_runs(ROOT)  # after a kill the same command goes on; two runs at once stay apart
 
 
 include: "workflow/rules/common.smk"

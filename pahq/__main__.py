@@ -5,7 +5,6 @@ torch is imported only once everything that was typed has been checked.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -13,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pahq.arguments import Arguments
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
+from pahq.fulldisk import told_if_full
 
 HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sweep over lists of values
        pahq COMMAND [ARGUMENT ...]       do one of the things below (COMMAND --help tells more)
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s")
     try:
-        return _dispatch(arguments)
+        with told_if_full():
+            return _dispatch(arguments)
     except PahqError as error:
         return _fail(str(error))
     except OSError as error:
@@ -147,18 +149,21 @@ def _run_in_hydra(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from pahq.experiment import configuration_folder, hydra_sentence
+    from pahq.typed import as_typed
 
+    sweep = any(word in _SWEEP for word in arguments)
+    typed = {word.partition("=")[0].lstrip("+") for word in arguments}
     faults: list[PahqError] = []
 
     def run_one(config: DictConfig) -> None:
         composed: Any = OmegaConf.to_container(config, resolve=True)
         try:
-            run_all([parse_config(composed)])
+            run_all([parse_config(composed, typed)])
         except PahqError as error:  # kept from Hydra, which would add lines of its own
             faults.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
-    sys.argv = ["pahq", *arguments]
+    sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in arguments)]
     decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
     try:
         decorate(run_one)()
@@ -210,7 +215,7 @@ def _figures(argv: Sequence[str]) -> int:
 
 
 def _models(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="pahq models", description="load a model; write its name, digest and shape")
+    parser = Arguments(prog="pahq models", description="load a model; write its name, digest and shape")
     parser.add_argument("name", metavar="NAME", help="embedded model, folder, or hub name with --revision")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write the JSON")
     parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")

@@ -16,6 +16,7 @@ from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError, unknown
+from pahq.fulldisk import told_if_full
 from pahq.graph import Graph
 from pahq.memory import PeakMemory
 from pahq.model import load_model
@@ -55,13 +56,13 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     """Run one cell to its end, or go on where it stopped, or return what is already there.
 
     Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
-    another model or version left in the cell's folder.
+    another model or version left in the cell's folder; later only for a disk that is full.
     """
     run = run or RunConfig()
     folder = cell_folder(run.root, cell.id)
     if is_done(folder):
         return SearchResult(folder, read_result(folder))
-    with sole_writer(folder):
+    with told_if_full(folder), sole_writer(folder, lock=run.lock):
         if is_done(folder):  # finished by another process while this one came here
             return SearchResult(folder, read_result(folder))
         return _compute(cell, run, folder)

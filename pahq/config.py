@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from pahq.errors import PahqError
-from pahq.promptfile import cut, file_sha256, read_pairs
+from pahq.modelnames import settled
+from pahq.promptfile import cut, pairs_digest, read_pairs
 from pahq.sentences import one_sentence
 
 Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
@@ -51,8 +52,8 @@ class TaskConfig(_Frozen):
     """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises.
 
     ``bos`` is the text of a token that stands before every prompt. ``positions`` is the length of an induction prompt
-    in tokens, ``bos`` included. ``prompts`` is a file of kind ``own``: its ``sha256`` and, where it is not given,
-    ``examples`` (how many pairs are searched on) are read from it.
+    in tokens, ``bos`` included. ``prompts`` is a file of kind ``own``: ``sha256`` (of the prompts as read) and, where
+    it is not given, ``examples`` (how many pairs are searched on) come from it.
     """
 
     name: str
@@ -79,10 +80,10 @@ class TaskConfig(_Frozen):
             return values
         found = dict(values)
         try:
-            if found.get("sha256") is None:
-                found["sha256"] = file_sha256(Path(str(path)))
-            if found.get("examples") is None:
-                found["examples"] = len(cut(read_pairs(Path(str(path))), None)[0])
+            if found.get("sha256") is None or found.get("examples") is None:
+                pairs = read_pairs(Path(str(path)))
+                found["sha256"] = found.get("sha256") or pairs_digest(pairs)
+                found["examples"] = found.get("examples") or len(cut(pairs, None)[0])
         except PahqError as error:
             raise ValueError(str(error)) from None
         return found
@@ -306,11 +307,17 @@ class RunConfig(_Frozen):
     progress: bool = True
     store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
+    lock: bool = True  # a cell's folder, for the process that computes it; False for file systems without locks
 
 
-def parse_config(composed: dict[str, Any]) -> tuple[CellConfig, RunConfig]:
-    """Split a composed configuration into its two halves; PahqError in one sentence if anything is off."""
+def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[CellConfig, RunConfig]:
+    """Split a composed configuration into its two halves; PahqError in one sentence if anything is off.
+
+    ``typed``: the keys that were typed, which decide what the cell records of its model (``pahq.modelnames.settled``).
+    """
     values = dict(composed)
+    if isinstance(values.get("model"), Mapping):
+        values["model"] = settled(values["model"], typed)
     run = values.pop("run", None) or {}
     if not isinstance(run, Mapping):
         raise PahqError(

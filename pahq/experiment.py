@@ -17,16 +17,16 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pahq.config import CellConfig, RunConfig, parse_config
+from pahq.config import CellConfig, ModelChoice, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 from pahq.grids import expand
 from pahq.jobs import RESAMPLES, Asked, Cell, Group, joined
+from pahq.typed import as_typed, read_word
 
 GROUPS = ("task", "model", "method", "precision", "engine")
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
@@ -50,7 +50,7 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
 
     ``sweep`` splits lists of values as Hydra's basic sweeper does. Raises PahqError in one sentence.
     """
-    parsed = parse_overrides(overrides)
+    parsed = parse_overrides(overrides, sweep=sweep)
     if sweep:
         try:
             lines = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
@@ -62,7 +62,7 @@ def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple
                 raise PahqError(f"several values in {override.input_line!r} are a sweep; put -m in front")
         lines = [[str(override.input_line) for override in parsed]]
     with _hydra():
-        runs = [parse_config(composed) for composed in _composed(lines)]
+        runs = [parse_config(composed, _keys(parsed)) for composed in _composed(lines)]
     return list({cell.id: (cell, run) for cell, run in runs}.values())
 
 
@@ -85,14 +85,14 @@ def _at(composed: dict[str, Any], threshold: str) -> dict[str, Any]:
     return composed | {"threshold": yaml.safe_load(threshold)}
 
 
-def parse_overrides(overrides: Iterable[str]) -> list[Override]:
-    """Hydra's own reading of ``key=value``; PahqError for what it cannot read and for unknown names."""
+def parse_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[Override]:
+    """Hydra's reading of ``key=value``, texts as typed; PahqError for what it cannot read and for unknown names."""
     parsed: list[Override] = []
     for text in overrides:
-        try:
-            parsed += OverridesParser.create().parse_overrides([text])
-        except HydraException:
-            raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01") from None
+        override = read_word(as_typed(text, sweep=sweep))
+        if override is None:
+            raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01")
+        parsed.append(override)
     keys = {override.key_or_group for override in parsed}
     if {"focus", "method.focus"} <= keys:
         raise PahqError("focus is short for method.focus; give one of them")
@@ -105,6 +105,10 @@ def parse_overrides(overrides: Iterable[str]) -> list[Override]:
             if value not in options(group):
                 raise unknown(group, value, options(group))
     return parsed
+
+
+def _keys(parsed: Iterable[Override]) -> frozenset[str]:
+    return frozenset(override.key_or_group for override in parsed)
 
 
 def cells(name: str) -> dict[str, Cell]:
@@ -127,7 +131,19 @@ def groups(name: str) -> list[Group]:
             known[threshold] = known.get(threshold, Asked()) | asked
     with _hydra():
         bundles = [_bundle(name, base, values) for base, values in thresholds.items()]
+    _check_models(name, bundles)
     return joined(_named(bundles))
+
+
+def _check_models(name: str, bundles: Iterable[Mapping[str, Cell]]) -> None:
+    """Raise PahqError where two models have one name, by which files and tables call them."""
+    known: dict[str, ModelChoice] = {}
+    for cell in itertools.chain.from_iterable(bundle.values() for bundle in bundles):
+        model = cell.config.model
+        other = known.setdefault(model.name, model)
+        if other != model:
+            both = f"{other.source!r} and {model.source!r}"
+            raise PahqError(f"experiment {name!r} calls two models {model.name!r} ({both}); give one a model.name")
 
 
 def _asked(name: str, row: Mapping[str, Any]) -> Asked:
@@ -169,7 +185,7 @@ def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], 
     for choice in itertools.product(*values):
         typed = dict(zip(row, map(_typed, choice), strict=True))
         threshold = typed.pop("threshold")
-        combinations.append((tuple(f"{key}={value}" for key, value in typed.items()), threshold))
+        combinations.append((tuple(as_typed(f"{key}={value}") for key, value in typed.items()), threshold))
     return combinations
 
 
@@ -181,11 +197,11 @@ def _typed(value: Any) -> str:
 def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, Asked]) -> dict[str, Cell]:
     """Compose once, then set each threshold: the same cells (a test says so) in a quarter of the time."""
     try:
-        parse_overrides(base)
+        typed = _keys(parse_overrides(base))
         composed = _compose(base)
         bundle: dict[str, Cell] = {}
         for text, asked in thresholds.items():
-            cell, _ = parse_config(_at(composed, text))
+            cell, _ = parse_config(_at(composed, text), typed)
             twin = bundle.get(cell.id)  # the same threshold typed in another way
             bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (twin.asked if twin else Asked()))
         return bundle

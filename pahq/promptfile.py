@@ -5,6 +5,7 @@ Read when a configuration is checked, so a faulty row is told in one sentence be
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -20,6 +21,7 @@ REQUIRED = ("clean", "corrupted", "answer")
 COLUMNS = (*REQUIRED, "wrong", "split")
 SPLITS = ("search", "fresh")
 SUFFIXES = (".csv", ".jsonl")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # of tables that are no CSV of ours
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,12 @@ class Pair:
 def read_pairs(path: Path, *, sha256: str | None = None) -> list[Pair]:
     """All rows of a prompt file.
 
-    Raises PahqError naming row and column: a column that is missing, unknown, empty, or filled in some rows alone. With
-    ``sha256``, also where the file holds something else.
+    A byte order mark, and lines that end in CRLF, make no difference. Raises PahqError naming row and column: a column
+    that is missing, unknown, empty, or filled in some rows alone. With ``sha256`` (``pairs_digest``, or of the file's
+    bytes, as cells recorded it once), also where the file holds something else.
     """
     content = _content(path)
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise PahqError(f"{path} has changed: its sha256 is not the {sha256[:12]}... that the cell was set up with")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PahqError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    text = _text(path, content)
     rows = list(_csv(path, text) if path.suffix.lower() == ".csv" else _jsonl(path, text))
     if not rows:
         raise PahqError(f"{path} holds no prompts")
@@ -55,7 +53,15 @@ def read_pairs(path: Path, *, sha256: str | None = None) -> list[Pair]:
         for pair in pairs[1:]:
             if (getattr(pair, column) is None) != (getattr(pairs[0], column) is None):
                 raise PahqError(f"{path}, row {pair.row}, column {column}: either all rows have one or none")
+    if sha256 is not None and sha256 not in (pairs_digest(pairs), hashlib.sha256(content).hexdigest()):
+        raise PahqError(f"{path} has changed: it does not hold the prompts ({sha256[:12]}...) of the cell's set-up")
     return pairs
+
+
+def pairs_digest(pairs: Sequence[Pair]) -> str:
+    """sha256 in hex of what was read: every text of every row in order, however the file spells them."""
+    rows = [[pair.clean, pair.corrupted, pair.answer, pair.wrong, pair.split] for pair in pairs]
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
 def cut(pairs: Sequence[Pair], examples: int | None) -> tuple[list[Pair], list[Pair]]:
@@ -78,11 +84,6 @@ def cut(pairs: Sequence[Pair], examples: int | None) -> tuple[list[Pair], list[P
     return search[:examples], fresh
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of the file's bytes in hex; PahqError if it cannot be read."""
-    return hashlib.sha256(_content(path)).hexdigest()
-
-
 def _content(path: Path) -> bytes:
     if path.suffix.lower() not in SUFFIXES:
         raise PahqError(f"prompts are read from {' or '.join(SUFFIXES)} files, not from {path.name!r}")
@@ -92,7 +93,17 @@ def _content(path: Path) -> bytes:
         raise PahqError(f"prompt file {path}: {error.strerror}") from None
 
 
+def _text(path: Path, content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise PahqError(f"{path} is UTF-16 text; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise PahqError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
 def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    _check_separator(f"{path}, heading", text.partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         heading = next(reader, [])
@@ -115,6 +126,13 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise PahqError(f"{path}, row {row} is no JSON object with the keys {', '.join(REQUIRED)}")
         _check_columns(f"{path}, row {row}", list(values))
         yield row, values
+
+
+def _check_separator(place: str, line: str) -> None:
+    """Raise PahqError where a heading without commas names our columns between other separators."""
+    for mark, name in SEPARATORS.items():
+        if "," not in line and len({part.strip(' "') for part in line.split(mark)} & set(COLUMNS)) > 1:
+            raise PahqError(f"{place}: commas were expected between columns, not {name} ({','.join(REQUIRED)})")
 
 
 def _check_columns(place: str, columns: Sequence[str]) -> None:

@@ -97,14 +97,26 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold a cell's folder for this process; PahqError if another process is computing the cell."""
+def sole_writer(folder: Path, *, lock: bool = True) -> Iterator[None]:
+    """Hold a cell's folder for this process; PahqError if another process is computing the cell.
+
+    Also where the file system has no locks; without ``lock`` it needs none, and nothing holds another process off.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if not lock:
+        yield
+        return
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # the latter where a file system locks byte by byte
             raise PahqError(f"another process is computing the cell in {folder}; wait for it or stop it") from None
+        except OSError as error:
+            raise PahqError(
+                f"the file system of {folder} cannot lock files ({error.strerror}), so two processes might compute the "
+                "cell at once: take a run.root on another disk, or run.lock=false (pahq stability: --no-lock) where no "
+                "other process has the same root"
+            ) from None
         yield  # the kernel lets go when the file closes, be it by a kill
 
 

@@ -12,6 +12,7 @@ import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 PROJECT = "pahq"
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 PROBE_SECONDS = 3.0  # W&B itself would try for minutes
 # A run replays a search that is over: the machine's load now, and a list of every package installed, would take more
 # time than a small search and say nothing of it. Versions that matter are in the summary.
@@ -37,11 +39,45 @@ def log_cell(cell: CellConfig, run: RunConfig, folder: Path) -> None:
     The run's id is the cell's digest, so that logging again resumes the run, or replaces its offline folder. Raises
     nothing: a failure is a warning.
     """
-    asked = run.wandb
-    if asked == "auto" and os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        asked = os.environ["WANDB_MODE"]  # type: ignore[assignment]
+    asked = _asked(run)
     if asked == "disabled":
         return
+    with _cache(Path(run.root) / "wandb"):
+        _log_as(asked, cell, run, folder)
+
+
+def _asked(run: RunConfig) -> str:
+    """The mode that was typed; where none was, what W&B's own variables say, else auto."""
+    if run.wandb != "auto":
+        return run.wandb
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    return MODES.get(mode, "auto")
+
+
+@contextmanager
+def _cache(instead: Path) -> Iterator[None]:
+    """For W&B a cache where it can write: its own, or ``instead``. Without one its service logs to the terminal."""
+    base = os.environ.get("WANDB_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    base = base or os.path.join(os.environ.get("HOME", ""), ".cache")
+    logs, known = Path(base, "wandb", "logs"), os.environ.get("WANDB_CACHE_DIR")
+    with suppress(OSError):
+        if logs.is_absolute():
+            logs.mkdir(parents=True, exist_ok=True)
+    if logs.is_absolute() and os.access(logs, os.W_OK):
+        yield
+        return
+    os.environ["WANDB_CACHE_DIR"] = str(instead.resolve() / "cache")
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_CACHE_DIR")
+        if known is not None:
+            os.environ["WANDB_CACHE_DIR"] = known
+
+
+def _log_as(asked: str, cell: CellConfig, run: RunConfig, folder: Path) -> None:
     try:
         mode = _settled[asked] = _settled.get(asked) or _choose(asked)
     except Exception as error:  # W&B raises a dozen kinds, and none of them is worth a search

@@ -184,7 +184,10 @@ def test_values_are_frozen() -> None:
         ({"run": {"threads": 0}}, ["threads", "0"]),
         (
             {"run": {"devise": "cpu"}},
-            ["unknown key 'run.devise'", "known: device, experiment, memory_gb, progress, root, store, threads, wandb"],
+            [
+                "unknown key 'run.devise'",
+                "known: device, experiment, lock, memory_gb, progress, root, store, threads",
+            ],
         ),
         ({"run": "fast"}, ["run", "'fast'"]),
     ],

@@ -220,6 +220,21 @@ def test_a_faulty_experiment_is_told_in_one_sentence(conf: Path, text: str, sent
     assert "\n" not in str(caught.value)
 
 
+def test_two_models_of_one_name_are_refused_unless_one_is_named(conf: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name / "ckpt" for name in ("a, b", "c")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    rows = [f'{{task: nano-ioi, method: acdc, model.source: "{folder}", threshold: [0.1, 0.2]' for folder in folders]
+    (conf / "experiment" / "one.yaml").write_text(f"- {rows[0]}}}\n- {rows[1]}}}\n")
+    with pytest.raises(PahqError, match=r"experiment 'one' calls two models 'ckpt' \(.*; give one a model.name"):
+        groups("one")
+    (conf / "experiment" / "two.yaml").write_text(f"- {rows[0]}}}\n- {rows[1]}, model.name: other}}\n")
+    bundles = groups("two")
+    assert [next(iter(group.cells.values())).config.model.name for group in bundles] == ["ckpt", "other"]
+    for group in bundles:  # a comma in the path, and thresholds swept beside it
+        assert [cell.id for cell, _ in compose_runs(group.overrides, sweep=True)] == list(group.cells)
+
+
 def test_an_unknown_experiment_names_the_known_ones() -> None:
     with pytest.raises(
         PahqError, match="unknown experiment 'papr'; known: ablations, default, paper, products, real, smoke"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from pahq.config import CellConfig, TaskConfig, parse_config
 from pahq.errors import PahqError
-from pahq.promptfile import Pair, cut, read_pairs
+from pahq.promptfile import Pair, cut, pairs_digest, read_pairs
 
 HEADING = "clean,corrupted,answer,wrong,split\n"
 
@@ -115,6 +116,80 @@ def test_the_address_follows_what_the_file_holds_not_where_it_lies(tmp_path: Pat
     # what was written down is complete: it is read back without the file
     path.unlink()
     assert CellConfig(**json.loads(json.dumps(one.model_dump(mode="json")))) == one
+
+
+TABLE = 'clean,corrupted,answer\na,b,c\n"d\nD",e,f\n'
+LINES = """{"clean": "a", "corrupted": "b", "answer": "c"}
+{"clean": "d\\nD", "corrupted": "e", "answer": "f"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bom.csv", "\ufeff" + TABLE),
+        ("crlf.csv", TABLE.replace("\n", "\r\n")),
+        ("both.csv", "\ufeff" + TABLE.replace("\n", "\r\n")),
+        ("quoted.csv", TABLE.replace("a,b,c", '"a","b","c"')),
+        ("blank.csv", TABLE.replace("a,b", "\na,b") + "\n\n"),
+        ("columns.csv", 'answer,clean,corrupted\nc,a,b\nf,"d\nD",e\n'),
+        ("unended.csv", TABLE.rstrip("\n")),
+        ("plain.jsonl", LINES),
+        ("bom.jsonl", "\ufeff" + LINES),
+        ("crlf.jsonl", LINES.replace("\n", "\r\n")),
+        ("both.jsonl", "\ufeff" + LINES.replace("\n", "\r\n") + "\r\n"),
+    ],
+)
+def test_the_address_follows_what_is_read_not_its_bytes(tmp_path: Path, name: str, content: str) -> None:
+    plain = cell(write(tmp_path, TABLE))
+    (tmp_path / name).write_bytes(content.encode())
+    other = cell(tmp_path / name)
+    assert other.id == plain.id
+    assert read_pairs(tmp_path / name, sha256=plain.task.sha256) == read_pairs(tmp_path / "own.csv")
+
+
+def test_each_text_of_a_table_has_a_part_in_its_digest() -> None:
+    base = [Pair(1, "a", "b", "c", "d", "search"), Pair(2, "e", "f", "g", "h", "fresh")]
+    changed = [
+        [Pair(1, "A", "b", "c", "d", "search"), base[1]],
+        [Pair(1, "a", "B", "c", "d", "search"), base[1]],
+        [Pair(1, "a", "b", "C", "d", "search"), base[1]],
+        [Pair(1, "a", "b", "c", "D", "search"), base[1]],
+        [Pair(1, "a", "b", "c", "d", "fresh"), base[1]],
+        [Pair(1, "a", "b", "c", None, "search"), base[1]],
+        [Pair(1, "ab", "", "c", "d", "search"), base[1]],
+        base[:1],
+        base[::-1],
+    ]
+    digests = {pairs_digest(pairs) for pairs in (base, *changed)}
+    assert len(digests) == 1 + len(changed)
+
+
+def test_a_file_that_changed_is_refused_and_a_digest_of_its_bytes_is_known_still(tmp_path: Path) -> None:
+    path = write(tmp_path, TABLE)
+    known = pairs_digest(read_pairs(path))
+    older = hashlib.sha256(path.read_bytes()).hexdigest()  # what cells recorded once
+    assert read_pairs(path, sha256=known) == read_pairs(path, sha256=older)
+    write(tmp_path, TABLE.replace("f", "F"))
+    for digest in (known, older):
+        with pytest.raises(PahqError, match=f"own.csv has changed: it does not hold the prompts .{digest[:12]}"):
+            read_pairs(path, sha256=digest)
+
+
+@pytest.mark.parametrize(("mark", "shown"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+@pytest.mark.parametrize("columns", ["clean,corrupted,answer,wrong", "answer,kleen,corrupted", '"clean","corrupted"'])
+def test_a_table_of_other_separators_is_told_that_commas_were_expected(
+    tmp_path: Path, mark: str, shown: str, columns: str
+) -> None:
+    text = f"{columns}\nThe cat , sat,The dog , sat,a,b\n".replace(" , ", "~").replace(",", mark).replace("~", " , ")
+    with pytest.raises(PahqError, match=f"own.csv, heading: commas were expected between columns, not {shown}"):
+        cell(write(tmp_path, text))
+
+
+def test_a_file_in_utf_16_is_told(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_bytes(TABLE.encode("utf-16"))
+    with pytest.raises(PahqError, match=r"is UTF-16 text; save it as UTF-8"):
+        read_pairs(tmp_path / "own.csv")
 
 
 def test_a_file_and_the_kind_own_go_together(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def snakemake(folder: Path, *more: str, experiment: str = "smoke") -> str:
     """Run to the end; return all output."""
-    full = command(folder, *more, "--config", f"experiment={experiment}", "wandb=disabled")
+    config, more = (more[1:], ()) if more[:1] == ("--config",) else ((), more)
+    full = command(folder, *more, "--config", f"experiment={experiment}", "wandb=disabled", *config)
     done = subprocess.run(full, capture_output=True, text=True, timeout=300)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
@@ -146,14 +147,61 @@ def test_killed_in_mid_run_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     before = {path: read_journal(path) for path in tmp_path.glob("results/cells/*/*/decisions.jsonl")}
     assert not all(path.exists() for path in results(tmp_path).values())  # it was in mid-run
 
-    locked = subprocess.run(full, capture_output=True, text=True)
-    assert locked.returncode != 0
-    assert "--unlock" in locked.stdout + locked.stderr
-    snakemake(tmp_path, "--unlock")
+    assert list(tmp_path.glob(".snakemake/locks/*.lock"))  # what Snakemake itself would not go on from
     snakemake(tmp_path)
     assert_complete(tmp_path)
     for path, lines in before.items():
         assert read_journal(path)[: len(lines)] == lines  # seconds included: these tests were not run again
+
+
+def test_two_live_runs_stay_apart(tmp_path: Path) -> None:
+    """The second is refused by Snakemake, as long as the first lives; a dry run beside it changes nothing."""
+    full = command(tmp_path, "--config", "experiment=smoke", "wandb=disabled", "stability_of=none")
+    with (tmp_path / "output").open("w") as output:
+        running = subprocess.Popen(full, stdout=output, stderr=output, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not list(tmp_path.glob(".snakemake/locks/*.output.lock")):
+                assert running.poll() is None, (tmp_path / "output").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.kill(running.pid, signal.SIGSTOP)  # alive, and no faster than the other
+            looked = subprocess.run([*full, "-n"], capture_output=True, text=True)
+            assert looked.returncode == 0, looked.stdout + looked.stderr
+            second = subprocess.run(full, capture_output=True, text=True)
+            assert second.returncode != 0
+            assert "LockException" in second.stdout + second.stderr
+            os.kill(running.pid, signal.SIGCONT)
+            assert running.wait(timeout=300) == 0, (tmp_path / "output").read_text()
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+
+
+def test_an_odd_root_and_every_kind_of_rule(tmp_path: Path) -> None:
+    root = "Ergebnisse (ü), it's a=b [1]"
+    snakemake(tmp_path, "--config", f"root={root}", "stability=--n 2 --seeds 0")
+    assert len(list((tmp_path / root).glob("cells/*/*/result.json"))) == len(cells("smoke"))
+    assert (tmp_path / root / "analysis" / "smoke" / "tables" / "REPORT.md").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {root, ".snakemake"}
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("experment=smoke", "unknown --config key 'experment' (is it experiment?); known: experiment, root, wandb"),
+        ("stability=--n x", "--config stability: pahq stability: argument --n: invalid int value: 'x'"),
+    ],
+)
+def test_what_config_says_wrongly_is_told_before_anything_runs(tmp_path: Path, said: str, sentence: str) -> None:
+    done = subprocess.run(command(tmp_path, "--config", said), capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert sentence in output
+    assert "Traceback" not in output
+    assert "usage:" not in output
+    assert not (tmp_path / "results").exists()
 
 
 def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) -> None:

@@ -25,7 +25,7 @@ TESTS = 5
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody's key, and no memory of an earlier failure."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_BASE_URL"):
+    for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_BASE_URL", "WANDB_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
@@ -126,6 +126,60 @@ def test_disabled_does_nothing_at_all(tmp_path: Path) -> None:
     folder = finished_cell(tmp_path)
     assert subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)]).returncode == 0
     assert not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mode"),
+    [
+        ("WANDB_DISABLED", "true", "disabled"),
+        ("WANDB_DISABLED", "True", "disabled"),
+        ("WANDB_DISABLED", "1", "disabled"),
+        ("WANDB_DISABLED", "false", "auto"),
+        ("WANDB_DISABLED", "", "auto"),
+        ("WANDB_MODE", "disabled", "disabled"),
+        ("WANDB_MODE", "Disabled", "disabled"),
+        ("WANDB_MODE", "dryrun", "offline"),
+        ("WANDB_MODE", "online", "online"),
+        ("WANDB_MODE", "other", "auto"),
+    ],
+)
+def test_wandbs_own_variables_count_where_nothing_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, mode: str
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(tracking, "_log_as", lambda asked, *rest: seen.append(asked))
+    monkeypatch.setenv(name, value)
+    log_cell(CELL, RunConfig(root=str(tmp_path)), tmp_path)
+    assert seen == ([] if mode == "disabled" else [mode])
+    log_cell(CELL, RunConfig(root=str(tmp_path), wandb="offline"), tmp_path)  # what was typed goes first
+    assert seen[-1] == "offline"
+
+
+HOMES = {
+    "none": {"HOME": None, "XDG_CACHE_HOME": None},
+    "not a folder": {"HOME": "/dev/null/home", "XDG_CACHE_HOME": None},
+    "a cache that is none": {"WANDB_CACHE_DIR": "/dev/null/cache"},
+    "a home that can be written": {},
+}
+
+
+@pytest.mark.parametrize("home", list(HOMES))
+def test_a_home_that_cannot_be_written_is_quiet(tmp_path: Path, home: str) -> None:
+    """In a process of its own, since W&B's service speaks to the terminal; two cells, so that it would do so twice."""
+    code = (
+        "import os, sys; from pathlib import Path; from pahq.config import CellConfig, RunConfig;"
+        "from pahq.results import read_json; from pahq.tracking import log_cell; before = dict(os.environ);"
+        "cells = [(Path(f), CellConfig(**read_json(Path(f) / 'config.json'))) for f in sys.argv[2:]];"
+        "[log_cell(c, RunConfig(root=sys.argv[1], wandb='offline'), f) for f, c in cells];"
+        "assert before.get('WANDB_CACHE_DIR') == os.environ.get('WANDB_CACHE_DIR')"
+    )
+    folders = [str(finished_cell(tmp_path, cell)) for cell in (CELL, CELL.model_copy(update={"seed": 1}))]
+    alone = {"WANDB_SERVICE": None}  # which W&B sets for children of a process that has a service already
+    variables = {name: value for name, value in (os.environ | HOMES[home] | alone).items() if value is not None}
+    command = [sys.executable, "-c", code, str(tmp_path), *folders]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
 @pytest.mark.parametrize(

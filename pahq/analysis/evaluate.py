@@ -7,7 +7,6 @@ with a truth).
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pahq.analysis.effects import effect_rows
 from pahq.analysis.frames import analysis_folder, write_parquet
 from pahq.analysis.roc import Agreement, Curve, point
 from pahq.analysis.stability import collect_stability
+from pahq.arguments import Arguments
 from pahq.circuit import Circuit
 from pahq.errors import PahqError
 from pahq.published import published_circuit
@@ -208,7 +208,7 @@ def _edges(circuit: Circuit) -> frozenset[str]:
 
 def main(argv: Sequence[str], ids: Callable[[str], Sequence[str]]) -> int:
     """``EXPERIMENT [--root results]``; ``ids``: the cell ids of an experiment. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="pahq evaluate", description="judge an experiment's circuits")
+    parser = Arguments(prog="pahq evaluate", description="judge an experiment's circuits")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
     given = parser.parse_args(argv)

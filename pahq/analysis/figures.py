@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pahq.analysis.faithfulness.table import by_cell
 from pahq.analysis.frames import replacing
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
+from pahq.arguments import Arguments
 from pahq.errors import PahqError
 
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
@@ -203,7 +203,7 @@ def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
 
 def main(argv: Sequence[str]) -> int:
     """``EXPERIMENT [--root results]``: draw the figures, say where they lie. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="pahq figures", description="figures of an evaluated experiment")
+    parser = Arguments(prog="pahq figures", description="figures of an evaluated experiment")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
     given = parser.parse_args(argv)

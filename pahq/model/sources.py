@@ -16,22 +16,23 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pahq.errors import PahqError, unknown
 from pahq.model.assembly import check_shapes, model_from_tensors
 from pahq.model.hub import fetch
 from pahq.model.modelfile import ModelFile, spill
-from pahq.model.packaged import PACKAGED, check_converted, packaged_folder
+from pahq.model.packaged import check_converted, packaged_folder
 from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.tokenizer import MERGES, TOKENIZER, VOCABULARY, read_tokenizer
 from pahq.model.weights import Model, ModelConfig
+from pahq.modelnames import PACKAGED, embedded_models, models_folder
 from pahq.results import read_json, write_atomic, write_json
 from pahq.sentences import one_sentence
 
@@ -123,19 +124,6 @@ def resolve(source: str | Path, revision: str | None = None) -> Source:
     return _classify(fetch(text, revision), text)
 
 
-def models_folder() -> Path:
-    """The folder of the embedded models inside the installed package."""
-    return Path(str(resources.files("pahq.data"))) / "models"
-
-
-def embedded_models() -> tuple[str, ...]:
-    """Names of the models that the package carries."""
-    folder = models_folder()
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()))
-
-
 def _known() -> tuple[str, ...]:
     return (*embedded_models(), *PACKAGED)
 
@@ -169,8 +157,10 @@ def save_model(model: Model, folder: str | Path) -> str:
         digest = file_digest([Path(temporary)])
         os.chmod(temporary, 0o644)
         os.replace(temporary, folder / WEIGHTS)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # a full disk, say
+            raise PahqError(f"{folder / WEIGHTS} cannot be written ({str(error).splitlines()[0]})") from None
         raise
     words = None if model.vocabulary is None else json.dumps(model.vocabulary, ensure_ascii=False) + "\n"
     for name, text in ((VOCABULARY, words), (TOKENIZER, model.tokenizer), (MERGES, None)):

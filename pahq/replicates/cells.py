@@ -149,7 +149,7 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: i
     variants = [*bootstrap_variants(n, own), *order_variants(own)]
     variants += [variant for variant in seed_variants(seeds, own) if variant.seed in ground.others]
     bar.update(seeds - len(ground.others))  # searches that there is nothing to do for
-    with sole_writer(folder / "stability"):
+    with sole_writer(folder / "stability", lock=run.lock):
         _claim(folder, ground.model)
         kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
         seconds = 0.0

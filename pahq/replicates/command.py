@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pahq.arguments import Arguments
 from pahq.config import RunConfig
 from pahq.errors import PahqError
 from pahq.jobs import Asked
@@ -26,7 +27,7 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
     """
     given = _parser().parse_args(argv)
     check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
-    settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress")}
+    settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress", "lock")}
     try:
         run = RunConfig(**settings)
     except ValidationError as error:
@@ -55,7 +56,15 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
 
 def counts_of(words: Sequence[str], asked: Asked) -> tuple[int, int]:
     """Resamples and seeds that a command line with these ``words`` gives a cell of which so much is asked."""
-    return _counts(_parser().parse_known_args(["-", *words])[0], asked)
+    return _counts(_parser().parse_args(["-", *words]), asked)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise PahqError unless the ``words`` are options, with numbers that can be measured, and name no cell."""
+    given = _parser().parse_args(["-", *words])
+    if given.names != ["-"]:
+        raise PahqError(f"options such as --n 20 --seeds 5 were expected, got {' '.join(given.names[1:])!r}")
+    check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
 
 
 def _counts(given: argparse.Namespace, asked: Asked) -> tuple[int, int]:
@@ -63,8 +72,8 @@ def _counts(given: argparse.Namespace, asked: Asked) -> tuple[int, int]:
     return asked.resamples if n is None else n, asked.seeds if seeds is None else seeds
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pahq stability", description=DESCRIPTION)
+def _parser() -> Arguments:
+    parser = Arguments(prog="pahq stability", description=DESCRIPTION)
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="an experiment, or finished cells by id (task/method-...)"
     )
@@ -75,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-gb", type=float, help="ceiling of a search, as run.memory_gb")
+    parser.add_argument("--no-lock", dest="lock", action="store_false", help="as run.lock=false")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
     return parser
 

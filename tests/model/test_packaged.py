@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import runpy
@@ -14,7 +16,7 @@ import torch
 
 from pahq.errors import PahqError
 from pahq.model import load_model, packaged, sources
-from pahq.model.packaged import Packaged
+from pahq.modelnames import PACKAGED, Packaged
 
 SMALL_GGUF = Path(__file__).parents[1] / "oracles" / "small_gguf.py"
 
@@ -129,7 +131,16 @@ def test_a_missing_package_another_file_and_a_full_disk_are_one_sentence(
         load_model("small")
 
 
+def test_a_cache_that_cannot_lock_files_is_told_with_a_way_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(PahqError, match=r"\(Function not implemented\); XDG_CACHE_HOME=FOLDER puts it elsewhere"):
+        load_model("small")
+
+
 def test_the_real_one_is_named_with_the_command_that_pins_it() -> None:
-    assert packaged.PACKAGED["smollm2"].package in packaged.COMMAND
+    assert PACKAGED["smollm2"].package in packaged.COMMAND
     pins = (Path(__file__).parents[2] / "requirements-smollm2.txt").read_text()
     assert all(word in pins for word in packaged.COMMAND.split() if "==" in word)

@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 
 from pahq.model import load_model
 from pahq.model.forward import logits
-from pahq.model.packaged import PACKAGED, packaged_folder
+from pahq.model.packaged import packaged_folder
 from pahq.model.sources import save_model
 from pahq.model.weights import Model
+from pahq.modelnames import PACKAGED
 from pahq.precision.formats import Format, round_trip
 
 pytestmark = [

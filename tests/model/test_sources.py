@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pahq import modelnames
 from pahq.errors import PahqError
 from pahq.model import embedded_models, load_model, save_model, sources
 from pahq.model.assembly import model_from_tensors, tensor_shapes
@@ -60,7 +61,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_model(tiny(), root / "tiny")
     sums = {f"tiny/{path.name}": sha256(path) for path in (root / "tiny").iterdir()}
     (root / "checksums.json").write_text(json.dumps(sums))
-    monkeypatch.setattr(sources, "models_folder", lambda: root)
+    for module in (modelnames, sources):
+        monkeypatch.setattr(module, "models_folder", lambda: root)
     return root
 
 

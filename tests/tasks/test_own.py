@@ -60,7 +60,9 @@ def test_the_configured_task_is_the_same(tmp_path, model):
             one, other = getattr(build_task(config, model, seed), part), getattr(pahq.read_prompts(model, path), part)
             assert torch.equal(one.clean, other.clean)
             assert torch.equal(one.targets["wrong"], other.targets["wrong"])
-    path.write_text(path.read_text() + "\n")
+    path.write_text(path.read_text() + "\n")  # the same prompts
+    build_task(config, model, 0)
+    path.write_text(path.read_text().replace("candle", "kettle"))
     with pytest.raises(PahqError, match=r"gifts.jsonl has changed"):
         build_task(config, model, 0)
 

@@ -33,8 +33,9 @@ def urgency(group):
 def sweep(group):
     """The group as typed behind `python -m pahq -m`."""
     run = [f"run.root={ROOT}", f"run.experiment={EXPERIMENT}", "run.progress=false"]
-    wandb = [f"wandb={config['wandb']}"] if "wandb" in config else []
-    return shlex.join([*group.overrides, *run, *wandb])
+    wandb = [f"wandb={SAID.wandb}"] if SAID.wandb is not None else []
+    lock = [] if SAID.lock else ["run.lock=false"]
+    return shlex.join([*group.overrides, *run, *wandb, *lock])
 
 
 def task_cells(wildcards):
@@ -45,8 +46,7 @@ def task_cells(wildcards):
 def task_arguments(wildcards):
     """The task's cells as typed behind `python -m pahq faithfulness`."""
     ids = [cell_id for group in TASK_GROUPS[wildcards.task] for cell_id in group.cells]
-    sizes = shlex.split(str(config.get("faithfulness", "")))
-    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *sizes, "--cells", *ids])
+    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *SAID.faithfulness, "--cells", *ids])
 
 
 CELLS = [path for group in GROUPS for path in results(group)]

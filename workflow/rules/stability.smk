@@ -3,8 +3,10 @@
 # stability.json are undeclared: they outlive a killed job.
 # Numbers of searches, for every row: --config stability="--n 20 --seeds 5". Of every cell, marked or not, or of none:
 # --config stability_of=all|none.
-SAID = shlex.split(str(config.get("stability", "")))
-COUNTS = {job.name: counts_of(SAID, job.asked) for job in STABILITY}
+from pahq.replicates.command import counts_of
+from pahq.replicates.variants import done_marker
+
+COUNTS = {job.name: counts_of(SAID.stability, job.asked) for job in STABILITY}
 STABLE = [
     str(done_marker(Path(ROOT) / "cells" / cell_id, *COUNTS[job.name])) for job in STABILITY for cell_id in job.cells
 ]
@@ -28,7 +30,7 @@ for job in STABILITY:
         params:
             arguments=shlex.join(
                 [*folders, "--root", ROOT, "--no-progress", "--n", str(job.asked.resamples)]
-                + ["--seeds", str(job.asked.seeds), *SAID]
+                + ["--seeds", str(job.asked.seeds), *SAID.stability, *([] if SAID.lock else ["--no-lock"])]
             ),
         shell:
             "python -m pahq stability {params.arguments} --threads {threads} 2>&1 | tee -i {log:q}"

