@@ -18,7 +18,8 @@ from output import publish
 
 from pahq.circuit import Circuit
 from pahq.experiment import cells
-from pahq.results import cell_folder, is_done, read_json, read_result
+from pahq.files.text import read_json
+from pahq.results import cell_folder, is_done, read_result
 
 FRESH = ("kl", "metric", "value", "clean", "corrupted", "faithfulness")
 BAND = ("share", "overturned", "could_differ", "hopeless", "bits_share")

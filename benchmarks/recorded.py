@@ -17,8 +17,8 @@ from output import publish
 
 from pahq.cell import start_search
 from pahq.engine.problem import build_problem
+from pahq.files.text import read_json
 from pahq.recorded import read_recorded
-from pahq.results import read_json
 
 DEFAULT = Path(__file__).resolve().parents[1] / "tests" / "golden" / "attn2l_t0.008"
 

@@ -220,8 +220,8 @@ def _models(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write the JSON")
     parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")
     options = parser.parse_args(argv)
+    from pahq.files.text import write_json
     from pahq.model import load_model
-    from pahq.results import write_json
 
     model = load_model(options.name, revision=options.revision)
     config = model.config.model_dump(mode="json")

@@ -16,13 +16,14 @@ from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError, unknown
+from pahq.files.text import write_json
 from pahq.fulldisk import told_if_full
 from pahq.graph import Graph
 from pahq.memory import PeakMemory
 from pahq.model import load_model
 from pahq.model.fused import check_fused
 from pahq.model.modelfile import ModelFile
-from pahq.model.sources import check_device, open_model
+from pahq.model.sources import check_device, open_model, weights_digest
 from pahq.model.weights import Model
 from pahq.outcome import certainty, judge, summary
 from pahq.precision.levels import levels_digest
@@ -35,16 +36,15 @@ from pahq.results import (
     SearchResult,
     cell_folder,
     is_done,
-    read_journal,
-    read_result,
     sole_writer,
-    write_json,
+    write_result,
 )
 from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
 from pahq.search.doubt import Doubts
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.twin import doubts_for
+from pahq.story import check_cell, set_aside, sound_lines
 from pahq.tasks import build_task
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
@@ -60,12 +60,29 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     """
     run = run or RunConfig()
     folder = cell_folder(run.root, cell.id)
-    if is_done(folder):
-        return SearchResult(folder, read_result(folder))
+    if not run.repair and is_done(folder):
+        return _finished(cell, folder)
     with told_if_full(folder), sole_writer(folder, lock=run.lock):
+        if run.repair and (folder / "result.json").exists():
+            try:
+                check_cell(folder, cell)
+            except PahqError:
+                set_aside(folder)
         if is_done(folder):  # finished by another process while this one came here
-            return SearchResult(folder, read_result(folder))
+            return _finished(cell, folder)
         return _compute(cell, run, folder)
+
+
+def _finished(cell: CellConfig, folder: Path) -> SearchResult:
+    """What is there already, once its files are known to be whole, and the model's weights those it was found on."""
+    result = check_cell(folder, cell)
+    there, found = weights_digest(cell.model.source, cell.model.revision), result["model"]["digest"]
+    if there not in (None, found):
+        raise PahqError(
+            f"{folder} was finished on other weights: {cell.model.source} has some of sha256 {str(there)[:12]}... now "
+            f"and had {found[:12]}...; move the folder away, or take another run.root, for a search on the new ones"
+        )
+    return SearchResult(folder, result)
 
 
 def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
@@ -75,7 +92,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     source, task, problem = _set_up(cell, run)
     levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, source.digest, levels)
-    earlier = read_journal(folder / "decisions.jsonl")
+    earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
     full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
     set_up = time.perf_counter() - clock
     doubts = cell_doubts(cell, problem, full, run.memory_gb)
@@ -99,9 +116,9 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         "device": device_name(run.device),
         "threads": run.threads,
     }
-    write_json(folder / "result.json", values)
+    whole = write_result(folder, values)
     log_cell(cell, run, folder)
-    return SearchResult(folder, values)
+    return SearchResult(folder, whole)
 
 
 def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, Problem]:

@@ -307,6 +307,7 @@ class RunConfig(_Frozen):
     progress: bool = True
     store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
+    repair: bool = False  # a finished cell of which a byte has changed is set aside and computed anew
     lock: bool = True  # a cell's folder, for the process that computes it; False for file systems without locks
 
 

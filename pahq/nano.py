@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from pahq.config import TaskConfig
+from pahq.files.text import read_json, write_json
 from pahq.metrics import gather_items
 from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.forward import logits
 from pahq.model.sources import save_model
 from pahq.model.tensorfile import file_digest
 from pahq.model.weights import Model, ModelConfig
-from pahq.results import read_json, write_json
 from pahq.tasks import build_task, docstring, greaterthan, induction, ioi
 from pahq.tasks.words import (
     ARGUMENTS,

@@ -11,7 +11,7 @@ import torch
 
 from pahq.config import CellConfig
 from pahq.errors import PahqError
-from pahq.results import read_json, write_json
+from pahq.files.text import read_json, write_json
 
 
 def claim(folder: Path, cell: CellConfig, digest: str | None, levels: str | None) -> None:

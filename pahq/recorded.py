@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pahq.errors import PahqError, unknown
+from pahq.files.text import read_json
 from pahq.graph import Graph
 from pahq.model.assembly import model_from_tensors
 from pahq.model.transformerlens import fill_norms, model_config
 from pahq.model.weights import Model, ModelConfig
-from pahq.results import read_json
 from pahq.search.order import Order
 from pahq.sentences import one_sentence
 from pahq.tasks.task import Prompts, last_items

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +16,12 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from pahq.errors import PahqError
+from pahq.files.sealed import Damaged, digests, read_sealed, write_sealed
+from pahq.files.text import write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
+FILES = ("config.json", "provenance.json", "decisions.jsonl", "circuit.json")  # of a cell, beside its result
+REPAIR = "run.repair=true (or `pahq repair`) sets it aside and computes the cell anew"
 
 
 @dataclass(frozen=True)
@@ -58,42 +60,40 @@ def cell_folder(root: str | Path, cell_id: str) -> Path:
     return Path(root) / "cells" / cell_id
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or none: temporary name in the same folder, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, values: Any) -> None:
-    write_atomic(path, json.dumps(values, indent=1) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; PahqError in one sentence if it is missing or broken."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise PahqError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise PahqError(f"{path} is not readable JSON: {error}") from None
-
-
 def read_result(folder: Path) -> dict[str, Any]:
-    """The result.json of a finished cell; PahqError if the cell is unfinished or the file is not a result."""
-    values = read_json(folder / "result.json")
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise PahqError(f"{folder / 'result.json'} is not a result of schema {SCHEMA}")
+    """The result.json of a finished cell.
+
+    Raises PahqError if the cell is unfinished or the file is not a result, and Damaged if a byte of it has changed.
+    """
+    path = folder / "result.json"
+    try:
+        values = read_sealed(path, way_on=REPAIR)
+    except Damaged:
+        if _schema(path) not in (None, SCHEMA):
+            raise _other_schema(path) from None
+        raise
+    if values.get("schema") != SCHEMA or not isinstance(values.get("id"), str):
+        raise _other_schema(path)
     return values
+
+
+def _schema(path: Path) -> object:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return values.get("schema") if isinstance(values, dict) else None
+
+
+def _other_schema(path: Path) -> PahqError:
+    return PahqError(f"{path} is not a result of schema {SCHEMA}, which this version writes; {REPAIR}")
+
+
+def write_result(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Finish a cell: its result, with the digests of the other files, sealed. Returns what was written."""
+    whole = {**values, "files": digests(folder, FILES)}
+    write_sealed(folder / "result.json", whole)
+    return whole
 
 
 @contextmanager
@@ -121,11 +121,11 @@ def sole_writer(folder: Path, *, lock: bool = True) -> Iterator[None]:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the cell in ``folder`` has a readable result."""
-    try:
-        return bool(read_result(folder)["id"])
-    except (PahqError, KeyError):
+    """Whether the cell in ``folder`` has a result. Raises PahqError, as ``read_result``, if that is not whole."""
+    if not (folder / "result.json").exists():
         return False
+    read_result(folder)
+    return True
 
 
 class Journal:

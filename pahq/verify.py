@@ -15,10 +15,11 @@ from pahq.cell import ENGINES, rerun, start_search
 from pahq.config import CellConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
+from pahq.files.text import read_json
 from pahq.model.sources import check_device
 from pahq.precision.levels import levels_digest
 from pahq.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
-from pahq.results import read_journal, read_json
+from pahq.results import read_journal
 from pahq.search.acdc import Decision, margin
 from pahq.sentences import one_sentence
 

@@ -10,19 +10,8 @@ from pathlib import Path
 import pytest
 
 from pahq.errors import PahqError
-from pahq.results import (
-    SCHEMA,
-    Journal,
-    JournalLine,
-    SearchResult,
-    cell_folder,
-    is_done,
-    read_journal,
-    read_json,
-    read_result,
-    write_atomic,
-    write_json,
-)
+from pahq.files.text import read_json, write_atomic, write_json
+from pahq.results import SCHEMA, Journal, JournalLine, SearchResult, cell_folder, is_done, read_journal, read_result
 
 LINES = [JournalLine(i, f"a1.h{i}->logits", 0.1 * i, 0.1 * i + 1e-9, i % 2 == 0, 0.004) for i in range(4)]
 

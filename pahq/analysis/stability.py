@@ -9,7 +9,8 @@ import pandas as pd
 
 from pahq.analysis.frames import read_parquet
 from pahq.errors import PahqError
-from pahq.results import cell_folder, read_json
+from pahq.files.sealed import check_digests, read_sealed
+from pahq.results import cell_folder
 
 LABELS = ["id", "series", "task", "method", "precision", "format", "bits", "variant", "threshold", "edges", "kept"]
 _NUMBERS = {  # column: where it stands in stability.json
@@ -55,8 +56,9 @@ def collect_stability(root: str | Path, cells: pd.DataFrame) -> tuple[pd.DataFra
 
 
 def _row(path: Path, cell_id: str, kept: int) -> dict[str, Any]:
-    values = read_json(path)
+    values = read_sealed(path)
     try:
+        check_digests(path.parent, values["files"], way_on=f"move {path} away, and pahq stability makes both anew")
         row = {column: _at(values, place) for column, place in _NUMBERS.items()} | {"note": str(values["note"])}
         belongs = (values["id"], values["kept"]) == (cell_id, kept)
     except (KeyError, TypeError) as error:

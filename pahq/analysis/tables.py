@@ -22,7 +22,7 @@ from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.arguments import Arguments
 from pahq.errors import PahqError
-from pahq.results import write_atomic
+from pahq.files.text import write_atomic
 
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 APART = ("auc_against_acdc", "faithfulness_cells")  # tables that the report names and does not hold

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.files.text import read_json
 from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.families import check_checkpoint, model_config
 from pahq.model.tensorfile import check_floats, file_digest, read_headers, weight_files
 from pahq.model.tokenizer import read_tokenizer
 from pahq.model.weights import Model, ModelConfig
-from pahq.results import read_json
 
 _log = logging.getLogger(__name__)
 

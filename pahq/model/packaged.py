@@ -16,12 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pahq.errors import PahqError
+from pahq.files.text import read_json, write_json
 from pahq.model.assembly import model_from_tensors
 from pahq.model.gguf import COMMAND, read_gguf
 from pahq.model.tensorfile import WEIGHTS, file_digest
 from pahq.model.weights import Model
 from pahq.modelnames import PACKAGED, Packaged
-from pahq.results import read_json, write_json
 
 LAYOUT = 1  # raised whenever the same file would convert to other numbers
 CHECKSUMS = "checksums.json"

@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pahq.errors import PahqError, unknown
+from pahq.files.text import read_json, write_atomic, write_json
 from pahq.model.assembly import check_shapes, model_from_tensors
 from pahq.model.hub import fetch
 from pahq.model.modelfile import ModelFile, spill
@@ -33,7 +35,6 @@ from pahq.model.tensorfile import WEIGHTS, check_floats, file_digest, read_heade
 from pahq.model.tokenizer import MERGES, TOKENIZER, VOCABULARY, read_tokenizer
 from pahq.model.weights import Model, ModelConfig
 from pahq.modelnames import PACKAGED, embedded_models, models_folder
-from pahq.results import read_json, write_atomic, write_json
 from pahq.sentences import one_sentence
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -94,6 +95,23 @@ def open_model(
         check_converted(found.folder, digest)
     words: dict[str, Any] = {"vocabulary": vocabulary, "tokenizer": tokenizer, "digest": digest}
     return ModelFile(config, path, dtype=dtype, device=target, **words)
+
+
+def weights_digest(source: str | Path, revision: str | None = None) -> str | None:
+    """sha256 of a model's weights as ``load_model`` would find them now; None for a hub name, which its commit pins.
+
+    Raises PahqError if there is no such model. Files that have not changed since are read once a process.
+    """
+    if revision is not None:
+        return None
+    folder = resolve(source).folder
+    paths = (folder / WEIGHTS,) if (folder / WEIGHTS).is_file() else weight_files(folder)
+    return _digest_of(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
+
+
+@cache
+def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return file_digest([path for path, *_ in files])
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:

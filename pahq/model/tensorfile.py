@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.results import read_json
+from pahq.files.text import read_json
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

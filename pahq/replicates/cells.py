@@ -23,6 +23,7 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
 from pahq.errors import PahqError
+from pahq.files.sealed import check_digests, digests, read_sealed, write_sealed
 from pahq.model.sources import check_device
 from pahq.model.weights import Model
 from pahq.provenance import versions
@@ -37,21 +38,15 @@ from pahq.replicates.variants import (
     order_variants,
     seed_variants,
 )
-from pahq.results import (
-    Journal,
-    cell_folder,
-    read_journal,
-    read_json,
-    read_result,
-    sole_writer,
-    write_json,
-)
+from pahq.results import Journal, cell_folder, read_result, sole_writer
 from pahq.search.order import Order
+from pahq.story import check_cell, sound_lines
 from pahq.tasks import build_task
 from pahq.tasks.task import Prompts, Task
 from pahq.verify import read_cell
 
-SCHEMA = 1
+SCHEMA = 2
+INCLUSION = "inclusion.parquet"
 SAME_PROMPTS = "the task has the same prompts for every seed"
 
 
@@ -130,7 +125,7 @@ def _finished(run: RunConfig, cell_id: str) -> CellConfig:
     folder = cell_folder(run.root, cell_id)
     if not (folder / "result.json").exists():
         raise PahqError(f"{folder} holds no finished cell; its search comes before its stability")
-    read_result(folder)
+    check_cell(folder)
     cell = read_cell(folder / "config.json")
     if cell.id != cell_id:
         raise PahqError(f"{folder / 'config.json'} is of the cell {cell.id!r}, not of its folder's {cell_id!r}")
@@ -169,8 +164,8 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: i
             bar.update()
         stability = Stability.of(Circuit.read(folder / "circuit.json"), kept)
         values = _summary(cell, ground, stability, n, seeds)
-        write_parquet(folder / "inclusion.parquet", inclusion_frame(stability))
-        write_json(folder / "stability.json", values)
+        write_parquet(folder / INCLUSION, inclusion_frame(stability))
+        write_sealed(folder / "stability.json", values | {"files": digests(folder, [INCLUSION])})
     return Measured(folder / "stability.json", values, seconds)
 
 
@@ -199,7 +194,7 @@ def _replicate(
     """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
     problem, full = problems
     graph, path = problem.graph, finished.with_suffix(".jsonl")
-    lines = read_journal(path)
+    lines = sound_lines(cell, path)
     done = [as_decision(graph, line) for line in lines]
     with Journal(path, lines) as journal:
         clock = time.perf_counter()
@@ -211,12 +206,12 @@ def _replicate(
             clock = now
     edges = [line.edge for line in lines if not line.removed]
     seconds = round(sum(line.seconds for line in lines), 6)
-    write_json(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})
+    write_sealed(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})
     path.unlink()
 
 
 def _read_replicate(path: Path, variant: Variant) -> tuple[list[str], float]:
-    values = read_json(path)
+    values = read_sealed(path)
     try:
         edges, seconds, name = list(map(str, values["edges"])), float(values["seconds"]), values["name"]
     except (KeyError, TypeError, ValueError) as error:
@@ -233,25 +228,26 @@ def _claim(folder: Path, model: Model) -> None:
     if result["model"]["digest"] != model.digest:
         raise PahqError(f"{folder} was searched on a model of digest {result['model']['digest']}, not {model.digest}")
     path = folder / "stability" / "provenance.json"
-    if path.exists() and read_json(path) != wanted:
+    if path.exists() and read_sealed(path) != wanted:
         raise PahqError(f"{path.parent} holds replicates of another run; move it away to start anew")
-    write_json(path, wanted)
+    write_sealed(path, wanted)
 
 
 def _read_done(folder: Path, n: int, seeds: int) -> Measured | None:
     """What an earlier run with these counts or more left, if it is whole and belongs to the circuit that is there."""
     path = folder / "stability.json"
-    if not (path.exists() and (folder / "inclusion.parquet").exists()):
+    if not (path.exists() and (folder / INCLUSION).exists()):
         return None
-    values, result = read_json(path), read_result(folder)
+    values, result = read_sealed(path), read_result(folder)
     wanted = {"schema": SCHEMA, "id": result["id"], "model": result["model"]["digest"]}
-    if not isinstance(values, dict) or any(values.get(key) != value for key, value in wanted.items()):
+    if any(values.get(key) != value for key, value in wanted.items()):
         return None
+    check_digests(folder, values["files"], way_on=f"move {path} away, and pahq stability makes both anew")
     if values.get("n", 0) < n or values.get("seeds", 0) < seeds:
         return None
     names = [name for kind in ("bootstrap", "orders", "other_seeds") for name in values[kind]["each"]]
     files = [folder / "stability" / f"{name}.json" for name in names]
-    return Measured(path, values, sum(read_json(file)["seconds"] for file in files if file.exists()))
+    return Measured(path, values, sum(read_sealed(file)["seconds"] for file in files if file.exists()))
 
 
 def _summary(cell: CellConfig, ground: _Ground, stability: Stability, n: int, seeds: int) -> dict[str, Any]:

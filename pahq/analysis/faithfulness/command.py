@@ -28,10 +28,12 @@ from pahq.cell import load
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
 from pahq.errors import PahqError
+from pahq.files.sealed import read_sealed, write_sealed
 from pahq.model.sources import check_device
 from pahq.provenance import versions
-from pahq.results import cell_folder, is_done, read_journal, read_json, read_result, write_json
+from pahq.results import cell_folder, is_done, read_journal
 from pahq.sentences import one_sentence
+from pahq.story import check_cell
 
 LOG = logging.getLogger(__name__)
 FILE = "faithfulness.json"
@@ -48,7 +50,7 @@ class Judged:
 
     @classmethod
     def read(cls, folder: Path) -> Judged:
-        result = read_result(folder)
+        result = check_cell(folder)
         try:
             config = CellConfig.model_validate(result["config"])
             digest = str(result["model"]["digest"])
@@ -93,17 +95,16 @@ def judge_cells(
                 if found is None:
                     values = values or _values(cell, device)
                     found = cell.identity(settings) | _judge(values, cell, settings, known)
-                    write_json(cell.folder / FILE, found)
+                    write_sealed(cell.folder / FILE, found)
                 bar.update()
                 yield cell, found
 
 
 def _made_before(cell: Judged, settings: Settings) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = read_json(cell.folder / FILE)
-        return found if found.items() >= cell.identity(settings).items() else None
-    except (PahqError, AttributeError):  # none, or none that could be read: it is made anew
+    if not (cell.folder / FILE).exists():
         return None
+    found = read_sealed(cell.folder / FILE)
+    return found if found.items() >= cell.identity(settings).items() else None
 
 
 def _values(cell: Judged, device: str) -> Values:

@@ -19,7 +19,8 @@ from pahq.cell import run_cell
 from pahq.config import RunConfig
 from pahq.errors import PahqError
 from pahq.experiment import cells
-from pahq.results import cell_folder, read_json
+from pahq.files.text import read_json
+from pahq.results import cell_folder
 
 QUICK = ["--resamples", "50", "--permutations", "20", "--inflated", "12", "--random-circuits", "12", "--no-progress"]
 

@@ -1,0 +1,46 @@
+"""Text and JSON files that are written whole or not at all. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pahq.errors import PahqError
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or none: temporary name in the same folder, flushed, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def dump_json(values: Any) -> str:
+    """Standard JSON over several lines. ValueError for NaN and infinities, which JSON has no words for."""
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_atomic(path, dump_json(values))
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; PahqError in one sentence if it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise PahqError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise PahqError(f"{path} is not readable JSON: {error}") from None
