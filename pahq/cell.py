@@ -43,6 +43,7 @@ from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.tasks import build_task
+from pahq.tasks.check import check_prompts
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
 
@@ -55,7 +56,11 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
     another model or version left in the cell's folder.
     """
-    run = run or RunConfig()
+    run = RunConfig() if run is None else run
+    if not isinstance(cell, CellConfig):
+        raise PahqError(f"cell: a CellConfig, as pahq.parse_config gives it, was expected, not {type(cell).__name__}")
+    if not isinstance(run, RunConfig):
+        raise PahqError(f"run: a RunConfig was expected, not {type(run).__name__}")
     folder = cell_folder(run.root, cell.id)
     if is_done(folder):
         return SearchResult(folder, read_result(folder))
@@ -118,6 +123,7 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
         task = build_task(cell.task, source, cell.seed)
     else:
         source, task = load(cell, run.device)
+    check_prompts(source.config, task.search, metric=cell.task.metric, ablation=cell.task.ablation)
     return source, task, cell_problem(cell, source, task.search, store=store)
 
 

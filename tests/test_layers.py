@@ -17,7 +17,7 @@ import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
 FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    ("graph", "circuit", "config", "errors", "promptfile", "sentences", "grids", "jobs"),
+    ("graph", "circuit", "config", "errors", "presets", "promptfile", "sentences", "grids", "jobs"),
     ("model", "metrics", "results", "memory", "data"),
     ("tasks", "precision", "published"),
     ("engine",),
@@ -33,6 +33,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
         "verify",
         "nano",
         "api",
+        "asked",
         "replicates",
     ),
     ("experiment",),
@@ -57,6 +58,7 @@ NO_TORCH = (
     "circuit",
     "config",
     "errors",
+    "presets",
     "promptfile",
     "sentences",
     "grids",

@@ -37,6 +37,12 @@ def read_prompts(model: Reader, path: str | Path, *, examples: int | None = None
     too. Raises PahqError in one sentence, naming row and column: prompts that do not align, an answer of several
     tokens, a word that the model lacks.
     """
+    if not isinstance(path, str | Path):
+        raise PahqError(f"prompts are read from a file; its path was expected, not {type(path).__name__}")
+    if examples is not None and (type(examples) is not int or examples < 1):
+        raise PahqError(f"examples: a whole number of at least 1 was expected (got {examples!r})")
+    if bos is not None and not isinstance(bos, str):
+        raise PahqError(f"bos: a token's text was expected, not {type(bos).__name__}")
     path = Path(path)
     search, fresh = cut(read_pairs(path), examples)
     return build_from(path, search, fresh, model, name=path.stem, bos=bos)
@@ -75,6 +81,9 @@ def _prompts(path: Path, pairs: Sequence[Pair], encoder: Encoder) -> Prompts:
     targets = {"answer": _tokens(path, pairs, "answer", encoder)}
     if pairs[0].wrong is not None:
         targets["wrong"] = _tokens(path, pairs, "wrong", encoder)
+        for pair, answer, wrong in zip(pairs, targets["answer"].tolist(), targets["wrong"].tolist(), strict=True):
+            if answer == wrong:
+                raise PahqError(f"{path}, row {pair.row}, column wrong: the same token as in column answer")
     tokens = torch.tensor(clean), torch.tensor(corrupted)
     return Prompts(*tokens, last_items(*tokens[0].shape), targets)
 

@@ -54,7 +54,12 @@ class Task:
 
 
 def check_aligned(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
-    """Raise PahqError unless both batches have the same, non-empty shape."""
+    """Raise PahqError unless both batches are tensors of the same, non-empty shape."""
+    for tokens in (clean, corrupted):
+        if not isinstance(tokens, Tensor):
+            raise PahqError(
+                f"prompts must be a tensor of token ids, not {type(tokens).__name__}; pahq.prompts takes any array"
+            )
     if clean.dim() != 2 or not clean.numel():
         raise PahqError(f"prompts must be a non-empty [batch, pos] array of token ids, got shape {list(clean.shape)}")
     if clean.shape != corrupted.shape:
