@@ -26,6 +26,7 @@ from pahq.errors import PahqError
 from pahq.model.fused import check_fused
 from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model
+from pahq.precheck import check_memory, told_when_memory_ends
 from pahq.search.acdc import Decision, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
@@ -98,6 +99,7 @@ def read_prompts(model: Model, path: str | Path, *, examples: int | None = None,
     return own.read_prompts(model, path, examples=examples, bos=bos)
 
 
+@told_when_memory_ends()
 def acdc(
     model: Model,
     task: Prompts | Task,
@@ -127,6 +129,7 @@ def acdc(
     return Found(circuit_of(problem.graph, decisions), tuple(decisions))
 
 
+@told_when_memory_ends()
 def sweep(
     model: Model,
     task: Prompts | Task,
@@ -169,6 +172,7 @@ def problem_of(model: Model, task: Prompts | Task, cell: CellConfig) -> Problem:
     """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other."""
     found = prompts_of(task)
     check_prompts(model.config, found, metric=cell.task.metric, ablation=cell.task.ablation)
+    check_memory(cell, model, found)
     if cell.precision.kernel == "fused":
         check_fused((model if isinstance(model, ModelFile) else model.W_E).device)
     with torch.no_grad():

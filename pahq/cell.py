@@ -24,6 +24,7 @@ from pahq.model.modelfile import ModelFile
 from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
 from pahq.outcome import certainty, judge, summary
+from pahq.precheck import checked_task, told_when_memory_ends
 from pahq.precision.levels import levels_digest
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import Focus, PrecisionStore, focus_of
@@ -42,14 +43,13 @@ from pahq.results import (
 from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
-from pahq.tasks import build_task
-from pahq.tasks.check import check_prompts
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
 
 ENGINES = ("suffix", "reference")
 
 
+@told_when_memory_ends()
 def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     """Run one cell to its end, or go on where it stopped, or return what is already there.
 
@@ -120,10 +120,9 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     if store == "packed":
         dtype = getattr(torch, cell.engine.dtype)
         source = open_model(cell.model.source, cell.model.revision, dtype=dtype, device=run.device)
-        task = build_task(cell.task, source, cell.seed)
+        task = checked_task(cell, source)
     else:
         source, task = load(cell, run.device)
-    check_prompts(source.config, task.search, metric=cell.task.metric, ablation=cell.task.ablation)
     return source, task, cell_problem(cell, source, task.search, store=store)
 
 
@@ -139,7 +138,8 @@ def _judged_by(source: Model | ModelFile, full: Problem | None) -> Model:
 def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
     """The cell's model, in its engine's dtype on its device, and its task."""
     model = load_model(cell.model.source, device=device, revision=cell.model.revision)
-    return model.to(dtype=getattr(torch, cell.engine.dtype)), build_task(cell.task, model, cell.seed)
+    model = model.to(dtype=getattr(torch, cell.engine.dtype))
+    return model, checked_task(cell, model)
 
 
 def focus_on(problem: Problem) -> Callable[[int], Focus]:

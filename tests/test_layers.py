@@ -34,6 +34,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
         "nano",
         "api",
         "asked",
+        "precheck",
         "replicates",
     ),
     ("experiment",),

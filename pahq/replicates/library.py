@@ -14,6 +14,7 @@ from pahq.circuit import Circuit
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.weights import Model
+from pahq.precheck import told_when_memory_ends
 from pahq.replicates.measures import Stability
 from pahq.replicates.resample import draw, needs_copies, resample
 from pahq.replicates.variants import (
@@ -29,6 +30,7 @@ from pahq.search.order import Order
 from pahq.tasks.task import Prompts, Task
 
 
+@told_when_memory_ends()
 def stability(
     model: Model,
     task: Prompts | Task,
