@@ -7,6 +7,7 @@ found = pahq.acdc(model, prompts, threshold=0.01)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,12 @@ from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.sweep import sweep as sweep_thresholds
 from pahq.tasks import own
+from pahq.tasks.bos import missing_note
 from pahq.tasks.check import check_answers_differ, check_prompts
 from pahq.tasks.given import single_tokens, token_rows
 from pahq.tasks.task import Prompts, Task, last_items
 
+_log = logging.getLogger(__name__)
 __all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "sweep"]
 
 
@@ -76,13 +79,15 @@ def prompts(
     _check_model(model)
     if bos is not None and not isinstance(bos, str):
         raise PahqError(f"bos: a token's text was expected, not {type(bos).__name__}")
-    pair = [token_rows(model, text, what, bos) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
+    told = [token_rows(model, text, what, bos) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
+    pair = [tokens for tokens, _ in told]
     targets = {}
     for name, values in (("answer", answer), ("wrong", wrong)):
         if values is not None:
             targets[name] = single_tokens(model, values, name, len(pair[0]))
     made = Prompts(pair[0], pair[1], last_items(*pair[0].shape), targets)
     check_answers_differ(made)
+    _say(*dict.fromkeys(note for _, notes in told for note in notes))
     return made
 
 
@@ -96,7 +101,9 @@ def read_prompts(model: Model, path: str | Path, *, examples: int | None = None,
     tokens, a word that the model lacks.
     """
     _check_model(model)
-    return own.read_prompts(model, path, examples=examples, bos=bos)
+    task = own.read_prompts(model, path, examples=examples, bos=bos)
+    _say(*(task.notes or missing_note(model, task.search.clean)))
+    return task
 
 
 @told_when_memory_ends()
@@ -187,6 +194,11 @@ def prompts_of(task: Prompts | Task) -> Prompts:
             f"prompts as pahq.prompts or pahq.read_prompts gives them were expected, not {type(found).__name__}"
         )
     return found
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        _log.warning("%s", note)
 
 
 def _check_model(model: object) -> None:

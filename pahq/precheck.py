@@ -6,6 +6,7 @@ that would have fitted; what runs out of memory all the same is told in a senten
 
 from __future__ import annotations
 
+import logging
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from pahq.errors import PahqError
 from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig
 from pahq.tasks import build_task
+from pahq.tasks.bos import missing_note
 from pahq.tasks.check import check_prompts
 from pahq.tasks.task import Prompts, Task, check_enough
 
+_log = logging.getLogger(__name__)
 GIB = 1 << 30
 MANY = 1000  # examples from which on the memory is asked about before they are drawn
 _OUT = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -30,7 +33,7 @@ def checked_task(cell: CellConfig, model: Model | ModelFile) -> Task:
     """The cell's task, once it is clear that the model can read its prompts and that a search of them can fit.
 
     Raises PahqError as ``build_task``, ``check_prompts`` and ``check_memory`` do. How long prompts are is learnt of
-    two, so that a task of too many is refused before these are drawn.
+    two, so that a task of too many is refused before these are drawn. What there is to say of a task is logged.
     """
     if cell.task.examples > MANY and cell.task.kind != "own":
         few = build_task(cell.task.model_copy(update={"examples": 2}), model, cell.seed)
@@ -39,6 +42,8 @@ def checked_task(cell: CellConfig, model: Model | ModelFile) -> Task:
     task = build_task(cell.task, model, cell.seed)
     check_prompts(model.config, task.search, metric=cell.task.metric, ablation=cell.task.ablation)
     check_memory(cell, model, task.search)
+    for note in task.notes or missing_note(model, task.search.clean):
+        _log.warning("task %s: %s", cell.task.name, note)
     return task
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.weights import Reader
+from pahq.tasks.bos import begun_note, missing_note
 from pahq.tasks.encoder import encoder_of
 from pahq.tasks.task import stack_rows
 
@@ -18,8 +19,10 @@ _ROWS = "a list of texts, of lists of words, or rows of token ids (lists, tensor
 _VALUES = "a list of token texts or token ids"
 
 
-def token_rows(model: Reader, given: object, what: str, bos: str | None = None) -> Int[Tensor, "batch pos"]:
-    """Prompts as token ids: rows of ids as they are, all else through the model's words or tokenizer.
+def token_rows(
+    model: Reader, given: object, what: str, bos: str | None = None
+) -> tuple[Int[Tensor, "batch pos"], tuple[str, ...]]:
+    """Prompts as token ids, and what is to be said of them: ids as they are, all else through the model's own words.
 
     ``bos``, a token's text, goes before prompts that are no ids. Raises PahqError naming the first prompt that is
     neither text, words nor ids, that is empty, that has another length or an id that the model lacks.
@@ -34,10 +37,12 @@ def token_rows(model: Reader, given: object, what: str, bos: str | None = None) 
         if not rows[i]:
             raise PahqError(f"{what} prompt {i} is empty")
     if kinds[0] != "token ids":
-        return encoder_of(model, what, bos=bos).batch(rows, what)
+        encoder = encoder_of(model, what, bos=bos)
+        tokens = encoder.batch(rows, what)
+        return tokens, begun_note(encoder, rows, bos) or missing_note(model, tokens)
     for i, row in enumerate(rows):
         check_ids(row, model.config.d_vocab, f"{what} prompt {i}", model)
-    return stack_rows(rows, what)
+    return stack_rows(rows, what), ()
 
 
 def single_tokens(model: Reader, given: object, what: str, count: int) -> Int[Tensor, " item"]:

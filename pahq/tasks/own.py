@@ -16,6 +16,7 @@ from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.model.weights import Reader
 from pahq.promptfile import Pair, cut, read_pairs
+from pahq.tasks.bos import begun_note
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.task import Prompts, Task, last_items
 
@@ -58,7 +59,8 @@ def build_from(
     if repeated := {tuple(row) for row in first.clean.tolist()} & {tuple(row) for row in second.clean.tolist()}:
         shown = encoder.shown(min(repeated))
         raise PahqError(f"{path}: the clean prompt {shown} is searched on and judged by; fresh prompts must be others")
-    return Task(name, first, second, metric)
+    texts = [text for pair in (*search, *fresh) for text in (pair.clean, pair.corrupted)]
+    return Task(name, first, second, metric, notes=begun_note(encoder, texts, bos))
 
 
 def _prompts(path: Path, pairs: Sequence[Pair], encoder: Encoder) -> Prompts:

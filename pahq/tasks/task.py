@@ -49,6 +49,7 @@ class Task:
     """Prompts to search on and fresh prompts; ``metric`` is the task's own metric beside KL.
 
     ``different``: how many different prompts (or at least so many) there are to draw from, where prompts are drawn.
+    ``notes``: sentences that whoever takes the task is to be told.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Task:
     fresh: Prompts
     metric: str
     different: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check_aligned(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
