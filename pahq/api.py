@@ -32,6 +32,7 @@ from pahq.search.acdc import Decision, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.sweep import sweep as sweep_thresholds
+from pahq.taskcheck import warned_check
 from pahq.tasks import own
 from pahq.tasks.bos import missing_note
 from pahq.tasks.check import check_answers_differ, check_prompts
@@ -123,7 +124,7 @@ def acdc(
     ``setting``: see ``Setting``. Writes no file (``pahq.run_cell`` does, and resumes). Conmy et al. 2023, algorithm 1.
     """
     cell = checked(model, setting, threshold, absolute=absolute, order=order, engine=engine)
-    problem = problem_of(model, task, cell)
+    problem = problem_of(model, task, cell, check=True)
     search = start_search(engine, problem, order or Order(), cell.threshold, absolute=absolute)
     decisions: list[Decision] = []
     kept = 0
@@ -151,7 +152,7 @@ def sweep(
     cells = [
         checked(model, setting, threshold, absolute=absolute, order=order) for threshold in thresholds_of(thresholds)
     ]
-    problem = problem_of(model, task, cells[0])
+    problem = problem_of(model, task, cells[0], check=True)
     thresholds = sorted({cell.threshold for cell in cells})
     graph, engine = problem.graph, SuffixEngine(problem)
 
@@ -175,13 +176,18 @@ def checked(model: Model, setting: Setting, threshold: object, **more: Any) -> C
     return asked(setting, threshold, dtype=str(dtype).removeprefix("torch."), **more)
 
 
-def problem_of(model: Model, task: Prompts | Task, cell: CellConfig) -> Problem:
-    """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other."""
+def problem_of(model: Model, task: Prompts | Task, cell: CellConfig, *, check: bool = False) -> Problem:
+    """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other.
+
+    ``check``: a warning where the model does not do the task.
+    """
     found = prompts_of(task)
     check_prompts(model.config, found, metric=cell.task.metric, ablation=cell.task.ablation)
     check_memory(cell, model, found)
     if cell.precision.kernel == "fused":
         check_fused((model if isinstance(model, ModelFile) else model.W_E).device)
+    if check:
+        warned_check(model, found)
     with torch.no_grad():
         return cell_problem(cell, model, found)
 

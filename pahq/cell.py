@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -43,6 +44,7 @@ from pahq.results import (
 from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.taskcheck import warned_check
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
 
@@ -74,7 +76,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
     memory, clock = PeakMemory(run.device), time.perf_counter()
-    source, task, problem = _set_up(cell, run)
+    source, task, check, problem = _set_up(cell, run)
     levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, source.digest, levels)
     earlier = read_journal(folder / "decisions.jsonl")
@@ -89,6 +91,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     values = summary(cell, model, problem.graph, decisions, circuit) | {
         "certainty": certainty(cell, model, task, problem, full, decisions, circuit),
         "fresh": judge(model, task, circuit, cell),
+        "task_check": check,
         "seconds": sum(line.seconds for line in lines),
         "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
         "peak_bytes": peak,
@@ -105,8 +108,8 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     return SearchResult(folder, values)
 
 
-def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, Problem]:
-    """The model, in memory or left in its file, the task, and the search's problem."""
+def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, dict[str, Any] | None, Problem]:
+    """The model, in memory or left in its file, the task, whether the model does it, and the search's problem."""
     low = (cell.precision.heads, cell.precision.mlp) != ("float32", "float32")
     store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
     if store == "plain" and cell.engine.schedule == "serial":
@@ -123,7 +126,8 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
         task = checked_task(cell, source)
     else:
         source, task = load(cell, run.device)
-    return source, task, cell_problem(cell, source, task.search, store=store)
+    check = warned_check(source, task.search, f"task {cell.task.name}: ")
+    return source, task, check, cell_problem(cell, source, task.search, store=store)
 
 
 def _judged_by(source: Model | ModelFile, full: Problem | None) -> Model:

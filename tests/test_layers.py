@@ -35,6 +35,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
         "api",
         "asked",
         "precheck",
+        "taskcheck",
         "replicates",
     ),
     ("experiment",),

@@ -58,7 +58,7 @@ def stability(
         raise PahqError(f"others: a list of prompts or tasks was expected, not {type(others).__name__}")
     own, prompts, further = order or Order(), prompts_of(task), [prompts_of(other) for other in others]
     copies = needs_copies(cell.task.ablation, cell.precision)
-    original = problem_of(model, prompts, cell)
+    original = problem_of(model, prompts, cell, check=True)
 
     def problem(variant: Variant) -> Problem:
         if variant.kind == "orders":
