@@ -15,6 +15,7 @@ import torch
 
 import pahq
 from pahq.config import PrecisionConfig
+from pahq.presets import preset
 from pahq.search.order import Order
 from pahq.tasks.task import Prompts, last_items
 
@@ -217,6 +218,8 @@ BAD = {
     "a device": (lambda: pahq.load_model("nano", device=None), "device None is not available on this machine"),
     "a cell": (lambda: pahq.run_cell({"threshold": 0.1}), "cell: a CellConfig, as pahq.parse_config gives it, was"),
     "a run": (lambda: pahq.run_cell(cell(), {"root": "x"}), "run: a RunConfig was expected, not dict"),
+    "a circuit that is none": (lambda: pahq.Circuit.read("none.json"), "none.json is not a readable circuit"),
+    "a circuit's number": (lambda: pahq.Circuit.read(5), "5 is not a readable circuit"),  # type: ignore[arg-type]
     "a configuration": (lambda: pahq.parse_config("threshold=0.1"), "a configuration is a mapping from keys to values"),
     "a truth in a configuration": (lambda: cell(threshold=True), "a number was expected as threshold, not true"),
     "a truth below": (lambda: cell(task={"examples": True}), "a number was expected as examples, not true"),
@@ -291,6 +294,14 @@ def test_a_precision_by_name_is_the_configured_one(focus: str) -> None:
     assert by_name == by_value
     assert by_name.decisions[0].before > 1e-6  # rounded it is
     assert acdc(precision="float32") == acdc() == acdc(precision="auto")
+
+
+def test_a_configuration_may_name_its_precision() -> None:
+    written = preset("precision", "int4")
+    named, whole = (cell(precision=value, method={"name": "rtn-q"}) for value in ("int4", written))
+    assert named == whole
+    assert named.id == whole.id
+    assert cell() == cell(precision={"name": "auto"}) == cell(precision="float32")
 
 
 @pytest.mark.parametrize("threshold", [1, np.float32(0.25), np.float64(0.25), torch.tensor(0.25), np.int64(1)])
