@@ -183,7 +183,7 @@ def problem_of(model: Model, task: Prompts | Task, cell: CellConfig, *, check: b
     """
     found = prompts_of(task)
     check_prompts(model.config, found, metric=cell.task.metric, ablation=cell.task.ablation)
-    check_memory(cell, model, found)
+    check_memory(cell, model, found, warn=check)
     if cell.precision.kernel == "fused":
         check_fused((model if isinstance(model, ModelFile) else model.W_E).device)
     if check:

@@ -41,23 +41,33 @@ def checked_task(cell: CellConfig, model: Model | ModelFile) -> Task:
         check_memory(cell, model, few.search, cell.task.examples)
     task = build_task(cell.task, model, cell.seed)
     check_prompts(model.config, task.search, metric=cell.task.metric, ablation=cell.task.ablation)
-    check_memory(cell, model, task.search)
+    check_memory(cell, model, task.search, warn=True)
     for note in task.notes or missing_note(model, task.search.clean):
         _log.warning("task %s: %s", cell.task.name, note)
     return task
 
 
-def check_memory(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, examples: int | None = None) -> None:
-    """Raise PahqError where a search of these prompts (or of ``examples`` like them) cannot fit into memory."""
+def check_memory(
+    cell: CellConfig, model: Model | ModelFile, prompts: Prompts, examples: int | None = None, *, warn: bool = False
+) -> None:
+    """Raise PahqError where a search of these prompts (or of ``examples`` like them) cannot fit into memory.
+
+    ``warn``: a sentence where it may not: a search that keeps many edges takes about twice the least.
+    """
     batch, length = prompts.clean.shape
     count = examples or batch
     needed = needed_bytes(cell, model.config, count, length, len(prompts.items) * count // batch)
     free = free_bytes(model.device if isinstance(model, ModelFile) else model.W_E.device)
-    if free is not None and needed > free:
-        raise PahqError(
-            f"a search of {count} prompts of {length} tokens needs at least {needed / GIB:.3g} GiB of memory beside "
-            f"the model, and {free / GIB:.3g} GiB are free; fewer examples need less"
-        )
+    if free is None or 2 * needed <= free:
+        return
+    sentence = (
+        f"a search of {count} prompts of {length} tokens needs at least {needed / GIB:.3g} GiB of memory beside "
+        f"the model, and {free / GIB:.3g} GiB are free; fewer examples need less"
+    )
+    if needed > free:
+        raise PahqError(sentence)
+    if warn:
+        _log.warning("this may not fit: %s", sentence)
 
 
 def needed_bytes(cell: CellConfig, config: ModelConfig, examples: int, length: int, items: int) -> int:

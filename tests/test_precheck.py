@@ -109,6 +109,23 @@ def test_prompts_of_python_and_of_files_are_estimated_too(monkeypatch: pytest.Mo
             door(NANO, task, 0.1, progress=False)
 
 
+@pytest.mark.parametrize(("share", "said"), [(2.1, 0), (1.9, 1)])
+def test_what_may_not_fit_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, share: float, said: int
+) -> None:
+    """And not refused."""
+    one = cell("task=nano-ioi", "threshold=100")
+    monkeypatch.setattr(precheck, "free_bytes", lambda device: int(share * needed))
+    needed = 1 << 60
+    task = checked_task(one, NANO)
+    needed = needed_bytes(one, NANO.config, *task.search.clean.shape, len(task.search.items))
+    checked_task(one, NANO)
+    pahq.stability(NANO, task, 100.0, n=2, progress=False)
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == 2 * said
+    assert all(sentence.startswith("this may not fit: a search of 16 prompts of 15 tokens") for sentence in found)
+
+
 def test_a_small_limit_is_told_at_once(tmp_path: Path) -> None:
     """A process that may have 1 GiB more than torch itself takes is asked for what needs several."""
     typed = ["task=nano-ioi", "model=nano", "method=acdc", "task.examples=20000", f"run.root={tmp_path}"]
