@@ -7,47 +7,44 @@ found = pahq.acdc(model, prompts, threshold=0.01)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from pathlib import Path
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pahq.asked import Setting, asked, thresholds_of
 from pahq.cell import focus_on, start_search
 from pahq.circuit import Circuit
-from pahq.config import PrecisionConfig
-from pahq.engine.problem import Problem, build_problem
+from pahq.config import CellConfig
+from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
+from pahq.model.fused import check_fused
+from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model
+from pahq.precheck import check_memory, told_when_memory_ends
 from pahq.search.acdc import Decision, circuit_of
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.sweep import sweep as sweep_thresholds
-from pahq.tasks.encoder import encoder_of
-from pahq.tasks.own import read_prompts
-from pahq.tasks.task import Prompts, Task, last_items, stack_rows
+from pahq.taskcheck import warned_check
+from pahq.tasks import own
+from pahq.tasks.bos import missing_note
+from pahq.tasks.check import check_answers_differ, check_prompts
+from pahq.tasks.given import single_tokens, token_rows
+from pahq.tasks.task import Prompts, Task, last_items
 
+_log = logging.getLogger(__name__)
 __all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "sweep"]
 
 
-class Setting(TypedDict, total=False):
-    """What is searched: metric (default kl), what absent edges carry, precision and focus.
-
-    ``precision`` with ``focus="receiver"`` makes it PAHQ, ``precision`` alone RTN-Q.
-    """
-
-    metric: str
-    ablation: Literal["corrupted", "zero", "mean"]
-    precision: PrecisionConfig | None
-    focus: str
-    split_embed: bool
-    direct_edges: bool
-
-
-Text = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Tensor
+# Arrays of numpy, or lists of tensors, will do as well: see pahq.tasks.given.
+Text = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Sequence[Tensor] | Tensor
 
 
 @dataclass(frozen=True)
@@ -74,19 +71,43 @@ def prompts(
 ) -> Prompts:
     """Prompt pairs of your own, read at the last position.
 
-    Each prompt is text (words for models with a word-level vocabulary), a list of words, or a row of token ids.
-    ``answer`` and ``wrong``, one token or id each (for models with a tokenizer with its space: `` Mary``), allow the
-    metrics nll and logit_diff. ``bos``, a token's text, goes before prompts that are no ids. Raises PahqError naming
-    the prompt whose length differs or whose word the model lacks. ``read_prompts`` takes them from a file.
+    Each prompt is text (words for models with a word-level vocabulary), a list of words, or a row of token ids in a
+    list or any array. ``answer`` and ``wrong``, one token or id each (for models with a tokenizer with its space:
+    `` Mary``), allow the metrics nll and logit_diff. ``bos``, a token's text, goes before prompts that are no ids.
+    Raises PahqError naming the prompt whose length differs or whose word the model lacks. ``read_prompts`` takes them
+    from a file.
     """
-    pair = [_tokens(model, text, what, bos) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
+    _check_model(model)
+    if bos is not None and not isinstance(bos, str):
+        raise PahqError(f"bos: a token's text was expected, not {type(bos).__name__}")
+    told = [token_rows(model, text, what, bos) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
+    pair = [tokens for tokens, _ in told]
     targets = {}
     for name, values in (("answer", answer), ("wrong", wrong)):
         if values is not None:
-            targets[name] = _single(model, values, name, len(pair[0]))
-    return Prompts(pair[0], pair[1], last_items(*pair[0].shape), targets)
+            targets[name] = single_tokens(model, values, name, len(pair[0]))
+    made = Prompts(pair[0], pair[1], last_items(*pair[0].shape), targets)
+    check_answers_differ(made)
+    _say(*dict.fromkeys(note for _, notes in told for note in notes))
+    return made
 
 
+def read_prompts(model: Model, path: str | Path, *, examples: int | None = None, bos: str | None = None) -> Task:
+    """A file of prompts (CSV or JSONL: clean, corrupted, answer, perhaps wrong and split) as a task.
+
+    Text is taken as it stands, so for models with a tokenizer an answer has its space: `` Mary``. The first half is
+    searched on (or the first ``examples`` rows) and the rest is fresh, or as a column ``split`` (search, fresh) says.
+    ``bos`` is the text of a token before every prompt. Without ``wrong`` the metrics are kl and nll, with it logit_diff
+    too. Raises PahqError in one sentence, naming row and column: prompts that do not align, an answer of several
+    tokens, a word that the model lacks.
+    """
+    _check_model(model)
+    task = own.read_prompts(model, path, examples=examples, bos=bos)
+    _say(*(task.notes or missing_note(model, task.search.clean)))
+    return task
+
+
+@told_when_memory_ends()
 def acdc(
     model: Model,
     task: Prompts | Task,
@@ -102,8 +123,9 @@ def acdc(
 
     ``setting``: see ``Setting``. Writes no file (``pahq.run_cell`` does, and resumes). Conmy et al. 2023, algorithm 1.
     """
-    problem = problem_of(model, task, setting)
-    search = start_search(engine, problem, order or Order(), threshold, absolute=absolute)
+    cell = checked(model, setting, threshold, absolute=absolute, order=order, engine=engine)
+    problem = problem_of(model, task, cell, check=True)
+    search = start_search(engine, problem, order or Order(), cell.threshold, absolute=absolute)
     decisions: list[Decision] = []
     kept = 0
     with tqdm(total=len(problem.graph.edges), unit="edge", disable=not progress) as bar:
@@ -115,6 +137,7 @@ def acdc(
     return Found(circuit_of(problem.graph, decisions), tuple(decisions))
 
 
+@told_when_memory_ends()
 def sweep(
     model: Model,
     task: Prompts | Task,
@@ -126,7 +149,11 @@ def sweep(
     **setting: Unpack[Setting],
 ) -> dict[float, Found]:
     """``acdc`` at many thresholds, by threshold; clean values and equal prefixes of decisions are computed once."""
-    problem = problem_of(model, task, setting)
+    cells = [
+        checked(model, setting, threshold, absolute=absolute, order=order) for threshold in thresholds_of(thresholds)
+    ]
+    problem = problem_of(model, task, cells[0], check=True)
+    thresholds = sorted({cell.threshold for cell in cells})
     graph, engine = problem.graph, SuffixEngine(problem)
 
     def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
@@ -135,37 +162,51 @@ def sweep(
         return speculate(engine, order or Order(), threshold, absolute=absolute, focus=focus, done=done)
 
     found = {}
-    with tqdm(total=len(set(thresholds)), unit="threshold", disable=not progress) as bar:
+    with tqdm(total=len(thresholds), unit="threshold", disable=not progress) as bar:
         for swept in sweep_thresholds(start, thresholds, absolute=absolute):
             found[swept.threshold] = Found(circuit_of(graph, swept.decisions), swept.decisions)
             bar.update()
     return found
 
 
-def problem_of(model: Model, task: Prompts | Task, setting: Setting) -> Problem:
-    """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other."""
+def checked(model: Model, setting: Setting, threshold: object, **more: Any) -> CellConfig:
+    """A call's values as a cell's configuration, see ``asked``; PahqError in one sentence for what is wrong."""
+    _check_model(model)
+    dtype = model.dtype if isinstance(model, ModelFile) else model.W_E.dtype
+    return asked(setting, threshold, dtype=str(dtype).removeprefix("torch."), **more)
+
+
+def problem_of(model: Model, task: Prompts | Task, cell: CellConfig, *, check: bool = False) -> Problem:
+    """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other.
+
+    ``check``: a warning where the model does not do the task.
+    """
+    found = prompts_of(task)
+    check_prompts(model.config, found, metric=cell.task.metric, ablation=cell.task.ablation)
+    check_memory(cell, model, found, warn=check)
+    if cell.precision.kernel == "fused":
+        check_fused((model if isinstance(model, ModelFile) else model.W_E).device)
+    if check:
+        warned_check(model, found)
     with torch.no_grad():
-        return build_problem(model, task.search if isinstance(task, Task) else task, **({"metric": "kl"} | setting))
+        return cell_problem(cell, model, found)
 
 
-def _tokens(model: Model, text: Text, what: str, bos: str | None) -> Tensor:
-    if isinstance(text, Tensor):
-        return text.long()
-    rows: list[Any] = [row if isinstance(row, str) else list(row) for row in text]
-    if rows and rows[0] and isinstance(rows[0][0], int):
-        return stack_rows([[int(token) for token in row] for row in rows], what)
-    words = [row if isinstance(row, str) else [str(word) for word in row] for row in rows]
-    return encoder_of(model, what, bos=bos).batch(words, what)
+def prompts_of(task: Prompts | Task) -> Prompts:
+    """The prompts to search on; PahqError for what is neither a task nor prompts."""
+    found = task.search if isinstance(task, Task) else task
+    if not isinstance(found, Prompts):
+        raise PahqError(
+            f"prompts as pahq.prompts or pahq.read_prompts gives them were expected, not {type(found).__name__}"
+        )
+    return found
 
 
-def _single(model: Model, values: Text, what: str, count: int) -> Tensor:
-    if isinstance(values, Tensor):
-        tokens = values.long().flatten()
-    else:
-        plain: list[Any] = [value if isinstance(value, str | int) else value[0] for value in values]
-        encoder = encoder_of(model, what) if any(isinstance(value, str) for value in plain) else None
-        ids = [encoder.token(str(value), what, inside=True) if encoder else int(value) for value in plain]
-        tokens = torch.tensor(ids)
-    if len(tokens) != count:
-        raise PahqError(f"{len(tokens)} values of {what} for {count} prompts; one word or token id each was expected")
-    return tokens
+def _say(*notes: str) -> None:
+    for note in notes:
+        _log.warning("%s", note)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, Model | ModelFile):
+        raise PahqError(f"a model as pahq.load_model gives it was expected, not {type(model).__name__}")

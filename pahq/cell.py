@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from pahq.model.modelfile import ModelFile
 from pahq.model.sources import check_device, open_model, weights_digest
 from pahq.model.weights import Model
 from pahq.outcome import certainty, judge, summary
+from pahq.precheck import checked_task, told_when_memory_ends
 from pahq.precision.levels import levels_digest
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import Focus, PrecisionStore, focus_of
@@ -45,20 +47,25 @@ from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.twin import doubts_for
 from pahq.story import check_cell, set_aside, sound_lines
-from pahq.tasks import build_task
+from pahq.taskcheck import warned_check
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
 
 ENGINES = ("suffix", "reference")
 
 
+@told_when_memory_ends()
 def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
     """Run one cell to its end, or go on where it stopped, or return what is already there.
 
     Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
     another model or version left in the cell's folder; later only for a disk that is full.
     """
-    run = run or RunConfig()
+    run = RunConfig() if run is None else run
+    if not isinstance(cell, CellConfig):
+        raise PahqError(f"cell: a CellConfig, as pahq.parse_config gives it, was expected, not {type(cell).__name__}")
+    if not isinstance(run, RunConfig):
+        raise PahqError(f"run: a RunConfig was expected, not {type(run).__name__}")
     folder = cell_folder(run.root, cell.id)
     if not run.repair and is_done(folder):
         return _finished(cell, folder)
@@ -89,7 +96,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
     memory, clock = PeakMemory(run.device), time.perf_counter()
-    source, task, problem = _set_up(cell, run)
+    source, task, check, problem = _set_up(cell, run)
     levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, source.digest, levels)
     earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
@@ -105,6 +112,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     values = summary(cell, model, problem.graph, decisions, circuit) | {
         "certainty": certainty(cell, model, task, full, decisions, doubts),
         "fresh": judge(model, task, circuit, cell),
+        "task_check": check,
         "seconds": sum(line.seconds for line in lines),
         "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
         "peak_bytes": peak,
@@ -121,8 +129,8 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     return SearchResult(folder, whole)
 
 
-def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, Problem]:
-    """The model, in memory or left in its file, the task, and the search's problem."""
+def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, dict[str, Any] | None, Problem]:
+    """The model, in memory or left in its file, the task, whether the model does it, and the search's problem."""
     low = (cell.precision.heads, cell.precision.mlp) != ("float32", "float32")
     store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
     if store == "plain" and cell.engine.schedule == "serial":
@@ -136,10 +144,11 @@ def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, 
     if store == "packed":
         dtype = getattr(torch, cell.engine.dtype)
         source = open_model(cell.model.source, cell.model.revision, dtype=dtype, device=run.device)
-        task = build_task(cell.task, source, cell.seed)
+        task = checked_task(cell, source)
     else:
         source, task = load(cell, run.device)
-    return source, task, cell_problem(cell, source, task.search, store=store)
+    check = warned_check(source, task.search, f"task {cell.task.name}: ")
+    return source, task, check, cell_problem(cell, source, task.search, store=store)
 
 
 def _judged_by(source: Model | ModelFile, full: Problem | None) -> Model:
@@ -154,7 +163,8 @@ def _judged_by(source: Model | ModelFile, full: Problem | None) -> Model:
 def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
     """The cell's model, in its engine's dtype on its device, and its task."""
     model = load_model(cell.model.source, device=device, revision=cell.model.revision)
-    return model.to(dtype=getattr(torch, cell.engine.dtype)), build_task(cell.task, model, cell.seed)
+    model = model.to(dtype=getattr(torch, cell.engine.dtype))
+    return model, checked_task(cell, model)
 
 
 def focus_on(problem: Problem) -> Callable[[int], Focus]:

@@ -113,10 +113,10 @@ class Circuit:
         return {"graph": shape, "edges": list(self.edges), "cleaned": list(self.cleaned(ablation=ablation).edges)}
 
     @classmethod
-    def read(cls, path: Path) -> Circuit:
+    def read(cls, path: str | Path) -> Circuit:
         """Read what ``to_json`` wrote; PahqError in one sentence if the file is no such thing."""
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(Path(path).read_text())
             shape = dict(data["graph"])
             direct = bool(shape.pop("direct_edges", True))
             graph = build_graph(ModelShape(**shape), direct_edges=direct)

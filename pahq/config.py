@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ from pydantic import (
 
 from pahq.errors import PahqError
 from pahq.modelnames import settled
+from pahq.presets import preset
 from pahq.promptfile import cut, pairs_digest, read_pairs
 from pahq.sentences import one_sentence
 
@@ -46,6 +47,16 @@ METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "m
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """Pydantic would take true for 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            kind = cls.model_fields[key].annotation if key in cls.model_fields else None
+            if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+                raise ValueError(f"a number was expected as {key}, not {str(value).lower()}")
+        return values
 
 
 class TaskConfig(_Frozen):
@@ -245,9 +256,14 @@ class CellConfig(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _settle_precision(cls, values: Any) -> Any:
-        """``precision=auto``: float32 for ACDC, the recommended int8 (MLPs in bf16, as the paper) elsewhere."""
+        """``precision=auto``: float32 for ACDC, the recommended int8 (MLPs in bf16, as the paper) elsewhere.
+
+        A name stands for the file of that name in ``conf/precision``.
+        """
         if not isinstance(values, dict):
             return values
+        if isinstance(values.get("precision"), str):
+            values = values | {"precision": preset("precision", values["precision"])}
         precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
         if precision is None or method is None or precision.get("heads", "auto") != "auto":
             return values
@@ -316,7 +332,9 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
 
     ``typed``: the keys that were typed, which decide what the cell records of its model (``pahq.modelnames.settled``).
     """
-    values = dict(composed)
+    if not isinstance(composed, Mapping):
+        raise PahqError(f"a configuration is a mapping from keys to values, not {type(composed).__name__}")
+    values = {str(key): value for key, value in composed.items()}
     if isinstance(values.get("model"), Mapping):
         values["model"] = settled(values["model"], typed)
     run = values.pop("run", None) or {}
@@ -334,7 +352,7 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
     except ValidationError as error:
         raise PahqError(one_sentence(error, CellConfig, also=("run", "wandb", "focus"))) from None
     try:
-        return cell, RunConfig(**run)
+        return cell, RunConfig(**{str(key): value for key, value in run.items()})
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig, prefix="run.")) from None
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,18 +25,12 @@ from pahq.config import CellConfig, ModelChoice, RunConfig, parse_config
 from pahq.errors import PahqError, unknown
 from pahq.grids import expand
 from pahq.jobs import RESAMPLES, Asked, Cell, Group, joined
+from pahq.presets import configuration_folder as configuration_folder
 from pahq.typed import as_typed, read_word
 
 GROUPS = ("task", "model", "method", "precision", "engine")
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
-
-
-def configuration_folder() -> Path:
-    """The folder of Hydra's files: inside the installed package, or beside it in a source tree."""
-    package = Path(__file__).resolve().parent
-    inside, beside = package / "conf", package.parent / "conf"
-    return inside if (inside / "config.yaml").is_file() else beside
 
 
 def options(group: str) -> tuple[str, ...]:

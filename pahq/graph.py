@@ -33,6 +33,8 @@ class ModelShape:
     split_embed: bool = False
 
     def __post_init__(self) -> None:
+        if any(type(count) is not int for count in (self.layers, self.heads, self.kv_heads)):
+            raise PahqError(f"layers, heads and key-value heads are whole numbers; got {self}")
         if min(self.layers, self.heads, self.kv_heads) < 1:
             raise PahqError(f"a model needs at least one layer, head and key-value head; got {self}")
         if self.heads % self.kv_heads:
@@ -178,6 +180,8 @@ def build_graph(shape: ModelShape, *, direct_edges: bool = True) -> Graph:
 
     Counts (Addition + Direct) agree with ACDC's own: 32,491 + 432 for GPT-2 small.
     """
+    if not isinstance(shape, ModelShape):
+        raise PahqError(f"a ModelShape was expected, not {type(shape).__name__}; a model has one: model.config.shape()")
     senders: list[Node] = [Node("embed")]
     if shape.split_embed:
         senders.append(Node("pos"))

@@ -157,4 +157,6 @@ def _pair(path: Path, row: int, values: dict[str, Any]) -> Pair:
     optional = {column: values.get(column) or None for column in ("wrong", "split")}
     if optional["split"] not in (None, *SPLITS):
         raise unknown(f"split in {path}, row {row}:", str(optional["split"]), SPLITS)
+    if optional["wrong"] == values["answer"]:
+        raise PahqError(f"{path}, row {row}, column wrong: the same as in column answer")
     return Pair(row, values["clean"], values["corrupted"], values["answer"], optional["wrong"], optional["split"])

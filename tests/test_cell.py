@@ -128,7 +128,7 @@ def test_a_second_call_computes_nothing(finished: Path, monkeypatch: pytest.Monk
     def fail(*arguments: object, **settings: object) -> None:
         raise AssertionError("a finished cell was computed again")
 
-    for name in ("load_model", "build_task", "cell_problem", "log_cell", "write_json"):
+    for name in ("load_model", "checked_task", "cell_problem", "log_cell", "write_json"):
         monkeypatch.setattr(cell_module, name, fail)
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
     again = run_cell(make(), run_in(finished.parents[2]))

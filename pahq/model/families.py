@@ -192,13 +192,26 @@ def _window(values: Mapping[str, Any]) -> bool:
     return window is not None and window < context
 
 
+def _base(values: Mapping[str, Any]) -> str:
+    """What stands before the names of a family's tensors, in most checkpoints."""
+    return "transformer." if family(values) == "gpt2" else "model."
+
+
+def weight_entries(values: Mapping[str, Any], entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """A checkpoint's tensors without the buffers (masks, frequencies) that older versions of transformers saved.
+
+    Every forward pass makes these itself, so neither their values nor their types matter.
+    """
+    base = _base(values)
+    return {name: entry for name, entry in entries.items() if not _IGNORED.fullmatch(name.removeprefix(base))}
+
+
 def check_checkpoint(values: Mapping[str, Any], config: ModelConfig, entries: Mapping[str, Entry]) -> None:
-    """Check a checkpoint's header against its config: every tensor there, of its shape, and none besides.
+    """Check a checkpoint's weights (``weight_entries``) against its config: all there, of their shape, none besides.
 
     transformers itself would fill a missing tensor with random numbers. Raises PahqError naming the tensor.
     """
-    kind = family(values)
-    base = "transformer." if kind == "gpt2" else "model."
+    kind, base = family(values), _base(values)
     expected = _gpt2_shapes(config) if kind == "gpt2" else _llama_shapes(kind, values, config)
     found = {name.removeprefix(base): entry.shape for name, entry in entries.items()}
     head = {"lm_head.weight": (config.d_vocab, config.d_model)}
@@ -209,7 +222,7 @@ def check_checkpoint(values: Mapping[str, Any], config: ModelConfig, entries: Ma
             raise PahqError(f"model {config.name!r} lacks the tensor {name!r} of shape {list(shape)}")
         if found[name] != shape:
             raise PahqError(f"tensor {name!r} has shape {list(found[name])}; {list(shape)} was expected")
-    surplus = sorted(name for name in found if name not in expected and not _IGNORED.fullmatch(name))
+    surplus = sorted(name for name in found if name not in expected)
     if surplus:
         raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.files.text import read_json
 from pahq.model.assembly import model_from_tensors, tensor_shapes
-from pahq.model.families import check_checkpoint, model_config
+from pahq.model.families import check_checkpoint, model_config, weight_entries
 from pahq.model.tensorfile import check_floats, file_digest, read_headers, weight_files
 from pahq.model.tokenizer import read_tokenizer
 from pahq.model.weights import Model, ModelConfig
@@ -39,7 +39,7 @@ def load_huggingface(folder: Path, name: str) -> Model:
         raise PahqError(f"{folder / 'config.json'} is no JSON object")
     config = model_config(values, name)
     files = weight_files(folder)
-    entries = read_headers(files)
+    entries = weight_entries(values, read_headers(files))
     check_floats(entries)
     check_checkpoint(values, config, entries)
     double = any(entry.dtype == "F64" for entry in entries.values())

@@ -116,6 +116,10 @@ def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 def resolve(source: str | Path, revision: str | None = None) -> Source:
     """A model's folder; a hub name is fetched into the hub's cache. PahqError if there is no such model."""
+    if not isinstance(source, str | Path):
+        raise PahqError(f"a model's name or folder was expected, not {type(source).__name__}")
+    if revision is not None and not isinstance(revision, str):
+        raise PahqError(f"revision: a commit of 40 hex digits was expected, not {type(revision).__name__}")
     text = str(source)
     folder = Path(source)
     local = bool(text) and folder.is_dir()  # Path("") would be the current folder
@@ -151,7 +155,7 @@ def check_device(device: str) -> torch.device:
     known = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     try:
         target = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         target = None
     count = torch.cuda.device_count() if target is not None and target.type == "cuda" else 1
     if target is None or target.type not in known or (target.index or 0) >= count:

@@ -62,8 +62,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def read_headers(paths: Sequence[Path]) -> dict[str, Entry]:
     """Names, types and shapes of all tensors in the files; no weight is read.
 
-    Raises PahqError when a file is missing, truncated or no safetensors file, or a tensor is not floating
-    point.
+    Raises PahqError when a file is missing, truncated or no safetensors file.
     """
     entries: dict[str, Entry] = {}
     for path in paths:

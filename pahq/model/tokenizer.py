@@ -12,6 +12,7 @@ from pahq.errors import PahqError
 from pahq.files.text import read_json
 
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+SETTINGS = "tokenizer_config.json"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -27,7 +28,7 @@ def read_tokenizer(folder: Path, *, gpt2: bool = True) -> str | None:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PahqError(f"{path} is not readable: {error}") from None
-        return check_tokenizer(text, str(path))
+        return _with_own_bos(check_tokenizer(text, str(path)), folder / SETTINGS)
     if gpt2 and (folder / MERGES).is_file() and (folder / VOCABULARY).is_file():
         return _older(folder)
     return None
@@ -42,6 +43,30 @@ def check_tokenizer(text: str, place: str) -> str:
     except Exception as error:  # the library raises plain Exception
         raise PahqError(f"{place} is no tokenizer that the tokenizers library reads: {error}") from None
     return text
+
+
+def _with_own_bos(text: str, settings: Path) -> str:
+    """The tokenizer as ``add_bos_token`` of tokenizer_config.json has it, which outweighs tokenizer.json.
+
+    That is, beginning every text with ``bos_token`` (where special tokens are added) or leaving it out.
+    """
+    values = read_json(settings) if settings.is_file() else {}
+    wanted, bos = (
+        (values.get(key) for key in ("add_bos_token", "bos_token")) if isinstance(values, dict) else (None, "")
+    )
+    bos = bos.get("content") if isinstance(bos, dict) else bos
+    if not isinstance(wanted, bool) or not isinstance(bos, str):
+        return text
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_str(text)
+    token = tokenizer.token_to_id(bos)
+    if token is None or wanted == (token in tokenizer.encode("a", add_special_tokens=True).ids[:1]):
+        return text
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A" if wanted else "$A", pair=None, special_tokens=[(bos, token)] if wanted else []
+    )
+    return str(tokenizer.to_str())
 
 
 def byte_level_bpe(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> str:

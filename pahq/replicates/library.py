@@ -7,11 +7,14 @@ from typing import Unpack
 
 from tqdm.auto import tqdm
 
-from pahq.api import Setting, problem_of
+from pahq.api import checked, problem_of, prompts_of
+from pahq.asked import Setting
 from pahq.cell import start_search
 from pahq.circuit import Circuit
 from pahq.engine.problem import Problem
+from pahq.errors import PahqError
 from pahq.model.weights import Model
+from pahq.precheck import told_when_memory_ends
 from pahq.replicates.measures import Stability
 from pahq.replicates.resample import draw, needs_copies, resample
 from pahq.replicates.variants import (
@@ -27,6 +30,7 @@ from pahq.search.order import Order
 from pahq.tasks.task import Prompts, Task
 
 
+@told_when_memory_ends()
 def stability(
     model: Model,
     task: Prompts | Task,
@@ -49,23 +53,26 @@ def stability(
     each searched as it is. ``setting``: see ``Setting``. Raises PahqError for fewer than two resamples.
     """
     check_counts(n)
-    own, prompts = order or Order(), task.search if isinstance(task, Task) else task
-    copies = needs_copies(setting.get("ablation", "corrupted"), setting.get("precision"))
-    original = problem_of(model, prompts, setting)
+    cell = checked(model, setting, threshold, absolute=absolute, order=order, engine=engine, seed=seed)
+    if isinstance(others, Prompts | Task | str) or not isinstance(others, Sequence):
+        raise PahqError(f"others: a list of prompts or tasks was expected, not {type(others).__name__}")
+    own, prompts, further = order or Order(), prompts_of(task), [prompts_of(other) for other in others]
+    copies = needs_copies(cell.task.ablation, cell.precision)
+    original = problem_of(model, prompts, cell, check=True)
 
     def problem(variant: Variant) -> Problem:
         if variant.kind == "orders":
             return original
         if variant.replicate is not None:
-            chosen = draw(len(prompts.clean), seed, variant.replicate)
-            return problem_of(model, resample(prompts, chosen, copies=copies), setting)
-        return problem_of(model, others[variant.seed - 1], setting)
+            chosen = draw(len(prompts.clean), cell.seed, variant.replicate)
+            return problem_of(model, resample(prompts, chosen, copies=copies), cell)
+        return problem_of(model, further[variant.seed - 1], cell)
 
     def search(on: Problem, by: Order) -> Circuit:
-        return circuit_of(on.graph, start_search(engine, on, by, threshold, absolute=absolute))
+        return circuit_of(on.graph, start_search(engine, on, by, cell.threshold, absolute=absolute))
 
     variants = [*bootstrap_variants(n, own), *(order_variants(own) if orders else ())]
-    variants += seed_variants(len(others), own)
+    variants += seed_variants(len(further), own)
     kept: dict[str, dict[str, tuple[str, ...]]] = {}
     with tqdm(total=1 + len(variants), unit="search", disable=not progress) as bar:
         circuit = search(original, own)

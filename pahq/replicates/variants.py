@@ -34,6 +34,9 @@ def done_marker(folder: Path, n: int, seeds: int) -> Path:
 
 def check_counts(n: int, seeds: int = 0) -> None:
     """Raise PahqError unless ``n`` resamples can be compared in pairs and ``seeds`` is no negative number."""
+    for name, value in (("n", n), ("seeds", seeds)):
+        if type(value) is not int:
+            raise PahqError(f"{name}: a whole number was expected (got {value!r})")
     if n < 2:
         raise PahqError(f"n={n} resamples cannot be compared with each other; at least 2 are needed")
     if seeds < 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import perm
 from random import Random
 
 import torch
@@ -18,7 +19,7 @@ from pahq.config import TaskConfig
 from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
+from pahq.tasks.task import Prompts, Task, check_enough, draw_distinct, encode_pairs, last_items
 from pahq.tasks.words import NANO, Lexicon
 
 METRIC = "margin"
@@ -63,13 +64,22 @@ def draw(rng: Random, lexicon: Lexicon = NANO) -> DocstringExample:
     return DocstringExample(clean, corrupted, arguments[3], tuple(name for name in names if name != arguments[3]))
 
 
+def different(lexicon: Lexicon) -> int:
+    """How many different clean prompts there are: a function, six arguments, a summary and two descriptions."""
+    words = len(lexicon.descriptions)
+    return len(lexicon.functions) * perm(len(lexicon.arguments), 6) * perm(words, 3) * perm(words, 2) ** 2
+
+
 def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "docstring", bos=config.bos)
-    drawn = partial(draw, lexicon=lexicon_of(encoder))
+    lexicon = lexicon_of(encoder)
+    possible = different(lexicon)
+    check_enough(config, possible)
+    drawn = partial(draw, lexicon=lexicon)
     examples = draw_distinct(drawn, 2 * config.examples, Random(f"docstring/{seed}"), config.name)
     search, fresh = examples[: config.examples], examples[config.examples :]
-    return Task(config.name, _prompts(search, encoder), _prompts(fresh, encoder), METRIC)
+    return Task(config.name, _prompts(search, encoder), _prompts(fresh, encoder), METRIC, possible)
 
 
 def _prompts(examples: list[DocstringExample], encoder: Encoder) -> Prompts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,8 @@ _OPENING = "("  # nothing between this and what follows
 _CLOSING = (",", ".", ":", "(", ")")  # nothing between these and what came before
 _LINES = ('"""', ":param")  # these begin a line of a docstring
 _INDENT = "\n    "
+SPACES = "\u0120\u2581"  # a space at the beginning of a token, as byte-level BPE and SentencePiece have it
+CONTEXTS = ("\n", ".", "a", ",")
 
 
 def written(words: Words) -> str:
@@ -56,12 +59,21 @@ class Encoder(Protocol):
         """How many tokens the model's output tells apart."""
         ...
 
+    @property
+    def own_bos(self) -> str | None:
+        """The token that the tokenizer itself begins every text with, if it does."""
+        ...
+
+    def begins(self, words: Words) -> bool:
+        """Whether a prompt begins with the token ``bos`` as it stands, so that none is put before it."""
+        ...
+
     def ids(self, words: Words, place: str) -> list[int]:
         """Token ids of one prompt; PahqError, naming ``place``, where the model lacks a word."""
         ...
 
     def token(self, word: str, what: str, *, inside: bool = False) -> int:
-        """The one token that a word is after a space or, ``inside`` a number, right after what came before."""
+        """The one token that a word is in a sentence, after a space or, ``inside``, right after what came before."""
         ...
 
     def batch(self, prompts: Sequence[Words], what: str) -> Int[Tensor, "batch pos"]:
@@ -78,7 +90,7 @@ class Encoder(Protocol):
 
 
 def encoder_of(model: Reader, what: str, *, bos: str | None = None) -> Encoder:
-    """The encoder of a model's prompts, ``bos`` (a token's text) before each.
+    """The encoder of a model's prompts, ``bos`` (a token's text) before each that does not begin with it already.
 
     Raises PahqError for a model that has neither words nor a tokenizer, and for one that has no token ``bos``.
     """
@@ -100,6 +112,10 @@ class _Base:
     @property
     def size(self) -> int:
         return self.model.config.d_vocab_out
+
+    @property
+    def own_bos(self) -> str | None:
+        return None
 
     def batch(self, prompts: Sequence[Words], what: str) -> Int[Tensor, "batch pos"]:
         rows = [self.ids(prompt, f"{what} prompt {i}") for i, prompt in enumerate(prompts)]
@@ -145,8 +161,12 @@ class WordEncoder(_Base):
                     f"{place} ({' '.join(plain)}) has the word {word!r}, which the vocabulary of model "
                     f"{self.model.config.name!r} lacks"
                 )
-        first = [] if self.bos is None else [self.table[self.bos]]
+        first = [] if self.bos is None or plain[:1] == [self.bos] else [self.table[self.bos]]
         return first + [self.table[word] for word in plain]
+
+    def begins(self, words: Words) -> bool:
+        plain = words.split() if isinstance(words, str) else list(words)
+        return self.bos is not None and plain[:1] == [self.bos]
 
     def token(self, word: str, what: str, *, inside: bool = False) -> int:
         if word.strip() not in self.table:
@@ -172,15 +192,32 @@ class TextEncoder(_Base):
         if self.bos is not None and self.tokenizer.token_to_id(self.bos) is None:
             raise _no_bos(self.model, self.bos)
 
+    @cached_property
+    def _marks(self) -> bool:
+        """Whether the tokenizer puts a space's mark before every text, as SentencePiece does: no word stands alone."""
+        return any(token[:1] in tuple(SPACES) for token in self._encode("a").tokens[:1])
+
+    @cached_property
+    def own_bos(self) -> str | None:
+        plain, whole = self._encode("a").ids, self.tokenizer.encode("a", add_special_tokens=True).ids
+        at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+        return str(self.tokenizer.id_to_token(whole[0])) if at else None
+
     def ids(self, words: Words, place: str) -> list[int]:
+        text = written(words)
+        if self.bos is not None and self.begins(text):
+            text = text.removeprefix(self.bos)
         first = [] if self.bos is None else [self.tokenizer.token_to_id(self.bos)]
-        ids = first + list(self.tokenizer.encode(written(words), add_special_tokens=False).ids)
+        ids = first + self._ids(text)
         self._check_ids(ids, place)
         return ids
 
+    def begins(self, words: Words) -> bool:
+        return self.bos is not None and self.tokenizer.token_to_id(self.bos) in self._ids(words)[:1]
+
     def token(self, word: str, what: str, *, inside: bool = False) -> int:
         text = word if inside or word[:1].isspace() else f" {word}"
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self._after(text) if self._marks else self._ids(text)
         if len(ids) != 1:
             raise PahqError(
                 f"{what} {text!r} is {len(ids)} tokens of model {self.model.config.name!r} ({self.shown(ids)}); "
@@ -189,14 +226,35 @@ class TextEncoder(_Base):
         self._check_ids(ids, what)
         return int(ids[0])
 
+    def _encode(self, text: str) -> Any:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _ids(self, words: Words) -> list[int]:
+        text = written(words)
+        return list(self._encode(text).ids) if text else []
+
+    def _after(self, text: str) -> list[int]:
+        """The tokens of a text that goes on after another one, whichever leaves its own tokens as they were."""
+        for before in CONTEXTS:
+            first, both = self._ids(before), self._ids(before + text)
+            if both[: len(first)] == first:
+                return both[len(first) :]
+        return self._ids(text)
+
     def words(self) -> list[int]:
         """Ids of all tokens that are a space and three or more small letters, in order."""
         size = self.model.config.d_vocab
-        fits = re.compile("[\u0120\u2581][a-z]{3,}").fullmatch  # a space as byte-level BPE or SentencePiece has it
+        fits = re.compile(f"[{SPACES}][a-z]{{3,}}").fullmatch
         return sorted(i for token, i in self.tokenizer.get_vocab().items() if i < size and fits(token))
 
     def shown(self, ids: Sequence[int]) -> str:
-        return "|".join(self.tokenizer.decode([i], skip_special_tokens=False) for i in ids)
+        return "|".join(self._piece(i) for i in ids)
+
+    def _piece(self, token: int) -> str:
+        piece = str(self.tokenizer.id_to_token(token) or "")
+        if SPACES[1] in piece:  # whose decoder would take a first space away
+            return piece.replace(SPACES[1], " ")
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
     def _check_ids(self, ids: Sequence[int], place: str) -> None:
         size = self.model.config.d_vocab

@@ -21,7 +21,7 @@ from pahq.errors import PahqError
 from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
+from pahq.tasks.task import Prompts, Task, check_enough, draw_distinct, encode_pairs, last_items
 from pahq.tasks.words import NANO, NUMBERS, Lexicon
 
 METRIC = "prob_diff"
@@ -29,6 +29,7 @@ FIRST_YEAR, LAST_YEAR = 2, 98
 CENTURY = 17
 YEARS = tuple(range(FIRST_YEAR, LAST_YEAR + 1))
 DIGITS = tuple("0123456789")
+DECADES = range(1, 9)
 DIGIT_KIND = "greaterthan-digits"
 
 
@@ -61,16 +62,17 @@ def draw(rng: Random, lexicon: Lexicon = NANO, years: Sequence[int] = YEARS) -> 
 
 def draw_digits(rng: Random, lexicon: Lexicon) -> GreaterThanExample:
     """One prompt pair, its decade uniform over 1 to 8 and its last digit over 0 to 9."""
-    noun, decade, last = rng.choice(lexicon.nouns), rng.randint(1, 8), rng.randint(0, 9)
+    noun, decade, last = rng.choice(lexicon.nouns), rng.randint(DECADES[0], DECADES[-1]), rng.randint(0, 9)
     return GreaterThanExample(digit_sentence(noun, 10 * decade + last), digit_sentence(noun, last), decade)
 
 
 def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "greaterthan", bos=config.bos)
-    drawn = partial(draw, lexicon=lexicon_of(encoder), years=years_of(encoder))
+    lexicon, years = lexicon_of(encoder), years_of(encoder)
+    drawn = partial(draw, lexicon=lexicon, years=years)
     answers = [encoder.token(number, "greaterthan year", inside=True) for number in NUMBERS]
-    return _task(config, encoder, drawn, answers, seed)
+    return _task(config, encoder, drawn, answers, seed, len(lexicon.nouns) * len(years))
 
 
 def build_digits(config: TaskConfig, model: Reader, seed: int) -> Task:
@@ -83,7 +85,9 @@ def build_digits(config: TaskConfig, model: Reader, seed: int) -> Task:
             f"task {config.name!r} needs a token for every digit; model {model.config.name!r} reads {CENTURY} as "
             f"{encoder.shown(century)}: take kind greaterthan"
         )
-    return _task(config, encoder, partial(draw_digits, lexicon=lexicon_of(encoder)), answers, seed)
+    lexicon = lexicon_of(encoder)
+    possible = len(lexicon.nouns) * len(DECADES) * len(DIGITS)
+    return _task(config, encoder, partial(draw_digits, lexicon=lexicon), answers, seed, possible)
 
 
 def _task(
@@ -92,11 +96,13 @@ def _task(
     drawn: partial[GreaterThanExample],
     answers: Sequence[int],
     seed: int,
+    possible: int,
 ) -> Task:
+    check_enough(config, possible)
     examples = draw_distinct(drawn, 2 * config.examples, Random(f"greaterthan/{seed}"), config.name)
     search, fresh = examples[: config.examples], examples[config.examples :]
     prompts = partial(_prompts, encoder=encoder, answers=answers, digits=config.kind == DIGIT_KIND)
-    return Task(config.name, prompts(search), prompts(fresh), METRIC)
+    return Task(config.name, prompts(search), prompts(fresh), METRIC, possible)
 
 
 def years_of(encoder: Encoder) -> tuple[int, ...]:

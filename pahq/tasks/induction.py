@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import perm
 from random import Random
 
 import torch
@@ -20,7 +21,7 @@ from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.model.weights import Reader
 from pahq.tasks.encoder import TextEncoder, encoder_of
-from pahq.tasks.task import Prompts, Task, draw_distinct
+from pahq.tasks.task import Prompts, Task, check_enough, draw_distinct
 from pahq.tasks.words import CONTENT
 
 METRIC = "nll"
@@ -105,18 +106,23 @@ def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     rng, encoder = Random(f"induction/{seed}"), encoder_of(model, "induction", bos=config.bos)
     count = config.examples
     if isinstance(encoder, TextEncoder):
-        drawn = draw_distinct(_token_generator(config, encoder), 2 * count, rng, config.name)
+        generator = _token_generator(config, encoder)
+        possible = perm(len(generator.keywords["pool"]), STRETCH)  # far more: the first tokens alone
+        check_enough(config, possible)
+        drawn = draw_distinct(generator, 2 * count, rng, config.name)
         rows = torch.tensor([example.clean for example in drawn])
         places = [foretold(example.clean) for example in drawn]
     else:
         if config.positions is not None:
             raise PahqError(f"task {config.name!r} on a word-level model has {LENGTH} positions; leave positions out")
+        possible = sum(perm(len(CONTENT), period) for period in range(SHORTEST, LONGEST + 1))
+        check_enough(config, possible)
         examples = draw_distinct(draw, 2 * count, rng, config.name)
         rows = encoder.batch([example.clean for example in examples], "induction")
         shift = rows.shape[1] - LENGTH  # bos
         places = [[shift + at for at in predictable(example.period)] for example in examples]
     search = _prompts(rows[:count], places[:count], rng)
-    return Task(config.name, search, _prompts(rows[count:], places[count:], rng), METRIC)
+    return Task(config.name, search, _prompts(rows[count:], places[count:], rng), METRIC, possible)
 
 
 def _token_generator(config: TaskConfig, encoder: TextEncoder) -> partial[TokenExample]:

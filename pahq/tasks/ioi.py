@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import perm
 from random import Random
 
 import torch
@@ -16,7 +17,7 @@ from pahq.config import TaskConfig
 from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of
-from pahq.tasks.task import Prompts, Task, draw_distinct, encode_pairs, last_items
+from pahq.tasks.task import Prompts, Task, check_enough, draw_distinct, encode_pairs, last_items
 from pahq.tasks.words import NANO, OPENINGS, VERBS, Lexicon
 
 METRIC = "logit_diff"
@@ -55,13 +56,21 @@ def draw(rng: Random, lexicon: Lexicon = NANO) -> IoiExample:
     return IoiExample(clean, sentence(others[0], others[1], others[2], place, thing), answer, wrong)
 
 
+def different(lexicon: Lexicon) -> int:
+    """How many different clean prompts there are."""
+    return perm(len(lexicon.names), 2) * len(lexicon.places) * len(lexicon.objects)
+
+
 def build(config: TaskConfig, model: Reader, seed: int) -> Task:
     """``config.examples`` prompts to search on and as many fresh ones; PahqError if the model lacks a word."""
     encoder = encoder_of(model, "ioi", bos=config.bos)
-    drawn = partial(draw, lexicon=lexicon_of(encoder))
+    lexicon = lexicon_of(encoder)
+    possible = different(lexicon)
+    check_enough(config, possible)
+    drawn = partial(draw, lexicon=lexicon)
     examples = draw_distinct(drawn, 2 * config.examples, Random(f"ioi/{seed}"), config.name)
     search, fresh = examples[: config.examples], examples[config.examples :]
-    return Task(config.name, _prompts(search, encoder), _prompts(fresh, encoder), METRIC)
+    return Task(config.name, _prompts(search, encoder), _prompts(fresh, encoder), METRIC, possible)
 
 
 def _prompts(examples: list[IoiExample], encoder: Encoder) -> Prompts:

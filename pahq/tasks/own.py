@@ -16,6 +16,7 @@ from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.model.weights import Reader
 from pahq.promptfile import Pair, cut, read_pairs
+from pahq.tasks.bos import begun_note
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.task import Prompts, Task, last_items
 
@@ -37,6 +38,12 @@ def read_prompts(model: Reader, path: str | Path, *, examples: int | None = None
     too. Raises PahqError in one sentence, naming row and column: prompts that do not align, an answer of several
     tokens, a word that the model lacks.
     """
+    if not isinstance(path, str | Path):
+        raise PahqError(f"prompts are read from a file; its path was expected, not {type(path).__name__}")
+    if examples is not None and (type(examples) is not int or examples < 1):
+        raise PahqError(f"examples: a whole number of at least 1 was expected (got {examples!r})")
+    if bos is not None and not isinstance(bos, str):
+        raise PahqError(f"bos: a token's text was expected, not {type(bos).__name__}")
     path = Path(path)
     search, fresh = cut(read_pairs(path), examples)
     return build_from(path, search, fresh, model, name=path.stem, bos=bos)
@@ -52,7 +59,8 @@ def build_from(
     if repeated := {tuple(row) for row in first.clean.tolist()} & {tuple(row) for row in second.clean.tolist()}:
         shown = encoder.shown(min(repeated))
         raise PahqError(f"{path}: the clean prompt {shown} is searched on and judged by; fresh prompts must be others")
-    return Task(name, first, second, metric)
+    texts = [text for pair in (*search, *fresh) for text in (pair.clean, pair.corrupted)]
+    return Task(name, first, second, metric, notes=begun_note(encoder, texts, bos))
 
 
 def _prompts(path: Path, pairs: Sequence[Pair], encoder: Encoder) -> Prompts:
@@ -75,6 +83,9 @@ def _prompts(path: Path, pairs: Sequence[Pair], encoder: Encoder) -> Prompts:
     targets = {"answer": _tokens(path, pairs, "answer", encoder)}
     if pairs[0].wrong is not None:
         targets["wrong"] = _tokens(path, pairs, "wrong", encoder)
+        for pair, answer, wrong in zip(pairs, targets["answer"].tolist(), targets["wrong"].tolist(), strict=True):
+            if answer == wrong:
+                raise PahqError(f"{path}, row {pair.row}, column wrong: the same token as in column answer")
     tokens = torch.tensor(clean), torch.tensor(corrupted)
     return Prompts(*tokens, last_items(*tokens[0].shape), targets)
 

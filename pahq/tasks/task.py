@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pahq.config import TaskConfig
 from pahq.errors import PahqError
 from pahq.tasks.encoder import Encoder, Words
 
@@ -45,16 +46,27 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts to search on and fresh prompts; ``metric`` is the task's own metric beside KL."""
+    """Prompts to search on and fresh prompts; ``metric`` is the task's own metric beside KL.
+
+    ``different``: how many different prompts (or at least so many) there are to draw from, where prompts are drawn.
+    ``notes``: sentences that whoever takes the task is to be told.
+    """
 
     name: str
     search: Prompts
     fresh: Prompts
     metric: str
+    different: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check_aligned(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
-    """Raise PahqError unless both batches have the same, non-empty shape."""
+    """Raise PahqError unless both batches are tensors of the same, non-empty shape."""
+    for tokens in (clean, corrupted):
+        if not isinstance(tokens, Tensor):
+            raise PahqError(
+                f"prompts must be a tensor of token ids, not {type(tokens).__name__}; pahq.prompts takes any array"
+            )
     if clean.dim() != 2 or not clean.numel():
         raise PahqError(f"prompts must be a non-empty [batch, pos] array of token ids, got shape {list(clean.shape)}")
     if clean.shape != corrupted.shape:
@@ -93,6 +105,15 @@ def draw_distinct(draw: Callable[[Random], E], count: int, rng: Random, task: st
         if len(drawn) == count:
             return list(drawn.values())
     raise PahqError(f"task {task!r} has fewer than {count} different prompts; ask for fewer examples")
+
+
+def check_enough(config: TaskConfig, possible: int | None) -> None:
+    """Raise PahqError where a task, which has ``possible`` different prompts, has too few for search and judgement."""
+    if possible is not None and 2 * config.examples > possible:
+        raise PahqError(
+            f"task {config.name!r} has {possible} different prompts, and half of those drawn are fresh ones: at most "
+            f"{possible // 2} examples can be asked for, not {config.examples}"
+        )
 
 
 def encode_pairs(

@@ -305,6 +305,35 @@ def test_checkpoints_of_another_shape_or_with_more_tensors_are_refused(
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_buffers_of_older_transformers_may_hold_anything(
+    checkpoints: dict[str, Checkpoint], tmp_path: Path, prefix: str
+) -> None:
+    """Causal masks, saved once as bytes, are no weights: of no type that matters, not even float64."""
+    whole = load_file(checkpoints["gpt2"].folder / "model.safetensors")
+    tensors = {prefix + name.removeprefix("transformer."): value for name, value in whole.items()}
+    for i, kind in enumerate((torch.uint8, torch.bool)):
+        tensors[f"{prefix}h.{i}.attn.bias"] = torch.ones(1, 1, 16, 16).tril().to(kind)
+        tensors[f"{prefix}h.{i}.attn.masked_bias"] = torch.tensor(-1e4, dtype=torch.float64)
+    (tmp_path / "config.json").write_text(json.dumps(checkpoints["gpt2"].config))
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = load_model(tmp_path)
+    assert model.W_E.dtype == torch.float32
+    assert torch.equal(logits(model, TOKENS), logits(load_model(checkpoints["gpt2"].folder), TOKENS))
+    save_file(tensors | {f"{prefix}h.0.ln_1.bias": torch.ones(24).to(torch.uint8)}, tmp_path / "model.safetensors")
+    with pytest.raises(PahqError, match=r"h.0.ln_1.bias' holds U8 values"):
+        load_model(tmp_path)
+
+
+def test_rotary_buffers_may_be_saved_too(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
+    tensors = load_file(checkpoints["llama"].folder / "model.safetensors")
+    for name in ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"):
+        tensors[name] = torch.arange(3)
+    (tmp_path / "config.json").write_text(json.dumps(checkpoints["llama"].config))
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert torch.equal(logits(load_model(tmp_path), TOKENS), logits(load_model(checkpoints["llama"].folder), TOKENS))
+
+
 def test_a_failure_inside_the_bridge_is_one_sentence(checkpoints: dict[str, Checkpoint], monkeypatch: Any) -> None:
     from transformer_lens.model_bridge import TransformerBridge
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pahq import precheck
 from pahq.__main__ import main
 from pahq.cell import run_cell
 from pahq.circuit import Circuit
@@ -92,15 +93,13 @@ def test_a_replicate_is_the_cell_on_other_prompts(
         other = finish(tmp_path, *TYPED, override)
         assert kept(name) == set(Circuit.read(tmp_path / "cells" / other.id / "circuit.json").edges)
 
-    from pahq import cell as cell_module
-
-    built = cell_module.build_task
+    built = precheck.build_task
 
     def drawn(*arguments: object) -> Task:
         task = built(*arguments)  # type: ignore[arg-type]
         return Task(task.name, resample(task.search, draw(4, 0, 1)), task.fresh, task.metric)
 
-    monkeypatch.setattr(cell_module, "build_task", drawn)
+    monkeypatch.setattr(precheck, "build_task", drawn)
     finish(tmp_path, *TYPED)
     assert kept("bootstrap-001") == set(Circuit.read(tmp_path / "cells" / cell.id / "circuit.json").edges)
 

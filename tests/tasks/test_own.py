@@ -91,6 +91,8 @@ def test_without_wrong_answers_there_is_no_logit_difference(tmp_path, model):
         (4, "answer", "Noor Felix", "row 4, column answer: 'Noor Felix' is no word in the vocabulary"),
         (2, "wrong", "Jonah", "row 2, column wrong: 'Jonah' is no word in the vocabulary of model 'words'"),
         (1, "corrupted", ROWS[0][0], "row 1, column corrupted: the same tokens as in column clean"),
+        (2, "wrong", "Edith", "row 2, column wrong: the same as in column answer"),
+        (3, "wrong", " Leon", "row 3, column wrong: the same token as in column answer"),
         (3, "clean", ROWS[0][0], "is searched on and judged by; fresh prompts must be others"),
     ],
 )
@@ -136,6 +138,11 @@ def test_from_the_command_line_to_a_circuit(tmp_path, capsys):
     capsys.readouterr()
     assert main(["task=own", "method=acdc"]) == 2
     assert "task kind 'own' needs prompts=FILE" in capsys.readouterr().err
+    content = rows()
+    content[1]["wrong"] = content[1]["answer"]
+    write(path, content)
+    assert main(typed) == 2
+    assert "own.jsonl, row 2, column wrong: the same as in column answer" in capsys.readouterr().err
     content = rows()
     content[1]["answer"] = ""
     write(path, content)
