@@ -13,6 +13,7 @@ from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.rounding import curved, per_unit, unit
 from pahq.engine.suffix import SuffixEngine
+from pahq.precision.store import focus_of
 from pahq.search.band import layers_of
 from pahq.search.doubt import Doubts, Noise
 
@@ -37,6 +38,7 @@ def doubts_for(
         absolute=absolute,
         settle=settle and problem.reference.dtype != torch.float64,
         layer_of=layers_of(problem.graph),
+        focus=lambda edge: focus_of(problem.graph, problem.graph.edges[edge], problem.focus),
     )
 
 
