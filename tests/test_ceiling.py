@@ -31,7 +31,7 @@ def test_what_is_named_is_enough(tmp_path: Path, more: list[str]) -> None:
     def run(memory_gb: float) -> None:
         run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False, memory_gb=memory_gb))
 
-    with pytest.raises(PahqError, match="is too little: this search needs at least .* in all") as caught:
+    with pytest.raises(PahqError, match=r"is too little: this search needs at least .* in all") as caught:
         run(0.01)
     found = re.search(r"at least (\S+) in all", str(caught.value))
     assert found is not None
