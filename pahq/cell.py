@@ -258,7 +258,8 @@ def cell_doubts(
     """The judge of what float noise could decide, of the network whose effects decide: with an audit the full one."""
     decides = problem if full is None else full
     settle, (_, share) = cell.engine.doubts == "float64", shares(cell)
-    ceiling = None if memory_gb is None else int(memory_gb * 2**30 * share)
+    # where nothing is settled the twin comes after the search, which is what the ceiling is for
+    ceiling = None if memory_gb is None or not share else int(memory_gb * 2**30 * share)
     return doubts_for(decides, cell.threshold, absolute=cell.method.absolute, settle=settle, memory_bytes=ceiling)
 
 

@@ -176,6 +176,8 @@ def build_problem(
         return found
     same = {policy.heads, policy.mlp, policy.compute} == {"float32"}
     network = None if same else full
+    if network is not None and isinstance(weights, PackedStore) and isinstance(weights.master, ModelFile):
+        network = weights.master.network()  # a model that was loaded is not kept alive for this
     return replace(found, in_float64=lambda: _in_float64(found, network, metric, ablation, split_embed))
 
 

@@ -27,8 +27,8 @@ def curved(problem: Problem) -> bool:
 
 
 def unit(loss: float, *, curved: bool) -> float:
-    """What errors of a loss are in proportion to."""
-    return math.sqrt(2 * max(loss, FLOOR)) if curved else 1.0
+    """What errors of a loss are in proportion to: near the clean run its root, far from it the loss itself."""
+    return math.sqrt(2 * max(loss, FLOOR)) + loss if curved else 1.0
 
 
 def alike(problem: Problem, one: float, other: float) -> bool:

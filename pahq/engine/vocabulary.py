@@ -165,7 +165,7 @@ class KlLosses(Vocabulary):
         Returns whether they were taken too coarsely for that, and should be asked again.
         """
         again = self.coarse and not smallest > LARGE
-        self.coarse = not again and smallest > 5 * LARGE
+        self.coarse = not again and smallest > 2 * LARGE
         return again
 
     def __call__(self, resid: Tensor) -> Tensor:

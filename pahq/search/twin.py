@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,14 +24,13 @@ def doubts_for(
     absolute: bool = False,
     settle: bool = True,
     memory_bytes: int | None = None,
-    twin: Callable[[], Engine] | None = None,
 ) -> Doubts:
     """The judge of a search on ``problem``. In float64 nothing is settled, and noise is measured by other sums.
 
-    ``memory_bytes`` is a ceiling for the twin; ``twin`` makes it where not as ``twin_engine`` does.
+    ``memory_bytes`` is a ceiling for the twin.
     """
     return Doubts(
-        twin or (lambda: twin_engine(problem, memory_bytes)),
+        lambda: twin_engine(problem, memory_bytes),
         Noise(per_unit(problem), partial(unit, curved=curved(problem))),
         threshold,
         absolute=absolute,

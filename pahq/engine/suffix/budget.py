@@ -77,7 +77,7 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0) -> Budg
     if left < 0:
         raise PahqError(
             f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least "
-            f"{_up(least / share / GIB)} in all (fewer task.examples need less{_HINT if share < 1 else ''})"
+            f"{_up(least / share / GIB)} in all (fewer task.examples need less)"
         )
     memory_bytes = int(memory_bytes * share)
     wider = 2 * TILES * (sizes.tile - TILE) * problem.corrupted.final.element_size()  # logits, and what is made of them
@@ -95,9 +95,6 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0) -> Budg
     input_bytes = min(every_input, left)
     used = memory_bytes - (left - input_bytes)
     return Budget(sizes.rows, tile, window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
-
-
-_HINT = "; engine.doubts=leave has no float64 twin beside the search"
 
 
 def _up(value: float) -> str:
