@@ -50,10 +50,13 @@ class Complaint:
 
 @dataclass
 class Tally:
-    """What was compared and what came of it, by engine and dtype. ``worst`` is the largest error of an effect (of the
-    loss, where that is above 1), ``share`` the largest part of what is allowed, ``ties`` tests whose margin is below
-    that, ``flipped`` those of them decided otherwise, ``differed`` other decisions that are not the oracle's, ``settled`` those that float64 took;
-    ``kinds`` counts cases by what they are about."""
+    """What was compared and what came of it, by engine and dtype.
+
+    ``worst`` is the largest error of an effect (of the loss, where that is above 1), ``share`` the largest part of what
+    is allowed, ``ties`` tests whose margin is below that, ``flipped`` those of them decided otherwise, ``differed``
+    other decisions that are not the oracle's, ``settled`` those that float64 took; ``kinds`` counts cases by what they
+    are about.
+    """
 
     weights: int = 0
     searches: int = 0
