@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,6 +22,7 @@ from pahq.asked import Setting, asked, thresholds_of
 from pahq.cell import focus_on, start_search
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
+from pahq.engine.base import Engine
 from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
@@ -34,7 +35,7 @@ from pahq.search.doubt import Doubts
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.sweep import sweep as sweep_thresholds
-from pahq.search.twin import doubts_for
+from pahq.search.twin import doubts_for, twin_engine
 from pahq.taskcheck import warned_check
 from pahq.tasks import own
 from pahq.tasks.bos import missing_note
@@ -163,12 +164,18 @@ def sweep(
     ]
     problem = problem_of(model, task, cells[0], check=True)
     thresholds = sorted({cell.threshold for cell in cells})
-    problem = replace(problem, in_float64=cache(problem.in_float64))  # made once, if at all
     engine, judges = SuffixEngine(problem), dict[float, Doubts]()
+    made = cache(lambda: twin_engine(problem))  # once, if at all
+
+    def twin() -> Engine:
+        found = made()
+        if isinstance(found, SuffixEngine):
+            found.reset()
+        return found
 
     def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
         engine.reset()
-        judge = judges[threshold] = doubts_for(problem, threshold, absolute=absolute)
+        judge = judges[threshold] = doubts_for(problem, threshold, absolute=absolute, twin=twin)
         for decision in done:
             judge.repeat(decision)
         focus = focus_on(problem)

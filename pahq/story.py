@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged, check_digests, digests
 from pahq.results import FILES, REPAIR, JournalLine, read_journal, read_result
 from pahq.search.acdc import is_removed
+from pahq.sentences import one_sentence
 
 GO_ON = "run.repair=true goes on from the line before it"
+_DERIVED = ("faithfulness.json", "stability.json", "inclusion.parquet", "stability")  # made from a finished cell
 _GROUND = ("config.json", "provenance.json", "decisions.jsonl")  # what a search goes on from
 
 
@@ -65,12 +69,23 @@ def check_cell(folder: Path, cell: CellConfig | None = None) -> dict[str, Any]:
     if not isinstance(written, dict) or not set(FILES) <= set(written):
         raise Damaged(folder / "result.json", "it does not name the digests of the cell's other files", REPAIR)
     check_digests(folder, written, way_on=REPAIR)
+    cell = cell or _cell_of(folder, result)
+    if result["id"] != cell.id:
+        raise PahqError(f"{folder} holds the cell {result['id']!r}, not {cell.id!r}; move it to where it belongs")
     lines = read_journal(folder / "decisions.jsonl")
-    fault = fault_of(cell or CellConfig.model_validate(result["config"]), lines)
+    fault = fault_of(cell, lines)
     if fault is not None:
         raise Damaged(folder / "decisions.jsonl", fault[1], REPAIR)
     _check_circuit(folder, result, lines, Circuit.read(folder / "circuit.json"))
     return result
+
+
+def _cell_of(folder: Path, result: Mapping[str, Any]) -> CellConfig:
+    try:
+        return CellConfig.model_validate(result.get("config"))
+    except ValidationError as error:
+        sentence = one_sentence(error, CellConfig)
+        raise PahqError(f"{folder / 'result.json'} has a configuration of another version: {sentence}") from None
 
 
 def _check_circuit(folder: Path, result: Mapping[str, Any], lines: Sequence[JournalLine], circuit: Circuit) -> None:
@@ -90,7 +105,8 @@ def _check_circuit(folder: Path, result: Mapping[str, Any], lines: Sequence[Jour
 def set_aside(folder: Path) -> Path:
     """Move a damaged cell's files into a folder below it, and return that.
 
-    A journal that is whole by its digest stays, with what it rests on: the search then goes on from its end.
+    A journal that is whole by its digest stays, with what it rests on: the search then goes on from its end. If it does
+    not, what was made from the cell goes too.
     """
     names = ["result.json", "circuit.json"]
     try:
@@ -98,7 +114,7 @@ def set_aside(folder: Path) -> Path:
         whole = digests(folder, _GROUND) == {name: written[name] for name in _GROUND}
     except (PahqError, KeyError, TypeError):
         whole = False
-    names += [] if whole else _GROUND
+    names += [] if whole else [*_GROUND, *_DERIVED]
     number = 1
     while (place := folder / "damaged" / str(number)).exists():
         number += 1

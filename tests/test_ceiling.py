@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pahq.cell import run_cell, shares
+from pahq.cell import run_cell
 from pahq.config import RunConfig
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
@@ -40,12 +40,3 @@ def test_what_is_named_is_enough(tmp_path: Path, more: list[str]) -> None:
         run(needed * 0.98)
     run(needed)
     assert list(tmp_path.rglob("result.json"))
-
-
-def test_engines_and_their_twin_share_a_ceiling() -> None:
-    ((acdc, _),) = compose_runs([*TYPED, "method=acdc"])
-    ((audited, _),) = compose_runs([*TYPED, "method=pahq", "precision=int8", "audit=band"])
-    ((double, _),) = compose_runs([*TYPED, "method=acdc", "engine.dtype=float64"])
-    assert shares(acdc) == pytest.approx((1 / 3, 2 / 3))
-    assert shares(audited) == pytest.approx((1 / 4, 1 / 2))
-    assert shares(double) == (1.0, 0.0)

@@ -24,14 +24,19 @@ from typing import Any
 from pahq.engine.base import Engine
 from pahq.search.acdc import Decision, is_removed, margin
 from pahq.search.follow import Follower
-from pahq.search.sample import drawn, upper_rate
+from pahq.search.sample import drawn, unseen_share
 
 SAFETY = 10.0  # an error counts as possible within this many times the largest of the sample
 CONFIDENCE = 0.95
 LEAST = 8  # tests of the sample before its largest error says anything; so many first tests are all in it
 QUIET = 20.0  # of the guess, at least one part in so many counts as possible: a sample may have met dead edges alone
-SHARE = 0.1  # of the tests are in the sample,
-COUNT = 40  # and from test 400 on, so many for each e-fold of their number
+SHARE = 0.1  # of the tests that the sample has, at first
+COUNT = 40  # from test COUNT / SHARE on it has about so many for each e-fold of the number of tests
+
+
+def _share(index: int) -> float:
+    """The probability with which the sample has a test."""
+    return min(SHARE, COUNT / (index + 1))
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,12 @@ class Doubts:
         *,
         absolute: bool = False,
         settle: bool = True,
-        layer_of: Callable[[int], Hashable] = lambda edge: None,
         focus: Callable[[int], Hashable] = lambda edge: None,
+        layer_of: Callable[[int], Hashable] = lambda edge: None,
         seed: int = 0,
     ) -> None:
         self._make, self._noise, self._threshold, self._absolute = twin, noise, threshold, absolute
-        self._settle, self._layer_of, self._focus, self._seed = settle, layer_of, focus, seed
+        self._settle, self._focus, self._layer_of, self._seed = settle, focus, layer_of, seed
         self._twin: Follower | None = None
         self._log: list[tuple[Decision, bool]] = []  # not yet shown to the twin; whether it is to be measured
         self._layers: set[Hashable] = set()
@@ -79,6 +84,7 @@ class Doubts:
 
     def __call__(self, decision: Decision) -> Decision:
         """The decision that stands."""
+        self._renew(decision)
         if self._doubtful(decision):
             decision = self._settled(decision)
         self._log.append((decision, self._wanted(decision)))
@@ -86,6 +92,7 @@ class Doubts:
 
     def repeat(self, decision: Decision) -> None:
         """Take over a decision of an earlier run, which stands; the twin is asked what it was asked then."""
+        self._renew(decision)
         before, after = _rough(decision)
         if self._doubtful(replace(decision, before=before, after=after)):
             assert self._twin is not None
@@ -106,16 +113,17 @@ class Doubts:
         return [d for d in decisions if d.rough is None and not self._margin(d) > self.bound(d)]
 
     def finish(self) -> None:
-        """Measure what is left of the sample; the search is over."""
+        """Measure what is left of the sample and let the twin go; the search is over."""
         if any(wanted for _, wanted in self._log):
             self._catch_up()
+        self._twin, self._log = None, []
 
     def record(self, decisions: Sequence[Decision]) -> dict[str, Any]:
         """For result.json: how noisy effects are and how that is known, what float64 decided, what is still at risk.
 
-        ``noise`` bounds the error of every effect that decided something. The sample is ``sample`` tests, of which the
-        largest error was ``largest_error``; with ``confidence``, at most a share ``beyond`` of all tests err by more
-        than that per unit of loss, and the bound allows ``safety`` times it.
+        ``noise`` is the largest bound of any effect's error: ``safety`` times the largest error per unit of loss among
+        ``sample`` tests, of which the largest alone was ``largest_error``. That is a rule. What the sample is sure of:
+        with ``confidence``, at most a share ``beyond`` of all tests err by more per unit than any of the sample.
         """
         settled = [d for d in decisions if d.rough is not None]
         changed = sum(self._falls(d.rough) != d.removed for d in settled if d.rough is not None)
@@ -125,7 +133,7 @@ class Doubts:
             "largest_error": max(self._errors, default=None),
             "safety": SAFETY,
             "confidence": CONFIDENCE,
-            "beyond": upper_rate(0, self.sampled, CONFIDENCE),
+            "beyond": unseen_share([_share(d.index) for d in decisions], CONFIDENCE),
             "settled": len(settled),
             "settled_share": len(settled) / len(decisions) if decisions else 0.0,
             "overturned": changed,
@@ -141,6 +149,11 @@ class Doubts:
     def _near(self, decision: Decision) -> bool:
         return not self._margin(decision) > self.bound(decision)
 
+    def _renew(self, decision: Decision) -> None:
+        """At a layer's first test: errors grow from layer to layer, so what is known of them is renewed in each."""
+        if self._twin is not None and self._layer_of(decision.edge) not in self._layers:
+            self._catch_up()
+
     def _doubtful(self, decision: Decision) -> bool:
         """Whether noise could decide, by all that the sample asks for up to this test."""
         guess = self._noise.guess * self._unit(_rough(decision))
@@ -154,7 +167,7 @@ class Doubts:
         layer = self._layer_of(decision.edge)
         first = layer not in self._layers or decision.index < LEAST
         self._layers.add(layer)
-        return first or drawn(self._seed, decision.index, min(SHARE, COUNT / (decision.index + 1)))
+        return first or drawn(self._seed, decision.index, _share(decision.index))
 
     def _catch_up(self) -> None:
         """Show the twin what was decided, and measure what the sample asks for."""

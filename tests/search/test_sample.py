@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pahq.search.sample import binomial, drawn, upper_rate
+from pahq.search.sample import binomial, drawn, unseen_share, upper_rate
 
 
 def test_the_upper_rate_leaves_the_right_tail() -> None:
@@ -31,3 +31,14 @@ def test_drawing_depends_on_nothing_but_seed_and_index() -> None:
 
 def test_a_larger_share_draws_all_that_a_smaller_one_does() -> None:
     assert all(drawn(1, i, 0.3) for i in range(2000) if drawn(1, i, 0.1))
+
+
+def test_so_many_tests_of_one_kind_would_hardly_have_been_missed_altogether() -> None:
+    assert unseen_share([0.1] * 100, 0.95) == 29 / 100  # .9^28 > .05 > .9^29
+    assert unseen_share([0.1] * 20, 0.95) == 1.0  # all of them might have been
+    assert unseen_share([1.0] * 4, 0.95) == 1 / 4
+    assert unseen_share([1.0] * 50 + [0.02] * 150, 0.95) == 149 / 200  # those that are drawn most seldom
+    assert unseen_share([], 0.95) == 1.0
+    hidden = range(10, 39)  # 29 of them: how often does a seeded sample of a tenth draw none?
+    missed = sum(not any(drawn(seed, i, 0.1) for i in hidden) for seed in range(2000))
+    assert 0.03 * 2000 < missed < 0.065 * 2000
