@@ -155,9 +155,7 @@ _SELDOM = ("audited", "low", "drift", "rough")  # unsaid where there is nothing 
 
 def _dump(line: JournalLine) -> str:
     values = {name: getattr(line, name) for name in JournalLine.__slots__}
-    values = {
-        name: value for name, value in values.items() if name not in ("audited", "low", "drift", "rough") or value
-    }
+    values = {name: value for name, value in values.items() if name not in _SELDOM or value}
     return json.dumps(values, separators=(",", ":")) + "\n"
 
 
