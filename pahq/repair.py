@@ -14,6 +14,7 @@ from pahq.cell import run_cell
 from pahq.config import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged
+from pahq.model.sources import check_device
 from pahq.provenance import check_weights
 from pahq.results import cell_folder, read_result
 from pahq.sentences import one_sentence
@@ -45,6 +46,7 @@ def main(argv: Sequence[str], composed: Composed) -> int:
         run = RunConfig(**settings, repair=True)
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig)) from None
+    check_device(run.device)
     asked = [one for name in given.names for one in _asked(name, run, composed)]
     finished = {folder: (cell, where) for folder, cell, where in asked if (folder / "result.json").exists()}
     if not finished:
