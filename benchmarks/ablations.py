@@ -22,9 +22,11 @@ from torch import Tensor
 
 from pahq.config import CellConfig
 from pahq.engine.base import Trial
+from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import cell_problem
-from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.experiment import compose_runs
+from pahq.metrics import gather_items
 from pahq.model import load_model
 from pahq.precision.store import focus_of
 from pahq.tasks import build_task
@@ -41,7 +43,8 @@ def effects(cell: CellConfig, *, full: bool = False) -> dict[str, Tensor]:
     problem = cell_problem(cell, model, build_task(cell.task, model, cell.seed).search, full=full)
     engine = ReferenceEngine(problem)
     edges = range(len(problem.graph.edges))
-    unfocused = float(problem.objective.loss(circuit_logits(problem, engine.present)))
+    whole = gather_items(circuit_stream(problem, engine.present), rows_of(problem)[0])
+    unfocused = float(losses_for(problem)(whole))
     before, known = [], dict[frozenset[tuple[int, int]], float]()
     for edge in edges:
         focus = focus_of(problem.graph, problem.graph.edges[edge], problem.focus)

@@ -33,9 +33,11 @@ from torch import Tensor
 
 from pahq.config import PrecisionConfig
 from pahq.engine.base import Trial
+from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import SuffixEngine
+from pahq.metrics import gather_items
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import focus_of
@@ -209,10 +211,11 @@ def record(problem: Problem) -> Recorded:
     device = problem.corrupted.final.device
     prompts = replace(problem.prompts, items=problem.prompts.items.to(device))
     moved = replace(problem, prompts=prompts)
+    losses, rows = losses_for(moved), rows_of(moved)[0]
     present = torch.ones(len(problem.graph.edges), dtype=torch.bool, device=device)
 
     def forward() -> Tensor:
-        return moved.objective.loss(circuit_logits(moved, present))
+        return losses(gather_items(circuit_stream(moved, present), rows))
 
     aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream(device))

@@ -24,10 +24,12 @@ from synthetic import Shape, make_model, make_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
 from pahq.engine.base import Trial
+from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import SuffixEngine
 from pahq.memory import PeakMemory
+from pahq.metrics import gather_items
 from pahq.model.forward import run_senders, sender_outputs
 from pahq.search.acdc import Decision
 from pahq.search.order import Order
@@ -77,6 +79,7 @@ def search(problem: Problem, threshold: float, **settings: Any) -> Search:
 def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int) -> dict[str, Any]:
     """Time both baselines on ``count`` tests spread over the search; report the worst difference of a loss."""
     engine, low = ReferenceEngine(problem), problem.store.network()
+    losses, rows = losses_for(problem), rows_of(problem)[0]
     engine.measure([Trial(0, ())])  # warm-up
     clean = sender_outputs(low, run_senders(low, problem.clean)) - problem.corrupted_senders
     chosen = {round(i * (len(decisions) - 1) / (count - 1)) for i in range(count)}
@@ -94,11 +97,11 @@ def sample_forwards(problem: Problem, decisions: Sequence[Decision], count: int)
             )
             start = time.perf_counter()
             if layer < problem.graph.shape.layers:
-                skipped = problem.objective.loss(circuit_logits(problem, present, from_layer=layer, clean=clean))
+                skipped = losses(gather_items(circuit_stream(problem, present, from_layer=layer, clean=clean), rows))
             else:
                 mask = present[list(problem.graph.incoming(problem.graph.receivers[-1]))].to(clean)
                 final = problem.corrupted.final + (mask @ clean.flatten(1)).view(clean.shape[1:])
-                skipped = problem.objective.loss(problem.item_logits(final))
+                skipped = losses(gather_items(final, rows))
             skipping.append(time.perf_counter() - start)
             worst = max(worst, abs(loss - decision.after), abs(float(skipped) - decision.after))
         if decision.removed:

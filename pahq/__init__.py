@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pahq.replicates.measures import Stability
     from pahq.results import read_result
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 _HOMES = {
     "CellConfig": "pahq.config",

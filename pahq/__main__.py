@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,15 @@ def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
     for cell, run in runs:
         result = run_cell(cell, run)
         values = result.values
-        numbers = f"{values['tests']} tests, {values['kept']} kept, {values['seconds']:.1f} s"
+        numbers = f"{values['tests']} tests, {values['kept']} kept, {values['seconds']:.1f} s{_doubts(values)}"
         sys.stdout.write(f"{result.id}: {numbers}, {result.folder}\n")
         sys.stdout.flush()
+
+
+def _doubts(values: Mapping[str, Any]) -> str:
+    """How many tests float64 decided, and how many float noise may have, where there are any."""
+    counts = (values["certainty"]["settled"], "decided in float64"), (values["certainty"]["at_risk"], "at risk")
+    return "".join(f", {count} {what}" for count, what in counts if count)
 
 
 def help_text() -> str:

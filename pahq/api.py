@@ -8,8 +8,9 @@ found = pahq.acdc(model, prompts, threshold=0.01)
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +22,7 @@ from pahq.asked import Setting, asked, thresholds_of
 from pahq.cell import focus_on, start_search
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
+from pahq.engine.base import Engine
 from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
@@ -28,10 +30,12 @@ from pahq.model.fused import check_fused
 from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model
 from pahq.precheck import check_memory, told_when_memory_ends
-from pahq.search.acdc import Decision, circuit_of
+from pahq.search.acdc import Decision, circuit_of, margin
+from pahq.search.doubt import Doubts
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.sweep import sweep as sweep_thresholds
+from pahq.search.twin import doubts_for, twin_engine
 from pahq.taskcheck import warned_check
 from pahq.tasks import own
 from pahq.tasks.bos import missing_note
@@ -49,10 +53,15 @@ Text = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Seque
 
 @dataclass(frozen=True)
 class Found:
-    """A finished search: its circuit, and every decision in order."""
+    """A finished search: its circuit, every decision in order, and how far float noise reaches.
+
+    ``certainty`` holds what ``certainty`` of a cell's result.json does (``pahq.search.doubt.Doubts.record``): the bound
+    of an effect's error, how many tests float64 settled, and how many are at risk.
+    """
 
     circuit: Circuit
     decisions: tuple[Decision, ...]
+    certainty: Mapping[str, Any]
 
     @property
     def edges(self) -> tuple[str, ...]:
@@ -125,7 +134,8 @@ def acdc(
     """
     cell = checked(model, setting, threshold, absolute=absolute, order=order, engine=engine)
     problem = problem_of(model, task, cell, check=True)
-    search = start_search(engine, problem, order or Order(), cell.threshold, absolute=absolute)
+    doubts = doubts_for(problem, cell.threshold, absolute=absolute)
+    search = start_search(engine, problem, order or Order(), cell.threshold, absolute=absolute, judge=doubts)
     decisions: list[Decision] = []
     kept = 0
     with tqdm(total=len(problem.graph.edges), unit="edge", disable=not progress) as bar:
@@ -134,7 +144,7 @@ def acdc(
             kept += not decision.removed
             bar.set_postfix(kept=kept, refresh=False)
             bar.update()
-    return Found(circuit_of(problem.graph, decisions), tuple(decisions))
+    return _found(problem, decisions, doubts)
 
 
 @told_when_memory_ends()
@@ -154,19 +164,38 @@ def sweep(
     ]
     problem = problem_of(model, task, cells[0], check=True)
     thresholds = sorted({cell.threshold for cell in cells})
-    graph, engine = problem.graph, SuffixEngine(problem)
+    engine, judges = SuffixEngine(problem), dict[float, Doubts]()
+    made = cache(lambda: twin_engine(problem))  # once, if at all
+
+    def twin() -> Engine:
+        found = made()
+        if isinstance(found, SuffixEngine):
+            found.reset()
+        return found
 
     def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
         engine.reset()
+        judge = judges[threshold] = doubts_for(problem, threshold, absolute=absolute, twin=twin)
+        for decision in done:
+            judge.note(decision)
         focus = focus_on(problem)
-        return speculate(engine, order or Order(), threshold, absolute=absolute, focus=focus, done=done)
+        return speculate(engine, order or Order(), threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+
+    def doubtful(decision: Decision, threshold: float) -> bool:
+        away = margin(decision.effect, threshold, absolute=absolute)
+        return decision.rough is None and not away > max(judge.bound(decision) for judge in judges.values())
 
     found = {}
     with tqdm(total=len(thresholds), unit="threshold", disable=not progress) as bar:
-        for swept in sweep_thresholds(start, thresholds, absolute=absolute):
-            found[swept.threshold] = Found(circuit_of(graph, swept.decisions), swept.decisions)
+        for swept in sweep_thresholds(start, thresholds, absolute=absolute, doubtful=doubtful):
+            found[swept.threshold] = _found(problem, swept.decisions, judges[swept.threshold])
             bar.update()
     return found
+
+
+def _found(problem: Problem, decisions: Sequence[Decision], doubts: Doubts) -> Found:
+    doubts.finish()
+    return Found(circuit_of(problem.graph, decisions), tuple(decisions), doubts.record(decisions))
 
 
 def checked(model: Model, setting: Setting, threshold: object, **more: Any) -> CellConfig:

@@ -16,6 +16,7 @@ from pahq.config import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.budget import least_bytes
 from pahq.errors import PahqError, unknown
 from pahq.files.text import write_json
 from pahq.fulldisk import told_if_full
@@ -45,7 +46,7 @@ from pahq.search.acdc import Decision, Judge, acdc, as_measured, circuit_of
 from pahq.search.doubt import Doubts
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
-from pahq.search.twin import doubts_for
+from pahq.search.twin import doubts_for, twin_bytes
 from pahq.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.taskcheck import warned_check
 from pahq.tasks.task import Task
@@ -98,11 +99,11 @@ def _make_way(cell: CellConfig, folder: Path) -> None:
 def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
+    earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
     memory, clock = PeakMemory(run.device), time.perf_counter()
     source, task, check, problem = _set_up(cell, run)
     levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, source.digest, levels)
-    earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
     full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
     set_up = time.perf_counter() - clock
     doubts = cell_doubts(cell, problem, full, run.memory_gb)
@@ -186,10 +187,11 @@ def start_search(
     done: Sequence[Decision] = (),
     memory_gb: float | None = None,
     share: float = 1.0,
+    beside: int = 0,
     judge: Judge = as_measured,
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
-    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb, share)
+    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb, share, beside)
     if isinstance(built, SuffixEngine):
         return speculate(
             built,
@@ -205,11 +207,12 @@ def start_search(
 
 
 def build_engine(
-    name: str, problem: Problem, memory_gb: float | None = None, share: float = 1.0
+    name: str, problem: Problem, memory_gb: float | None = None, share: float = 1.0, beside: int = 0
 ) -> ReferenceEngine | SuffixEngine:
-    """The engine of that name; PahqError for an unknown one, and for a ceiling of which its ``share`` is too little."""
+    """The engine of that name; PahqError for an unknown one, and for a ceiling of which its part is too little."""
     if name == "suffix":
-        return SuffixEngine(problem, memory_bytes=None if memory_gb is None else int(memory_gb * 2**30), share=share)
+        ceiling = None if memory_gb is None else int(memory_gb * 2**30)
+        return SuffixEngine(problem, memory_bytes=ceiling, share=share, beside=beside)
     if name != "reference":
         raise unknown("engine", name, ENGINES)
     if memory_gb is not None:
@@ -229,8 +232,15 @@ def search(
 
     ``doubts`` (by default the cell's own, see ``cell_doubts``) judge what float noise could decide.
     """
-    method, (share, _) = cell.method, shares(cell)
+    method, beside = cell.method, 0
     doubts = doubts or cell_doubts(cell, problem, full, memory_gb)
+    if memory_gb is not None and _settles(cell):
+        beside = twin_bytes(problem if full is None else full)
+    least = {id(on): least_bytes(on) for on in (problem, full) if on is not None}
+
+    def part(on: Problem) -> dict[str, Any]:
+        """What an engine may take of the ceiling: with an audit there are two, which share it as they need it."""
+        return {"memory_gb": memory_gb, "share": least[id(on)] / sum(least.values()), "beside": beside}
 
     def start(on: Problem, judge: Judge, done: Sequence[Decision]) -> Iterator[Decision]:
         return start_search(
@@ -240,9 +250,8 @@ def search(
             cell.threshold,
             absolute=method.absolute,
             done=done,
-            memory_gb=memory_gb,
-            share=share,
             judge=judge,
+            **part(on),
         )
 
     if cell.audit != "band":
@@ -251,7 +260,7 @@ def search(
         return start(problem, doubts, done)
     if full is None:
         raise PahqError("audit=band needs the full-precision network beside the other, which is not at hand here")
-    exact = build_engine(cell.engine.name, full, memory_gb, share)
+    exact = build_engine(cell.engine.name, full, **part(full))
     return audited_search(cell, exact, partial(start, problem), partial(start, full), done, doubts)
 
 
@@ -260,19 +269,12 @@ def cell_doubts(
 ) -> Doubts:
     """The judge of what float noise could decide, of the network whose effects decide: with an audit the full one."""
     decides = problem if full is None else full
-    settle, (_, share) = cell.engine.doubts == "float64", shares(cell)
-    ceiling = None if memory_gb is None else int(memory_gb * 2**30 * share)
-    return doubts_for(decides, cell.threshold, absolute=cell.method.absolute, settle=settle, memory_bytes=ceiling)
+    settle, tight = _settles(cell), memory_gb is not None  # where nothing is settled the twin comes after the search
+    return doubts_for(decides, cell.threshold, absolute=cell.method.absolute, settle=settle, tight=tight and settle)
 
 
-def shares(cell: CellConfig) -> tuple[float, float]:
-    """What one engine of the cell's search and its float64 twin may take of a ceiling for memory.
-
-    With an audit there are two engines. The twin holds numbers twice as wide.
-    """
-    engines = 2 if cell.audit == "band" else 1
-    twin = 2 if cell.engine.doubts == "float64" and cell.engine.dtype == "float32" else 0
-    return 1 / (engines + twin), twin / (engines + twin)
+def _settles(cell: CellConfig) -> bool:
+    return cell.engine.doubts == "float64" and cell.engine.dtype == "float32"
 
 
 def rerun(cell: CellConfig, device: str) -> tuple[Problem, Iterator[Decision]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from pahq.audited import audit_record
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
 from pahq.engine.problem import Problem, build_problem, cell_problem
-from pahq.engine.reference import ReferenceEngine, logits_in_parts
+from pahq.engine.reference import ReferenceEngine, circuit_stream, logits_in_parts
 from pahq.engine.rounding import alike
+from pahq.errors import PahqError
 from pahq.graph import Graph
+from pahq.model.finite import Watch
 from pahq.model.weights import Model
 from pahq.results import SCHEMA
 from pahq.search.acdc import Decision, margin
@@ -45,8 +48,12 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> dict[
     value = float(own.objective.value(logits))
     clean = float(own.objective.value(logits_in_parts(own, torch.ones_like(present))))
     corrupted = float(own.objective.value(logits_in_parts(own, torch.zeros_like(present))))
+    kl = float(problem("kl").objective.value(logits))
+    if not all(map(math.isfinite, (value, clean, corrupted, kl))):
+        circuit_stream(own, present, watch=Watch("with the circuit on fresh prompts"))
+        raise PahqError(f"the circuit cannot be judged: on fresh prompts {task.metric} is {value} and KL {kl}")
     return {
-        "kl": float(problem("kl").objective.value(logits)),
+        "kl": kl,
         "metric": task.metric,
         "value": value,
         "clean": clean,

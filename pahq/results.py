@@ -155,8 +155,8 @@ _SELDOM = ("audited", "low", "drift", "rough")  # unsaid where there is nothing 
 
 def _dump(line: JournalLine) -> str:
     values = {name: getattr(line, name) for name in JournalLine.__slots__}
-    values = {name: value for name, value in values.items() if name not in _SELDOM or value}
-    return json.dumps(values, separators=(",", ":")) + "\n"
+    values = {name: value for name, value in values.items() if value or name not in _SELDOM}
+    return json.dumps(values, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _well_typed(line: JournalLine) -> bool:

@@ -19,6 +19,7 @@ from pahq.search.acdc import is_removed
 from pahq.sentences import one_sentence
 
 GO_ON = "run.repair=true goes on from the line before it"
+_DERIVED = ("faithfulness.json", "stability.json", "inclusion.parquet", "stability")  # made from a finished cell
 _GROUND = ("config.json", "provenance.json", "decisions.jsonl")  # what a search goes on from
 
 
@@ -64,18 +65,19 @@ def check_cell(folder: Path, cell: CellConfig | None = None) -> dict[str, Any]:
     """A finished cell's result, once all its files have been found to be those it finished with.
 
     ``cell``: the one that the folder should hold, by default whichever the result names. Raises PahqError for an
-    unfinished cell, and Damaged, naming the file, where any byte of one has changed, where the decisions contradict
-    themselves or the circuit contradicts them, and where the folder holds another cell.
+    unfinished cell and for another one, and Damaged, naming the file, where any byte of one has changed, where the
+    decisions contradict themselves or the circuit contradicts them.
     """
     result = read_result(folder)
-    if cell is not None and result["id"] != cell.id:
-        raise Damaged(folder / "result.json", f"it belongs to the cell {result['id']!r}, not to {cell.id!r}", REPAIR)
     written = result.get("files")
     if not isinstance(written, dict) or not set(FILES) <= set(written):
         raise Damaged(folder / "result.json", "it does not name the digests of the cell's other files", REPAIR)
     check_digests(folder, written, way_on=REPAIR)
+    cell = cell or config_of(folder, result)
+    if result["id"] != cell.id:
+        raise PahqError(f"{folder} holds the cell {result['id']!r}, not {cell.id!r}; move it to where it belongs")
     lines = read_journal(folder / "decisions.jsonl")
-    fault = fault_of(cell or config_of(folder, result), lines)
+    fault = fault_of(cell, lines)
     if fault is not None:
         raise Damaged(folder / "decisions.jsonl", fault[1], REPAIR)
     _check_circuit(folder, result, lines, Circuit.read(folder / "circuit.json"))
@@ -85,11 +87,10 @@ def check_cell(folder: Path, cell: CellConfig | None = None) -> dict[str, Any]:
 def config_of(folder: Path, result: Mapping[str, Any]) -> CellConfig:
     """The configuration that a finished cell's result names; PahqError in one sentence if it names none."""
     try:
-        return CellConfig.model_validate(result["config"])
-    except KeyError:
-        raise PahqError(f"{folder / 'result.json'} is not a whole result: 'config' is missing") from None
+        return CellConfig.model_validate(result.get("config"))
     except ValidationError as error:
-        raise PahqError(f"{folder / 'result.json'}: {one_sentence(error, CellConfig)}") from None
+        sentence = one_sentence(error, CellConfig)
+        raise PahqError(f"{folder / 'result.json'} has a configuration of another version: {sentence}") from None
 
 
 def whole_result(folder: Path, cell: CellConfig) -> dict[str, Any] | None:
@@ -135,8 +136,8 @@ def _check_circuit(folder: Path, result: Mapping[str, Any], lines: Sequence[Jour
 def set_aside(folder: Path) -> Path:
     """Move a damaged cell's files into a folder below it, and return that.
 
-    A journal that is whole by its digest, in a folder of the same name as its cell, stays with what it rests on: the
-    search then goes on from its end.
+    A journal that is whole by its digest, and the cell's own, stays, with what it rests on: the search then goes on
+    from its end. If it does not, what was made from the cell goes too.
     """
     names = ["result.json", "circuit.json"]
     try:
@@ -145,7 +146,7 @@ def set_aside(folder: Path) -> Path:
         own = folder.as_posix().endswith(f"/{result['id']}")
     except (PahqError, KeyError, TypeError):
         whole = own = False
-    return move_aside(folder, names if whole and own else [*names, *_GROUND])
+    return move_aside(folder, names if whole and own else [*names, *_GROUND, *_DERIVED])
 
 
 def move_aside(folder: Path, names: Iterable[str]) -> Path:

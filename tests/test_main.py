@@ -27,7 +27,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CellConfig, RunConfig]]:
 
     def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
         seen.append((what, where))
-        values = {"id": what.id, "tests": 24, "kept": 9, "seconds": 1.25}
+        certainty = {"settled": 0, "at_risk": 0}
+        values = {"id": what.id, "tests": 24, "kept": 9, "seconds": 1.25, "certainty": certainty}
         return SearchResult(cell_folder(where.root, what.id), values)
 
     monkeypatch.setattr(cell, "run_cell", run_cell)

@@ -36,7 +36,7 @@ def write(path: Path, lines: list[JournalLine]) -> bytes:
 
 
 def test_a_journal_reads_back_exactly(tmp_path: Path) -> None:
-    odd = JournalLine(4, "embed->m0", math.inf, 1 / 3, False, 0.0)
+    odd = JournalLine(4, "embed->m0", 1e-300, 1 / 3, False, 0.0)
     content = write(tmp_path / "new" / "decisions.jsonl", [*LINES, odd])
     assert read_journal(tmp_path / "new" / "decisions.jsonl") == [*LINES, odd]
     first = json.loads(content.split(b"\n")[0])
@@ -44,9 +44,22 @@ def test_a_journal_reads_back_exactly(tmp_path: Path) -> None:
     assert content.count(b"\n") == 5
 
 
-def test_not_a_number_survives(tmp_path: Path) -> None:
-    write(tmp_path / "j", [JournalLine(0, "embed->m0", 0.0, math.nan, False, 0.0)])
-    assert math.isnan(read_journal(tmp_path / "j")[0].after)
+def test_what_is_said_seldom_reads_back_too(tmp_path: Path) -> None:
+    lines = [
+        JournalLine(0, "embed->m0", 0.1, 0.2, False, 0.0, True, (0.11, 0.21)),
+        JournalLine(1, "embed->m0", 0.1, 0.2, False, 0.0, drift=1e-9, rough=(0.1, 0.3)),
+        JournalLine(2, "embed->m0", 0.1, 0.2, False, 0.0),
+    ]
+    content = write(tmp_path / "j", lines)
+    assert read_journal(tmp_path / "j") == lines
+    assert list(json.loads(content.split(b"\n")[2])) == ["i", "edge", "before", "after", "removed", "seconds"]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_none_is_never_written(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write(tmp_path / "j", [JournalLine(0, "embed->m0", 0.0, number, False, 0.0)])
+    assert read_journal(tmp_path / "j") == []
 
 
 def test_every_line_is_on_disk_as_soon_as_it_falls(tmp_path: Path) -> None:

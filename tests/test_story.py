@@ -191,8 +191,8 @@ def test_a_folder_that_holds_another_cell_is_noticed(folder: Path, finished: Pat
     other = make("seed=1")
     place = cell_folder(folder.parents[2], other.id)
     shutil.copytree(finished, place)
-    told = f"it belongs to the cell {make().id!r}, not to {other.id!r}"
-    with pytest.raises(Damaged, match=re.escape(told)):
+    told = f"holds the cell {make().id!r}, not {other.id!r}; move it to where it belongs"
+    with pytest.raises(PahqError, match=re.escape(told)):
         run_cell(other, where(folder.parents[2]))
     assert run_cell(other, where(folder.parents[2], repair=True)).id == other.id
     check_cell(place, other)

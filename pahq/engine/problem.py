@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -34,8 +34,18 @@ from pahq.precision.calibrated import grams
 from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
-from pahq.precision.wide import WideStore, wide_network
+from pahq.precision.wide import KEPT_BYTES, WideStore, wide_network
 from pahq.tasks.task import Prompts
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a problem was made; ``full`` is the full-precision network where the one under test is another."""
+
+    metric: str
+    ablation: str
+    split_embed: bool
+    full: Network | None
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,15 @@ class Problem:
     focus: str
     clean: tuple[Float[Tensor, "batch pos d_model"], ...]
     corrupted: Run
-    twin: bool  # whether absent edges carry what the network computes on the corrupted prompts as they are
-    in_float64: Callable[[], Problem]  # makes the same problem, the very same rounded weights among it, in float64
+    paired: bool  # whether absent edges carry what the network computes on the corrupted prompts as they are
+    made: Made
+
+    def in_float64(self, kept_bytes: int = KEPT_BYTES) -> Problem:
+        """The same problem in float64, the very same rounded weights in it; itself, if it is in float64 already.
+
+        ``kept_bytes``: of widened weights that are kept; the others are widened whenever they are read.
+        """
+        return self if self.reference.dtype == torch.float64 else _in_float64(self, kept_bytes)
 
     @cached_property
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
@@ -160,7 +177,10 @@ def build_problem(
             watch_run(weights.network(), _corrupted_parts(weights.network(), prompts), "on the corrupted prompts")
         if policy.cache != "float32":
             corrupted = _narrow(weights.network(), corrupted, policy.cache)
-    found = Problem(
+    same = {policy.heads, policy.mlp, policy.compute} == {"float32"}
+    if isinstance(weights, PackedStore) and isinstance(weights.master, ModelFile):
+        full = weights.master.network()  # a model that was loaded is not kept alive for this
+    return Problem(
         graph=graph,
         store=weights,
         prompts=prompts,
@@ -169,46 +189,35 @@ def build_problem(
         focus=focus,
         clean=tuple(embeddings(weights.ends, prompts.clean, split=split_embed)),
         corrupted=corrupted,
-        twin=ablation == "corrupted" and prompts.position_order is None and policy.cache == "float32",
-        in_float64=lambda: found,
+        paired=ablation == "corrupted" and prompts.position_order is None and policy.cache == "float32",
+        made=Made(metric, ablation, split_embed, None if same else full),
     )
-    if reference.dtype == torch.float64:
-        return found
-    same = {policy.heads, policy.mlp, policy.compute} == {"float32"}
-    network = None if same else full
-    return replace(found, in_float64=lambda: _in_float64(found, network, metric, ablation, split_embed))
 
 
 @torch.no_grad()
-def _in_float64(problem: Problem, full: Network | None, metric: str, ablation: str, split_embed: bool) -> Problem:
-    """The problem with every number computed anew in float64 but those that formats have rounded.
+def _in_float64(problem: Problem, kept_bytes: int) -> Problem:
+    """Every number computed anew in float64 but those that formats have rounded.
 
-    ``full``: the full-precision network where the one under test is another. One forward on the clean prompts, one on
-    the corrupted ones.
+    One forward on the clean prompts, one or two on the corrupted ones.
     """
-    store, prompts = WideStore(problem.store), problem.prompts
+    made, prompts, store = problem.made, problem.prompts, WideStore(problem.store, kept_bytes)
     network = store.network()
     if isinstance(problem.corrupted.z, Narrow):  # what 16 bits hold is given
-        start, z, mlp = (tuple(x.double() for x in part) for part in _parts_of(problem.corrupted))
+        run = problem.corrupted
+        start, z, mlp = (tuple(x.double() for x in part) for part in (run.start, run.z, run.mlp))
         corrupted = run_senders(network, start, fixed=Fixed(start, z, mlp))
     else:
-        corrupted = _ablation_run(network, prompts, ablation, split_embed)
-    clean_network = network if full is None else wide_network(full)
+        corrupted = _ablation_run(network, prompts, made.ablation, made.split_embed)
+    clean_network = network if made.full is None else wide_network(made.full)
     reference = gather_items(final_stream(clean_network, prompts.clean), prompts.items)
-    wide = replace(
+    return replace(
         problem,
         store=store,
-        objective=objective(metric, prompts.targets, _clean_logits(store.network(), reference, metric)),
+        objective=objective(made.metric, prompts.targets, _clean_logits(network, reference, made.metric)),
         reference=reference,
-        clean=tuple(embeddings(store.ends, prompts.clean, split=split_embed)),
+        clean=tuple(embeddings(store.ends, prompts.clean, split=made.split_embed)),
         corrupted=corrupted,
-        in_float64=lambda: wide,
     )
-    return wide
-
-
-def _parts_of(run: Run) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    return run.start, run.z, run.mlp
 
 
 def _clean_logits(model: Network, reference: Float[Tensor, "item d_model"], metric: str) -> Float[Tensor, "item vocab"]:

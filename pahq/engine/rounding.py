@@ -10,15 +10,25 @@ from pahq.engine.problem import Problem
 from pahq.metrics import Kl, SquaredError
 
 ROUNDINGS = 4.0  # of the largest logit
+USUAL = 8.0  # how far the largest of some hundred numbers stands out from their spread, and more
 FLOOR = 1e-14  # losses below it are rounding themselves
 
 
 @torch.no_grad()
 def per_unit(problem: Problem) -> float:
-    """The guess for a loss that is straight in the logits: rounding of the largest of them, a few times over."""
-    objective = problem.objective
-    logits = objective.clean if isinstance(objective, Kl) else problem.logits_of(problem.reference)
-    return ROUNDINGS * torch.finfo(problem.reference.dtype).eps * max(float(logits.abs().amax()), 1.0)
+    """The guess for a loss that is straight in the logits: rounding of the largest of them, a few times over.
+
+    Rounding of a residual stream is in proportion to its largest number, and the norm makes its spread 1: a stream far
+    from zero, or with single numbers that outweigh all others, is rounded more coarsely by so much.
+    """
+    objective, stream, config = problem.objective, problem.reference, problem.store.config
+    logits = objective.clean if isinstance(objective, Kl) else problem.logits_of(stream)
+    coarser = 1.0
+    if config.norm != "none":
+        spread = (stream - stream.mean(-1, keepdim=True) if config.norm == "layer" else stream).square().mean(-1).sqrt()
+        coarser = float((stream.abs().amax(-1) / spread.clamp(min=config.eps**0.5)).amax()) / USUAL
+    eps = torch.finfo(stream.dtype).eps
+    return ROUNDINGS * eps * max(float(logits.abs().amax()), 1.0) * max(coarser, 1.0)
 
 
 def curved(problem: Problem) -> bool:
@@ -27,8 +37,8 @@ def curved(problem: Problem) -> bool:
 
 
 def unit(loss: float, *, curved: bool) -> float:
-    """What errors of a loss are in proportion to."""
-    return math.sqrt(2 * max(loss, FLOOR)) if curved else 1.0
+    """What errors of a loss are in proportion to: near the clean run its root, far from it the loss itself."""
+    return math.sqrt(2 * max(loss, FLOOR)) + loss if curved else 1.0
 
 
 def alike(problem: Problem, one: float, other: float) -> bool:

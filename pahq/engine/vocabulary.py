@@ -24,7 +24,7 @@ from pahq.model.logs import clean_log_probabilities
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
 LIFT = 2.0**40  # probabilities are held so many times larger: float32 then knows 1e-50 as well as 1
-LARGE = 1e-2  # nats: a mean divergence above it may be off by 1e-7
+LARGE = 5e-2  # nats: a mean divergence above it may be off by 1e-7, less than float32's noise in the network
 
 Part = Callable[[slice], Float[Tensor, "row trial tile"]]  # d' of a tile of the vocabulary
 
@@ -165,7 +165,7 @@ class KlLosses(Vocabulary):
         Returns whether they were taken too coarsely for that, and should be asked again.
         """
         again = self.coarse and not smallest > LARGE
-        self.coarse = not again and smallest > 5 * LARGE
+        self.coarse = not again and smallest > 2 * LARGE
         return again
 
     def __call__(self, resid: Tensor) -> Tensor:

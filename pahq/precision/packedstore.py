@@ -57,7 +57,7 @@ class PackedStore:
         if cached_layers < 1:
             raise PahqError(f"cached_layers must be at least 1, got {cached_layers}")
         self.ends, self._packed, self._small = ends, tuple(packed), tuple(small)
-        self._cached, self.schedule = cached_layers, schedule
+        self._cached, self.schedule, self.master = cached_layers, schedule, master
         self.by_codes = kernel != "unpack"
         coded = packed if self.by_codes else ()
         self._coded = [{letter: _codes(layer, letter, kernel) for letter in "qkv"} for layer in coded]

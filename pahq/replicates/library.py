@@ -27,6 +27,7 @@ from pahq.replicates.variants import (
 )
 from pahq.search.acdc import circuit_of
 from pahq.search.order import Order
+from pahq.search.twin import doubts_for
 from pahq.tasks.task import Prompts, Task
 
 
@@ -69,7 +70,8 @@ def stability(
         return problem_of(model, further[variant.seed - 1], cell)
 
     def search(on: Problem, by: Order) -> Circuit:
-        return circuit_of(on.graph, start_search(engine, on, by, cell.threshold, absolute=absolute))
+        judge = doubts_for(on, cell.threshold, absolute=absolute)
+        return circuit_of(on.graph, start_search(engine, on, by, cell.threshold, absolute=absolute, judge=judge))
 
     variants = [*bootstrap_variants(n, own), *(order_variants(own) if orders else ())]
     variants += seed_variants(len(further), own)

@@ -21,15 +21,18 @@ from typing import Any
 from pahq.engine.base import Engine
 from pahq.search.acdc import Decision, is_removed, margin
 from pahq.search.follow import Follower
-from pahq.search.sample import drawn, upper_rate
+from pahq.search.sample import drawn, unseen_share
 
 SAFETY = 10.0  # an error counts as possible within this many times the largest of the sample
 CONFIDENCE = 0.95
 LEAST = 8  # tests of the sample before its largest error says anything; so many first tests are all in it
-SHARE, COUNT = (
-    0.1,
-    40,
-)  # of the sample: this share of the tests, and from test 400 on 40 for each e-fold of their number
+SHARE = 0.1  # of the tests that the sample has, at first
+COUNT = 40  # from test COUNT / SHARE on it has about so many for each e-fold of the number of tests
+
+
+def _share(index: int) -> float:
+    """The probability with which the sample has a test."""
+    return min(SHARE, COUNT / (index + 1))
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,12 @@ class Doubts:
         *,
         absolute: bool = False,
         settle: bool = True,
+        focus: Callable[[int], Hashable] = lambda edge: None,
         layer_of: Callable[[int], Hashable] = lambda edge: None,
         seed: int = 0,
     ) -> None:
         self._make, self._noise, self._threshold, self._absolute = twin, noise, threshold, absolute
-        self._settle, self._layer_of, self._seed = settle, layer_of, seed
+        self._settle, self._focus, self._layer_of, self._seed = settle, focus, layer_of, seed
         self._twin: Follower | None = None
         self._log: list[tuple[Decision, bool]] = []  # not yet shown to the twin; whether it is to be measured
         self._layers: set[Hashable] = set()
@@ -76,6 +80,8 @@ class Doubts:
 
     def __call__(self, decision: Decision) -> Decision:
         """The decision that stands."""
+        if self._twin is not None and self._layer_of(decision.edge) not in self._layers:
+            self._catch_up()  # errors grow from layer to layer: what is known of them is renewed in each
         if self._settle and self._near(decision):
             self._catch_up()
             if self._near(decision):
@@ -101,16 +107,17 @@ class Doubts:
         return [d for d in decisions if d.rough is None and not self._margin(d) > self.bound(d)]
 
     def finish(self) -> None:
-        """Measure what is left of the sample; the search is over."""
+        """Measure what is left of the sample and let the twin go; the search is over."""
         if any(wanted for _, wanted in self._log):
             self._catch_up()
+        self._twin, self._log = None, []
 
     def record(self, decisions: Sequence[Decision]) -> dict[str, Any]:
         """For result.json: how noisy effects are and how that is known, what float64 decided, what is still at risk.
 
-        ``noise`` bounds the error of every effect that decided something. The sample is ``sample`` tests, of which the
-        largest error was ``largest_error``; with ``confidence``, at most a share ``beyond`` of all tests err by more
-        than that per unit of loss, and the bound allows ``safety`` times it.
+        ``noise`` is the largest bound of any effect's error: ``safety`` times the largest error per unit of loss among
+        ``sample`` tests, of which the largest alone was ``largest_error``. That is a rule. What the sample is sure of:
+        with ``confidence``, at most a share ``beyond`` of all tests err by more per unit than any of the sample.
         """
         settled = [d for d in decisions if d.rough is not None]
         changed = sum(self._falls(d.rough) != d.removed for d in settled if d.rough is not None)
@@ -120,7 +127,7 @@ class Doubts:
             "largest_error": max(self._errors, default=None),
             "safety": SAFETY,
             "confidence": CONFIDENCE,
-            "beyond": upper_rate(0, self.sampled, CONFIDENCE),
+            "beyond": unseen_share([_share(d.index) for d in decisions], CONFIDENCE),
             "settled": len(settled),
             "settled_share": len(settled) / len(decisions) if decisions else 0.0,
             "overturned": changed,
@@ -141,12 +148,12 @@ class Doubts:
         layer = self._layer_of(decision.edge)
         first = layer not in self._layers or decision.index < LEAST
         self._layers.add(layer)
-        return first or drawn(self._seed, decision.index, min(SHARE, COUNT / (decision.index + 1)))
+        return first or drawn(self._seed, decision.index, _share(decision.index))
 
     def _catch_up(self) -> None:
         """Show the twin what was decided, and measure what the sample asks for."""
         if self._twin is None:
-            self._twin = Follower(self._make())
+            self._twin = Follower(self._make(), self._focus)
         for decision, wanted in self._log:
             if wanted:
                 self._see(decision, *self._twin.losses(decision.edge))

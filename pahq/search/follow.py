@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from itertools import groupby
 
 from pahq.engine.base import Engine, Trial
@@ -15,15 +16,19 @@ class Follower:
     removed meanwhile is taken away stage by stage, which is what engines can do at once.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, focus: Callable[[int], Hashable] = lambda edge: None) -> None:
+        """``focus`` names what runs in full precision while an edge is under test: a loss before is under it too."""
+        self._engine, self._focus = engine, focus
+        self._in_focus: Hashable = None  # of the last test that was asked for
         self._gone: list[int] = []  # removed by the search, not yet by the engine
         self._found: tuple[float, float] | None = None  # of the test at hand
         self._current: float | None = None  # the engine's loss, if nothing is to be removed
 
     def losses(self, edge: int) -> tuple[float, float]:
         """The loss before and after removing ``edge``, in the state of the search."""
-        graph = self._engine.graph
+        graph, wanted = self._engine.graph, self._focus(edge)
+        if wanted != self._in_focus:
+            self._in_focus, self._current = wanted, None
         rest: tuple[int, ...] = ()
         for stage, members in groupby(self._gone, key=lambda gone: _stage(graph, gone)):
             rest = tuple(members)

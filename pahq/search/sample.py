@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 
 def drawn(seed: int, index: int, share: float) -> bool:
@@ -24,6 +25,20 @@ def upper_rate(hits: int, n: int, confidence: float) -> float:
         else:
             high = rate
     return high
+
+
+def unseen_share(shares: Sequence[float], confidence: float) -> float:
+    """With ``confidence`` at most this share of tests are such as no test of the sample was.
+
+    ``shares`` are the probabilities with which each was drawn, apart from each other. So many tests of one kind, be
+    they those that are drawn most seldom, would have been missed altogether with a probability of 1 - confidence.
+    """
+    chance = 1.0
+    for count, share in enumerate(sorted(shares), 1):
+        chance *= 1 - share
+        if chance <= 1 - confidence:
+            return count / len(shares)
+    return 1.0
 
 
 def binomial(n: int, k: int, p: float) -> float:

@@ -8,6 +8,7 @@ connections are all decided before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -164,6 +165,8 @@ class _Search:
             if stopped:
                 predicted[edge] = removed  # measured in a state that did not come about: a guess, no decision
                 continue
+            if i and not math.isfinite(losses[i]):
+                break  # it is asked for again, on its own: an engine says what is not finite where it is the first
             decision = self._judge(Decision(self._index + i, edge, current, losses[i], removed))
             accepted.append(decision)
             if decision.removed:

@@ -23,19 +23,38 @@ class Swept:
     shared: int
 
 
-def common_prefix(decisions: Sequence[Decision], threshold: float, *, absolute: bool = False) -> Sequence[Decision]:
-    """A finished search's decisions up to the first that would fall the other way under ``threshold``."""
+def common_prefix(
+    decisions: Sequence[Decision],
+    threshold: float,
+    *,
+    absolute: bool = False,
+    doubtful: Callable[[Decision, float], bool] = lambda decision, threshold: False,
+) -> Sequence[Decision]:
+    """A finished search's decisions up to the first that falls the other way under ``threshold``, or is in doubt."""
     for i, decision in enumerate(decisions):
         if is_removed(decision.effect, threshold, absolute=absolute) != decision.removed:
+            return decisions[:i]
+        if doubtful(decision, threshold):
             return decisions[:i]
     return decisions
 
 
-def sweep(start: Start, thresholds: Sequence[float], *, absolute: bool = False) -> Iterator[Swept]:
-    """Search every threshold, ascending; ``start(threshold, done)`` begins a search that goes on after ``done``."""
+def sweep(
+    start: Start,
+    thresholds: Sequence[float],
+    *,
+    absolute: bool = False,
+    doubtful: Callable[[Decision, float], bool] = lambda decision, threshold: False,
+) -> Iterator[Swept]:
+    """Search every threshold, ascending; ``start(threshold, done)`` begins a search that goes on after ``done``.
+
+    ``doubtful``: whether float noise could decide a test at another threshold, so that it is to be taken anew.
+    """
     finished: list[Swept] = []
     for threshold in sorted(set(thresholds)):
-        prefixes = [common_prefix(other.decisions, threshold, absolute=absolute) for other in finished]
+        prefixes = [
+            common_prefix(other.decisions, threshold, absolute=absolute, doubtful=doubtful) for other in finished
+        ]
         done = max(prefixes, key=len, default=())
         decisions = (*done, *start(threshold, done))
         finished.append(Swept(threshold, decisions, len(done)))

@@ -13,6 +13,9 @@ from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.rounding import curved, per_unit, unit
 from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.budget import WORKSPACE, least_bytes, loss_rows, trial_bytes
+from pahq.model.run import Narrow
+from pahq.precision.store import focus_of
 from pahq.search.band import layers_of
 from pahq.search.doubt import Doubts, Noise
 
@@ -23,33 +26,54 @@ def doubts_for(
     *,
     absolute: bool = False,
     settle: bool = True,
-    memory_bytes: int | None = None,
+    tight: bool = False,
     twin: Callable[[], Engine] | None = None,
 ) -> Doubts:
     """The judge of a search on ``problem``. In float64 nothing is settled, and noise is measured by other sums.
 
-    ``memory_bytes`` is a ceiling for the twin; ``twin`` makes it where not as ``twin_engine`` does.
+    ``tight``: the twin takes ``twin_bytes`` and no more. ``twin`` makes it, where not as ``twin_engine`` does.
     """
     return Doubts(
-        twin or (lambda: twin_engine(problem, memory_bytes)),
+        twin or (lambda: twin_engine(problem, tight=tight)),
         Noise(per_unit(problem), partial(unit, curved=curved(problem))),
         threshold,
         absolute=absolute,
         settle=settle and problem.reference.dtype != torch.float64,
+        focus=lambda edge: focus_of(problem.graph, problem.graph.edges[edge], problem.focus),
         layer_of=layers_of(problem.graph),
     )
 
 
-def twin_engine(problem: Problem, memory_bytes: int | None = None) -> Engine:
+def twin_engine(problem: Problem, *, tight: bool = False) -> Engine:
     """An engine for the same network in float64, or for a problem in float64 one that adds up in another order.
 
-    One trial at a time: it is asked for single tests.
+    ``tight``: within ``twin_bytes`` beside the search.
     """
     with torch.no_grad():
-        wide = problem.in_float64()
+        wide = problem.in_float64(TIGHT_BYTES) if tight else problem.in_float64()
     if problem.focus in ("sender", "both"):
         return ReferenceEngine(wide)
-    options: dict[str, Any] = {"composites": False, "memory_bytes": memory_bytes}
+    options: dict[str, Any] = {"composites": False}
+    if tight:
+        options["memory_bytes"] = twin_bytes(problem) + problem.store.nbytes  # which the two share
     if problem.reference.dtype == torch.float64:
         options |= {"positions": False, "cheap_losses": False}
     return SuffixEngine(wide, **options)
+
+
+TIGHT_BYTES = 32 << 20  # of widened weights that a twin under a ceiling keeps
+ROOM = 1 << 20  # for what is rounded in the estimate
+
+
+def twin_bytes(problem: Problem) -> int:
+    """What a float64 twin under a ceiling takes beside a search, whose store it shares.
+
+    Its ends and up to ``TIGHT_BYTES`` of weights widened; all else is what the search needs at least, twice as wide,
+    and a second trial.
+    """
+    ends, run, config = problem.store.ends, problem.corrupted, problem.store.config
+    wide = [x.numel() * 8 for x in (ends.W_pos, ends.ln_final_w, ends.ln_final_b, ends.W_U, ends.b_U) if x is not None]
+    own = least_bytes(problem) - problem.store.nbytes - WORKSPACE
+    rows = loss_rows(problem, run.final.shape[0] * run.final.shape[1])
+    narrow = 2 * run.nbytes if isinstance(run.z, Narrow) else 0  # held in 16 bits by the search
+    return sum(wide) + TIGHT_BYTES + WORKSPACE + 2 * own + narrow + trial_bytes(config, rows, 8) + ROOM

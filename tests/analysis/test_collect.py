@@ -130,7 +130,7 @@ def test_contradicting_files_are_refused(tmp_path: Path, changes: dict[str, obje
     assert word in sentence(tmp_path, cell_id)
 
 
-@pytest.mark.parametrize("name", ["fresh", "search", "versions", "graph", "config"])
+@pytest.mark.parametrize("name", ["fresh", "search", "versions", "graph"])
 def test_entry_missing_from_a_result(tmp_path: Path, name: str) -> None:
     cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
     folder = tmp_path / "cells" / cell_id
@@ -138,10 +138,15 @@ def test_entry_missing_from_a_result(tmp_path: Path, name: str) -> None:
     assert f"is not a whole result: '{name}' is missing" in sentence(tmp_path, cell_id)
 
 
-def test_a_result_whose_configuration_is_none_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config_there", "words"), [({"threshold": 0.1}, "task: Field required"), (None, "Input should")]
+)
+def test_a_result_whose_configuration_is_none_is_refused(
+    tmp_path: Path, config_there: dict[str, object] | None, words: str
+) -> None:
     folder = tmp_path / "cells" / (cell_id := cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES))
-    write_result(folder, read_result(folder) | {"config": {"threshold": 0.1}})
-    assert "result.json: task: Field required" in sentence(tmp_path, cell_id)
+    write_result(folder, read_result(folder) | {"config": config_there})
+    assert f"result.json has a configuration of another version: {words}" in sentence(tmp_path, cell_id)
 
 
 def test_missing_circuit_is_refused(tmp_path: Path) -> None:

@@ -60,26 +60,26 @@ class Budget:
     peak_bytes: int
 
 
-def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0) -> Budget:
+def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0, beside: int = 0) -> Budget:
     """The fastest setting whose estimated peak stays below ``memory_bytes``.
 
     None: what the reference engine would take (``reference_bytes``), or the least that a search can do with if that is
     more, and 32 MiB beside it, on a GPU half a GiB. The estimate counts weights, caches and windows of the search, not
-    the interpreter. ``share`` of the ceiling is this engine's. Raises PahqError saying how large the whole ceiling has
-    to be when even one trial at a time does not fit.
+    the interpreter. Of the ceiling ``beside`` bytes are somebody else's, and of the rest a ``share`` is this engine's.
+    Raises PahqError saying how large the whole ceiling has to be when even one trial at a time does not fit.
     """
     config, _, _, stream = _sizes(problem)
     sizes = sizes_for(problem.corrupted.final.device)
     least, window = least_bytes(problem), _window(problem)
     if memory_bytes is None:
-        memory_bytes, share = max(reference_bytes(problem), least) + sizes.spare_bytes, 1.0
-    left = int(memory_bytes * share) - least
+        memory_bytes, share, beside = max(reference_bytes(problem), least) + sizes.spare_bytes, 1.0, 0
+    own = int((memory_bytes - beside) * share)
+    left = own - least
     if left < 0:
         raise PahqError(
             f"memory_gb={memory_bytes / GIB:.3g} is too little: this search needs at least "
-            f"{_up(least / share / GIB)} in all (fewer task.examples need less{_HINT if share < 1 else ''})"
+            f"{_up((least / share + beside) / GIB)} in all (fewer task.examples need less)"
         )
-    memory_bytes = int(memory_bytes * share)
     wider = 2 * TILES * (sizes.tile - TILE) * problem.corrupted.final.element_size()  # logits, and what is made of them
     tile = sizes.tile if isinstance(problem.objective, Kl) and wider <= left // 2 else TILE
     left -= wider if tile > TILE else 0
@@ -93,11 +93,8 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0) -> Budg
     left -= composite_bytes + head_logits_bytes
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
     input_bytes = min(every_input, left)
-    used = memory_bytes - (left - input_bytes)
+    used = own - (left - input_bytes)
     return Budget(sizes.rows, tile, window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
-
-
-_HINT = "; engine.doubts=leave has no float64 twin beside the search"
 
 
 def _up(value: float) -> str:

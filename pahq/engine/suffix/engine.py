@@ -41,11 +41,11 @@ from pahq.precision.store import NO_FOCUS, Focus, focus_of
 class SuffixEngine:
     """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
 
-    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low), of which this engine
-    may take a ``share``; without it the search
-    takes at most what the reference would and 32 MiB (on a GPU half a GiB) more, where that is possible at all. A
-    window is bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is
-    computed everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every
+    ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); ``beside`` bytes of
+    it are somebody else's, and of the rest a ``share`` is this engine's. Without it the search takes at most what the
+    reference would and 32 MiB (on a GPU half a GiB) more, where that is possible at all. A window is bounded by
+    ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere,
+    without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every
     loss from all logits. ``measured`` counts trials.
     """
 
@@ -55,6 +55,7 @@ class SuffixEngine:
         *,
         memory_bytes: int | None = None,
         share: float = 1.0,
+        beside: int = 0,
         rows: int | None = None,
         widest: int = 64,
         positions: bool = True,
@@ -66,7 +67,7 @@ class SuffixEngine:
                 f"the suffix engine has no focus={problem.focus}; known: receiver, none (or engine=reference)"
             )
         self.problem = problem
-        self.budget = plan(problem, memory_bytes, share)
+        self.budget = plan(problem, memory_bytes, share, beside)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
         self._items = rows_of(problem)[0]
@@ -92,11 +93,13 @@ class SuffixEngine:
                 hold_streams=budget.hold_streams,
             )
         self._composites = self._head_logits = None
+        if isinstance(self._losses, KlLosses):
+            self._losses.coarse = False  # the whole graph's loss is a small one
         if self._keep_composites:
             # a composite's product rounds other operands than the MLP's own
             if self.problem.store.config.products == "float32":
                 self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
-            if isinstance(self._losses, KlLosses):
+            if isinstance(self._losses, KlLosses) and not self._losses.careful:
                 self._head_logits = HeadLogits(ends, capacity_bytes=budget.head_logits_bytes)
         self._loss = self._losses(self._at_items(self._state.clean_final))
         self._settled = len(self.graph.senders)
@@ -152,14 +155,20 @@ class SuffixEngine:
         with self._saving():
             values: list[float] = self._evaluate(trials).tolist()
         if isinstance(self._losses, KlLosses) and self._losses.expect(min(values)):
+            self._loss = self._losses(self._current_rows())  # too coarse as well
             return self.measure(trials)
         careful = None if all(map(math.isfinite, values)) else carefully(self._losses)
         if careful is None:
-            check_finite(self.problem, values, trials, self._present)
+            # only the first is sure to be of a state that comes about: the others stand behind guesses
+            check_finite(self.problem, values[:1], trials[:1], self._present)
             return values
         self._losses, self._head_logits = careful, None  # from here on: such changes seldom come alone
-        self._loss = careful(self._at_items(self._state.inputs[Receiver("logits")]))
+        self._loss = careful(self._current_rows())
         return self.measure(trials)
+
+    def _current_rows(self) -> Tensor:
+        """The current state's final residual stream where the metric reads."""
+        return self._at_items(self._state.inputs[Receiver("logits")])
 
     def _present(self, trial: Trial) -> Tensor:
         """The edges that are there in a trial, as a mask over the graph's."""
@@ -245,7 +254,8 @@ class SuffixEngine:
         if self._head_logits is not None:
             self._head_logits.stale()
         loss = self._losses(self._at_items(final))
-        self._drift = torch.fmax(self._drift, (loss - self._loss).abs())  # one that is no number was never used
+        drift = (loss - self._loss).abs()
+        self._drift = torch.maximum(self._drift, torch.where(drift.isfinite(), drift, 0.0))  # others were never used
         self._loss = loss
 
     def _weights(self, layer: int) -> LayerWeights:

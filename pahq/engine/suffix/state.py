@@ -201,7 +201,7 @@ def first_change(problem: Problem) -> int:
     change with the focus.
     """
     prompts, exact = problem.prompts, problem.focus == "none" or problem.store.uniform
-    if not problem.twin or not problem.store.config.causal or not exact:
+    if not problem.paired or not problem.store.config.causal or not exact:
         return 0
     differs = (prompts.clean != prompts.corrupted).any(0).nonzero()
     first = int(differs[0, 0]) if len(differs) else prompts.clean.shape[1] - 1
