@@ -26,6 +26,7 @@ HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sw
 
 commands
   verify DIR        run a recorded search or a stored cell again and compare test by test
+  repair NAME       check the files of finished cells and compute those that are damaged anew
   models NAME       load a model, checks included, and write what it is to a file
   stability NAME    search an experiment's marked cells, or one cell, again on resampled prompts
   evaluate          judge an experiment's finished cells
@@ -186,6 +187,13 @@ def _verify(argv: Sequence[str]) -> int:
     return verify(argv)
 
 
+def _repair(argv: Sequence[str]) -> int:
+    from pahq.experiment import cells
+    from pahq.repair import main as repair
+
+    return repair(argv, lambda name: {cell_id: cell.config for cell_id, cell in cells(name).items()})
+
+
 def _stability(argv: Sequence[str]) -> int:
     from pahq.experiment import groups
     from pahq.jobs import stability_jobs
@@ -242,6 +250,7 @@ def _fail(sentence: str) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "verify": _verify,
+    "repair": _repair,
     "models": _models,
     "stability": _stability,
     "evaluate": _evaluate,

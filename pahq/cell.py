@@ -25,14 +25,14 @@ from pahq.memory import PeakMemory
 from pahq.model import load_model
 from pahq.model.fused import check_fused
 from pahq.model.modelfile import ModelFile
-from pahq.model.sources import check_device, open_model, weights_digest
+from pahq.model.sources import check_device, open_model
 from pahq.model.weights import Model
 from pahq.outcome import certainty, judge, summary
 from pahq.precheck import checked_task, told_when_memory_ends
 from pahq.precision.levels import levels_digest
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import Focus, PrecisionStore, focus_of
-from pahq.provenance import claim, device_name, versions
+from pahq.provenance import check_weights, claim, device_name, versions
 from pahq.results import (
     Journal,
     JournalLine,
@@ -47,7 +47,7 @@ from pahq.search.doubt import Doubts
 from pahq.search.order import Order
 from pahq.search.speculate import speculate
 from pahq.search.twin import doubts_for, twin_bytes
-from pahq.story import check_cell, set_aside, sound_lines
+from pahq.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.taskcheck import warned_check
 from pahq.tasks.task import Task
 from pahq.tracking import log_cell
@@ -72,10 +72,7 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
         return _finished(cell, folder)
     with told_if_full(folder), sole_writer(folder, lock=run.lock):
         if run.repair and (folder / "result.json").exists():
-            try:
-                check_cell(folder, cell)
-            except PahqError:
-                set_aside(folder)
+            _make_way(cell, folder)
         if is_done(folder):  # finished by another process while this one came here
             return _finished(cell, folder)
         return _compute(cell, run, folder)
@@ -84,13 +81,19 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
 def _finished(cell: CellConfig, folder: Path) -> SearchResult:
     """What is there already, once its files are known to be whole, and the model's weights those it was found on."""
     result = check_cell(folder, cell)
-    there, found = weights_digest(cell.model.source, cell.model.revision), result["model"]["digest"]
-    if there not in (None, found):
-        raise PahqError(
-            f"{folder} was finished on other weights: {cell.model.source} has some of sha256 {str(there)[:12]}... now "
-            f"and had {found[:12]}...; move the folder away, or take another run.root, for a search on the new ones"
-        )
+    check_weights(folder, cell, result)
     return SearchResult(folder, result)
+
+
+def _make_way(cell: CellConfig, folder: Path) -> None:
+    """Set a damaged cell's files aside; PahqError where the model's weights are not those it was found on."""
+    try:
+        check_cell(folder, cell)
+    except PahqError:
+        result = whole_result(folder, cell)
+        if result is not None:
+            check_weights(folder, cell, result)
+        set_aside(folder)
 
 
 def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from pahq.config import CellConfig
 from pahq.errors import PahqError
 from pahq.files.text import read_json, write_json
+from pahq.model.sources import weights_digest
 
 
 def claim(folder: Path, cell: CellConfig, digest: str | None, levels: str | None) -> None:
@@ -32,6 +34,16 @@ def claim(folder: Path, cell: CellConfig, digest: str | None, levels: str | None
                 raise PahqError(f"{folder} holds the journal of another run ({differs}); move it away to start anew")
     write_json(folder / "config.json", config)
     write_json(folder / "provenance.json", provenance)
+
+
+def check_weights(folder: Path, cell: CellConfig, result: Mapping[str, Any]) -> None:
+    """Raise PahqError if the model's weights are not those that the cell in ``folder`` was finished on."""
+    there, found = weights_digest(cell.model.source, cell.model.revision), result["model"]["digest"]
+    if there not in (None, found):
+        raise PahqError(
+            f"{folder} was finished on other weights: {cell.model.source} has some of sha256 {str(there)[:12]}... now "
+            f"and had {found[:12]}...; move the folder away, or take another run.root, for a search on the new ones"
+        )
 
 
 def _unplaced(values: Any) -> Any:

@@ -41,6 +41,7 @@ FLOORS = (  # from the ground up; a module belongs to the longest name that fits
         "outcome",
         "provenance",
         "cell",
+        "repair",
         "tracking",
         "analysis",
         "recorded",

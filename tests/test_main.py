@@ -27,7 +27,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CellConfig, RunConfig]]:
 
     def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
         seen.append((what, where))
-        values = {"id": what.id, "tests": 24, "kept": 9, "seconds": 1.25}
+        certainty = {"settled": 0, "at_risk": 0}
+        values = {"id": what.id, "tests": 24, "kept": 9, "seconds": 1.25, "certainty": certainty}
         return SearchResult(cell_folder(where.root, what.id), values)
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
@@ -65,7 +66,7 @@ FAULTS = [
     (["model=gpt5"], "unknown model 'gpt5'; known: attn-only-4l, gpt2, nano"),
     (["thresold=0.1"], "unknown key 'thresold'; known: audit, band, engine, focus, method, model"),
     (["task.exampels=1"], "unknown key 'exampels' in 'task'; known: ablation, examples, kind"),
-    (["run.rot=x"], "unknown key 'rot' in 'run'; known: device, experiment, lock, memory_gb, progress, root, store"),
+    (["run.rot=x"], "unknown key 'rot' in 'run'; known: device, experiment, lock, memory_gb, progress, repair, root"),
     (["+task.colour=red"], "unknown key 'task.colour'; known: ablation, bos, examples"),
     (["precision=int4,int8"], "several values in 'precision=int4,int8' are a sweep; put -m in front"),
     (["threshold=["], "cannot read the override 'threshold='"[:-1]),
@@ -78,7 +79,7 @@ FAULTS = [
     (["~threshold"], "threshold: Field required"),
     (
         ["verfy", "here"],
-        "unknown command 'verfy'; commands: verify, models, stability, evaluate, faithfulness, tables, figures",
+        "unknown command 'verfy'; commands: verify, repair, models, stability, evaluate, faithfulness, tables, figures",
     ),
     (["--colour"], "unknown option '--colour'"),
     (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),

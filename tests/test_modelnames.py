@@ -108,7 +108,8 @@ def test_hydra_and_we_give_one_address(folder: Path, tmp_path: Path, monkeypatch
 
     def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
         seen.append(what)
-        return SearchResult(cell_folder(where.root, what.id), {"id": what.id, "tests": 1, "kept": 1, "seconds": 1.0})
+        values = {"id": what.id, "tests": 1, "kept": 1, "seconds": 1.0, "certainty": {"settled": 0, "at_risk": 0}}
+        return SearchResult(cell_folder(where.root, what.id), values)
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
     monkeypatch.setattr(sys, "argv", ["pahq"])  # Hydra's entry writes there

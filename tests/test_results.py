@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
 
 from pahq.errors import PahqError
-from pahq.files.text import read_json, write_atomic, write_json
-from pahq.results import SCHEMA, Journal, JournalLine, SearchResult, cell_folder, is_done, read_journal, read_result
+from pahq.files.sealed import Damaged, write_sealed
+from pahq.files.text import write_json
+from pahq.results import (
+    FILES,
+    SCHEMA,
+    Journal,
+    JournalLine,
+    SearchResult,
+    cell_folder,
+    is_done,
+    read_journal,
+    read_result,
+    write_result,
+)
 
 LINES = [JournalLine(i, f"a1.h{i}->logits", 0.1 * i, 0.1 * i + 1e-9, i % 2 == 0, 0.004) for i in range(4)]
 
@@ -24,7 +36,7 @@ def write(path: Path, lines: list[JournalLine]) -> bytes:
 
 
 def test_a_journal_reads_back_exactly(tmp_path: Path) -> None:
-    odd = JournalLine(4, "embed->m0", math.inf, 1 / 3, False, 0.0)
+    odd = JournalLine(4, "embed->m0", 1e-300, 1 / 3, False, 0.0)
     content = write(tmp_path / "new" / "decisions.jsonl", [*LINES, odd])
     assert read_journal(tmp_path / "new" / "decisions.jsonl") == [*LINES, odd]
     first = json.loads(content.split(b"\n")[0])
@@ -32,9 +44,22 @@ def test_a_journal_reads_back_exactly(tmp_path: Path) -> None:
     assert content.count(b"\n") == 5
 
 
-def test_not_a_number_survives(tmp_path: Path) -> None:
-    write(tmp_path / "j", [JournalLine(0, "embed->m0", 0.0, math.nan, False, 0.0)])
-    assert math.isnan(read_journal(tmp_path / "j")[0].after)
+def test_what_is_said_seldom_reads_back_too(tmp_path: Path) -> None:
+    lines = [
+        JournalLine(0, "embed->m0", 0.1, 0.2, False, 0.0, True, (0.11, 0.21)),
+        JournalLine(1, "embed->m0", 0.1, 0.2, False, 0.0, drift=1e-9, rough=(0.1, 0.3)),
+        JournalLine(2, "embed->m0", 0.1, 0.2, False, 0.0),
+    ]
+    content = write(tmp_path / "j", lines)
+    assert read_journal(tmp_path / "j") == lines
+    assert list(json.loads(content.split(b"\n")[2])) == ["i", "edge", "before", "after", "removed", "seconds"]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_none_is_never_written(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write(tmp_path / "j", [JournalLine(0, "embed->m0", 0.0, number, False, 0.0)])
+    assert read_journal(tmp_path / "j") == []
 
 
 def test_every_line_is_on_disk_as_soon_as_it_falls(tmp_path: Path) -> None:
@@ -94,78 +119,44 @@ def test_going_on_keeps_the_lines_given(tmp_path: Path) -> None:
         assert read_journal(path) == LINES[:2]
 
 
-def test_a_write_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "result.json"
-    write_atomic(path, "old")
-
-    def fail(*arguments: object) -> None:
-        raise OSError("no space left")
-
-    for step in ("fsync", "replace", "chmod"):
-        with monkeypatch.context() as broken:
-            broken.setattr(os, step, fail)
-            with pytest.raises(OSError, match="no space left"):
-                write_atomic(path, "new and longer")
-        assert path.read_text() == "old"
-        assert list(path.parent.iterdir()) == [path]  # no half file is left behind
-    with pytest.raises(TypeError):
-        write_json(path, {"value": object()})
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
-    write_atomic(path, "new")
-    assert path.read_text() == "new"
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_an_interrupt_while_writing_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(tmp_path / "result.json", "half")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_json_reads_or_says_why_not(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": [1, 2.5, None, True]})
-    assert read_json(tmp_path / "a.json") == {"x": [1, 2.5, None, True]}
-    with pytest.raises(PahqError, match=r"none\.json does not exist"):
-        read_json(tmp_path / "none.json")
-    for content in (b"", b"{", b"\xff\xfe"):
-        (tmp_path / "bad.json").write_bytes(content)
-        with pytest.raises(PahqError, match=r"bad\.json is not readable JSON"):
-            read_json(tmp_path / "bad.json")
-    with pytest.raises(PahqError, match="is not readable JSON"):
-        read_json(tmp_path)
-
-
 def test_a_cell_is_done_only_with_a_whole_result(tmp_path: Path) -> None:
     folder = cell_folder(tmp_path, "tracr/acdc-float32-t0.1-0123456789abcdef")
     assert folder == tmp_path / "cells" / "tracr" / "acdc-float32-t0.1-0123456789abcdef"
     assert not is_done(folder)
-    whole = json.dumps({"schema": SCHEMA, "id": "tracr/x", "tests": 3}) + "\n"
-    folder.mkdir(parents=True)
-    for cut in range(len(whole) - 2):
-        (folder / "result.json").write_text(whole[:cut])
-        assert not is_done(folder)
-    (folder / "result.json").write_text(whole)
+    written = write_result(folder, {"schema": SCHEMA, "id": "tracr/x", "tests": 3})
     assert is_done(folder)
-    assert read_result(folder)["tests"] == 3
+    assert read_result(folder) == written == {"schema": SCHEMA, "id": "tracr/x", "tests": 3, "files": {}}
     assert SearchResult(folder, read_result(folder)).id == "tracr/x"
+    whole = (folder / "result.json").read_bytes()
+    for cut in range(len(whole)):  # never done, and never taken for an unfinished cell in silence
+        (folder / "result.json").write_bytes(whole[:cut])
+        with pytest.raises(Damaged, match=r"result\.json is damaged: .*; run\.repair=true .or `pahq repair`."):
+            is_done(folder)
+
+
+def test_a_result_names_the_digests_of_the_other_files(tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / name).write_text(name)
+    written = write_result(tmp_path, {"schema": SCHEMA, "id": "x"})
+    assert written["files"] == {name: hashlib.sha256(name.encode()).hexdigest() for name in FILES}
 
 
 @pytest.mark.parametrize(
     "values", [[], 3, None, {}, {"schema": SCHEMA + 1, "id": "x"}, {"schema": SCHEMA}, {"schema": SCHEMA, "id": ""}]
 )
-def test_other_json_is_no_finished_cell(tmp_path: Path, values: object) -> None:
+def test_other_json_is_refused_and_no_finished_cell(tmp_path: Path, values: object) -> None:
     (tmp_path / "result.json").write_text(json.dumps(values))
-    assert not is_done(tmp_path)
+    with pytest.raises(PahqError, match=r"result\.json is (damaged|not a result of schema)"):
+        is_done(tmp_path)
 
 
-def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "result.json", {"schema": 99, "id": "x"})
-    with pytest.raises(PahqError, match=f"is not a result of schema {SCHEMA}"):
+def test_a_result_of_another_schema_is_refused_sealed_or_not(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", {"schema": 1, "id": "x"})  # as earlier versions left them
+    with pytest.raises(PahqError, match=rf"is not a result of schema {SCHEMA}, which this version writes; run.repair"):
         read_result(tmp_path)
+    for values in ({"schema": 99, "id": "x"}, {"schema": SCHEMA}, {"schema": SCHEMA, "id": 3}):
+        write_sealed(tmp_path / "result.json", values)
+        with pytest.raises(PahqError, match=f"is not a result of schema {SCHEMA}"):
+            read_result(tmp_path)
     with pytest.raises(PahqError, match="does not exist"):
         read_result(tmp_path / "nowhere")

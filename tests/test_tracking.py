@@ -15,7 +15,7 @@ import pytest
 from pahq import tracking
 from pahq.config import CellConfig, RunConfig
 from pahq.experiment import compose_runs
-from pahq.results import cell_folder
+from pahq.results import SCHEMA, cell_folder, write_result
 from pahq.tracking import log_cell
 
 [(CELL, _)] = compose_runs(["task=nano-ioi", "method=pahq", "threshold=0.05"])
@@ -50,9 +50,9 @@ def finished_cell(root: Path, cell: CellConfig = CELL, kl: float = 0.25) -> Path
     (folder / "config.json").write_text(json.dumps(cell.model_dump(mode="json")))
     (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in journal))
     (folder / "circuit.json").write_text(json.dumps({"graph": {}, "edges": ["m0->logits"], "cleaned": []}))
-    result = {"schema": 1, "id": cell.id, "config": cell.model_dump(mode="json"), "tests": TESTS, "kept": 2}
+    result = {"schema": SCHEMA, "id": cell.id, "config": cell.model_dump(mode="json"), "tests": TESTS, "kept": 2}
     result |= {"fresh": {"kl": kl, "metric": "logit_diff", "faithfulness": None}, "seconds": 0.5}
-    (folder / "result.json").write_text(json.dumps(result))
+    write_result(folder, result)
     return folder
 
 
@@ -118,7 +118,7 @@ def test_logging_again_replaces_the_offline_folder(tmp_path: Path) -> None:
 def test_disabled_does_nothing_at_all(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pahq.config import CellConfig, RunConfig;"
-        "from pahq.results import read_json; from pahq.tracking import log_cell;"
+        "from pahq.files.text import read_json; from pahq.tracking import log_cell;"
         "folder = Path(sys.argv[1]); cell = CellConfig(**read_json(folder / 'config.json'));"
         "log_cell(cell, RunConfig(root=sys.argv[2], wandb='disabled'), folder);"
         "sys.exit('wandb' in sys.modules)"
@@ -168,7 +168,7 @@ def test_a_home_that_cannot_be_written_is_quiet(tmp_path: Path, home: str) -> No
     """In a process of its own, since W&B's service speaks to the terminal; two cells, so that it would do so twice."""
     code = (
         "import os, sys; from pathlib import Path; from pahq.config import CellConfig, RunConfig;"
-        "from pahq.results import read_json; from pahq.tracking import log_cell; before = dict(os.environ);"
+        "from pahq.files.text import read_json; from pahq.tracking import log_cell; before = dict(os.environ);"
         "cells = [(Path(f), CellConfig(**read_json(Path(f) / 'config.json'))) for f in sys.argv[2:]];"
         "[log_cell(c, RunConfig(root=sys.argv[1], wandb='offline'), f) for f, c in cells];"
         "assert before.get('WANDB_CACHE_DIR') == os.environ.get('WANDB_CACHE_DIR')"
@@ -199,7 +199,7 @@ def test_what_cannot_go_online_goes_on_offline(
     """In a process of its own, since W&B remembers keys; two cells, so that a warning would show twice."""
     code = (
         "import logging, sys; from pathlib import Path; from pahq.config import CellConfig, RunConfig;"
-        "from pahq.results import read_json; from pahq.tracking import log_cell;"
+        "from pahq.files.text import read_json; from pahq.tracking import log_cell;"
         "logging.basicConfig(format='%(message)s');"
         "cells = [(Path(f), CellConfig(**read_json(Path(f) / 'config.json'))) for f in sys.argv[3:]];"
         "[log_cell(c, RunConfig(root=sys.argv[1], wandb=sys.argv[2]), f) for f, c in cells]"

@@ -14,13 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pahq.cell import ENGINES
+from pahq import verify as verify_module
+from pahq.cell import ENGINES, run_cell
+from pahq.config import CellConfig, RunConfig
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
+from pahq.errors import PahqError
+from pahq.experiment import compose_runs
 from pahq.graph import Edge
+from pahq.results import read_journal, read_result
 from pahq.search.acdc import acdc
 from pahq.search.order import Order
-from pahq.verify import main, verify
+from pahq.verify import main, read_cell, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = runpy.run_path(str(Path(__file__).parent / "oracles" / "small_models.py"))
@@ -165,11 +170,85 @@ def test_an_unknown_device_is_refused(capsys: pytest.CaptureFixture[str], device
     assert f"device {device!r} is not available" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--engine", "magic"], ["--dtype", "float16"]])
-def test_unknown_options_exit_two(option: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([str(GOLDEN / "attn2l_t0.008"), *option])
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--engine", "magic"], "argument --engine: invalid choice: 'magic'"),
+        (["--dtype", "float16"], "argument --dtype: invalid choice: 'float16'"),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["--device"], "argument --device: expected one argument"),
+    ],
+)
+def test_unknown_options_are_one_sentence_and_exit_two(
+    capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    for words in ([str(GOLDEN / "attn2l_t0.008"), *options], options):
+        assert main(words) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith("pahq: error: pahq verify: ")
+        assert shown.err.endswith("(--help lists what it takes)\n")
+        assert (shown.err.count("\n"), shown.out) == (1, "")
+        if words is not options:
+            assert sentence in shown.err
+
+
+CELL = ("task=nano-induction", "task.examples=3", "threshold=0.1")
+
+
+def finish(root: Path, *overrides: str) -> Path:
+    [(cell, _)] = compose_runs([*CELL, *overrides])
+    return run_cell(cell, RunConfig(root=str(root), wandb="disabled", progress=False)).folder
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=acdc", "engine=reference", "engine.dtype=float64", "task=tracr-reverse"),
+        ("method=acdc", "engine.doubts=leave"),
+        ("method=pahq", "precision=int4", "audit=band"),
+        ("method=pahq", "focus=both", "engine=reference", "task=tracr-reverse"),
+    ],
+    ids=" ".join,
+)
+def test_a_cell_is_searched_again_as_it_was_searched(
+    tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engine, dtype, audit and doubts are the stored cell's own; what is typed takes their place."""
+    folder = finish(tmp_path, *overrides)
+    seen: list[CellConfig] = []
+    real = verify_module.rerun
+    monkeypatch.setattr(verify_module, "rerun", lambda cell, device: seen.append(cell) or real(cell, device))
+    [found] = verify(folder)
+    assert found.first is None
+    assert found.equal == found.tests > 0
+    assert seen == [read_cell(folder / "config.json")]
+    if "focus=both" in overrides:
+        with pytest.raises(PahqError, match="engine suffix has no focus 'both'"):
+            verify(folder, engine="suffix")
+        return
+    typed = {"engine": "reference", "dtype": "float64"}
+    verify(folder, **typed)
+    assert (seen[1].engine.name, seen[1].engine.dtype) == ("reference", "float64")
+    assert (seen[1].audit, seen[1].engine.doubts) == (seen[0].audit, seen[0].engine.doubts)
+
+
+def test_tests_that_float64_settled_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finish(tmp_path, "task=nano-greaterthan", "method=acdc", "threshold=1e-6")
+    settled = sum(line.rough is not None for line in read_journal(folder / "decisions.jsonl"))
+    assert settled > 0
+    assert main([str(folder)]) == 0
+    tests = read_result(folder)["tests"]
+    told = f"{tests} of {tests} tests equal, {settled} settled in float64, worst difference of effect "
+    assert told in capsys.readouterr().out
+    assert main([str(folder), "--dtype", "float64"]) == 0  # float64 has nothing to settle
+    assert "settled" not in capsys.readouterr().out
+
+
+def test_an_unfinished_cell_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finish(tmp_path, "method=acdc", "task=tracr-reverse")
+    (folder / "result.json").unlink()
+    assert main([str(folder)]) == 2
+    assert "result.json does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ENGINES)

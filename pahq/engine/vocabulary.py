@@ -25,7 +25,7 @@ from pahq.model.logs import clean_log_probabilities
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
 LIFT = 2.0**40  # probabilities are held so many times larger: float32 then knows 1e-50 as well as 1
-LARGE = 5e-2  # nats: a mean divergence above it may be off by 5e-7, times the spread of the logits' changes
+LARGE = 5e-2  # nats: a mean divergence above it may be off by 1e-7, less than float32's noise in the network
 
 Part = Callable[[slice], Float[Tensor, "row trial tile"]]  # d' of a tile of the vocabulary
 
@@ -162,15 +162,20 @@ class KlLosses(Vocabulary):
         logs, index = problem.objective.clean, rows_of(problem)[1]
         super().__init__(problem, tile, logs if index is None else logs[first_items(problem)])
         self.coarse = False  # whether divergences are taken to be large, so that exp serves, a quarter of expm1's time
+        self._large = False  # whether the last ones were
 
     def expect(self, smallest: float) -> bool:
-        """Say how small the last divergences were; the next ones are taken likewise.
+        """Say how small the last divergences were.
 
-        Returns whether they were taken too coarsely for that, and should be asked again.
+        Returns whether they were taken too coarsely for that, and should be asked again; they are then taken finely.
         """
         again = self.coarse and not smallest > LARGE
-        self.coarse = not again and smallest > 2 * LARGE
+        self.coarse, self._large = self.coarse and not again, not again and smallest > 2 * LARGE
         return again
+
+    def moved(self) -> None:
+        """Say that the state is another. Only now are divergences taken otherwise: asked twice, they are the same."""
+        self.coarse = self._large
 
     def __call__(self, resid: Tensor) -> Tensor:
         h = self._change(resid).view(-1, *resid.shape[-2:])

@@ -19,11 +19,11 @@ _SEALED = re.compile(rb'(.*),\n "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 
 
 class Damaged(PahqError):
-    """A file is not what was written: ``path`` says which."""
+    """A file is not what was written: ``path`` says which, ``what`` is wrong with it, and what the ``way_on`` is."""
 
     def __init__(self, path: Path, what: str, way_on: str) -> None:
         super().__init__(f"{path} is damaged: {what}; {way_on}")
-        self.path = path
+        self.path, self.what, self.way_on = path, what, way_on
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:

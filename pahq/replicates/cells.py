@@ -194,7 +194,7 @@ def _replicate(
     """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
     problem, full = problems
     graph, path = problem.graph, finished.with_suffix(".jsonl")
-    lines = sound_lines(cell, path)
+    lines = sound_lines(cell, path, way_on="move it away, and pahq stability searches that replicate anew")
     done = [as_decision(graph, line) for line in lines]
     with Journal(path, lines) as journal:
         clock = time.perf_counter()

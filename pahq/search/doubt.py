@@ -30,8 +30,8 @@ SAFETY = 10.0  # an error counts as possible within this many times the largest 
 CONFIDENCE = 0.95
 LEAST = 8  # tests of the sample before its largest error says anything; so many first tests are all in it
 QUIET = 20.0  # of the guess, at least one part in so many counts as possible: a sample may have met dead edges alone
-SHARE = 0.1  # of the tests that the sample has, at first
-COUNT = 40  # from test COUNT / SHARE on it has about so many for each e-fold of the number of tests
+SHARE = 0.1  # of the tests are in the sample,
+COUNT = 40  # and from test 400 on, so many for each e-fold of their number
 
 
 def _share(index: int) -> float:
@@ -65,12 +65,12 @@ class Doubts:
         *,
         absolute: bool = False,
         settle: bool = True,
-        focus: Callable[[int], Hashable] = lambda edge: None,
         layer_of: Callable[[int], Hashable] = lambda edge: None,
+        focus: Callable[[int], Hashable] = lambda edge: None,
         seed: int = 0,
     ) -> None:
         self._make, self._noise, self._threshold, self._absolute = twin, noise, threshold, absolute
-        self._settle, self._focus, self._layer_of, self._seed = settle, focus, layer_of, seed
+        self._settle, self._layer_of, self._focus, self._seed = settle, layer_of, focus, seed
         self._twin: Follower | None = None
         self._log: list[tuple[Decision, bool]] = []  # not yet shown to the twin; whether it is to be measured
         self._layers: set[Hashable] = set()
@@ -84,7 +84,6 @@ class Doubts:
 
     def __call__(self, decision: Decision) -> Decision:
         """The decision that stands."""
-        self._renew(decision)
         if self._doubtful(decision):
             decision = self._settled(decision)
         self._log.append((decision, self._wanted(decision)))
@@ -92,7 +91,6 @@ class Doubts:
 
     def repeat(self, decision: Decision) -> None:
         """Take over a decision of an earlier run, which stands; the twin is asked what it was asked then."""
-        self._renew(decision)
         before, after = _rough(decision)
         if self._doubtful(replace(decision, before=before, after=after)):
             assert self._twin is not None
@@ -149,13 +147,10 @@ class Doubts:
     def _near(self, decision: Decision) -> bool:
         return not self._margin(decision) > self.bound(decision)
 
-    def _renew(self, decision: Decision) -> None:
-        """At a layer's first test: errors grow from layer to layer, so what is known of them is renewed in each."""
-        if self._twin is not None and self._layer_of(decision.edge) not in self._layers:
-            self._catch_up()
-
     def _doubtful(self, decision: Decision) -> bool:
         """Whether noise could decide, by all that the sample asks for up to this test."""
+        if self._twin is not None and self._layer_of(decision.edge) not in self._layers:
+            self._catch_up()  # errors grow from layer to layer: what is known of them is renewed in each
         guess = self._noise.guess * self._unit(_rough(decision))
         if not self._settle or self._margin(decision) > max(guess, self.bound(decision)):
             return False

@@ -12,8 +12,10 @@ import pytest
 
 from pahq.circuit import Circuit
 from pahq.config import CellConfig
+from pahq.files.text import write_json
 from pahq.graph import Graph, ModelShape, build_graph
 from pahq.published import published_circuit
+from pahq.results import SCHEMA, write_result
 
 GRAPHS = {
     "tracr-reverse": build_graph(ModelShape(4, 1, 1, mlp=True, split_embed=True)),
@@ -60,7 +62,10 @@ def make_config(task: str, method: str, precision: str, threshold: float, seed: 
 
 
 def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: Any) -> str:
-    """Write a finished cell of circuit ``edges``; ``changes`` replace entries of result.json. Its id."""
+    """Write a finished cell of circuit ``edges``; ``changes`` replace entries of result.json. Its id.
+
+    Removed edges have no effect, and those that were kept .1 more than the threshold.
+    """
     graph = graph_of(config.task.name)
     circuit = Circuit.from_names(graph, edges)
     folder = root / "cells" / config.id
@@ -70,11 +75,18 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
     own = TASKS[config.task.name][2]
     clean, corrupted = (0.0, 1.5) if own == "mse" else (4.0, -0.5)
     lines = [
-        {"i": i, "edge": str(edge), "before": 0.0, "after": 0.1, "removed": not kept, "seconds": 0.002}
+        {
+            "i": i,
+            "edge": str(edge),
+            "before": 0.0,
+            "after": config.threshold + 0.1 if kept else 0.0,
+            "removed": not kept,
+            "seconds": 0.002,
+        }
         for i, (edge, kept) in enumerate(zip(graph.edges, circuit.present, strict=True))
     ]
     result = {
-        "schema": 1,
+        "schema": SCHEMA,
         "id": config.id,
         "config": config.model_dump(mode="json"),
         "model": {"name": config.model.name, "digest": "0" * 16},
@@ -83,7 +95,7 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
         "kept": len(circuit),
         "kept_addition": len(circuit) - direct,
         "kept_direct": direct,
-        "kept_cleaned": len(circuit.cleaned()),
+        "kept_cleaned": len(circuit.cleaned(ablation=config.task.ablation)),
         "search": {
             "metric": config.task.metric,
             "start": NOISE[config.precision.name] / 10,
@@ -105,10 +117,11 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
         "device": "cpu",
         "threads": 1,
     } | changes
-    (folder / "config.json").write_text(json.dumps(result["config"]))
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    write_json(folder / "provenance.json", {"model": "0" * 16, "pahq": "0.1.0"})
     (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "circuit.json").write_text(json.dumps(circuit.to_json()))
-    (folder / "result.json").write_text(json.dumps(result))
+    write_json(folder / "circuit.json", circuit.to_json(ablation=config.task.ablation))
+    write_result(folder, result)
     return config.id
 
 

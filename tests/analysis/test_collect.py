@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from runpy import run_path
 
+import pandas as pd
 import pytest
 
 from pahq.analysis.collect import collect
+from pahq.analysis.evaluate import evaluate
+from pahq.cell import run_cell
+from pahq.config import RunConfig
 from pahq.errors import PahqError
+from pahq.experiment import compose_runs
+from pahq.results import read_result, write_result
 
 MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
 config, cell, graph = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
@@ -47,10 +53,25 @@ def test_row_holds_what_the_files_hold(tmp_path: Path) -> None:
     assert {name: row[name] for name in wanted} == wanted
 
 
-def test_cleaned_edges_are_counted_from_the_circuit(tmp_path: Path) -> None:
-    dangling = [*EDGES, "a1.h0<q>"]
-    row = collect(tmp_path, [cell(tmp_path, config(TASK, "acdc", "float32", 0.05), dangling)]).cells.iloc[0]
-    assert (row["kept"], row["kept_cleaned"]) == (4, 3)
+@pytest.mark.parametrize(("ablation", "cleaned"), [("corrupted", 3), ("zero", 4), ("mean", 4)])
+def test_cleaned_edges_are_counted_as_the_cells_ablation_has_it(tmp_path: Path, ablation: str, cleaned: int) -> None:
+    """An edge from a head that nothing reaches carries the head's own biases where its inputs are not prompts."""
+    made = config(TASK, "acdc", "float32", 0.05)
+    made = made.model_copy(update={"task": made.task.model_copy(update={"ablation": ablation})})
+    dangling = [*EDGES, "a1.h0->logits", "a1.h1<q>"]
+    row = collect(tmp_path, [cell(tmp_path, made, dangling)]).cells.iloc[0]
+    assert (row["ablation"], row["kept"], row["kept_cleaned"]) == (ablation, 5, cleaned)
+
+
+@pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
+def test_cleaned_edges_of_a_real_search_stand_in_the_table(tmp_path: Path, ablation: str) -> None:
+    overrides = ["task=tracr-proportion", f"task.ablation={ablation}", "threshold=0.001", "engine=reference"]
+    [(searched, _)] = compose_runs(overrides)
+    result = run_cell(searched, RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
+    circuit = json.loads((result.folder / "circuit.json").read_text())
+    evaluate(tmp_path, "cleaned", [searched.id])
+    [row] = pd.read_parquet(tmp_path / "analysis" / "cleaned" / "cells.parquet").to_dict("records")
+    assert row["kept_cleaned"] == result.values["kept_cleaned"] == len(circuit["cleaned"])
 
 
 def test_unfinished_cells_are_listed_with_their_reason(tmp_path: Path) -> None:
@@ -89,7 +110,7 @@ def sentence(tmp_path: Path, cell_id: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("broken", ['{"schema": 1, "id":', "[]", '{"schema": 1}', '{"schema": 99}', ""])
+@pytest.mark.parametrize("broken", ['{"schema": 2, "id":', "[]", '{"schema": 2}', '{"schema": 99}', ""])
 def test_corrupt_result_is_one_sentence(tmp_path: Path, broken: str) -> None:
     cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
     (tmp_path / "cells" / cell_id / "result.json").write_text(broken)
@@ -98,21 +119,34 @@ def test_corrupt_result_is_one_sentence(tmp_path: Path, broken: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"kept": 4}, "circuit.json"), ({"tests": 7}, "decisions.jsonl"), ({"id": "another"}, "another")],
+    [
+        ({"kept": 4}, "it counts 4 kept, the other files 3"),
+        ({"tests": 7}, "it counts 7 tests, the other files 105"),
+        ({"id": "another"}, "another"),
+    ],
 )
 def test_contradicting_files_are_refused(tmp_path: Path, changes: dict[str, object], word: str) -> None:
     cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES, **changes)
     assert word in sentence(tmp_path, cell_id)
 
 
-@pytest.mark.parametrize("name", ["fresh", "search", "versions", "graph", "config"])
+@pytest.mark.parametrize("name", ["fresh", "search", "versions", "graph"])
 def test_entry_missing_from_a_result(tmp_path: Path, name: str) -> None:
     cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
-    path = tmp_path / "cells" / cell_id / "result.json"
-    values = json.loads(path.read_text())
-    del values[name]
-    path.write_text(json.dumps(values))
-    assert name in sentence(tmp_path, cell_id)
+    folder = tmp_path / "cells" / cell_id
+    write_result(folder, {key: value for key, value in read_result(folder).items() if key != name})
+    assert f"is not a whole result: '{name}' is missing" in sentence(tmp_path, cell_id)
+
+
+@pytest.mark.parametrize(
+    ("config_there", "words"), [({"threshold": 0.1}, "task: Field required"), (None, "Input should")]
+)
+def test_a_result_whose_configuration_is_none_is_refused(
+    tmp_path: Path, config_there: dict[str, object] | None, words: str
+) -> None:
+    folder = tmp_path / "cells" / (cell_id := cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES))
+    write_result(folder, read_result(folder) | {"config": config_there})
+    assert f"result.json has a configuration of another version: {words}" in sentence(tmp_path, cell_id)
 
 
 def test_missing_circuit_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pahq.analysis.effects import NAMES, ONCE, REMEASURED
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.tables import write_tables
 from pahq.config import BandConfig
+from pahq.results import read_result, write_result
 
 MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
 config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
@@ -41,9 +42,10 @@ def audited(
     path = root / "cells" / name / "decisions.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for i, line in enumerate(lines):
-        line |= {"after": 0.1 if line["removed"] else 0.3, "audited": True}
+        line |= {"before": 0.0, "after": 0.1 if line["removed"] else 0.3, "audited": True}
         line |= {} if low is None else {"low": low[i]}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_result(path.parent, read_result(path.parent))
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from runpy import run_path
 
@@ -16,6 +15,7 @@ from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import circuit_table, stability_table, write_tables
 from pahq.circuit import Circuit
 from pahq.errors import PahqError
+from pahq.files.sealed import digests, write_sealed
 from pahq.replicates.cells import inclusion_frame
 from pahq.replicates.measures import Stability
 
@@ -35,8 +35,9 @@ def with_stability(root: Path, **changes: object) -> list[str]:
     parts = {"bootstrap": found.bootstrap, "orders": found.orders, "other_seeds": found.seeds}
     values = {"id": measured, "kept": 2, "note": "one order", **{name: part.to_json() for name, part in parts.items()}}
     folder = root / "cells" / measured
-    (folder / "stability.json").write_text(json.dumps(values | changes))
     write_parquet(folder / "inclusion.parquet", inclusion_frame(found))
+    files = digests(folder, ["inclusion.parquet"])
+    write_sealed(folder / "stability.json", values | {"files": files} | changes)
     return [plain, measured]
 
 
@@ -121,3 +122,20 @@ def test_without_any_stability_words_stand_there(tmp_path: Path) -> None:
 def test_a_stability_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(PahqError, match=sentence):
         found(tmp_path, with_stability(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("name", ["stability.json", "inclusion.parquet"])
+def test_a_byte_that_changed_is_noticed(tmp_path: Path, name: str) -> None:
+    [_, measured] = ids = with_stability(tmp_path)
+    path = tmp_path / "cells" / measured / name
+    content = path.read_bytes()
+    for at in (0, len(content) // 3, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(PahqError, match=rf"{name} is damaged.*pahq stability|{name} is damaged.*makes it anew"):
+            found(tmp_path, ids)
+    path.unlink()
+    if name == "inclusion.parquet":
+        with pytest.raises(PahqError, match=r"inclusion\.parquet is damaged: it is gone"):
+            found(tmp_path, ids)
+    else:
+        assert found(tmp_path, ids).stability.empty  # nobody measured it

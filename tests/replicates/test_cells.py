@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -21,11 +22,12 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
+from pahq.files.sealed import read_sealed, write_sealed
 from pahq.jobs import Asked
 from pahq.replicates import cells as module
 from pahq.replicates.cells import SAME_PROMPTS, measure_cells
 from pahq.replicates.resample import draw, resample
-from pahq.results import read_journal
+from pahq.results import read_journal, read_result, write_result
 from pahq.tasks.task import Task
 
 N, SEEDS = 4, 2
@@ -253,15 +255,113 @@ def test_replicates_of_another_model_or_version_are_refused(measured: tuple[Path
     shutil.copytree(folder.parents[2], tmp_path / "root")
     copy = tmp_path / "root" / "cells" / cell.id
     provenance = copy / "stability" / "provenance.json"
-    provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"pahq": "0.0.1"}))
+    write_sealed(provenance, read_sealed(provenance) | {"pahq": "0.0.1"})
     (copy / "stability.json").unlink()
     with pytest.raises(PahqError, match="replicates of another run; move it away"):
         measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
-    result = json.loads((copy / "result.json").read_text())
-    result["model"]["digest"] = "f" * 16
-    (copy / "result.json").write_text(json.dumps(result))
+    result = read_result(copy)
+    write_result(copy, result | {"model": result["model"] | {"digest": "f" * 16}})
     with pytest.raises(PahqError, match="was searched on a model of digest ffff"):
         measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
+
+
+@pytest.fixture
+def copied(measured: tuple[Path, CellConfig], tmp_path: Path) -> tuple[Path, CellConfig]:
+    """The measured cell's folder, to be damaged."""
+    folder, cell = measured
+    shutil.copytree(folder.parents[2], tmp_path / "root")
+    return tmp_path / "root" / "cells" / cell.id, cell
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= 1 << (at % 7)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["stability.json", "inclusion.parquet", *(f"stability/{name}.json" for name in ("bootstrap-001", "provenance"))],
+)
+def test_a_byte_that_changed_is_noticed_before_any_search(
+    copied: tuple[Path, CellConfig], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder, cell = copied
+    monkeypatch.setattr(module, "_replicate", lambda *_: pytest.fail("searched for nothing"))
+    path = folder / name
+    content, rng = path.read_bytes(), random.Random(name)
+    if name == "stability/provenance.json":  # read where something is still to be measured
+        (folder / "stability.json").unlink()
+    for _ in range(12):
+        flip(path, rng.randrange(len(content)))
+        with pytest.raises(PahqError, match=rf"{name} is damaged: .*move .*away, and .*anew"):
+            measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+        path.write_bytes(content)
+    measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+
+
+def test_every_byte_of_a_replicate_counts(copied: tuple[Path, CellConfig]) -> None:
+    folder, _ = copied
+    for path in (folder / "stability" / "bootstrap-000.json", folder / "stability.json"):
+        content = path.read_bytes()
+        for at in range(len(content)):
+            flip(path, at)
+            with pytest.raises(PahqError, match=rf"{path.name} is damaged"):
+                read_sealed(path)
+            path.write_bytes(content)
+
+
+def test_a_damaged_replicate_is_made_anew_once_it_is_moved_away(
+    copied: tuple[Path, CellConfig], measured: tuple[Path, CellConfig]
+) -> None:
+    folder, cell = copied
+    flip(folder / "stability" / "seed-plus-1.json", 100)
+    (folder / "stability.json").unlink()
+    with pytest.raises(PahqError, match=r"seed-plus-1\.json is damaged"):
+        measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    (folder / "stability" / "seed-plus-1.json").unlink()
+    measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    assert all((folder / name).read_bytes() == (measured[0] / name).read_bytes() for name in OUTCOME)
+
+
+def test_a_replicates_journal_that_contradicts_itself_is_refused(
+    copied: tuple[Path, CellConfig], measured: tuple[Path, CellConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cell = copied
+    (folder / "stability.json").unlink()
+    (folder / "stability" / "bootstrap-002.json").unlink()
+    real = module.search
+
+    def interrupted(*arguments: object):  # type: ignore[no-untyped-def]
+        for decision in real(*arguments):  # type: ignore[arg-type]
+            if decision.index == 9:
+                raise KeyboardInterrupt
+            yield decision
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "search", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    path = folder / "stability" / "bootstrap-002.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[4]["removed"] = not lines[4]["removed"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(PahqError, match=r"bootstrap-002\.jsonl is damaged: line 5 .*; move it away, and pahq"):
+        measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    path.unlink()
+    measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    edges = [json.loads((at / "stability" / "bootstrap-002.json").read_text())["edges"] for at in (folder, measured[0])]
+    assert edges[0] == edges[1]
+
+
+@pytest.mark.parametrize("name", ["circuit.json", "decisions.jsonl", "result.json", "config.json"])
+def test_no_stability_is_measured_of_a_damaged_cell(
+    copied: tuple[Path, CellConfig], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder, cell = copied
+    flip(folder / name, 40)
+    assert main(["stability", cell.id, "--root", str(folder.parents[2])]) == 2
+    assert f"{name} is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

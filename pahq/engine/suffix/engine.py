@@ -94,7 +94,7 @@ class SuffixEngine:
             )
         self._composites = self._head_logits = None
         if isinstance(self._losses, KlLosses):
-            self._losses.coarse = False  # the whole graph's loss is a small one
+            self._losses.expect(0.0)  # the whole graph's loss is a small one
         if self._keep_composites:
             # a composite's product rounds other operands than the MLP's own
             if self.problem.store.config.products == "float32":
@@ -201,6 +201,8 @@ class SuffixEngine:
         for edge in edges:
             self._state.take(edge)
         self._wave, self._answers = None, {}
+        if isinstance(self._losses, KlLosses):
+            self._losses.moved()
 
     def _matters(self, edge: int) -> bool:
         """Whether removing this edge can change anything: its receiver is connected and online."""
