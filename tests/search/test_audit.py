@@ -19,8 +19,9 @@ from pahq.graph import Graph, ModelShape, build_graph
 from pahq.results import read_journal
 from pahq.search.acdc import Decision, acdc
 from pahq.search.audit import audit
+from pahq.search.doubt import COUNT, SHARE
 from pahq.search.order import Order
-from pahq.search.sample import upper_rate
+from pahq.search.sample import unseen_share
 from pahq.search.speculate import speculate
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
@@ -138,7 +139,8 @@ def test_the_certainty_of_a_cell_is_what_its_journal_says(tmp_path: Path, engine
     assert bool(settled) == (doubts == "float64")
     falls = [line.rough[1] - line.rough[0] < cell.threshold for line in settled if line.rough]
     assert told["overturned"] == sum(fell != line.removed for fell, line in zip(falls, settled, strict=True))
-    assert told["beyond"] == upper_rate(0, told["sample"], told["confidence"]) < 0.06
+    shares = [min(SHARE, COUNT / (i + 1)) for i in range(len(lines))]
+    assert told["beyond"] == unseen_share(shares, told["confidence"]) < 0.08
     assert 0 < told["largest_error"] < told["noise"] < 1e-5
     if doubts == "leave":
         assert told["at_risk"] > 0

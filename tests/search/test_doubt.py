@@ -14,7 +14,7 @@ from pahq.search.acdc import Decision, acdc
 from pahq.search.band import layers_of
 from pahq.search.doubt import CONFIDENCE, COUNT, LEAST, QUIET, SAFETY, SHARE, Doubts, Noise
 from pahq.search.order import Order
-from pahq.search.sample import drawn, upper_rate
+from pahq.search.sample import drawn, unseen_share
 from pahq.search.speculate import speculate
 
 EDGES = len(GRAPH.edges)
@@ -146,8 +146,14 @@ def test_the_first_near_test_measures_the_sample_so_far_in_order_and_then_itself
     found = run(cost, doubts)
     sampled = [d for d in found[:near] if d.index < LEAST or drawn(0, d.index, SHARE) or _first_of_layer(found, d)]
     tried = [removed[-1] for kind, removed in made[0].asked if kind == "measure" and removed]
-    assert tried == [d.edge for d in sampled] + [order[near]]
-    assert doubts.sampled == len(sampled)
+    expected = [d.edge for d in sampled] + [order[near]]
+    assert tried[: len(expected)] == expected
+    layer = layers_of(GRAPH)
+    renewed = [i for i in range(near + 1, len(found)) if _first_of_layer(found, found[i])]  # each new layer catches up
+    later = [d for d in found[near + 1 : renewed[-1]] if drawn(0, d.index, SHARE) or _first_of_layer(found, d)]
+    assert tried[len(expected) :] == [d.edge for d in later]
+    assert doubts.sampled == len(sampled) + len(later)
+    assert len({layer(d.edge) for d in found}) > 1
 
 
 def _first_of_layer(decisions: Sequence[Decision], one: Decision) -> bool:
@@ -237,7 +243,7 @@ def test_the_record() -> None:
     assert told["overturned"] == sum((d.rough[1] - d.rough[0] < 0.1) != d.removed for d in settled if d.rough) > 0
     assert (told["safety"], told["confidence"]) == (SAFETY, CONFIDENCE)
     assert told["sample"] == doubts.sampled
-    assert told["beyond"] == upper_rate(0, doubts.sampled, CONFIDENCE)
+    assert told["beyond"] == unseen_share([SHARE] * len(found), CONFIDENCE)
     assert told["largest_error"] == pytest.approx(doubts.largest)
     assert 0 < told["largest_error"] <= 1e-3
     assert told["noise"] == max(doubts.bound(d) for d in found) == pytest.approx(SAFETY * told["largest_error"])
