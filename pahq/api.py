@@ -177,7 +177,7 @@ def sweep(
         engine.reset()
         judge = judges[threshold] = doubts_for(problem, threshold, absolute=absolute, twin=twin)
         for decision in done:
-            judge.note(decision)
+            judge.repeat(decision)
         focus = focus_on(problem)
         return speculate(engine, order or Order(), threshold, absolute=absolute, focus=focus, done=done, judge=judge)
 

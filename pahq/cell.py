@@ -256,7 +256,7 @@ def search(
 
     if cell.audit != "band":
         for decision in done:
-            doubts.note(decision)
+            doubts.repeat(decision)
         return start(problem, doubts, done)
     if full is None:
         raise PahqError("audit=band needs the full-precision network beside the other, which is not at hand here")

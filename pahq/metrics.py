@@ -53,16 +53,18 @@ def kl_each(
     flat = logits.reshape(-1, *clean.shape)
     logs = clean.double()
     p = logs.exp()
-    each = [_divergence(trial.double() - logs, p) for trial in flat]  # one by one: float64 is twice as wide
+    each = [_divergence(trial.double() - logs, logs, p) for trial in flat]  # one by one: float64 is twice as wide
     return torch.stack(each).view(logits.shape[:-1])
 
 
-def _divergence(change: Float[Tensor, "item vocab"], p: Float[Tensor, "item vocab"]) -> Float[Tensor, " item"]:
+def _divergence(
+    change: Float[Tensor, "item vocab"], logs: Float[Tensor, "item vocab"], p: Float[Tensor, "item vocab"]
+) -> Float[Tensor, " item"]:
     mass = p.sum(-1, keepdim=True)
     d = change - (p * change).sum(-1, keepdim=True) / mass
     highest = d.amax(-1, keepdim=True).clamp(min=0.0)
     near = ((p * (d.expm1() - d)).sum(-1) / mass[:, 0]).log1p()
-    far = ((p * (d - highest).exp()).sum(-1) / mass[:, 0]).log() + highest[:, 0]
+    far = (logs + d).logsumexp(-1) - mass[:, 0].log()  # from logarithms: p may be nought where exp(d) is endless
     return torch.where(highest[:, 0] < 1, near, far)
 
 

@@ -21,10 +21,11 @@ from pahq.circuit import Circuit
 from pahq.config import CellConfig, RunConfig, parse_config
 from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
+from pahq.files.sealed import digests
 from pahq.model import codes as codes_module
 from pahq.outcome import judge
 from pahq.recorded import read_recorded
-from pahq.results import cell_folder, read_journal, read_result
+from pahq.results import FILES, cell_folder, read_journal, read_result
 
 GOLDEN = Path(__file__).parent / "golden"
 VARYING = ("seconds", "set_up_seconds", "peak_bytes", "resumed")  # of a result: how long and how much, not what
@@ -52,7 +53,9 @@ def run_in(root: Path) -> RunConfig:
 
 
 def without_varying(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in VARYING}
+    """The journal holds seconds, so its digest varies with them; what else it says is compared by ``decided``."""
+    files = {name: digest for name, digest in values["files"].items() if name != "decisions.jsonl"}
+    return {key: value for key, value in values.items() if key not in VARYING} | {"files": files}
 
 
 def decided(folder: Path) -> list[tuple[object, ...]]:
@@ -92,7 +95,7 @@ def test_the_result_follows_from_the_journal(finished: Path) -> None:
     cell, result = make(), read_result(finished)
     lines = read_journal(finished / "decisions.jsonl")
     kept = [line.edge for line in lines if not line.removed]
-    assert (result["schema"], result["id"], result["config"]) == (1, cell.id, cell.model_dump(mode="json"))
+    assert (result["schema"], result["id"], result["config"]) == (2, cell.id, cell.model_dump(mode="json"))
     assert result["graph"] == {"addition": 32, "direct": 6}
     assert result["tests"] == len(lines)
     assert result["kept"] == len(kept)
@@ -113,6 +116,9 @@ def test_the_result_follows_from_the_journal(finished: Path) -> None:
     assert result["resumed"] is False
     assert (result["device"], result["threads"]) == ("cpu", 1)
     assert set(result["versions"]) == {"pahq", "torch", "python"}
+    assert result["files"] == digests(finished, FILES)
+    assert set(result["files"]) == set(FILES)
+    assert "task_check" in result
     assert len(result["model"]["digest"]) == 64
     assert result["model"]["name"] == "tracr-proportion"
     fresh = result["fresh"]
@@ -266,15 +272,29 @@ def test_a_journal_whose_tests_are_another_searchs_is_refused(tmp_path: Path, fi
         run_cell(make(), run_in(tmp_path))
 
 
-def test_a_half_written_result_is_no_result(tmp_path: Path, finished: Path) -> None:
+@pytest.mark.parametrize("damage", ["half", "edited", "empty"])
+def test_a_result_that_is_not_what_was_written_is_refused_by_name_and_made_anew_on_request(
+    tmp_path: Path, finished: Path, damage: str
+) -> None:
     folder = cell_folder(tmp_path, make().id)
     folder.mkdir(parents=True)
     for file in finished.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     text = (finished / "result.json").read_text()
-    (folder / "result.json").write_text(text[: len(text) // 2])
-    result = run_cell(make(), run_in(tmp_path))
-    assert without_varying(dict(result.values)) == without_varying(json.loads(text))
+    ruined = {
+        "half": text[: len(text) // 2],
+        "edited": text.replace('"resumed": false', '"resumed": true'),
+        "empty": "",
+    }[damage]
+    assert ruined != text
+    (folder / "result.json").write_text(ruined)
+    with pytest.raises(PahqError, match=r"result\.json is damaged: .*run\.repair=true") as caught:
+        run_cell(make(), run_in(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert (folder / "result.json").read_text() == ruined
+    result = run_cell(make(), run_in(tmp_path).model_copy(update={"repair": True}))
+    assert without_varying(dict(result.values)) == without_varying(read_result(finished))
+    assert decided(folder) == decided(finished)
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,13 @@ def test_gather_items_takes_rows_in_their_order(seed: int, trials: int) -> None:
     assert gathered.shape == (*values.shape[:-3], 6, 2)
     for i, (example, position) in enumerate(items.tolist()):
         assert torch.equal(gathered[..., i, :], values[..., example, position, :])
+
+
+def test_a_kl_is_finite_where_a_probability_underflows_and_its_logit_grows_endlessly() -> None:
+    clean = torch.tensor([[0.0, -900.0, -3.0]], dtype=torch.float64)
+    logits = torch.tensor([[-2000.0, 500.0, -3.0]], dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        found = float(objective("kl", {}, clean.to(dtype)).value(logits.to(dtype)))
+        share = math.exp(-3) / (1 + math.exp(-3))
+        entropy = -(1 - share) * math.log(1 - share) - share * math.log(share)
+        assert found == pytest.approx(500 + 2000 * (1 - share) + 3 * share - entropy, rel=1e-6)

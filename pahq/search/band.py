@@ -158,7 +158,7 @@ class Auditor:
         self._calibration.note(decision)
         self._follower.decided(decision.edge, decision.removed)
         if self.doubts is not None:
-            (self.doubts.note if decision.audited else self.doubts.pass_over)(decision)
+            (self.doubts.repeat if decision.audited else self.doubts.pass_over)(decision)
 
     def _audit(self, decision: Decision) -> Decision:
         before, after = self._follower.losses(decision.edge)

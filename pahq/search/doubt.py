@@ -8,7 +8,10 @@ are straight.
 
 The twin costs a few forwards, so it is not made until a test comes nearer to the threshold than a cautious guess of the
 noise. Then what the sample asks for so far is measured, and only if the test is still in doubt is it decided by the
-twin. What is left of the sample is measured when the search is over (``finish``).
+twin. So whatever the guess reaches is judged by the whole sample up to there: a bound from an early, quiet part of the
+search would say nothing of a late one. What is left of the sample is measured when the search is over (``finish``).
+A search that goes on after a journal asks the twin just what the first one did (``repeat``), and ends with the same
+decisions and the same figures.
 """
 
 from __future__ import annotations
@@ -26,8 +29,9 @@ from pahq.search.sample import drawn, unseen_share
 SAFETY = 10.0  # an error counts as possible within this many times the largest of the sample
 CONFIDENCE = 0.95
 LEAST = 8  # tests of the sample before its largest error says anything; so many first tests are all in it
-SHARE = 0.1  # of the tests that the sample has, at first
-COUNT = 40  # from test COUNT / SHARE on it has about so many for each e-fold of the number of tests
+QUIET = 20.0  # of the guess, at least one part in so many counts as possible: a sample may have met dead edges alone
+SHARE = 0.1  # of the tests are in the sample,
+COUNT = 40  # and from test 400 on, so many for each e-fold of their number
 
 
 def _share(index: int) -> float:
@@ -61,12 +65,12 @@ class Doubts:
         *,
         absolute: bool = False,
         settle: bool = True,
-        focus: Callable[[int], Hashable] = lambda edge: None,
         layer_of: Callable[[int], Hashable] = lambda edge: None,
+        focus: Callable[[int], Hashable] = lambda edge: None,
         seed: int = 0,
     ) -> None:
         self._make, self._noise, self._threshold, self._absolute = twin, noise, threshold, absolute
-        self._settle, self._focus, self._layer_of, self._seed = settle, focus, layer_of, seed
+        self._settle, self._layer_of, self._focus, self._seed = settle, layer_of, focus, seed
         self._twin: Follower | None = None
         self._log: list[tuple[Decision, bool]] = []  # not yet shown to the twin; whether it is to be measured
         self._layers: set[Hashable] = set()
@@ -80,17 +84,17 @@ class Doubts:
 
     def __call__(self, decision: Decision) -> Decision:
         """The decision that stands."""
-        if self._twin is not None and self._layer_of(decision.edge) not in self._layers:
-            self._catch_up()  # errors grow from layer to layer: what is known of them is renewed in each
-        if self._settle and self._near(decision):
-            self._catch_up()
-            if self._near(decision):
-                decision = self._settled(decision)
-        self.note(decision)
+        if self._doubtful(decision):
+            decision = self._settled(decision)
+        self._log.append((decision, self._wanted(decision)))
         return decision
 
-    def note(self, decision: Decision) -> None:
-        """Take over a decision that stands: of an earlier run, or one that somebody else took."""
+    def repeat(self, decision: Decision) -> None:
+        """Take over a decision of an earlier run, which stands; the twin is asked what it was asked then."""
+        before, after = _rough(decision)
+        if self._doubtful(replace(decision, before=before, after=after)):
+            assert self._twin is not None
+            self._twin.losses(decision.edge)
         self._log.append((decision, self._wanted(decision)))
 
     def pass_over(self, decision: Decision) -> None:
@@ -99,8 +103,8 @@ class Doubts:
 
     def bound(self, decision: Decision) -> float:
         """How far off the effect may be, as far as is known: the sample's largest error with ``SAFETY``, or a guess."""
-        per_unit = SAFETY * self.largest if self.sampled >= LEAST else self._noise.guess
-        return per_unit * self._unit(decision.rough or (decision.before, decision.after))
+        least = self._noise.guess / (QUIET if self.sampled >= LEAST else 1.0)
+        return max(SAFETY * self.largest, least) * self._unit(_rough(decision))
 
     def at_risk(self, decisions: Sequence[Decision]) -> list[Decision]:
         """Decisions of the searching engine that noise could have made the other way."""
@@ -143,6 +147,16 @@ class Doubts:
     def _near(self, decision: Decision) -> bool:
         return not self._margin(decision) > self.bound(decision)
 
+    def _doubtful(self, decision: Decision) -> bool:
+        """Whether noise could decide, by all that the sample asks for up to this test."""
+        if self._twin is not None and self._layer_of(decision.edge) not in self._layers:
+            self._catch_up()  # errors grow from layer to layer: what is known of them is renewed in each
+        guess = self._noise.guess * self._unit(_rough(decision))
+        if not self._settle or self._margin(decision) > max(guess, self.bound(decision)):
+            return False
+        self._catch_up()
+        return self._near(decision)
+
     def _wanted(self, decision: Decision) -> bool:
         """Whether the sample has this test: the first ones, the first of each layer, and a share drawn by ``seed``."""
         layer = self._layer_of(decision.edge)
@@ -161,7 +175,7 @@ class Doubts:
         self._log = []
 
     def _see(self, decision: Decision, before: float, after: float) -> None:
-        rough = decision.rough or (decision.before, decision.after)
+        rough = _rough(decision)
         error = abs((after - before) - (rough[1] - rough[0]))
         if math.isfinite(error):
             self.largest = max(self.largest, error / self._unit(rough))
@@ -175,3 +189,8 @@ class Doubts:
         before, after = self._twin.losses(decision.edge)
         removed = self._falls((before, after))
         return replace(decision, before=before, after=after, removed=removed, rough=(decision.before, decision.after))
+
+
+def _rough(decision: Decision) -> tuple[float, float]:
+    """The losses before and after as the searching engine had them."""
+    return decision.rough or (decision.before, decision.after)

@@ -13,22 +13,20 @@ class Follower:
     """Tells ``engine``'s losses of tests that another engine is searching.
 
     For each test of the search, in order, ``decided`` says how it ended; ``losses`` may be asked before that. What was
-    removed meanwhile is taken away stage by stage, which is what engines can do at once.
+    removed meanwhile is taken away stage by stage, which is what engines can do at once. ``focus`` names what runs in
+    full precision while an edge is under test: where it changes, the loss of a state is another.
     """
 
     def __init__(self, engine: Engine, focus: Callable[[int], Hashable] = lambda edge: None) -> None:
-        """``focus`` names what runs in full precision while an edge is under test: a loss before is under it too."""
         self._engine, self._focus = engine, focus
-        self._in_focus: Hashable = None  # of the last test that was asked for
         self._gone: list[int] = []  # removed by the search, not yet by the engine
         self._found: tuple[float, float] | None = None  # of the test at hand
-        self._current: float | None = None  # the engine's loss, if nothing is to be removed
+        self._current: float | None = None  # the engine's loss under the focus ``_under``, if nothing is to be removed
+        self._under: Hashable = None
 
     def losses(self, edge: int) -> tuple[float, float]:
         """The loss before and after removing ``edge``, in the state of the search."""
-        graph, wanted = self._engine.graph, self._focus(edge)
-        if wanted != self._in_focus:
-            self._in_focus, self._current = wanted, None
+        graph = self._engine.graph
         rest: tuple[int, ...] = ()
         for stage, members in groupby(self._gone, key=lambda gone: _stage(graph, gone)):
             rest = tuple(members)
@@ -36,7 +34,7 @@ class Follower:
                 self._engine.remove(rest)
                 rest, self._current = (), None
         self._gone = list(rest)
-        if rest or self._current is None:
+        if rest or self._current is None or self._focus(edge) != self._under:
             before, after = self._engine.measure([Trial(edge, rest), Trial(edge, (*rest, edge))])
         else:
             before, after = self._current, self._engine.measure([Trial(edge, (edge,))])[0]
@@ -51,7 +49,7 @@ class Follower:
             return
         (before, after), self._found = self._found, None
         self._engine.remove([*self._gone, edge] if removed else self._gone)
-        self._gone, self._current = [], after if removed else before
+        self._gone, self._current, self._under = [], after if removed else before, self._focus(edge)
 
 
 def _stage(graph: Graph, edge: int) -> tuple[str, int, str, bool]:

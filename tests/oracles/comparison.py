@@ -28,6 +28,7 @@ from pahq.precision.formats import Format, round_trip
 from pahq.precision.store import focus_of as package_focus
 from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
+from pahq.search.twin import doubts_for
 
 EXACT = 1e-10  # float64: an effect's error, times the loss where that is above 1; a margin below it is a tie
 CIRCUIT = 1e-10  # float64: a loss's error, relative
@@ -49,10 +50,13 @@ class Complaint:
 
 @dataclass
 class Tally:
-    """What was compared and what came of it, by engine and dtype. ``worst`` is the largest error of an effect (of the
-    loss, where that is above 1), ``share`` the largest part of what is allowed, ``ties`` tests whose margin is below
-    that, ``flipped`` those of them decided otherwise, ``differed`` other decisions that are not the oracle's; ``kinds``
-    counts cases by what they are about."""
+    """What was compared and what came of it, by engine and dtype.
+
+    ``worst`` is the largest error of an effect (of the loss, where that is above 1), ``share`` the largest part of what
+    is allowed, ``ties`` tests whose margin is below that, ``flipped`` those of them decided otherwise, ``differed``
+    other decisions that are not the oracle's, ``settled`` those that float64 took; ``kinds`` counts cases by what they
+    are about.
+    """
 
     weights: int = 0
     searches: int = 0
@@ -62,6 +66,7 @@ class Tally:
     ties: Counter[str] = field(default_factory=Counter)
     flipped: Counter[str] = field(default_factory=Counter)
     differed: Counter[str] = field(default_factory=Counter)
+    settled: Counter[str] = field(default_factory=Counter)
     worst: dict[str, float] = field(default_factory=dict)
     share: dict[str, float] = field(default_factory=dict)
     worst_circuit: float = 0.0
@@ -78,7 +83,8 @@ class Tally:
             out.append(
                 f"{way}: {self.tests[way]} tests, worst error of an effect {self.worst[way]:.2g}"
                 f" ({self.share[way]:.2g} of what is allowed), ties {self.ties[way]},"
-                f" of them decided otherwise {self.flipped[way]}, other decisions that differ {self.differed[way]}"
+                f" of them decided otherwise {self.flipped[way]}, other decisions that differ {self.differed[way]},"
+                f" settled by float64 {self.settled[way]}"
             )
         out.append(f"disagreements: {len(self.complaints)}")
         about = Counter(f"{complaint.dtype} {complaint.metric}".strip() or "formats" for complaint in self.complaints)
@@ -89,19 +95,23 @@ class Tally:
 
 
 def package_search(both: Both, problem: Problem, engine: str) -> list[Decision]:
-    """The package's decisions. The suffix engine's windows vary with the case."""
+    """The package's decisions as a cell takes them: what float32 could decide either way, float64 settles.
+
+    The suffix engine's windows vary with the case.
+    """
     case, threshold = both.case, both.rule.threshold
+    judge = doubts_for(problem, threshold, absolute=case.absolute)
 
     def focus(edge: int) -> object:
         return package_focus(problem.graph, problem.graph.edges[edge], problem.focus)
 
     if engine == "reference":
         built = ReferenceEngine(problem)
-        return list(acdc(built, case.order, threshold, absolute=case.absolute, focus=focus))
+        return list(acdc(built, case.order, threshold, absolute=case.absolute, focus=focus, judge=judge))
     rng = random.Random(-case.seed)
     suffix = SuffixEngine(problem, rows=rng.choice([1, 40, None]), memory_bytes=rng.choice([None, 2**30]))
     way = rng.choice([{"widest": 1}, {"adaptive": False}, {}, {}])
-    return list(speculate(suffix, case.order, threshold, absolute=case.absolute, focus=focus, **way))
+    return list(speculate(suffix, case.order, threshold, absolute=case.absolute, focus=focus, judge=judge, **way))
 
 
 def allowed(both: Both, dtype: str, test: Test) -> float:
@@ -150,7 +160,9 @@ def compare_search(
         if name != ours.edge:
             complain(f"test {theirs.index} is of {name}, and {ours.edge} is due")
             return
-        error, bound = abs(theirs.effect - ours.effect), allowed(both, dtype, ours)
+        effects = [theirs.effect] + ([theirs.rough[1] - theirs.rough[0]] if theirs.rough else [])
+        error, bound = max(abs(effect - ours.effect) for effect in effects), allowed(both, dtype, ours)
+        tally.settled[way] += theirs.rough is not None
         margin = abs(both.rule.margin(ours.effect))
         at = f"test {theirs.index} of {name}"
         tally.tests[way] += 1

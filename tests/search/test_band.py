@@ -12,34 +12,30 @@ from typing import Any
 
 import pytest
 import torch
+from cost_engines import GRAPH, Costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pahq.circuit import outputs_of
 from pahq.config import BandConfig, PrecisionConfig
-from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
-from pahq.graph import ModelShape, build_graph
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, Judge, acdc, as_measured
 from pahq.search.band import (
     Auditor,
     Calibration,
     banded,
-    drawn,
     layers_of,
     record,
     unaudited_sample,
-    upper_rate,
 )
 from pahq.search.order import Order
+from pahq.search.sample import drawn, upper_rate
 from pahq.search.speculate import speculate
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
 random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
-GRAPH = build_graph(ModelShape(2, 2, 2, True))
 EARLY = BandConfig(share=0.1, near=0.3, first=3, confidence=0.9)
 NARROW = BandConfig(
     share=0.0, first=0, near=1e-300, least=0.0
@@ -47,23 +43,7 @@ NARROW = BandConfig(
 ENDLESS = BandConfig(near=2.0, enough=10**9)
 
 
-# ---- the sample and what it bounds
-
-
-def test_the_upper_rate_leaves_the_right_tail() -> None:
-    assert upper_rate(0, 29, 0.95) == pytest.approx(1 - 0.05 ** (1 / 29))
-    assert upper_rate(3, 3, 0.95) == 1
-    assert upper_rate(0, 0, 0.95) == 1
-    rate = upper_rate(1, 10, 0.9)
-    assert (1 - rate) ** 10 + 10 * rate * (1 - rate) ** 9 == pytest.approx(0.1)
-
-
-def test_drawing_depends_on_nothing_but_seed_and_index() -> None:
-    chosen = [i for i in range(4000) if drawn(3, i, 0.1)]
-    assert 320 < len(chosen) < 480
-    assert chosen != [i for i in range(4000) if drawn(4, i, 0.1)]
-    assert not any(drawn(0, i, 0.0) for i in range(1000))
-    assert all(drawn(0, i, 1.0) for i in range(1000))
+# ---- the band and what its sample bounds
 
 
 def answer(index: int, low: float, full: float, threshold: float = 0.1) -> Decision:
@@ -202,38 +182,6 @@ def test_a_missed_test_in_the_sample_is_told() -> None:
 # ---- the search, on a fake network of which low precision is a noisy copy
 
 
-class Fake:
-    def __init__(self, cost: Sequence[float]) -> None:
-        self.graph, self.cost, self.gone, self.measured = GRAPH, cost, set[int](), 0
-
-    def measure(self, trials: Sequence[Trial]) -> list[float]:
-        self.measured += len(trials)
-        return [self.loss(self.gone | set(trial.removed)) for trial in trials]
-
-    def loss(self, gone: set[int]) -> float:
-        """Edges of nodes that no longer reach the logits cost nothing, whether they are gone or not."""
-        used = [False] * len(GRAPH.senders)  # by sender: reaches the logits
-        total = 0.0
-        for receiver in reversed(GRAPH.receivers):
-            read = receiver.kind == "logits" or any(used[sender] for sender in outputs_of(GRAPH, receiver))
-            direct = GRAPH.direct(receiver) if receiver.kind == "head" else None
-            if not read:
-                continue
-            if direct in gone:
-                total += self.cost[direct]
-                continue
-            for sender, edge in enumerate(GRAPH.incoming(receiver)):
-                used[sender] |= edge not in gone
-                total += self.cost[edge] if edge in gone else 0.0
-        return total
-
-    def remove(self, edges: Sequence[int]) -> None:
-        self.gone |= set(edges)
-
-    def window(self, edge: int) -> int:
-        return 8
-
-
 def costs(seed: int, noise: float) -> tuple[list[float], list[float]]:
     draw = random.Random(seed)
     full = [draw.choice([0.0, 0.02, 0.09, 0.1, 0.11, 0.6]) + draw.gauss(0, 0.01) for _ in GRAPH.edges]
@@ -242,17 +190,17 @@ def costs(seed: int, noise: float) -> tuple[list[float], list[float]]:
 
 def run(
     full: Sequence[float], low: Sequence[float], known: Calibration, done: Sequence[Decision] = (), fast: bool = False
-) -> tuple[list[Decision], Fake, Fake]:
-    cheap, exact = Fake(low), Fake(full)
+) -> tuple[list[Decision], Costs, Costs]:
+    cheap, exact = Costs(low), Costs(full)
 
-    def start(engine: Fake, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
+    def start(engine: Costs, done: Sequence[Decision], judge: Judge = as_measured) -> Iterator[Decision]:
         if fast:
             return speculate(engine, Order(), 0.1, done=done, judge=judge)
         return acdc(engine, Order(), 0.1, done=done, judge=judge)
 
     search = banded(
         lambda judge, done: start(cheap, done, judge),
-        lambda done: start(Fake(full), done),
+        lambda judge, done: start(Costs(full), done, judge),
         Auditor(exact, known),
         known,
         done,
@@ -261,7 +209,7 @@ def run(
 
 
 def plain(cost: Sequence[float]) -> list[Decision]:
-    return list(acdc(Fake(cost), Order(), 0.1))
+    return list(acdc(Costs(cost), Order(), 0.1))
 
 
 def verdicts(decisions: Sequence[Decision]) -> list[tuple[int, bool]]:
@@ -304,8 +252,8 @@ def test_the_audit_answers_in_the_state_of_the_search(seed: int) -> None:
     gone: set[int] = set()
     for decision in decisions:
         if decision.audited:
-            assert decision.before == pytest.approx(Fake(full).loss(gone))
-            assert decision.after == pytest.approx(Fake(full).loss(gone | {decision.edge}))
+            assert decision.before == pytest.approx(Costs(full).loss(gone))
+            assert decision.after == pytest.approx(Costs(full).loss(gone | {decision.edge}))
         if decision.removed:
             gone.add(decision.edge)
 
@@ -367,7 +315,9 @@ def test_int4_with_an_endless_band_is_acdc(family: str, engine: Callable[[Proble
         return search(engine(on), Order(), 0.02, focus=lambda e: by(on.graph.edges[e]), done=done, judge=judge)
 
     known = Calibration(ENDLESS, 0.02)
-    audited = list(banded(lambda j, d: start(low, d, j), lambda d: start(full, d), Auditor(engine(full), known), known))
+    audited = list(
+        banded(lambda j, d: start(low, d, j), lambda j, d: start(full, d, j), Auditor(engine(full), known), known)
+    )
     expected = list(start(full, []))
     assert verdicts(audited) == verdicts(expected)
     assert [d.effect for d in audited] == pytest.approx([d.effect for d in expected], abs=1e-9)
@@ -375,7 +325,7 @@ def test_int4_with_an_endless_band_is_acdc(family: str, engine: Callable[[Proble
     assert verdicts(lowly) != verdicts(expected)  # or nothing would be shown
     empty = Calibration(NARROW, 0.02)
     unaudited = list(
-        banded(lambda j, d: start(low, d, j), lambda d: start(full, d), Auditor(engine(full), empty), empty)
+        banded(lambda j, d: start(low, d, j), lambda j, d: start(full, d, j), Auditor(engine(full), empty), empty)
     )
     assert unaudited == lowly
     torch.set_grad_enabled(True)
