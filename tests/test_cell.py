@@ -25,7 +25,7 @@ from pahq.files.sealed import digests
 from pahq.model import codes as codes_module
 from pahq.outcome import judge
 from pahq.recorded import read_recorded
-from pahq.results import FILES, cell_folder, read_journal, read_result
+from pahq.results import FILES, cell_folder, read_journal, read_result, write_result
 
 GOLDEN = Path(__file__).parent / "golden"
 VARYING = ("seconds", "set_up_seconds", "peak_bytes", "resumed")  # of a result: how long and how much, not what
@@ -340,18 +340,21 @@ def test_a_stored_cell_can_be_verified(finished: Path, tmp_path: Path, capsys: p
         (copy / file.name).write_bytes(file.read_bytes())
     lines = (copy / "decisions.jsonl").read_text().splitlines(keepends=True)
     (copy / "decisions.jsonl").write_text("".join(lines[:-1]))
-    assert verify.main([str(copy)]) == 1
-    assert f"{len(lines)} tests, recorded {len(lines) - 1}" in capsys.readouterr().out
+    assert verify.main([str(copy)]) == 2
+    assert f"{copy / 'decisions.jsonl'} is damaged: " in capsys.readouterr().err
+    (copy / "decisions.jsonl").write_text("".join(lines))
     for content, words in (
         ("[]", "is no cell's configuration"),
         ("{", "is not readable JSON"),
         ("{}", "no cell's conf"),
     ):
         (copy / "config.json").write_text(content)
-        assert verify.main([str(copy)]) == 2
-        error = capsys.readouterr().err
-        assert words in error
-        assert len(error.splitlines()) == 1
+        for told in ("config.json is damaged: ", words):
+            assert verify.main([str(copy)]) == 2
+            error = capsys.readouterr().err
+            assert told in error
+            assert len(error.splitlines()) == 1
+            write_result(copy, read_result(copy))  # and where the result names the digest of that
 
 
 def test_absolute_values_count_for_the_margin(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
 from pahq.cell import run_cell
+from pahq.circuit import Circuit
 from pahq.config import RunConfig
 from pahq.errors import PahqError
 from pahq.experiment import compose_runs
@@ -65,13 +66,15 @@ def test_cleaned_edges_are_counted_as_the_cells_ablation_has_it(tmp_path: Path, 
 
 @pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
 def test_cleaned_edges_of_a_real_search_stand_in_the_table(tmp_path: Path, ablation: str) -> None:
-    overrides = ["task=tracr-proportion", f"task.ablation={ablation}", "threshold=0.001", "engine=reference"]
+    overrides = ["task=tracr-proportion", f"task.ablation={ablation}", "threshold=0.1", "engine=reference"]
     [(searched, _)] = compose_runs(overrides)
     result = run_cell(searched, RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
     circuit = json.loads((result.folder / "circuit.json").read_text())
     evaluate(tmp_path, "cleaned", [searched.id])
     [row] = pd.read_parquet(tmp_path / "analysis" / "cleaned" / "cells.parquet").to_dict("records")
     assert row["kept_cleaned"] == result.values["kept_cleaned"] == len(circuit["cleaned"])
+    plain = len(Circuit.read(result.folder / "circuit.json").cleaned())  # as corrupted prompts would have it
+    assert (row["kept_cleaned"] == plain) == (ablation == "corrupted")
 
 
 def test_unfinished_cells_are_listed_with_their_reason(tmp_path: Path) -> None:

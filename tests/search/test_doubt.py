@@ -129,6 +129,7 @@ def test_the_twin_is_never_made_where_nothing_is_near(way: str) -> None:
     found = run(cost, doubts, way)
     assert made == []
     assert doubts.record(found)["sample"] == 0
+    assert doubts.record(found)["beyond"] == 1.0
     assert doubts.record(found)["largest_error"] is None
     doubts.finish()
     assert len(made) == 1
@@ -145,12 +146,14 @@ def test_the_first_near_test_measures_the_sample_so_far_in_order_and_then_itself
     found = run(cost, doubts)
     sampled = [d for d in found[:near] if d.index < LEAST or drawn(0, d.index, SHARE) or _first_of_layer(found, d)]
     tried = [removed[-1] for kind, removed in made[0].asked if kind == "measure" and removed]
-    first = [d.edge for d in sampled] + [order[near]]
-    assert tried[: len(first)] == first
-    layers = {layers_of(GRAPH)(decision.edge) for decision in found[near:]}
-    late = [d.edge for d in found[near:] if d.index >= near and (drawn(0, d.index, SHARE) or _first_of_layer(found, d))]
-    assert len(layers) > 1  # at the first test of each layer what the sample asks for before it is measured
-    assert tried[len(first) :] == [edge for edge in late if edge in tried[len(first) :]] != []
+    expected = [d.edge for d in sampled] + [order[near]]
+    assert tried[: len(expected)] == expected
+    layer = layers_of(GRAPH)
+    renewed = [i for i in range(near + 1, len(found)) if _first_of_layer(found, found[i])]  # each new layer catches up
+    later = [d for d in found[near + 1 : renewed[-1]] if drawn(0, d.index, SHARE) or _first_of_layer(found, d)]
+    assert tried[len(expected) :] == [d.edge for d in later]
+    assert doubts.sampled == len(sampled) + len(later)
+    assert len({layer(d.edge) for d in found}) > 1
 
 
 def _first_of_layer(decisions: Sequence[Decision], one: Decision) -> bool:

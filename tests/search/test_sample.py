@@ -33,12 +33,19 @@ def test_a_larger_share_draws_all_that_a_smaller_one_does() -> None:
     assert all(drawn(1, i, 0.3) for i in range(2000) if drawn(1, i, 0.1))
 
 
-def test_so_many_tests_of_one_kind_would_hardly_have_been_missed_altogether() -> None:
-    assert unseen_share([0.1] * 100, 0.95) == 29 / 100  # .9^28 > .05 > .9^29
-    assert unseen_share([0.1] * 20, 0.95) == 1.0  # all of them might have been
-    assert unseen_share([1.0] * 4, 0.95) == 1 / 4
-    assert unseen_share([1.0] * 50 + [0.02] * 150, 0.95) == 149 / 200  # those that are drawn most seldom
+def test_an_unseen_share_counts_the_tests_that_are_drawn_most_seldom() -> None:
+    assert unseen_share([1.0] * 10, 0.95) == 0.1  # every test is seen: not even one is left
+    assert unseen_share([0.1] * 100, 0.95) == 0.29  # 0.9 ** 28 is above 5%, 0.9 ** 29 below
+    assert unseen_share([0.1] * 20, 0.95) == 1.0  # all 20 may have been missed
     assert unseen_share([], 0.95) == 1.0
-    hidden = range(10, 39)  # 29 of them: how often does a seeded sample of a tenth draw none?
-    missed = sum(not any(drawn(seed, i, 0.1) for i in hidden) for seed in range(2000))
-    assert 0.03 * 2000 < missed < 0.065 * 2000
+    uneven = [0.5] * 50 + [0.01] * 50
+    assert unseen_share(uneven, 0.95) == pytest.approx(0.54)  # 0.99 ** 50 is 61%: four more of the others are needed
+
+
+def test_an_unseen_share_is_as_sure_as_it_says() -> None:
+    """Of many samples, those that miss a share of tests of one kind altogether are at most one in twenty."""
+    shares = [min(0.1, 40 / (i + 1)) for i in range(1000)]
+    share = unseen_share(shares, 0.95)
+    kind = range(1000 - round(share * 1000), 1000)  # the last ones, which are drawn most seldom
+    missed = sum(not any(drawn(seed, i, shares[i]) for i in kind) for seed in range(400))
+    assert missed <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
