@@ -25,7 +25,7 @@ from pahq.model.logs import clean_log_probabilities
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
 LIFT = 2.0**40  # probabilities are held so many times larger: float32 then knows 1e-50 as well as 1
-LARGE = 5e-2  # nats: a mean divergence above it may be off by 1e-7, less than float32's noise in the network
+LARGE = 5e-2  # nats: a mean divergence above it may be off by rounding of exp, some 1e-7 (more where logits are huge)
 
 Part = Callable[[slice], Float[Tensor, "row trial tile"]]  # d' of a tile of the vocabulary
 
@@ -119,7 +119,7 @@ class Vocabulary:
         return (second / self._mass[:, None]).T, (first / self._mass[:, None]).T
 
     def _grown(self, trials: int, d: Part) -> Float[Tensor, "trial row"]:
-        """sum p exp(d') by trial and row, for divergences that rounding of exp (1e-7) is nothing to.
+        """sum p exp(d') by trial and row, for divergences that rounding of exp (some 1e-7) is nothing to.
 
         As sum p (exp(d') - d'), for the sake of errors in d: these enter times expm1(d') here too.
         """
