@@ -70,12 +70,12 @@ test: $(STAMP) $(SMOLLM2) $(TRITON)
 	$(BIN)/snakemake --lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-# Random searches beside a slow implementation of our own in numpy (tests/oracles/numpy_oracle); make test has a short one.
+# Random searches beside a slow implementation of our own in numpy (tests/support/numpy_oracle); make test has a short one.
 oracle: $(STAMP)
-	$(BIN)/python tests/oracles/comparison.py --minutes $(MINUTES) $(if $(CASES),--cases $(CASES))
+	PYTHONPATH=tests $(BIN)/python -m support.comparison --minutes $(MINUTES) $(if $(CASES),--cases $(CASES))
 
 nano: $(STAMP)
-	$(BIN)/python -m pahq.nano --out pahq/data/models/nano
+	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

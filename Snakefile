@@ -8,9 +8,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from pahq.errors import PahqError
-from pahq.experiment import groups
-from pahq.jobs import stability_jobs
-from pahq.workflow import Settings, join_runs
+from pahq.experiments.compose import groups
+from pahq.experiments.jobs import stability_jobs
+from pahq.experiments.workflow import Settings, join_runs
 
 # Rules say `python` and mean the one that runs Snakemake, whether or not its environment is activated. A prefix takes the
 # place of Snakemake's own, without which a command piped into `tee` never fails.

@@ -20,16 +20,16 @@ import torch
 from output import publish
 from torch import Tensor
 
-from pahq.config import CellConfig
+from pahq.config.cell import CellConfig
 from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import cell_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
-from pahq.experiment import compose_runs
-from pahq.metrics import gather_items
+from pahq.experiments.compose import compose_runs
 from pahq.model import load_model
 from pahq.precision.store import focus_of
 from pahq.tasks import build_task
+from pahq.tasks.metrics import gather_items
 
 TASKS = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
 PRECISIONS = ("bf16", "fp8", "fp8-head", "int8", "int8-head", "int4s", "int4", "nf4")

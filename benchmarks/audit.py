@@ -21,14 +21,15 @@ import torch
 from output import publish
 from synthetic import Shape, make_model, make_prompts
 
-from pahq.audited import audit_record
-from pahq.cell import run_cell, search, start_search
-from pahq.circuit import Circuit
-from pahq.config import RunConfig
+from pahq.cell.run import run_cell
+from pahq.circuits.circuit import Circuit
+from pahq.circuits.order import Order
+from pahq.config.cell import RunConfig
 from pahq.engine.problem import build_problem
-from pahq.experiment import compose_runs
+from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, circuit_of
-from pahq.search.order import Order
+from pahq.search.audited import audit_record
+from pahq.search.start import search, start_search
 
 TASKS = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
 

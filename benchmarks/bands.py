@@ -24,14 +24,15 @@ from audit import TASKS
 from output import publish
 from synthetic import Shape, make_model, make_prompts
 
-from pahq.cell import run_cell, search
-from pahq.circuit import Circuit
-from pahq.config import BandConfig, RunConfig
+from pahq.cell.journal import read_journal
+from pahq.cell.run import run_cell
+from pahq.circuits.circuit import Circuit
+from pahq.config.cell import BandConfig, RunConfig
 from pahq.engine.problem import build_problem
-from pahq.experiment import compose_runs
-from pahq.results import read_journal
+from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, is_removed
 from pahq.search.band import Calibration, layers_of
+from pahq.search.start import search
 
 WHOLE = ("method=pahq", "audit=band", "band.share=1", "band.hopeless=1")
 

@@ -31,19 +31,19 @@ from output import publish
 from synthetic import GPT2_XL, LLAMA_3_8B, Shape, make_model, make_prompts
 from torch import Tensor
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import SuffixEngine
-from pahq.metrics import gather_items
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.tasks.metrics import gather_items
 from pahq.tasks.task import Prompts
 
 SHAPES = {"gpt2": Shape(vocabulary=50257), "gpt2-xl": GPT2_XL, "llama-3-8b": LLAMA_3_8B}

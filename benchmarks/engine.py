@@ -23,17 +23,17 @@ from output import publish
 from synthetic import Shape, make_model, make_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
+from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import SuffixEngine
-from pahq.memory import PeakMemory
-from pahq.metrics import gather_items
 from pahq.model.forward import run_senders, sender_outputs
+from pahq.model.memory import PeakMemory
 from pahq.search.acdc import Decision
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.tasks.metrics import gather_items
 
 # Thresholds on the synthetic models: sparse keeps 0.2-0.3% of edges, medium about 1%, dense (with 4 layers) 8%.
 THRESHOLDS = {

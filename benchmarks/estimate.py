@@ -20,7 +20,7 @@ from typing import Any
 
 from output import publish
 
-from pahq.graph import ModelShape, build_graph
+from pahq.circuits.graph import ModelShape, build_graph
 
 PROMPTS, POSITIONS = 16, 15
 RECORDS = {  # density and metric

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from output import publish
 
-from pahq.cell import cell_doubts, load, start_search
-from pahq.config import CellConfig
+from pahq.cell.run import load
+from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig
 from pahq.engine.problem import cell_problem
-from pahq.experiment import compose_runs
+from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, as_measured
-from pahq.search.order import Order
+from pahq.search.start import cell_doubts, start_search
 
 TASKS = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
 THRESHOLDS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

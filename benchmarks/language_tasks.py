@@ -18,12 +18,12 @@ import torch
 from output import publish
 from torch import Tensor
 
-from pahq.cell import load
-from pahq.config import CellConfig
-from pahq.experiment import compose_runs, options
-from pahq.metrics import gather_items, objective
+from pahq.cell.run import load
+from pahq.config.cell import CellConfig
+from pahq.experiments.compose import compose_runs, options
 from pahq.model.forward import logits
 from pahq.model.weights import Model
+from pahq.tasks.metrics import gather_items, objective
 
 CHUNK = 8  # prompts in one forward: logits of all positions would be gigabytes
 RULES = {

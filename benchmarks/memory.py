@@ -32,19 +32,19 @@ import torch
 from output import publish
 from synthetic import Shape, make_model, make_prompts
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.engine.suffix.budget import least_bytes
-from pahq.memory import PeakMemory
-from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.forward import sender_outputs
-from pahq.model.sources import open_model, save_model
+from pahq.model.memory import PeakMemory
+from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
+from pahq.model.sources.find import open_model, save_model
 from pahq.model.weights import Model, ModelConfig
 from pahq.precision.store import focus_of
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
 GPT2 = Shape(vocabulary=50257, tied=True)

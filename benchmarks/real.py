@@ -16,10 +16,10 @@ from typing import Any
 
 from output import publish
 
-from pahq.circuit import Circuit
-from pahq.experiment import cells
+from pahq.cell.files import cell_folder, is_done, read_result
+from pahq.circuits.circuit import Circuit
+from pahq.experiments.compose import cells
 from pahq.files.text import read_json
-from pahq.results import cell_folder, is_done, read_result
 
 FRESH = ("kl", "metric", "value", "clean", "corrupted", "faithfulness")
 BAND = ("share", "overturned", "could_differ", "hopeless", "bits_share")

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from output import publish
 
-from pahq.cell import start_search
 from pahq.engine.problem import build_problem
 from pahq.files.text import read_json
-from pahq.recorded import read_recorded
+from pahq.search.start import start_search
+from pahq.verify.recorded import read_recorded
 
 DEFAULT = Path(__file__).resolve().parents[1] / "tests" / "golden" / "attn2l_t0.008"
 

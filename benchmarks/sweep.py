@@ -19,7 +19,7 @@ import torch
 from output import publish
 
 import pahq
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.tasks import build_task
 
 TASKS = ("ioi", "greaterthan", "docstring", "induction")

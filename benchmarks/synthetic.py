@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import Model, ModelConfig
 from pahq.tasks.task import Prompts, last_items
 

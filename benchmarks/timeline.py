@@ -27,12 +27,12 @@ from output import publish
 from synthetic import make_model, make_prompts
 from torch.profiler import ProfilerActivity, profile
 
-from pahq.cell import start_search
+from pahq.circuits.graph import Receiver
+from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.graph import Receiver
-from pahq.search.order import Order
+from pahq.search.start import start_search
 
 KINDS = {"kernel": "kernel", "gpu_memcpy": "copy", "gpu_memset": "kernel"}
 

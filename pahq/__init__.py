@@ -10,38 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pahq.api import Found, acdc, prompts, read_prompts, sweep
-    from pahq.cell import run_cell
-    from pahq.circuit import Circuit
-    from pahq.config import CellConfig, RunConfig, parse_config
+    from pahq.cell.files import read_result
+    from pahq.cell.run import run_cell
+    from pahq.circuits.circuit import Circuit
+    from pahq.circuits.graph import Graph, ModelShape, build_graph
+    from pahq.config.cell import CellConfig, RunConfig, parse_config
     from pahq.errors import PahqError
-    from pahq.experiment import cells
-    from pahq.graph import Graph, ModelShape, build_graph
+    from pahq.experiments.compose import cells
     from pahq.model import load_model
-    from pahq.replicates.library import stability
-    from pahq.replicates.measures import Stability
-    from pahq.results import read_result
+    from pahq.resamples.library import stability
+    from pahq.resamples.measures import Stability
 
 __version__ = "0.1.1"
 
 _HOMES = {
-    "CellConfig": "pahq.config",
-    "Circuit": "pahq.circuit",
+    "CellConfig": "pahq.config.cell",
+    "Circuit": "pahq.circuits.circuit",
     "Found": "pahq.api",
-    "Graph": "pahq.graph",
-    "ModelShape": "pahq.graph",
+    "Graph": "pahq.circuits.graph",
+    "ModelShape": "pahq.circuits.graph",
     "PahqError": "pahq.errors",
-    "RunConfig": "pahq.config",
-    "Stability": "pahq.replicates.measures",
+    "RunConfig": "pahq.config.cell",
+    "Stability": "pahq.resamples.measures",
     "acdc": "pahq.api",
-    "build_graph": "pahq.graph",
-    "cells": "pahq.experiment",
+    "build_graph": "pahq.circuits.graph",
+    "cells": "pahq.experiments.compose",
     "load_model": "pahq.model",
-    "parse_config": "pahq.config",
+    "parse_config": "pahq.config.cell",
     "prompts": "pahq.api",
     "read_prompts": "pahq.api",
-    "read_result": "pahq.results",
-    "run_cell": "pahq.cell",
-    "stability": "pahq.replicates.library",
+    "read_result": "pahq.cell.files",
+    "run_cell": "pahq.cell.run",
+    "stability": "pahq.resamples.library",
     "sweep": "pahq.api",
 }
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pahq.arguments import Arguments
-from pahq.config import CellConfig, RunConfig, parse_config
+from pahq.config.arguments import Arguments
+from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
-from pahq.fulldisk import told_if_full
+from pahq.files.fulldisk import told_if_full
 
 HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sweep over lists of values
        pahq COMMAND [ARGUMENT ...]       do one of the things below (COMMAND --help tells more)
@@ -87,7 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         sys.stdout.write(f"pahq {__version__}\n")
         return 0
-    from pahq.experiment import compose_runs
+    from pahq.experiments.compose import compose_runs
 
     sweep = any(word in _SWEEP for word in arguments)
     if _for_hydra(arguments):
@@ -108,7 +108,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
     """Run cells one after the other, one line for each that is finished."""
-    from pahq.cell import run_cell
+    from pahq.cell.run import run_cell
 
     for cell, run in runs:
         result = run_cell(cell, run)
@@ -126,7 +126,7 @@ def _doubts(values: Mapping[str, Any]) -> str:
 
 def help_text() -> str:
     """What ``pahq --help`` prints: commands, and the groups as they stand in the configuration folder."""
-    from pahq.experiment import GROUPS, options
+    from pahq.experiments.compose import GROUPS, options
 
     return HELP.format(
         groups="\n".join(f"  {group:<17} {', '.join(options(group))}" for group in GROUPS),
@@ -155,8 +155,8 @@ def _run_in_hydra(arguments: list[str]) -> int:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from pahq.experiment import configuration_folder, hydra_sentence
-    from pahq.typed import as_typed
+    from pahq.experiments.compose import configuration_folder, hydra_sentence
+    from pahq.experiments.typed import as_typed
 
     sweep = any(word in _SWEEP for word in arguments)
     typed = {word.partition("=")[0].lstrip("+") for word in arguments}
@@ -182,36 +182,36 @@ def _run_in_hydra(arguments: list[str]) -> int:
 
 
 def _verify(argv: Sequence[str]) -> int:
-    from pahq.verify import main as verify
+    from pahq.verify.command import main as verify
 
     return verify(argv)
 
 
 def _repair(argv: Sequence[str]) -> int:
-    from pahq.experiment import cells
-    from pahq.repair import main as repair
+    from pahq.experiments.compose import cells
+    from pahq.verify.repair import main as repair
 
     return repair(argv, lambda name: {cell_id: cell.config for cell_id, cell in cells(name).items()})
 
 
 def _stability(argv: Sequence[str]) -> int:
-    from pahq.experiment import groups
-    from pahq.jobs import stability_jobs
-    from pahq.replicates.command import main as stability
+    from pahq.experiments.compose import groups
+    from pahq.experiments.jobs import stability_jobs
+    from pahq.resamples.command import main as stability
 
     return stability(argv, lambda name: {i: job.asked for job in stability_jobs(groups(name)) for i in job.cells})
 
 
 def _evaluate(argv: Sequence[str]) -> int:
     from pahq.analysis.evaluate import main as evaluate
-    from pahq.experiment import cells
+    from pahq.experiments.compose import cells
 
     return evaluate(argv, lambda name: list(cells(name)))
 
 
 def _faithfulness(argv: Sequence[str]) -> int:
-    from pahq.analysis.faithfulness.command import main as faithfulness
-    from pahq.experiment import cells
+    from pahq.experiments.compose import cells
+    from pahq.faithfulness.command import main as faithfulness
 
     return faithfulness(argv, lambda name: list(cells(name)))
 

@@ -14,32 +14,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pahq.asked import Setting, asked, thresholds_of
-from pahq.cell import focus_on, start_search
-from pahq.circuit import Circuit
-from pahq.config import CellConfig
+from pahq.cell.call import check_model, checked, problem_of
+from pahq.cell.precheck import told_when_memory_ends
+from pahq.circuits.circuit import Circuit
+from pahq.circuits.order import Order
+from pahq.config.asked import Setting, thresholds_of
 from pahq.engine.base import Engine
-from pahq.engine.problem import Problem, cell_problem
+from pahq.engine.problem import Problem
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
-from pahq.model.fused import check_fused
-from pahq.model.modelfile import ModelFile
 from pahq.model.weights import Model
-from pahq.precheck import check_memory, told_when_memory_ends
 from pahq.search.acdc import Decision, circuit_of, margin
 from pahq.search.doubt import Doubts
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.search.start import focus_on, start_search
 from pahq.search.sweep import sweep as sweep_thresholds
 from pahq.search.twin import doubts_for, twin_engine
-from pahq.taskcheck import warned_check
 from pahq.tasks import own
 from pahq.tasks.bos import missing_note
-from pahq.tasks.check import check_answers_differ, check_prompts
+from pahq.tasks.check import check_answers_differ
 from pahq.tasks.given import single_tokens, token_rows
 from pahq.tasks.task import Prompts, Task, last_items
 
@@ -86,7 +82,7 @@ def prompts(
     Raises PahqError naming the prompt whose length differs or whose word the model lacks. ``read_prompts`` takes them
     from a file.
     """
-    _check_model(model)
+    check_model(model)
     if bos is not None and not isinstance(bos, str):
         raise PahqError(f"bos: a token's text was expected, not {type(bos).__name__}")
     told = [token_rows(model, text, what, bos) for text, what in ((clean, "clean"), (corrupted, "corrupted"))]
@@ -110,7 +106,7 @@ def read_prompts(model: Model, path: str | Path, *, examples: int | None = None,
     too. Raises PahqError in one sentence, naming row and column: prompts that do not align, an answer of several
     tokens, a word that the model lacks.
     """
-    _check_model(model)
+    check_model(model)
     task = own.read_prompts(model, path, examples=examples, bos=bos)
     _say(*(task.notes or missing_note(model, task.search.clean)))
     return task
@@ -198,44 +194,6 @@ def _found(problem: Problem, decisions: Sequence[Decision], doubts: Doubts) -> F
     return Found(circuit_of(problem.graph, decisions), tuple(decisions), doubts.record(decisions))
 
 
-def checked(model: Model, setting: Setting, threshold: object, **more: Any) -> CellConfig:
-    """A call's values as a cell's configuration, see ``asked``; PahqError in one sentence for what is wrong."""
-    _check_model(model)
-    dtype = model.dtype if isinstance(model, ModelFile) else model.W_E.dtype
-    return asked(setting, threshold, dtype=str(dtype).removeprefix("torch."), **more)
-
-
-def problem_of(model: Model, task: Prompts | Task, cell: CellConfig, *, check: bool = False) -> Problem:
-    """What ``acdc`` searches; PahqError when model, prompts and setting do not fit each other.
-
-    ``check``: a warning where the model does not do the task.
-    """
-    found = prompts_of(task)
-    check_prompts(model.config, found, metric=cell.task.metric, ablation=cell.task.ablation)
-    check_memory(cell, model, found, warn=check)
-    if cell.precision.kernel == "fused":
-        check_fused((model if isinstance(model, ModelFile) else model.W_E).device)
-    if check:
-        warned_check(model, found)
-    with torch.no_grad():
-        return cell_problem(cell, model, found)
-
-
-def prompts_of(task: Prompts | Task) -> Prompts:
-    """The prompts to search on; PahqError for what is neither a task nor prompts."""
-    found = task.search if isinstance(task, Task) else task
-    if not isinstance(found, Prompts):
-        raise PahqError(
-            f"prompts as pahq.prompts or pahq.read_prompts gives them were expected, not {type(found).__name__}"
-        )
-    return found
-
-
 def _say(*notes: str) -> None:
     for note in notes:
         _log.warning("%s", note)
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, Model | ModelFile):
-        raise PahqError(f"a model as pahq.load_model gives it was expected, not {type(model).__name__}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
+from support import small_models
+from support.places import ROOT
 
 import pahq
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.search.acdc import Decision
 from pahq.search.sweep import common_prefix, sweep
 
-SMALL = runpy.run_path(str(Path(__file__).parent / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
 
 def test_engines_agree_and_the_circuit_holds_the_kept_edges():
@@ -90,7 +89,7 @@ def test_faulty_prompts_are_refused_in_one_sentence(change, sentence):
 
 
 def test_the_readme_example_runs():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "pahq.acdc(" in block]
     assert len(blocks) == 1
     scope: dict = {}

@@ -7,32 +7,31 @@ most tests show by building it in.
 from __future__ import annotations
 
 import gc
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support import small_models
 
-from pahq.circuit import Circuit
-from pahq.config import CellConfig, PrecisionConfig
+from pahq.circuits.circuit import Circuit
+from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig, PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
 from pahq.engine.suffix import SuffixEngine
-from pahq.metrics import gather_items, kl
 from pahq.model import open_model, save_model
 from pahq.model.forward import logits
 from pahq.precision.formats import Format, round_trip
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import ATTENTION, NO_FOCUS, Focus, PrecisionStore, focus_of
 from pahq.search.acdc import acdc
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.tasks.metrics import gather_items, kl
 
-SMALL = runpy.run_path(str(Path(__file__).parent / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 STORES = pytest.mark.parametrize("store", ["plain", "packed"])

@@ -16,90 +16,51 @@ import pytest
 import pahq
 
 PACKAGE = Path(pahq.__file__).resolve().parent
-FLOORS = (  # from the ground up; a module belongs to the longest name that fits
-    (
-        "graph",
-        "circuit",
-        "config",
-        "errors",
-        "arguments",
-        "fulldisk",
-        "presets",
-        "promptfile",
-        "modelnames",
-        "sentences",
-        "grids",
-        "jobs",
-    ),
-    ("files",),
-    ("model", "metrics", "results", "memory", "data"),
-    ("tasks", "precision", "published"),
+FLOORS = (  # from the ground up
+    ("errors", "sentences"),
+    ("files", "data"),
+    ("circuits",),
+    ("config",),
+    ("model",),
+    ("tasks", "precision"),
     ("engine",),
     ("search",),
-    (
-        "audited",
-        "outcome",
-        "provenance",
-        "cell",
-        "repair",
-        "tracking",
-        "analysis",
-        "recorded",
-        "verify",
-        "nano",
-        "api",
-        "asked",
-        "precheck",
-        "story",
-        "taskcheck",
-        "replicates",
-    ),
-    ("typed",),
-    ("experiment", "workflow"),
+    ("cell",),
+    ("experiments", "verify", "resamples", "faithfulness"),
+    ("analysis",),
+    ("api",),
     ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 GUESTS = {
-    "hydra": {"__main__", "experiment", "typed"},
-    "omegaconf": {"__main__", "experiment"},
-    "wandb": {"tracking"},
-    "transformer_lens": {"model.load"},
-    "tokenizers": {"model.gguf", "model.load", "model.tokenizer", "tasks.encoder"},
-    "gguf": {"model.gguf"},
-    "transformers": {"model.load", "model.families"},
+    "hydra": {"__main__", "experiments.compose", "experiments.typed"},
+    "omegaconf": {"__main__", "experiments.compose"},
+    "wandb": {"cell.tracking"},
+    "transformer_lens": {"model.sources.huggingface"},
+    "tokenizers": {"model.sources.gguf", "model.sources.huggingface", "model.sources.tokenizer", "tasks.encoder"},
+    "gguf": {"model.sources.gguf"},
+    "transformers": {"model.sources.huggingface"},
     "matplotlib": {"analysis.drawing", "analysis.figures", "analysis.stabilityfigures"},
-    "scipy": {"analysis.faithfulness.bootstrap", "analysis.faithfulness.hypotheses"},
+    "scipy": {"faithfulness.bootstrap", "faithfulness.hypotheses"},
     "triton": {"model.fusedkernel"},
     "snakemake": set(),
 }
+ROOT = {"__main__", "api", "errors", "sentences"}  # all that stands at the package's root, beside its front door
+NO_TORCH_ROOMS = ("circuits", "config", "errors", "experiments", "files", "sentences")
 NO_TORCH = (
-    "graph",
-    "circuit",
-    "config",
-    "errors",
-    "arguments",
-    "fulldisk",
-    "modelnames",
-    "presets",
-    "promptfile",
-    "sentences",
-    "grids",
-    "jobs",
-    "results",
-    "files.text",
-    "files.sealed",
-    "story",
+    "cell.files",
+    "cell.journal",
+    "cell.story",
+    "resamples.command",
+    "resamples.measures",
+    "resamples.variants",
+    "search.acdc",
+    "search.band",
     "search.doubt",
     "search.follow",
     "search.sample",
-    "typed",
-    "experiment",
-    "workflow",
-    "search.acdc",
     "search.speculate",
-    "search.band",
 )
-NO_TORCH += ("replicates.command", "replicates.measures", "replicates.variants")
 
 
 def modules() -> dict[str, Path]:
@@ -164,12 +125,17 @@ def test_every_room_has_a_floor_and_every_floor_its_rooms() -> None:
 
 
 def test_this_test_sees_an_upward_import() -> None:
-    text = "def f():\n    from pahq.cell import run_cell\n    import wandb\n"
-    assert list(imports(ast.parse(text))) == ["pahq.cell.run_cell", "wandb"]
-    assert floor_of("cell") > floor_of("graph")
+    text = "def f():\n    from pahq.cell.run import run_cell\n    import wandb\n"
+    assert list(imports(ast.parse(text))) == ["pahq.cell.run.run_cell", "wandb"]
+    assert floor_of("cell.run") > floor_of("circuits.graph")
+    assert set(NO_TORCH) <= set(MODULES)
 
 
-@pytest.mark.parametrize("name", [name for name in NO_TORCH if name in MODULES])
+def test_only_five_modules_stand_at_the_root() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *ROOT}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in NO_TORCH_ROOMS or name in NO_TORCH])
 def test_no_torch_is_imported(name: str) -> None:
     """Not even through what the module imports."""
     code = f"import sys, pahq.{name}; sys.exit('torch' in sys.modules)"

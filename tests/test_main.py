@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from pahq import __version__, cell
+from pahq import __version__
 from pahq.__main__ import main
-from pahq.config import CellConfig, RunConfig
+from pahq.cell import run as cell
+from pahq.cell.files import SearchResult, cell_folder
+from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
-from pahq.results import SearchResult, cell_folder
 
 SMALL = ("task=tracr-proportion", "task.examples=4", "wandb=disabled")
 

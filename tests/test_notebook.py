@@ -10,6 +10,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+from support import made_cells
 
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.figures import write_figures
@@ -18,12 +19,11 @@ from pahq.analysis.tables import write_tables
 TESTS = Path(__file__).resolve().parent
 TOUR = TESTS.parent / "notebooks" / "tour.py"
 FP8 = TESTS.parent / "notebooks" / "fp8.py"
-MAKE = run_path(str(TESTS / "analysis" / "conftest.py"))
 
 
 def test_tour_executes(tmp_path: Path) -> None:
     root = tmp_path / "results"
-    ids = MAKE["make_experiment"](root, thresholds=(0.01, 0.1))
+    ids = made_cells.make_experiment(root, thresholds=(0.01, 0.1))
     evaluate(root, "synthetic", [*ids, "tracr-reverse/never"])
     write_tables(root, "synthetic")
     write_figures(root, "synthetic")

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-import runpy
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support import small_models
 
 import pahq
-from pahq.config import PrecisionConfig
-from pahq.presets import preset
-from pahq.search.order import Order
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
+from pahq.config.presets import preset
 from pahq.tasks.task import Prompts, last_items
 
-SMALL = runpy.run_path(str(Path(__file__).parent / "oracles" / "small_models.py"))
-MODEL = SMALL["random_model"]("gpt2")  # 11 tokens, 8 positions
+MODEL = small_models.random_model("gpt2")  # 11 tokens, 8 positions
 ROWS, TWINS = [[1, 2, 3], [4, 5, 6]], [[3, 2, 1], [6, 5, 4]]
 GOOD = pahq.prompts(MODEL, ROWS, TWINS, answer=[7, 8], wrong=[8, 7])
 WORDS = pahq.load_model("nano")

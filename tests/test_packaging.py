@@ -16,10 +16,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.places import ROOT
 
 from pahq import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
@@ -80,7 +80,7 @@ def test_the_wheel_holds_configuration_and_data_and_nothing_else(wheel: Path) ->
 
 
 def test_the_wheel_works_from_another_folder(unpacked: Path, tmp_path: Path) -> None:
-    where = run(unpacked, tmp_path, "-c", "import pahq.experiment as e; print(e.configuration_folder())")
+    where = run(unpacked, tmp_path, "-c", "import pahq.experiments.compose as e; print(e.configuration_folder())")
     assert where.stdout.strip() == str(unpacked / "pahq" / "conf")
     shown = run(unpacked, tmp_path, "-m", "pahq", "--help")
     assert shown.returncode == 0

@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from support.places import ROOT
 
-from pahq.experiment import cells, groups
-from pahq.results import read_journal
+from pahq.cell.journal import read_journal
+from pahq.experiments.compose import cells, groups
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.xdist_group("snakemake")  # one worker, since the tests share a finished run
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 

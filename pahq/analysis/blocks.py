@@ -13,9 +13,9 @@ import pandas as pd
 
 from pahq.analysis.evaluate import PUBLISHED
 from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, memory_of, pareto_point, runtime_of
-from pahq.analysis.roc import Curve, Point
 from pahq.analysis.summary import Evaluation, cost_of, kl_of_logits
-from pahq.grids import GRIDS, Grid
+from pahq.circuits.agreement import Curve, Point
+from pahq.experiments.grids import GRIDS, Grid
 
 THRESHOLDS = (0.001, 0.005, 0.01)  # the PAHQ paper's
 ENOUGH = 0.5  # of a grid's thresholds: an area over fewer of them is not called that grid's

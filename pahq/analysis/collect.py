@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from pahq.circuit import Circuit
+from pahq.cell.files import cell_folder
+from pahq.cell.journal import read_journal
+from pahq.cell.story import check_cell
+from pahq.circuits.circuit import Circuit
 from pahq.errors import PahqError
-from pahq.results import cell_folder, read_journal
-from pahq.story import check_cell
 
 BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
 

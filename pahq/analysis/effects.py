@@ -14,7 +14,8 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from pahq.results import JournalLine, cell_folder, read_journal
+from pahq.cell.files import cell_folder
+from pahq.cell.journal import JournalLine, read_journal
 from pahq.search.acdc import is_removed
 
 NAMES = (

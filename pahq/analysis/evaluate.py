@@ -17,13 +17,13 @@ import pandas as pd
 
 from pahq.analysis.collect import Collected, collect
 from pahq.analysis.effects import effect_rows
-from pahq.analysis.frames import analysis_folder, write_parquet
-from pahq.analysis.roc import Agreement, Curve, point
 from pahq.analysis.stability import collect_stability
-from pahq.arguments import Arguments
-from pahq.circuit import Circuit
+from pahq.circuits.agreement import Agreement, Curve, point
+from pahq.circuits.circuit import Circuit
+from pahq.circuits.published import published_circuit
+from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
-from pahq.published import published_circuit
+from pahq.files.frames import analysis_folder, write_parquet
 
 LOG = logging.getLogger(__name__)
 PUBLISHED = "published"

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from pahq.analysis.blocks import on_front
 from pahq.analysis.drawing import LINES, first_row, panels, style_of, with_legend
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
-from pahq.analysis.faithfulness.curve import FRACTIONS, SMALL
-from pahq.analysis.faithfulness.table import by_cell
-from pahq.analysis.frames import replacing
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
-from pahq.arguments import Arguments
+from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
+from pahq.faithfulness.curve import FRACTIONS, SMALL
+from pahq.faithfulness.rows import by_cell
+from pahq.files.frames import replacing
 
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 

@@ -23,7 +23,7 @@ _LOW = {4: ("int4",), 16: ("bf16", "fp16")}  # formats of a width; the PAHQ pape
 class PaperArea:
     """An area under an edge ROC curve (steps, corrupted activations) against the published circuit.
 
-    ``formats``: of the heads out of focus. ``grid``: the thresholds that it belongs to (a name of ``pahq.grids``).
+    ``formats``: of the heads out of focus. ``grid``: its thresholds (a name in ``experiments/grids.py``).
     """
 
     kind: str

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from pahq.analysis.frames import read_parquet
+from pahq.cell.files import cell_folder
 from pahq.errors import PahqError
+from pahq.files.frames import read_parquet
 from pahq.files.sealed import check_digests, read_sealed
-from pahq.results import cell_folder
 
 LABELS = ["id", "series", "task", "method", "precision", "format", "bits", "variant", "threshold", "edges", "kept"]
 _NUMBERS = {  # column: where it stands in stability.json

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.evaluate import BY_CONSTRUCTION, PUBLISHED, is_acdc_by_construction
-from pahq.analysis.faithfulness.table import read_rows
-from pahq.analysis.frames import analysis_folder, read_parquet
 from pahq.errors import PahqError
+from pahq.faithfulness.rows import read_rows
+from pahq.files.frames import analysis_folder, read_parquet
 
 AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"

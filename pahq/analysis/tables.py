@@ -14,14 +14,14 @@ import pandas as pd
 from pahq.analysis.audits import audit_rows
 from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
-from pahq.analysis.faithfulness.table import by_cell, by_series, cell_columns
-from pahq.analysis.frames import write_parquet
 from pahq.analysis.headings import HEADINGS
 from pahq.analysis.notes import NOTES
 from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
-from pahq.arguments import Arguments
+from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
+from pahq.faithfulness.rows import by_cell, by_series, cell_columns
+from pahq.files.frames import write_parquet
 from pahq.files.text import write_atomic
 
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pahq.graph import Graph
+from pahq.circuits.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)

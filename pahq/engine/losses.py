@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pahq.engine.problem import Problem
 from pahq.engine.vocabulary import TILE, Change, KlLosses, NllLosses, ProbabilityLosses, Vocabulary, at_items, rows_of
-from pahq.metrics import Kl, LogitDifference, Margin, NegativeLogLikelihood, ProbabilityDifference, SquaredError
+from pahq.tasks.metrics import Kl, LogitDifference, Margin, NegativeLogLikelihood, ProbabilityDifference, SquaredError
 
 __all__ = ["KlLosses", "Losses", "PlainLosses", "carefully", "finite", "losses_for", "rows_of"]
 

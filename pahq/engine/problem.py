@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config import CellConfig, PrecisionConfig
+from pahq.circuits.graph import Graph, build_graph
+from pahq.config.cell import CellConfig, PrecisionConfig
 from pahq.errors import PahqError, unknown
-from pahq.graph import Graph, build_graph
-from pahq.memory import frugal
-from pahq.metrics import Objective, gather_items, objective
 from pahq.model.finite import watch_run
 from pahq.model.forward import (
     all_streams,
@@ -27,14 +25,16 @@ from pahq.model.forward import (
     unembed,
 )
 from pahq.model.logs import clean_log_probabilities
-from pahq.model.modelfile import ModelFile
+from pahq.model.memory import frugal
 from pahq.model.run import Fixed, Narrow, Run
+from pahq.model.sources.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
 from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
 from pahq.precision.wide import KEPT_BYTES, WideStore, wide_network
+from pahq.tasks.metrics import Objective, gather_items, objective
 from pahq.tasks.task import Prompts
 
 

@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.base import Trial
 from pahq.engine.losses import finite, losses_for, rows_of
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
-from pahq.graph import Graph, Receiver
-from pahq.metrics import gather_items
 from pahq.model.finite import Watch
 from pahq.model.forward import attend, mlp
 from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
+from pahq.tasks.metrics import gather_items
 
 
 class ReferenceEngine:

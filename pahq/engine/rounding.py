@@ -7,7 +7,7 @@ import math
 import torch
 
 from pahq.engine.problem import Problem
-from pahq.metrics import Kl, SquaredError
+from pahq.tasks.metrics import Kl, SquaredError
 
 ROUNDINGS = 4.0  # of the largest logit
 USUAL = 8.0  # how far the largest of some hundred numbers stands out from their spread, and more

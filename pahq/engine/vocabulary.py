@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.engine.problem import Problem
-from pahq.metrics import Kl, NegativeLogLikelihood, ProbabilityDifference
 from pahq.model.forward import normalise
 from pahq.model.logs import clean_log_probabilities
+from pahq.tasks.metrics import Kl, NegativeLogLikelihood, ProbabilityDifference
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
 LIFT = 2.0**40  # probabilities are held so many times larger: float32 then knows 1e-50 as well as 1

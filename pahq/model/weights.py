@@ -15,8 +15,8 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 from torch import Tensor
 
+from pahq.circuits.graph import ModelShape
 from pahq.errors import PahqError
-from pahq.graph import ModelShape
 from pahq.model.codes import Coded
 from pahq.model.fused import Fused
 from pahq.model.rows import take

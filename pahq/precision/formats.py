@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config import FORMATS, SCALES
+from pahq.config.cell import FORMATS, SCALES
 from pahq.errors import PahqError, unknown
 
 FP8_MAX = 448.0

@@ -15,14 +15,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
 from pahq.model.codes import Coded, check_card
 from pahq.model.fused import Fused, check_fused
-from pahq.model.modelfile import ModelFile, spill
 from pahq.model.products import rounded
 from pahq.model.rows import take
+from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.weights import Ends, EndWeights, LayerWeights, Model, ModelConfig, Network, Streamed
 from pahq.precision.calibrated import Grams, calibrate
 from pahq.precision.formats import GROUPS, Format

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.model.modelfile import ModelFile
+from pahq.model.sources.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig
 from pahq.precision.schedule import Wait
 

@@ -15,9 +15,9 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.graph import Edge, Graph
+from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
-from pahq.graph import Edge, Graph
 from pahq.model.codes import LARGEST
 from pahq.model.products import rounded
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network

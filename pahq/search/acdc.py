@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pahq.circuit import Circuit, outputs_of
+from pahq.circuits.circuit import Circuit, outputs_of
+from pahq.circuits.graph import Graph, Receiver
+from pahq.circuits.order import Order, Visit, sender_order, visits
 from pahq.engine.base import Engine, Trial
 from pahq.errors import PahqError
-from pahq.graph import Graph, Receiver
-from pahq.search.order import Order, Visit, sender_order, visits
 
 
 @dataclass(frozen=True, slots=True)

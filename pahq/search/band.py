@@ -26,9 +26,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pahq.config import BandConfig
+from pahq.circuits.graph import Graph
+from pahq.config.cell import BandConfig
 from pahq.engine.base import Engine
-from pahq.graph import Graph
 from pahq.search.acdc import Decision, Judge, as_measured, is_removed, margin
 from pahq.search.doubt import Doubts
 from pahq.search.follow import Follower

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from itertools import groupby
 
+from pahq.circuits.graph import Graph
 from pahq.engine.base import Engine, Trial
-from pahq.graph import Graph
 
 
 class Follower:

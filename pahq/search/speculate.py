@@ -14,10 +14,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
+from pahq.circuits.order import Order, Visit, visits
 from pahq.engine.base import Engine, Trial
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
-from pahq.search.order import Order, Visit, visits
 
 # Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
 FIRST_GUESS = {"logits": 0.5, "mlp": 0.1, "direct": 0.2, "head": 0.03}

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import unknown
-from pahq.metrics import objective
 from pahq.model.weights import Reader
 from pahq.tasks import docstring, greaterthan, induction, ioi, own, tracr
+from pahq.tasks.metrics import objective
 from pahq.tasks.task import Prompts, Task
 
 TASKS: dict[str, Callable[[TaskConfig, Reader, int], Task]] = {

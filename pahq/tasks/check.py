@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.metrics import objective
 from pahq.model.weights import ModelConfig
+from pahq.tasks.metrics import objective
 from pahq.tasks.task import Prompts
 
 

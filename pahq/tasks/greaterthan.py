@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError
 from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of

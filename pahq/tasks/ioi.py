@@ -13,7 +13,7 @@ from random import Random
 
 import torch
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.model.weights import Reader
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.english import lexicon_of

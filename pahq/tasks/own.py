@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
+from pahq.config.promptfile import Pair, cut, read_pairs
 from pahq.errors import PahqError
 from pahq.model.weights import Reader
-from pahq.promptfile import Pair, cut, read_pairs
 from pahq.tasks.bos import begun_note
 from pahq.tasks.encoder import Encoder, encoder_of
 from pahq.tasks.task import Prompts, Task, last_items

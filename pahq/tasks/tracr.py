@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError, unknown
 from pahq.model.weights import Reader
 from pahq.tasks.task import Prompts, Task

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 import pandas as pd
+from support import made_cells
 
 from pahq.analysis.audits import NAMES
 from pahq.analysis.blocks import models_frame
@@ -15,10 +15,9 @@ from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
-from pahq.config import BandConfig
+from pahq.config.cell import BandConfig
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 EDGES = sorted(graph_of(TASK).edge_index)[:6]
 BAND = {"kind": "band", "share": 0.2, "overturned": 3, "could_differ": 1.5, "bits_share": 0.4, "hopeless": False}

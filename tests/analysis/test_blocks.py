@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from runpy import run_path
 
 import pandas as pd
 import pytest
+from support import made_cells
 
 from pahq.analysis.blocks import (
     blocks,
@@ -23,12 +23,11 @@ from pahq.analysis.evaluate import evaluate, is_acdc_by_construction
 from pahq.analysis.paper import AREAS, NOT_PUBLISHED
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
+from pahq.circuits.published import published_circuit
 from pahq.errors import PahqError
-from pahq.grids import GRIDS, log_grid
-from pahq.published import published_circuit
+from pahq.experiments.grids import GRIDS, log_grid
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TRACR, NANO = "tracr-reverse", "nano-docstring"
 TRUTH = sorted(published_circuit(TRACR, graph_of(TRACR)) or ())
 WRONG = sorted(set(graph_of(TRACR).edge_index) - set(TRUTH))

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from runpy import run_path
 
 import pandas as pd
 import pytest
+from support import made_cells
 
 from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
-from pahq.cell import run_cell
-from pahq.circuit import Circuit
-from pahq.config import RunConfig
+from pahq.cell.files import read_result, write_result
+from pahq.cell.run import run_cell
+from pahq.circuits.circuit import Circuit
+from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
-from pahq.experiment import compose_runs
-from pahq.results import read_result, write_result
+from pahq.experiments.compose import compose_runs
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 EDGES = ["embed->a0.h1<v>", "a0.h1<v>", "a0.h1->logits"]
 

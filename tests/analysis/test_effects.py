@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 import pandas as pd
 import pytest
+from support import made_cells
 
 from pahq.analysis.effects import NAMES, ONCE, REMEASURED
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.tables import write_tables
-from pahq.config import BandConfig
-from pahq.results import read_result, write_result
+from pahq.cell.files import read_result, write_result
+from pahq.config.cell import BandConfig
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 EDGES = sorted(graph_of(TASK).edge_index)[:6]
 BAND = {"kind": "band", "share": 1.0, "overturned": 1, "could_differ": 0.0, "bits_share": 1.4, "hopeless": False}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from runpy import run_path
 
 import pandas as pd
 import pytest
+from support import made_cells
 
 from pahq.analysis.evaluate import evaluate, main
-from pahq.analysis.frames import analysis_folder, read_parquet
+from pahq.circuits.published import published_circuit
 from pahq.errors import PahqError
-from pahq.published import published_circuit
+from pahq.files.frames import analysis_folder, read_parquet
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TRACR, NANO = "tracr-reverse", "nano-induction"
 TRUTH = sorted(published_circuit(TRACR, graph_of(TRACR)) or ())
 WRONG = sorted(set(graph_of(TRACR).edge_index) - set(TRUTH))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from runpy import run_path
 
 import pytest
 from matplotlib.figure import Figure
+from support import made_cells
 
 from pahq.analysis.drawing import COLOURS
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.figures import FIGURES, bits_figure, edges_figure, main, roc_figure, write_figures
 from pahq.analysis.summary import Evaluation, summarise
+from pahq.circuits.published import published_circuit
 from pahq.errors import PahqError
-from pahq.published import published_circuit
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TRACR, NANO = "tracr-reverse", "nano-induction"
 TRUTH = sorted(published_circuit(TRACR, graph_of(TRACR)) or ())
 WRONG = sorted(set(graph_of(TRACR).edge_index) - set(TRUTH))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from runpy import run_path
 
 import pandas as pd
 import pytest
+from support import made_cells
 
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.frames import write_parquet
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import circuit_table, stability_table, write_tables
-from pahq.circuit import Circuit
+from pahq.circuits.circuit import Circuit
 from pahq.errors import PahqError
+from pahq.files.frames import write_parquet
 from pahq.files.sealed import digests, write_sealed
-from pahq.replicates.cells import inclusion_frame
-from pahq.replicates.measures import Stability
+from pahq.resamples.cells import inclusion_frame
+from pahq.resamples.measures import Stability
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 A, B, C, *_ = map(str, graph_of(TASK).edges)
 

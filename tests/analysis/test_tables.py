@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from runpy import run_path
 
 import pandas as pd
 import pytest
+from support import made_cells
 
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.paper import NOT_PUBLISHED, paper_area
@@ -15,8 +15,7 @@ from pahq.analysis.summary import Evaluation, label, summarise
 from pahq.analysis.tables import main, markdown_table, write_tables
 from pahq.errors import PahqError
 
-MAKE = run_path(str(Path(__file__).with_name("conftest.py")))
-config, cell, graph_of = MAKE["make_config"], MAKE["make_cell"], MAKE["graph_of"]
+config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 NANO = "nano-induction"
 NAMES = sorted(graph_of(NANO).edge_index)
 

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import synthetic
 import torch
+from support import small_models
+from support.places import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.losses import losses_for
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine, budget, engine
 from pahq.engine.suffix.budget import GIB, least_bytes, plan, reference_bytes
 from pahq.errors import PahqError
-from pahq.replicates.resample import resample
-from pahq.search.order import Order
+from pahq.resamples.resample import resample
 from pahq.search.speculate import speculate
 
-ROOT = Path(__file__).parents[2]
-SMALL = runpy.run_path(str(ROOT / "tests" / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
-SYNTHETIC = runpy.run_path(str(ROOT / "benchmarks" / "synthetic.py"))
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
 MEASURE = """
 import sys
 sys.path.insert(0, "benchmarks")
 from synthetic import Shape, make_model, make_prompts
-from pahq.memory import PeakMemory
+from pahq.model.memory import PeakMemory
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine
-from pahq.search.order import Order
+from pahq.circuits.order import Order
 from pahq.search.speculate import speculate
 import torch
 torch.set_num_threads(1)
@@ -93,8 +91,8 @@ def test_a_ceiling_takes_from_windows_and_from_what_is_kept():
 
 
 def test_without_a_ceiling_a_search_takes_what_the_reference_would():
-    shape = SYNTHETIC["Shape"](layers=3, heads=8, d_model=256, d_head=32, vocabulary=503)
-    problem = build_problem(SYNTHETIC["make_model"](shape), SYNTHETIC["make_prompts"](shape, 16), metric="kl")
+    shape = synthetic.Shape(layers=3, heads=8, d_model=256, d_head=32, vocabulary=503)
+    problem = build_problem(synthetic.make_model(shape), synthetic.make_prompts(shape, 16), metric="kl")
     assert plan(problem, None).peak_bytes <= reference_bytes(problem) + (32 << 20)
 
 
@@ -112,8 +110,8 @@ def test_a_tight_search_gives_back_the_heap_and_one_with_room_does_not(monkeypat
 
 @pytest.mark.parametrize("metric", ["kl", "logit_diff"])
 def test_a_card_s_windows_and_tiles_take_the_same_decisions(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = SYNTHETIC["Shape"](layers=3, heads=8, d_model=128, d_head=16, vocabulary=60_000)
-    problem = build_problem(SYNTHETIC["make_model"](shape), SYNTHETIC["make_prompts"](shape, 16), metric=metric)
+    shape = synthetic.Shape(layers=3, heads=8, d_model=128, d_head=16, vocabulary=60_000)
+    problem = build_problem(synthetic.make_model(shape), synthetic.make_prompts(shape, 16), metric=metric)
     found, engines, widths = [], [], []
     for sizes in (budget.CPU, budget.CARD):
         monkeypatch.setattr(budget, "sizes_for", lambda device, sizes=sizes: sizes)
@@ -150,8 +148,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("metric", ["kl", "nll", "prob_diff", "logit_diff", "mse"])
 def test_no_loss_holds_all_logits(metric: str) -> None:
     """So that a budget need not count them: the vocabulary goes by in tiles, whatever the metric."""
-    shape = SYNTHETIC["Shape"](layers=2, heads=4, d_model=64, d_head=16, vocabulary=60_000)
-    model, prompts = SYNTHETIC["make_model"](shape), SYNTHETIC["make_prompts"](shape, 8)
+    shape = synthetic.Shape(layers=2, heads=4, d_model=64, d_head=16, vocabulary=60_000)
+    model, prompts = synthetic.make_model(shape), synthetic.make_prompts(shape, 8)
     if metric == "prob_diff":
         prompts = replace(prompts, targets={"sign": torch.randint(-1, 2, (8, 60_000)).float()})
     if metric == "mse":
@@ -170,11 +168,11 @@ def test_no_loss_holds_all_logits(metric: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("heads", ["float32", "int8"])
 def test_a_search_on_a_gpu_stays_below_its_ceiling(heads: str) -> None:
-    shape = SYNTHETIC["Shape"](layers=4, heads=8, d_model=256, d_head=32, vocabulary=50_000)
-    prompts = SYNTHETIC["make_prompts"](shape, 24)
+    shape = synthetic.Shape(layers=4, heads=8, d_model=256, d_head=32, vocabulary=50_000)
+    prompts = synthetic.make_prompts(shape, 24)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    model = SYNTHETIC["make_model"](shape).to(device="cuda")
+    model = synthetic.make_model(shape).to(device="cuda")
     policy = PrecisionConfig(name=heads, heads=heads, scales="row")
     problem = build_problem(model, prompts, metric="kl", precision=policy, store="packed")
     found = []

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support import small_models
 
-from pahq.config import CellConfig, PrecisionConfig, RunConfig
+from pahq.config.cell import CellConfig, PrecisionConfig, RunConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
-from pahq.model.sources import save_model
+from pahq.model.sources.find import save_model
 from pahq.tasks.task import Prompts, last_items
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
 
 def with_layer(model, index: int, **changes):
@@ -78,8 +77,8 @@ def test_a_search_stops_where_a_circuit_overflows(engine) -> None:
 
 
 def test_a_cell_is_not_called_done(tmp_path: Path) -> None:
-    from pahq.cell import run_cell
-    from pahq.experiment import compose_runs
+    from pahq.cell.run import run_cell
+    from pahq.experiments.compose import compose_runs
     from pahq.model import load_model
 
     model = load_model("nano")

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import random_model, random_prompts
+from support.small_models import random_model, random_prompts
 from torch import Tensor
 
+from pahq.circuits.graph import Receiver
 from pahq.engine.base import Trial
 from pahq.engine.losses import KlLosses, PlainLosses, carefully, finite, losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.engine.suffix.headlogits import HeadLogits
-from pahq.graph import Receiver
-from pahq.metrics import gather_items
+from pahq.tasks.metrics import gather_items
 
 NORMS = {"layer": "gpt2", "rms": "llama", "none": "tracr"}
 METRICS = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
+from support import small_models
 
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
-from pahq.metrics import gather_items
 from pahq.model.forward import logits, unembed
+from pahq.tasks.metrics import gather_items
 from pahq.tasks.task import Prompts, last_items
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
+from support import small_models
+from support.patched_forward import circuit_logits as slow_logits
 
-from pahq.circuit import Circuit
-from pahq.config import PrecisionConfig
+from pahq.circuits.circuit import Circuit
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine import reference
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits, logits_in_parts
-from pahq.metrics import gather_items
 from pahq.model.forward import logits
 from pahq.model.weights import Model
 from pahq.precision.store import PrecisionStore, focus_of
 from pahq.search.acdc import Decision, acdc
-from pahq.search.order import Order
+from pahq.tasks.metrics import gather_items
 from pahq.tasks.task import Prompts
 
-ORACLES = Path(__file__).parents[1] / "oracles"
-SMALL = runpy.run_path(str(ORACLES / "small_models.py"))
-slow_logits = runpy.run_path(str(ORACLES / "patched_forward.py"))["circuit_logits"]
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
-FAMILIES = pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
+FAMILIES = pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
 ABLATIONS = pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")

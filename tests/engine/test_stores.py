@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,25 +15,25 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import small_models
+from support.places import ROOT
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
 from pahq.model import open_model, save_model
-from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import Model, ModelConfig
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, acdc
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = runpy.run_path(str(ROOT / "tests" / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
 FP8 = PrecisionConfig(name="fp8", heads="fp8", scales="row", mlp="float32")
@@ -56,7 +55,7 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
 
 
 @pytest.mark.parametrize("engine", ["reference", "suffix"])
-@pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
+@pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
 @pytest.mark.parametrize(
     ("policy", "focus"),
     [
@@ -143,11 +142,11 @@ WIDE = ModelConfig(
 CHILD = """
 import json, sys, torch
 from pathlib import Path
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.memory import PeakMemory, frugal, give_back
+from pahq.model.memory import PeakMemory, frugal, give_back
 from pahq.model import load_model, open_model
 from pahq.tasks.task import Prompts, last_items
 
@@ -167,7 +166,7 @@ def run(source, store):
     return problem, losses
 
 torch.set_num_threads(1)
-from pahq.model.sources import save_model
+from pahq.model.sources.find import save_model
 import os
 small = os.environ["SMALL"]
 run(open_model(small), "packed"); run(load_model(small), "plain")  # what libraries take once

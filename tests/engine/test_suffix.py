@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import gc
-import runpy
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import small_models
+from support.places import GOLDEN
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.graph import Receiver
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
-from pahq.graph import Receiver
 from pahq.precision.store import focus_of
-from pahq.recorded import read_recorded
 from pahq.search.acdc import Decision, acdc
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
+from pahq.verify.recorded import read_recorded
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-FAMILIES, random_model, random_prompts = SMALL["FAMILIES"], SMALL["random_model"], SMALL["random_prompts"]
-GOLDEN = Path(__file__).parents[1] / "golden"
+FAMILIES, random_model, random_prompts = small_models.FAMILIES, small_models.random_model, small_models.random_prompts
 WAYS = {"one": {"widest": 1}, "fixed": {"adaptive": False}, "adaptive": {}}
 
 problems = st.fixed_dictionaries(

@@ -7,21 +7,18 @@ index by a list among them, which would have to be sent to the GPU.
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
+from support import small_models
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-FAMILIES, random_model, random_prompts = SMALL["FAMILIES"], SMALL["random_model"], SMALL["random_prompts"]
+FAMILIES, random_model, random_prompts = small_models.FAMILIES, small_models.random_model, small_models.random_prompts
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique")
 
 

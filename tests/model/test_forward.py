@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.places import GOLDEN
+from support.plain_forward import logits as ORACLE
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.assembly import model_from_tensors, tensor_shapes
 from pahq.model.forward import (
     after_attention,
     attend,
@@ -27,10 +26,9 @@ from pahq.model.forward import (
     unembed,
 )
 from pahq.model.run import Fixed, Run
+from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import Model, ModelConfig
 
-ORACLE = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "plain_forward.py"))["logits"]
-GOLDEN = Path(__file__).parents[1] / "golden"
 TOKENS = torch.tensor([[3, 7, 4, 0, 10, 1], [8, 8, 5, 2, 9, 1]])
 
 _SIZES: dict[str, Any] = {
@@ -104,7 +102,7 @@ def test_logits_equal_an_independent_forward(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tracr_reverse", "tracr_proportion"])
 def test_compiled_programs_equal_an_independent_forward(name: str) -> None:
-    from pahq.recorded import read_recorded
+    from pahq.verify.recorded import read_recorded
 
     run = read_recorded(GOLDEN / name)[0]
     model, tokens = run.model.to(dtype=torch.float64), run.prompts.clean[:6]
@@ -113,7 +111,7 @@ def test_compiled_programs_equal_an_independent_forward(name: str) -> None:
 
 
 def test_recorded_log_probabilities_are_met() -> None:
-    from pahq.recorded import read_recorded
+    from pahq.verify.recorded import read_recorded
 
     run = read_recorded(GOLDEN / "attn2l_t0.008")[0]
     recorded = load_file(GOLDEN / "attn2l_t0.008" / "reference.safetensors")["base_logprobs_last"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support import small_models
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
@@ -25,11 +26,9 @@ from pahq.precision.packed import pack, unpack
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import NO_FOCUS, PrecisionStore, focus_of
 from pahq.search.acdc import acdc
-from pahq.search.order import Order
 
 pytest.importorskip("triton", reason="make triton installs what these tests need")
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 FORMATS = (
     "int8-row",
     "int8-head",

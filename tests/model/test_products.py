@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import runpy
 import struct
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.small_models import random_model
 
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.codes import LARGEST, Coded, check_card, encode, multiply
 from pahq.model.forward import mlp, project
@@ -20,7 +19,6 @@ from pahq.model.products import PRODUCTS, product, rounded
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import NO_FOCUS, PrecisionStore
 
-random_model = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))["random_model"]
 MANTISSA = {"tf32": 10, "bf16": 7}
 LOW = pytest.mark.parametrize("products", sorted(MANTISSA))
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+from pahq.config.modelnames import PACKAGED
 from pahq.model import load_model
 from pahq.model.forward import logits
-from pahq.model.packaged import packaged_folder
-from pahq.model.sources import save_model
+from pahq.model.sources.find import save_model
+from pahq.model.sources.packaged import packaged_folder
 from pahq.model.weights import Model
-from pahq.modelnames import PACKAGED
 from pahq.precision.formats import Format, round_trip
 
 pytestmark = [

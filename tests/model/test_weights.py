@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from pahq.errors import PahqError
-from pahq.model import assembly
-from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.sources import assembly
+from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import ModelConfig
 
 BASE: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,12 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import small_models
 from torch import Tensor
 
-from pahq.config import PrecisionConfig, TaskConfig
+from pahq.config.cell import PrecisionConfig, TaskConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
-from pahq.metrics import gather_items
 from pahq.model import load_model, open_model, save_model
 from pahq.model.forward import embeddings, final_stream, normalise, run_senders
 from pahq.model.run import Run
@@ -29,10 +28,10 @@ from pahq.precision.formats import Format, dequantise, quantise
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import ATTENTION, NO_FOCUS, PrecisionStore
 from pahq.tasks import build_task
+from pahq.tasks.metrics import gather_items
 from pahq.tasks.task import Prompts
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 FORMS = [
     *(Format("fp8"), Format("fp8", "head"), Format("fp8", "none"), Format("int8"), Format("int8", "head")),
     *(Format("int4", "group32"), Format("int4", "row"), Format("int4s", "group32"), Format("nf4", "group64")),
@@ -167,7 +166,7 @@ def before(model: Model, run: Run, index: int) -> Tensor:
 
 
 @pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
-@pytest.mark.parametrize("family", sorted(SMALL["FAMILIES"]))
+@pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
 def test_levels_follow_what_heads_read_in_the_clean_and_in_the_ablated_run(family: str, ablation: str) -> None:
     """Shortformer's q and k read positions too, W_O reads z; embeddings may be split and their positions permuted."""
     model = random_model(family, dtype=torch.float32)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import round_trips
 from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.precision.formats import Format, nf4_levels, round_trip
 from pahq.precision.packed import pack, pack_parts, unpack
 
-TWIN = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "round_trips.py"))
 ALL = [
     ("float32", "row"), ("bf16", "row"), ("fp16", "row"), ("fp8", "row"), ("fp8", "head"), ("fp8", "none"),
     ("int8", "row"), ("int8", "head"), ("int4", "group32"), ("int4", "row"), ("int4", "head"),
@@ -51,7 +48,7 @@ def test_what_is_unpacked_is_the_round_trip_bit_by_bit(name: str, scales: str, w
     form = Format(name, scales)
     packed, expected = pack(w, form), round_trip(w, form)
     assert torch.equal(bits(unpack(packed)), bits(expected))
-    twin = TWIN["round_trip"](w, name, scales)
+    twin = round_trips.round_trip(w, name, scales)
     if name == "nf4":
         assert torch.allclose(expected, twin, rtol=1e-6, atol=0)  # the printed table has float32's last digits
     else:
@@ -65,7 +62,7 @@ def test_what_is_unpacked_is_the_round_trip_bit_by_bit(name: str, scales: str, w
 
 
 def test_the_printed_table_of_nf4_is_met() -> None:
-    assert torch.allclose(nf4_levels(), torch.tensor(TWIN["NF4"]), atol=1e-6)
+    assert torch.allclose(nf4_levels(), torch.tensor(round_trips.NF4), atol=1e-6)
 
 
 @EVERY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import runpy
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -12,13 +11,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.small_models import random_model
 from torch import Tensor
 
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model import open_model, save_model
-from pahq.model.modelfile import ModelFile, spill
 from pahq.model.products import rounded
+from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.weights import LayerWeights, Model
 from pahq.precision import packedstore
 from pahq.precision.packedstore import PackedStore
@@ -26,7 +26,6 @@ from pahq.precision.schedule import Threaded, Wait
 from pahq.precision.slots import FocusSlots, PinnedMaster, StaleWeights
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, PrecisionStore
 
-random_model = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))["random_model"]
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 POLICIES = [
     INT8,

@@ -6,20 +6,20 @@ would run it. One that is not ordered behind the writer of what it reads, or the
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import small_models
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pahq.config import PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
@@ -31,11 +31,9 @@ from pahq.precision.packedstore import PackedStore
 from pahq.precision.schedule import Serial, Streams, Threaded, schedule_of
 from pahq.precision.slots import PinnedMaster
 from pahq.precision.store import focus_of
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 FAMILY = pytest.mark.parametrize("family", ["gpt2", "llama"])
 CPU = torch.device("cpu")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
+from support.small_models import random_model
 
-from pahq.config import PrecisionConfig
-from pahq.graph import ModelShape, build_graph
+from pahq.circuits.graph import ModelShape, build_graph
+from pahq.config.cell import PrecisionConfig
 from pahq.precision.formats import Format, round_trip
 from pahq.precision.store import NO_FOCUS, PrecisionStore, focus_of
 
-random_model = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))["random_model"]
 INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
 QUERY, KEY_VALUE = ("W_Q", "W_O"), ("W_K", "W_V")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import FAMILIES, random_model, random_prompts
+from support.small_models import FAMILIES, random_model, random_prompts
 
-from pahq.config import PrecisionConfig
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pahq.circuits.graph import Graph, ModelShape, build_graph
+from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.errors import PahqError
-from pahq.graph import Graph, ModelShape, build_graph
 from pahq.search.acdc import Decision, acdc, circuit_of, is_removed, margin
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
 SHAPE = ModelShape(2, 2, 2, True)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support import small_models
 
-from pahq.config import CellConfig, RunConfig
+from pahq.cell.journal import read_journal
+from pahq.circuits.graph import Graph, ModelShape, build_graph
+from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
-from pahq.graph import Graph, ModelShape, build_graph
-from pahq.results import read_journal
 from pahq.search.acdc import Decision, acdc
 from pahq.search.audit import audit
 from pahq.search.doubt import COUNT, SHARE
-from pahq.search.order import Order
 from pahq.search.sample import unseen_share
 from pahq.search.speculate import speculate
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
 
 class Additive:
@@ -69,8 +68,8 @@ def test_float64_confirms_a_float32_search_of_the_suffix_engine():
 
 
 def test_a_cell_says_what_its_audit_found(tmp_path: Path):
-    from pahq.cell import run_cell
-    from pahq.experiment import compose_runs
+    from pahq.cell.run import run_cell
+    from pahq.experiments.compose import compose_runs
 
     ((cell, _),) = compose_runs(["task=tracr-proportion", "method=acdc", "threshold=0.01", "audit=float64"])
     assert isinstance(cell, CellConfig)
@@ -85,8 +84,8 @@ def test_a_cell_says_what_its_audit_found(tmp_path: Path):
 
 @pytest.mark.parametrize("engine", ["suffix", "reference"])
 def test_a_cell_says_how_far_carried_losses_drifted(tmp_path: Path, engine: str):
-    from pahq.cell import run_cell
-    from pahq.experiment import compose_runs
+    from pahq.cell.run import run_cell
+    from pahq.experiments.compose import compose_runs
 
     wanted = ["task=nano-ioi", "method=acdc", "threshold=0.1", "task.examples=4", f"engine.name={engine}"]
     ((cell, _),) = compose_runs(wanted)
@@ -104,10 +103,11 @@ def test_a_cell_says_how_far_carried_losses_drifted(tmp_path: Path, engine: str)
 
 def test_drift_is_told_and_noise_is_measured_apart_from_it():
     """The same code again, once per layer, says how far carried losses went astray: nothing of what float64 says."""
-    from pahq.cell import cell_doubts, load, search
+    from pahq.cell.outcome import certainty
+    from pahq.cell.run import load
     from pahq.engine.problem import cell_problem
-    from pahq.experiment import compose_runs
-    from pahq.outcome import certainty
+    from pahq.experiments.compose import compose_runs
+    from pahq.search.start import cell_doubts, search
 
     ((cell, _),) = compose_runs(["task=tracr-reverse", "method=acdc", "threshold=0.01"])
     model, task = load(cell, "cpu")
@@ -123,8 +123,8 @@ def test_drift_is_told_and_noise_is_measured_apart_from_it():
 @pytest.mark.parametrize("doubts", ["float64", "leave"])
 @pytest.mark.parametrize("engine", ["suffix", "reference"])
 def test_the_certainty_of_a_cell_is_what_its_journal_says(tmp_path: Path, engine: str, doubts: str):
-    from pahq.cell import run_cell
-    from pahq.experiment import compose_runs
+    from pahq.cell.run import run_cell
+    from pahq.experiments.compose import compose_runs
 
     wanted = ["task=nano-ioi", "method=acdc", "threshold=1e-7", "task.examples=2", f"engine.name={engine}"]
     ((cell, _),) = compose_runs([*wanted, f"engine.doubts={doubts}"])

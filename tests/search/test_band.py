@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-import runpy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cost_engines import GRAPH, Costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import small_models
+from support.cost_engines import GRAPH, Costs
 
-from pahq.config import BandConfig, PrecisionConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import BandConfig, PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
@@ -30,12 +30,10 @@ from pahq.search.band import (
     record,
     unaudited_sample,
 )
-from pahq.search.order import Order
 from pahq.search.sample import drawn, upper_rate
 from pahq.search.speculate import speculate
 
-SMALL = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "small_models.py"))
-random_model, random_prompts = SMALL["random_model"], SMALL["random_prompts"]
+random_model, random_prompts = small_models.random_model, small_models.random_prompts
 EARLY = BandConfig(share=0.1, near=0.3, first=3, confidence=0.9)
 NARROW = BandConfig(
     share=0.0, first=0, near=1e-300, least=0.0

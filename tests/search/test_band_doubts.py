@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from cost_engines import GRAPH, Costs, making
+from support.cost_engines import GRAPH, Costs, making
 
-from pahq.config import BandConfig
+from pahq.circuits.order import Order
+from pahq.config.cell import BandConfig
 from pahq.search.acdc import Decision, acdc
 from pahq.search.band import Auditor, Calibration, banded, layers_of
 from pahq.search.doubt import Doubts, Noise
-from pahq.search.order import Order
 from pahq.search.speculate import speculate
 
 EARLY = BandConfig(share=0.1, near=0.3, first=3, confidence=0.9)

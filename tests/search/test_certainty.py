@@ -14,17 +14,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import FAMILIES, random_model, random_prompts
+from support.small_models import FAMILIES, random_model, random_prompts
 
-from pahq.cell import cell_doubts, focus_on, load, search, start_search
-from pahq.config import PrecisionConfig
+from pahq.cell.run import load
+from pahq.circuits.order import Order
+from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.experiment import compose_runs
+from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, is_removed, margin
 from pahq.search.doubt import Doubts
-from pahq.search.order import Order
+from pahq.search.start import cell_doubts, focus_on, search, start_search
 from pahq.search.twin import doubts_for
 
 SEEDS = range(70)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from cost_engines import GRAPH, Costs, making
+from support.cost_engines import GRAPH, Costs, making
 
+from pahq.circuits.order import Order
 from pahq.search.acdc import Decision, acdc
 from pahq.search.band import layers_of
 from pahq.search.doubt import CONFIDENCE, COUNT, LEAST, QUIET, SAFETY, SHARE, Doubts, Noise
-from pahq.search.order import Order
 from pahq.search.sample import drawn, unseen_share
 from pahq.search.speculate import speculate
 

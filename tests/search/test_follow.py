@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from cost_engines import GRAPH, Costs
+from support.cost_engines import GRAPH, Costs
 
-from pahq.graph import Receiver
+from pahq.circuits.graph import Receiver
+from pahq.circuits.order import Order, visits
 from pahq.search.acdc import visit_edges
 from pahq.search.follow import Follower
-from pahq.search.order import Order, visits
 
 COST = [2.0**-i for i in range(len(GRAPH.edges))]  # every sum tells what is in it
 LOGITS = list(GRAPH.incoming(Receiver("logits")))[::-1]

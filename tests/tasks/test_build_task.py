@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError
 from pahq.model import load_model
 from pahq.tasks import TASKS, build_task

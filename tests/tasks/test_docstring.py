@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.tasks import docstring
 from pahq.tasks.words import ARGUMENTS
 

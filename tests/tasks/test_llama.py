@@ -5,25 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.llama_tokenizer import llama_tokenizer as LLAMA
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import pahq
-from pahq.config import TaskConfig
+from pahq.cell.precheck import checked_task
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError
-from pahq.model.sources import load_model, save_model
+from pahq.model.sources.find import load_model, save_model
 from pahq.model.weights import Model
-from pahq.precheck import checked_task
 from pahq.tasks import build_task
 from pahq.tasks.encoder import encoder_of
 from pahq.tasks.english import ENGLISH
 from pahq.tasks.words import OPENINGS, TEMPLATE, VERBS
 
-LLAMA = runpy.run_path(str(Path(__file__).parents[1] / "oracles" / "llama_tokenizer.py"))["llama_tokenizer"]
 LISTS = dataclasses.astuple(ENGLISH)
 WORDS = tuple(dict.fromkeys(word for words in (*LISTS, OPENINGS, VERBS, TEMPLATE) for word in words if word.isalpha()))
 
@@ -135,7 +134,7 @@ def test_one_first_token_and_a_word_of_which(llama: Model, tmp_path: Path, caplo
 
 
 def test_a_cell_says_it_once_and_keeps_its_prompts(llama: Model, caplog: pytest.LogCaptureFixture) -> None:
-    from pahq.experiment import compose_runs
+    from pahq.experiments.compose import compose_runs
 
     [(cell, _)] = compose_runs(["task=nano-ioi", "model=nano", "method=acdc"])
     found = checked_task(cell, llama)

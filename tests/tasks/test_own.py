@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.places import ROOT
 
 import pahq
 from pahq.__main__ import main
-from pahq.cell import run_cell
-from pahq.config import RunConfig, TaskConfig
+from pahq.cell.run import run_cell
+from pahq.config.cell import RunConfig, TaskConfig
 from pahq.errors import PahqError
-from pahq.experiment import compose_runs
+from pahq.experiments.compose import compose_runs
 from pahq.model import load_model
 from pahq.tasks import build_task
 
@@ -153,7 +154,7 @@ def test_from_the_command_line_to_a_circuit(tmp_path, capsys):
 @pytest.mark.parametrize("page", ["docs/prompts.md", "README.md"])
 def test_the_walk_through_runs(page, tmp_path, monkeypatch, capsys):
     """The table, the command and the lines of Python of a page, as they stand."""
-    text = (Path(__file__).parents[2] / page).read_text()
+    text = (ROOT / page).read_text()
     blocks = re.findall(r"```(csv|sh|python)\n(.*?)```", text, re.DOTALL)
     [table] = [content for kind, content in blocks if kind == "csv"] or [None]
     if table is None:

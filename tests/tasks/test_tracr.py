@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.places import GOLDEN
 
-from pahq.config import TaskConfig
+from pahq.config.cell import TaskConfig
 from pahq.errors import PahqError
-from pahq.metrics import gather_items
 from pahq.model.forward import logits
-from pahq.model.sources import load_model
-from pahq.recorded import read_recorded
+from pahq.model.sources.find import load_model
 from pahq.tasks import build_task
+from pahq.tasks.metrics import gather_items
+from pahq.verify.recorded import read_recorded
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RECORDED = {"tracr-reverse": 6, "tracr-proportion": 50}
 
 

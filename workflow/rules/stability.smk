@@ -3,8 +3,8 @@
 # stability.json are undeclared: they outlive a killed job.
 # Numbers of searches, for every row: --config stability="--n 20 --seeds 5". Of every cell, marked or not, or of none:
 # --config stability_of=all|none.
-from pahq.replicates.command import counts_of
-from pahq.replicates.variants import done_marker
+from pahq.resamples.command import counts_of
+from pahq.resamples.variants import done_marker
 
 COUNTS = {job.name: counts_of(SAID.stability, job.asked) for job in STABILITY}
 STABLE = [

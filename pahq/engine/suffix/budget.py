@@ -10,8 +10,8 @@ import torch
 from pahq.engine.problem import Problem
 from pahq.engine.vocabulary import TILE
 from pahq.errors import PahqError
-from pahq.metrics import Kl
 from pahq.model.weights import ModelConfig
+from pahq.tasks.metrics import Kl
 
 GIB = 1 << 30
 COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter

@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from pahq.circuit import outputs_of
+from pahq.circuits.circuit import outputs_of
+from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.base import Trial
 from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
@@ -32,8 +33,7 @@ from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
 from pahq.engine.suffix.wave import Wave
 from pahq.errors import PahqError
-from pahq.graph import Graph, Receiver
-from pahq.memory import frugal, give_back
+from pahq.model.memory import frugal, give_back
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 

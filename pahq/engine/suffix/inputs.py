@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.state import State
-from pahq.graph import Receiver
 from pahq.model.forward import project
 from pahq.model.weights import LayerWeights
 

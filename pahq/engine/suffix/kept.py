@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pahq.graph import Receiver
+from pahq.circuits.graph import Receiver
 
 
 class KeptInputs:

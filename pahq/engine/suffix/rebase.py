@@ -9,9 +9,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.state import NOWHERE, State, at_need, overwrite
-from pahq.graph import Receiver
 from pahq.model.forward import attention, mlp
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.state import NOWHERE, at_need
 from pahq.engine.suffix.wave import Wave
-from pahq.graph import Receiver
 from pahq.model.weights import LayerWeights
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pahq.graph import Graph
+from pahq.circuits.graph import Graph
 
 Stage = tuple[str, int, str, bool]  # kind, layer, letter, direct: what may share a wave
 
 
 def stages(graph: Graph) -> list[Stage]:
-    """The order in which a search comes down the graph (``pahq.search.order.visits``), by stage."""
+    """The order in which a search comes down the graph (``pahq.circuits.order.visits``), by stage."""
     order: list[Stage] = [("logits", -1, "", False)]
     for layer in reversed(range(graph.shape.layers)):
         if graph.shape.mlp:

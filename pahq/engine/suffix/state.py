@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.kept import KeptInputs
 from pahq.engine.suffix.streams import Streams
-from pahq.graph import Graph, Receiver
 from pahq.model.forward import all_streams, project, run_senders
 from pahq.model.rows import take
 from pahq.model.weights import LayerWeights

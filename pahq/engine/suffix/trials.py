@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.base import Trial
 from pahq.engine.suffix.inputs import project_inputs, without
 from pahq.engine.suffix.state import NOWHERE, State, at_need
 from pahq.engine.suffix.wave import Wave
-from pahq.graph import Graph, Receiver
 from pahq.model.forward import mlp
 
 

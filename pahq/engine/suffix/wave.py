@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
-from pahq.graph import Receiver
 from pahq.model.forward import attention, mlp, project
 from pahq.model.weights import LayerWeights
 

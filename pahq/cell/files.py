@@ -1,0 +1,120 @@
+"""A cell's files: addresses, one writer, and a result that is whole or not there.
+
+``results/cells/<id>/``: config.json (first), provenance.json, decisions.jsonl (journal), circuit.json, result.json
+(last; its presence means done).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pahq.config.cell import CellConfig
+from pahq.errors import PahqError
+from pahq.files.sealed import Damaged, digests, read_sealed, write_sealed
+from pahq.files.text import read_json
+from pahq.sentences import one_sentence
+
+SCHEMA = 2
+FILES = ("config.json", "provenance.json", "decisions.jsonl", "circuit.json")  # of a cell, beside its result
+REPAIR = "run.repair=true (or `pahq repair`) sets it aside and computes the cell anew"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished cell: its folder and the contents of its result.json."""
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.values["id"])
+
+
+def cell_folder(root: str | Path, cell_id: str) -> Path:
+    return Path(root) / "cells" / cell_id
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result.json of a finished cell.
+
+    Raises PahqError if the cell is unfinished or the file is not a result, and Damaged if a byte of it has changed.
+    """
+    path = folder / "result.json"
+    try:
+        values = read_sealed(path, way_on=REPAIR)
+    except Damaged:
+        if _schema(path) not in (None, SCHEMA):
+            raise _other_schema(path) from None
+        raise
+    if values.get("schema") != SCHEMA or not isinstance(values.get("id"), str):
+        raise _other_schema(path)
+    return values
+
+
+def _schema(path: Path) -> object:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return values.get("schema") if isinstance(values, dict) else None
+
+
+def _other_schema(path: Path) -> PahqError:
+    return PahqError(f"{path} is not a result of schema {SCHEMA}, which this version writes; {REPAIR}")
+
+
+def write_result(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Finish a cell: its result, with the digests of the other files, sealed. Returns what was written."""
+    whole = {**values, "files": digests(folder, FILES)}
+    write_sealed(folder / "result.json", whole)
+    return whole
+
+
+@contextmanager
+def sole_writer(folder: Path, *, lock: bool = True) -> Iterator[None]:
+    """Hold a cell's folder for this process; PahqError if another process is computing the cell.
+
+    Also where the file system has no locks; without ``lock`` it needs none, and nothing holds another process off.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not lock:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the latter where a file system locks byte by byte
+            raise PahqError(f"another process is computing the cell in {folder}; wait for it or stop it") from None
+        except OSError as error:
+            raise PahqError(
+                f"the file system of {folder} cannot lock files ({error.strerror}), so two processes might compute the "
+                "cell at once: take a run.root on another disk, or run.lock=false (pahq stability: --no-lock) where no "
+                "other process has the same root"
+            ) from None
+        yield  # the kernel lets go when the file closes, be it by a kill
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the cell in ``folder`` has a result. Raises PahqError, as ``read_result``, if that is not whole."""
+    if not (folder / "result.json").exists():
+        return False
+    read_result(folder)
+    return True
+
+
+def read_cell(path: Path) -> CellConfig:
+    """A stored cell's configuration; PahqError in one sentence if the file is no such thing."""
+    values = read_json(path)
+    try:
+        return CellConfig.model_validate(values)
+    except ValidationError as error:
+        raise PahqError(f"{path} is no cell's configuration: {one_sentence(error, CellConfig)}") from None

@@ -1,0 +1,192 @@
+"""``run_cell``: the one place where configuration, model, task, engine, search and files meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pahq.cell.files import SearchResult, cell_folder, is_done, sole_writer, write_result
+from pahq.cell.journal import Journal, JournalLine, as_decision, as_line
+from pahq.cell.outcome import certainty, judge, summary
+from pahq.cell.precheck import checked_task, told_when_memory_ends
+from pahq.cell.provenance import check_weights, claim, device_name, versions
+from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
+from pahq.cell.tracking import log_cell
+from pahq.config.cell import CellConfig, RunConfig
+from pahq.engine.problem import Problem, cell_problem
+from pahq.errors import PahqError
+from pahq.files.fulldisk import told_if_full
+from pahq.files.text import write_json
+from pahq.model import load_model
+from pahq.model.fused import check_fused
+from pahq.model.memory import PeakMemory
+from pahq.model.sources.find import check_device, open_model
+from pahq.model.sources.modelfile import ModelFile
+from pahq.model.weights import Model
+from pahq.precision.levels import levels_digest
+from pahq.precision.packedstore import PackedStore
+from pahq.precision.store import PrecisionStore
+from pahq.search.acdc import Decision, circuit_of
+from pahq.search.doubt import Doubts
+from pahq.search.start import cell_doubts, search
+from pahq.tasks.ability import warned_check
+from pahq.tasks.task import Task
+
+
+@told_when_memory_ends()
+def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
+    """Run one cell to its end, or go on where it stopped, or return what is already there.
+
+    Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
+    another model or version left in the cell's folder; later only for a disk that is full.
+    """
+    run = RunConfig() if run is None else run
+    if not isinstance(cell, CellConfig):
+        raise PahqError(f"cell: a CellConfig, as pahq.parse_config gives it, was expected, not {type(cell).__name__}")
+    if not isinstance(run, RunConfig):
+        raise PahqError(f"run: a RunConfig was expected, not {type(run).__name__}")
+    folder = cell_folder(run.root, cell.id)
+    if not run.repair and is_done(folder):
+        return _finished(cell, folder)
+    with told_if_full(folder), sole_writer(folder, lock=run.lock):
+        if run.repair and (folder / "result.json").exists():
+            _make_way(cell, folder)
+        if is_done(folder):  # finished by another process while this one came here
+            return _finished(cell, folder)
+        return _compute(cell, run, folder)
+
+
+def _finished(cell: CellConfig, folder: Path) -> SearchResult:
+    """What is there already, once its files are known to be whole, and the model's weights those it was found on."""
+    result = check_cell(folder, cell)
+    check_weights(folder, cell, result)
+    return SearchResult(folder, result)
+
+
+def _make_way(cell: CellConfig, folder: Path) -> None:
+    """Set a damaged cell's files aside; PahqError where the model's weights are not those it was found on."""
+    try:
+        check_cell(folder, cell)
+    except PahqError:
+        result = whole_result(folder, cell)
+        if result is not None:
+            check_weights(folder, cell, result)
+        set_aside(folder)
+
+
+def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
+    check_device(run.device)
+    torch.set_num_threads(run.threads)
+    earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
+    memory, clock = PeakMemory(run.device), time.perf_counter()
+    source, task, check, problem = _set_up(cell, run)
+    levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
+    claim(folder, cell, source.digest, levels)
+    full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
+    set_up = time.perf_counter() - clock
+    doubts = cell_doubts(cell, problem, full, run.memory_gb)
+    lines = _search(cell, run, problem, full, folder, earlier, doubts)
+    decisions = [as_decision(problem.graph, line) for line in lines]
+    peak = memory.bytes()
+    circuit = circuit_of(problem.graph, decisions)
+    model = _judged_by(source, full)
+    write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
+    values = summary(cell, model, problem.graph, decisions, circuit) | {
+        "certainty": certainty(cell, model, task, full, decisions, doubts),
+        "fresh": judge(model, task, circuit, cell),
+        "task_check": check,
+        "seconds": sum(line.seconds for line in lines),
+        "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
+        "peak_bytes": peak,
+        **({"levels": levels} if levels else {}),  # sha256 of what calibrated rounding chose
+        "store": "packed" if isinstance(problem.store, PackedStore) else "plain",
+        "schedule": problem.store.schedule.name if isinstance(problem.store, PackedStore) else None,
+        "resumed": bool(earlier),
+        "versions": versions(),
+        "device": device_name(run.device),
+        "threads": run.threads,
+    }
+    whole = write_result(folder, values)
+    log_cell(cell, run, folder)
+    return SearchResult(folder, whole)
+
+
+def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, dict[str, Any] | None, Problem]:
+    """The model, in memory or left in its file, the task, whether the model does it, and the search's problem."""
+    low = (cell.precision.heads, cell.precision.mlp) != ("float32", "float32")
+    store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
+    if store == "plain" and cell.engine.schedule == "serial":
+        raise PahqError("engine.schedule=serial needs run.store=packed: a plain store has no head to bring in")
+    kernel = cell.precision.kernel
+    if store == "plain" and kernel != "unpack":
+        raise PahqError(f"precision.kernel={kernel} needs run.store=packed: a plain store has no codes")
+    if kernel == "fused":
+        check_fused(torch.device(run.device))
+    source: Model | ModelFile
+    if store == "packed":
+        dtype = getattr(torch, cell.engine.dtype)
+        source = open_model(cell.model.source, cell.model.revision, dtype=dtype, device=run.device)
+        task = checked_task(cell, source)
+    else:
+        source, task = load(cell, run.device)
+    check = warned_check(source, task.search, f"task {cell.task.name}: ")
+    return source, task, check, cell_problem(cell, source, task.search, store=store)
+
+
+def _judged_by(source: Model | ModelFile, full: Problem | None) -> Model:
+    """The full-precision model that the circuit is judged by; an audit has one in memory already."""
+    if not isinstance(source, ModelFile):
+        return source
+    if full is not None and isinstance(full.store, PrecisionStore):
+        return full.store.full
+    return source.load()
+
+
+def load(cell: CellConfig, device: str) -> tuple[Model, Task]:
+    """The cell's model, in its engine's dtype on its device, and its task."""
+    model = load_model(cell.model.source, device=device, revision=cell.model.revision)
+    model = model.to(dtype=getattr(torch, cell.engine.dtype))
+    return model, checked_task(cell, model)
+
+
+def rerun(cell: CellConfig, device: str) -> tuple[Problem, Iterator[Decision]]:
+    """A cell's search from its start, writing nothing."""
+    model, task = load(cell, device)
+    problem = cell_problem(cell, model, task.search)
+    full = cell_problem(cell, model, task.search, full=True) if cell.audit == "band" else None
+    return problem, search(cell, problem, [], full=full)
+
+
+def _search(
+    cell: CellConfig,
+    run: RunConfig,
+    problem: Problem,
+    full: Problem | None,
+    folder: Path,
+    earlier: list[JournalLine],
+    doubts: Doubts,
+) -> list[JournalLine]:
+    """Run the search, journalling each decision; return all lines, earlier ones included."""
+    graph = problem.graph
+    lines = list(earlier)
+    done = [as_decision(graph, line) for line in earlier]
+    kept = sum(not line.removed for line in lines)
+    bar = tqdm(total=len(graph.edges), initial=len(lines), unit="edge", disable=not run.progress or None, leave=False)
+    with Journal(folder / "decisions.jsonl", lines) as journal, bar:
+        bar.set_description(cell.id.rsplit("-", 1)[0])
+        clock = time.perf_counter()
+        for decision in search(cell, problem, done, run.memory_gb, full, doubts):
+            now = time.perf_counter()
+            line = as_line(graph, decision, now - clock)
+            journal.append(line)
+            lines.append(line)
+            clock = now
+            kept += not decision.removed
+            bar.set_postfix(kept=kept, refresh=False)
+            bar.update()
+    return lines

@@ -1,0 +1,107 @@
+"""What Python asks of a search, checked as the command line's words are: by making a cell's configuration of it.
+
+So there is one validation with two doors, and no torch is needed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Literal, TypedDict
+
+from pydantic import BaseModel, ValidationError
+
+from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig, PrecisionConfig
+from pahq.errors import PahqError, unknown
+from pahq.sentences import one_sentence
+
+
+class Setting(TypedDict, total=False):
+    """What is searched: metric (default kl), what absent edges carry, precision and focus.
+
+    ``precision`` is a name of ``conf/precision`` (``int8``) or a PrecisionConfig; with ``focus="receiver"`` it makes it
+    PAHQ, alone RTN-Q.
+    """
+
+    metric: str
+    ablation: Literal["corrupted", "zero", "mean"]
+    precision: PrecisionConfig | str | None
+    focus: str
+    split_embed: bool
+    direct_edges: bool
+
+
+_TASK = ("metric", "ablation", "split_embed")
+_METHOD = ("focus", "direct_edges")
+
+
+def asked(
+    setting: Setting,
+    threshold: object,
+    *,
+    absolute: object = False,
+    order: Order | None = None,
+    engine: object = "suffix",
+    seed: object = 0,
+    dtype: str = "float32",
+) -> CellConfig:
+    """The cell that a call from Python amounts to (its task and model are nameless).
+
+    Raises PahqError in one sentence for whatever the command line would refuse, and for values of other types.
+    """
+    for key in setting:
+        if key not in Setting.__annotations__:
+            raise unknown("setting", key, Setting.__annotations__)
+    if order is not None and not isinstance(order, Order):
+        raise PahqError(f"order: an Order(heads, senders) was expected (got {order!r})")
+    values = {key: _plain(value) for key, value in setting.items()}
+    precision = values.get("precision")
+    if isinstance(precision, BaseModel):
+        precision = precision.model_dump()
+    focus = values.get("focus", "none")
+    task = {"name": "python", "kind": "python", "examples": 1, "metric": "kl"}
+    method = {"name": _method(precision, focus), "absolute": _plain(absolute), **asdict(order or Order())}
+    try:
+        return CellConfig.model_validate(
+            {
+                "task": task | {key: values[key] for key in _TASK if key in values},
+                "model": {"name": "python", "source": "python"},
+                "method": method | {key: values[key] for key in _METHOD if key in values},
+                "precision": {"name": "float32", "heads": "float32"} if precision is None else precision,
+                "engine": {"name": _plain(engine), "dtype": dtype if dtype == "float64" else "float32"},
+                "threshold": _plain(threshold),
+                "seed": _plain(seed),
+            },
+            strict=True,
+        )
+    except ValidationError as error:
+        sentence = one_sentence(error, CellConfig).replace("engine.name:", "engine:", 1)
+        raise PahqError(sentence.removeprefix("task.").removeprefix("method.")) from None
+
+
+def thresholds_of(given: object) -> list[object]:
+    """A list of thresholds, each still to be checked; PahqError for what is none, or empty."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise PahqError(f"thresholds: a list of numbers was expected (got {given!r})")
+    found = list(given)
+    if not found:
+        raise PahqError("thresholds: the list is empty; one number or more was expected")
+    return found
+
+
+def _method(precision: Any, focus: object) -> str:
+    if focus != "none":
+        return "pahq"
+    if precision is None or precision in ("float32", "auto"):
+        return "acdc"
+    parts = ("heads", "mlp", "cache", "compute")
+    full = isinstance(precision, dict) and {precision.get(part, "float32") for part in parts} <= {"float32", "auto"}
+    return "acdc" if full else "rtn-q"
+
+
+def _plain(value: Any) -> Any:
+    """A number out of an array of no dimensions; anything else as it is."""
+    if hasattr(value, "dtype") and hasattr(value, "tolist") and getattr(value, "ndim", None) == 0:
+        return value.tolist()
+    return value

@@ -1,0 +1,364 @@
+"""What a cell computes (CellConfig) and where it runs (RunConfig): frozen, validated, free of torch.
+
+A cell's address is a function of its CellConfig alone, so the same cell has one folder however it was typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from pahq.config.modelnames import settled
+from pahq.config.presets import preset
+from pahq.config.promptfile import cut, pairs_digest, read_pairs
+from pahq.errors import PahqError
+from pahq.sentences import one_sentence
+
+Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
+Scales = Literal["row", "head", "group32", "group64", "none"]
+Focus = Literal["receiver", "sender", "both", "none"]
+FORMATS: tuple[str, ...] = ("float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4")
+# How far one scale may reach, for the formats that have scales.
+SCALES: dict[str, tuple[str, ...]] = {
+    "fp8": ("row", "head", "none"),
+    "int8": ("row", "head"),
+    "int4": ("group32", "row", "head"),
+    "int4s": ("group32", "row", "head"),
+    "nf4": ("group64",),
+}
+METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """Pydantic would take true for 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            kind = cls.model_fields[key].annotation if key in cls.model_fields else None
+            if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+                raise ValueError(f"a number was expected as {key}, not {str(value).lower()}")
+        return values
+
+
+class TaskConfig(_Frozen):
+    """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises.
+
+    ``bos`` is the text of a token that stands before every prompt. ``positions`` is the length of an induction prompt
+    in tokens, ``bos`` included. ``prompts`` is a file of kind ``own``: ``sha256`` (of the prompts as read) and, where
+    it is not given, ``examples`` (how many pairs are searched on) come from it.
+    """
+
+    name: str
+    kind: str
+    examples: PositiveInt
+    metric: Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
+    ablation: Literal["corrupted", "zero", "mean"] = "corrupted"
+    split_embed: bool = False
+    bos: str | None = None
+    positions: PositiveInt | None = None
+    prompts: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_own(cls, values: Any) -> Any:
+        """Fill in what only the prompt file can say; a configuration that was written down is complete already."""
+        if not isinstance(values, dict):
+            return values
+        own, path = values.get("kind") == "own", values.get("prompts")
+        if own != (path is not None):
+            raise ValueError("task kind 'own' needs prompts=FILE (CSV or JSONL)" if own else "prompts needs kind 'own'")
+        if not own:
+            return values
+        found = dict(values)
+        try:
+            if found.get("sha256") is None or found.get("examples") is None:
+                pairs = read_pairs(Path(str(path)))
+                found["sha256"] = found.get("sha256") or pairs_digest(pairs)
+                found["examples"] = found.get("examples") or len(cut(pairs, None)[0])
+        except PahqError as error:
+            raise ValueError(str(error)) from None
+        return found
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that are not used stay unsaid, so that cells from before there were any keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if value is not None or key not in _NEWER}
+
+
+_NEWER = ("bos", "positions", "prompts", "sha256")
+
+
+class ModelChoice(_Frozen):
+    """``source``: an embedded model's name, a folder, or a hub name (then ``revision`` must be a commit)."""
+
+    name: str
+    source: str
+    revision: str | None = None
+
+
+class MethodConfig(_Frozen):
+    """The search. ``heads`` and ``senders`` order it: the order changes the circuit, so every result records it."""
+
+    name: Literal["acdc", "pahq", "rtn-q"]
+    focus: Focus = "none"
+    heads: Literal["descending", "ascending"] = "descending"
+    senders: Literal["nearest", "farthest"] = "nearest"
+    direct_edges: bool = True
+    absolute: bool = False
+
+
+class PrecisionConfig(_Frozen):
+    """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
+
+    ``rounding``: each weight of ``heads`` to the nearest level, or all to those by which outputs on the search's own
+    prompts are off by least.
+    ``compute``: of the operands of q, k and v projections out of focus and of MLPs (in 8 bits of the former alone, and
+    MLPs in bf16). ``kernel``: unpack weights before products, multiply 8-bit codes as they are, or unpack inside the
+    product. ``auto`` is settled by the method.
+    """
+
+    name: str
+    heads: Format | Literal["auto"] = "auto"
+    scales: Scales = "row"
+    rounding: Literal["nearest", "calibrated"] = "nearest"
+    mlp: Literal["float32", "bf16", "fp16"] = "float32"
+    cache: Literal["float32", "bf16", "fp16"] = "float32"
+    compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
+    kernel: Literal["unpack", "codes", "fused"] = "unpack"
+
+    @model_serializer(mode="wrap")
+    def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The usual choices stay unsaid, so that cells from before there were any keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if _USUAL.get(key) != value}
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> PrecisionConfig:
+        allowed = SCALES.get(self.heads)
+        if allowed and self.scales not in allowed:
+            raise ValueError(f"format {self.heads} has no scales {self.scales!r}; known: {', '.join(allowed)}")
+        if self.rounding == "calibrated" and self.heads not in (*SCALES, "auto"):
+            raise ValueError(f"rounding=calibrated needs heads in {', '.join(SCALES)}, not {self.heads}")
+        if self.compute in ("fp8", "int8") and self.heads != self.compute:
+            raise ValueError(f"compute={self.compute} multiplies weights of that format, and heads are {self.heads}")
+        if self.compute in ("fp8", "int8") and self.scales not in ("row", "head"):
+            raise ValueError(f"compute={self.compute} needs scales row or head, not {self.scales!r}")
+        if self.kernel == "codes" and self.compute not in ("fp8", "int8"):
+            raise ValueError(f"kernel=codes needs compute=fp8 or int8, not {self.compute}")
+        if self.kernel == "fused" and (self.heads not in _FUSED or self.scales == "none"):
+            raise ValueError(
+                f"kernel=fused needs heads with scales in {', '.join(_FUSED)}, not {self.heads} with {self.scales}"
+            )
+        if self.kernel == "fused" and self.compute in ("fp8", "int8"):
+            raise ValueError(
+                f"kernel=fused multiplies in float32, tf32 or bf16; compute={self.compute} has kernel=codes"
+            )
+        return self
+
+
+_FUSED = ("fp8", "int8", "int4", "int4s")
+_USUAL = {"rounding": "nearest", "cache": "float32", "compute": "float32", "kernel": "unpack"}
+
+
+class EngineConfig(_Frozen):
+    """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions.
+
+    (With rounded operands, ``precision.compute``, in float64 alone.)
+
+    ``schedule``: whether the next focus of PAHQ is brought in meanwhile, or when it is needed. ``doubts``: tests that
+    float32 noise could decide are decided in float64, or left as they were measured.
+    """
+
+    name: Literal["suffix", "reference"] = "suffix"
+    dtype: Literal["float32", "float64"] = "float32"
+    schedule: Literal["overlapped", "serial"] = "overlapped"
+    doubts: Literal["float64", "leave"] = "float64"
+
+    @model_serializer(mode="wrap")
+    def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The usual choices stay unsaid, so that cells from before there were any keep their address."""
+        values: dict[str, Any] = dump(self)
+        usual = {"schedule": "overlapped", "doubts": "float64"}
+        return {key: value for key, value in values.items() if usual.get(key) != value}
+
+
+class BandConfig(_Frozen):
+    """``audit=band``: what is measured in both precisions, and how the band follows from it.
+
+    The band is ``safety`` times the largest difference of all tests measured in both, and at least ``least``; in each
+    layer anew it is at least ``near`` until ``enough`` tests so near have been measured there. The ``first`` tests, and
+    ``share`` of all, drawn by ``seed``, are measured in both as well. A format is given up when the tests so far say,
+    with ``confidence`` at each look, that more than ``hopeless`` of them lie in the band. ``verify`` unaudited tests
+    are measured again when the search is over. ``rule`` names the way of all this, so that cells of another one have
+    another address.
+    """
+
+    share: float = Field(default=0.01, ge=0, le=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    safety: float = Field(default=2.5, ge=1)
+    near: float = Field(default=0.2, gt=0)
+    enough: int = Field(default=4, ge=0)
+    least: float = Field(default=0.05, ge=0)
+    first: int = Field(default=1, ge=0)
+    hopeless: float = Field(default=0.5, gt=0, le=1)
+    verify: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    rule: Literal["layer"] = "layer"
+
+
+class CellConfig(_Frozen):
+    """One cell: task x model x method x precision x engine x threshold x seed."""
+
+    task: TaskConfig
+    model: ModelChoice
+    method: MethodConfig
+    precision: PrecisionConfig
+    engine: EngineConfig = EngineConfig()
+    threshold: float
+    seed: int = Field(default=0, ge=0)
+    audit: Literal["none", "float64", "band"] = "none"
+    band: BandConfig = BandConfig()
+
+    @model_serializer(mode="wrap")
+    def _without_band(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a band its settings stay unsaid, so that cells from before there were any keep their address."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if key != "band" or self.audit == "band"}
+
+    @field_validator("threshold")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"threshold must be a finite number of at least 0, got {value}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle_precision(cls, values: Any) -> Any:
+        """``precision=auto``: float32 for ACDC, the recommended int8 (MLPs in bf16, as the paper) elsewhere.
+
+        A name stands for the file of that name in ``conf/precision``.
+        """
+        if not isinstance(values, dict):
+            return values
+        if isinstance(values.get("precision"), str):
+            values = values | {"precision": preset("precision", values["precision"])}
+        precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
+        if precision is None or method is None or precision.get("heads", "auto") != "auto":
+            return values
+        settled = {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}
+        if method.get("name") != "acdc":
+            settled = {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}
+        kept = {key: value for key, value in precision.items() if key not in settled}
+        return values | {"precision": settled | kept}
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> CellConfig:
+        method, precision = self.method, self.precision
+        if method.name == "acdc" and {precision.heads, precision.mlp, precision.cache, precision.compute} != {
+            "float32"
+        }:
+            raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
+        if (method.focus == "none") != (method.name != "pahq"):
+            raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        if precision.kernel == "fused" and self.engine.dtype != "float32":
+            raise ValueError(f"kernel=fused multiplies float32, not engine.dtype={self.engine.dtype}")
+        if precision.kernel == "fused" and self.audit == "float64":
+            raise ValueError("kernel=fused multiplies float32, so audit=float64 has nothing to measure with")
+        if self.engine.schedule == "serial" and method.focus == "none":
+            raise ValueError(f"engine.schedule is for method pahq; {method.name} has no head in focus to bring in")
+        if self.audit == "band" and method.name == "acdc":
+            raise ValueError("audit=band decides again in full precision, and method acdc is full precision already")
+        if self.audit != "band" and self.band != BandConfig():
+            raise ValueError("the settings band.* belong to audit=band")
+        if self.engine.name == "suffix" and method.focus in ("sender", "both"):
+            raise ValueError(
+                f"engine suffix has no focus {method.focus!r}; known: none, receiver (or engine=reference)"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the sha256 of everything that decides the result."""
+        values = self.model_dump(mode="json")
+        values["task"].pop("prompts", None)  # where a file lies decides nothing: its sha256 does
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def id(self) -> str:
+        """``<task>/<method>-<precision>-t<threshold>-<digest>``: the cell's folder below ``cells/``."""
+        return f"{self.task.name}/{self.method.name}-{self.precision.name}-t{self.threshold:g}-{self.digest}"
+
+
+class RunConfig(_Frozen):
+    """Where and how loudly, never what."""
+
+    root: str = "results"
+    device: str = "cpu"
+    threads: PositiveInt = 1
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    experiment: str = "adhoc"
+    progress: bool = True
+    store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
+    memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
+    repair: bool = False  # a finished cell of which a byte has changed is set aside and computed anew
+    lock: bool = True  # a cell's folder, for the process that computes it; False for file systems without locks
+
+
+def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[CellConfig, RunConfig]:
+    """Split a composed configuration into its two halves; PahqError in one sentence if anything is off.
+
+    ``typed``: the keys that were typed, which decide what the cell records of its model (``modelnames.settled``).
+    """
+    if not isinstance(composed, Mapping):
+        raise PahqError(f"a configuration is a mapping from keys to values, not {type(composed).__name__}")
+    values = {str(key): value for key, value in composed.items()}
+    if isinstance(values.get("model"), Mapping):
+        values["model"] = settled(values["model"], typed)
+    run = values.pop("run", None) or {}
+    if not isinstance(run, Mapping):
+        raise PahqError(
+            f"run: a mapping was expected (got {run!r}); known keys: {', '.join(sorted(RunConfig.model_fields))}"
+        )
+    focus, method = values.pop("focus", None), values.get("method")
+    if focus is not None and isinstance(method, Mapping):
+        values["method"] = {**method, "focus": focus}
+    if "wandb" in values:
+        run = {**run, "wandb": values.pop("wandb")}
+    try:
+        cell = CellConfig(**values)
+    except ValidationError as error:
+        raise PahqError(one_sentence(error, CellConfig, also=("run", "wandb", "focus"))) from None
+    try:
+        return cell, RunConfig(**{str(key): value for key, value in run.items()})
+    except ValidationError as error:
+        raise PahqError(one_sentence(error, RunConfig, prefix="run.")) from None
+
+
+def _mapping(value: Any) -> dict[str, Any] | None:
+    """A part of a configuration as a mapping, be it one already or a validated value; None if it is neither."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return value if isinstance(value, dict) else None

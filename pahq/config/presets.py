@@ -1,0 +1,27 @@
+"""The files below ``conf`` that give a setting its name, read as they stand: no Hydra, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pahq.errors import unknown
+
+
+def configuration_folder() -> Path:
+    """The folder of Hydra's files: inside the installed package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    inside, beside = package / "conf", package.parent / "conf"
+    return inside if (inside / "config.yaml").is_file() else beside
+
+
+def preset(group: str, name: str) -> dict[str, Any]:
+    """The values of ``conf/<group>/<name>.yaml``; PahqError with the known names where there is no such file."""
+    folder = configuration_folder() / group
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise unknown(group, name, known)
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,142 @@
+"""Many circuits in one pass: the patched forward of ``circuit_logits`` with an axis of circuits.
+
+Exact, and cheaper than one by one for four reasons: small models spend their time in calls, not in arithmetic; a node
+that no circuit of a batch lets through to the logits is not computed; an input without any present edge is the ablated
+run's, whose projection is known; and where all heads of a layer read the same input, it is made once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pahq.circuits.circuit import outputs_of
+from pahq.circuits.graph import Graph, Receiver
+from pahq.engine.problem import Problem
+from pahq.model.forward import attention, mlp, project
+from pahq.model.weights import LayerWeights
+from pahq.precision.store import NO_FOCUS
+
+BATCH_BYTES = (
+    8 * 2**20
+)  # of sender differences at a time: what does not fit the caches costs more than the calls it saves
+
+
+@torch.no_grad()
+def batch_logits(problem: Problem, present: Bool[Tensor, "circuit edge"]) -> Float[Tensor, "circuit item vocab"]:
+    """Logits at the metric's items of every circuit; equal to ``circuit_logits`` row by row.
+
+    Circuits that resemble each other belong side by side: a batch computes the union of their nodes.
+    """
+    per_circuit = problem.corrupted_senders.numel() * problem.corrupted_senders.element_size()
+    size = max(1, BATCH_BYTES // per_circuit)
+    return torch.cat([_Pass(problem, rows).logits() for rows in torch.split(present, size)])
+
+
+class _Pass:
+    """One forward of a batch of circuits. ``delta`` [circuit, sender, row] holds online minus ablated outputs, of used
+    senders alone: the rest is never written, nor read, since a sender with an edge into a used receiver is used."""
+
+    def __init__(self, problem: Problem, present: Bool[Tensor, "circuit edge"]) -> None:
+        self.problem, self.present = problem, present
+        self.graph, self.config = problem.graph, problem.store.config
+        self.shape = problem.corrupted_senders.shape[1:]  # batch, pos, d_model
+        self.delta = problem.corrupted_senders.new_empty(len(present), len(self.graph.senders), math.prod(self.shape))
+        self.on = present.to(self.delta)
+        self.somewhere = present.any(0).tolist()
+        self.used = used_senders(self.graph, self.somewhere)
+
+    def logits(self) -> Float[Tensor, "circuit item vocab"]:
+        graph, corrupted, (_, mid) = self.graph, self.problem.corrupted, self.problem.corrupted_streams
+        for i, part in enumerate(self.problem.clean):
+            self.delta[:, i] = (part - self.problem.corrupted_senders[i]).flatten()
+        for layer in range(self.config.layers):
+            weights = self.problem.store.layer(layer, NO_FOCUS)
+            first = graph.upstream(Receiver("head", layer, 0, "q"))
+            heads = [head for head in range(graph.shape.heads) if self.used[first + head]]
+            if heads:
+                self._attention(layer, weights, first, heads)
+            if graph.shape.mlp and self.used[first + graph.shape.heads]:
+                x = self._read(mid[layer], [Receiver("mlp", layer)])[0]
+                self._send(first + graph.shape.heads, mlp(self.config, weights, x))
+        final = self._read(corrupted.final, [Receiver("logits")])[0]
+        return self.problem.item_logits(final.view(-1, *self.shape))
+
+    def _attention(self, layer: int, weights: LayerWeights, first: int, heads: list[int]) -> None:
+        group = self.config.heads // self.config.kv_heads
+        of = {"q": heads, "k": [head // group for head in heads], "v": [head // group for head in heads]}
+        at = {}
+        for letter, rows in of.items():
+            unique = sorted(set(rows))
+            made = self._projected(layer, weights, letter, unique)
+            at[letter] = made if rows == unique else made[[unique.index(row) for row in rows]]
+        z = attention(self.config, at["q"], at["k"], at["v"])
+        for head, values in zip(heads, z, strict=True):
+            self._send(first + head, values @ weights.W_O[head])
+
+    def _projected(
+        self, layer: int, weights: LayerWeights, letter: str, rows: list[int]
+    ) -> Float[Tensor, "letter_head circuit*batch pos d_head"]:
+        """A letter's projections of the heads ``rows``, those of ablated inputs from the ablated run."""
+        graph, count = self.graph, len(self.present)
+        ablated = self.problem.corrupted_projections[layer][letter][rows]
+        out = ablated[:, None].expand(-1, count, -1, -1, -1)
+        inputs = [Receiver("head", layer, row, letter) for row in rows]
+        live = [i for i, receiver in enumerate(inputs) if self._live(receiver)]
+        if live:
+            x = self._read(self.problem.corrupted_streams[0][layer], [inputs[i] for i in live])
+            online = project(self.config, weights, letter, x, rows=[rows[i] for i in live])
+            online = online.view(len(live), count, *ablated.shape[1:])
+            if graph.n_direct:
+                direct = self.present[:, [graph.direct(inputs[i]) for i in live]].T
+                online = torch.where(direct[..., None, None, None], online, ablated[live][:, None])
+            if len(live) == len(rows):
+                out = online
+            else:
+                out = out.contiguous()
+                out[live] = online
+        return out.flatten(1, 2)
+
+    def _live(self, receiver: Receiver) -> bool:
+        """Whether in any circuit an edge enters this head's input and its projection follows it."""
+        direct = self.graph.direct(receiver)
+        incoming = self.graph.incoming(receiver)
+        online = direct is None or self.somewhere[direct]
+        return online and any(self.somewhere[incoming.start : incoming.stop])
+
+    def _read(
+        self, ablated: Float[Tensor, "batch pos d_model"], receivers: Sequence[Receiver]
+    ) -> Float[Tensor, "receiver circuit*batch pos d_model"]:
+        """The receivers' inputs, all in one layer; one row for all of them where their edges are the same."""
+        upstream, count = self.graph.upstream(receivers[0]), len(self.present)
+        starts = [self.graph.incoming(receiver).start for receiver in receivers]
+        mask = torch.stack([self.on[:, start : start + upstream] for start in starts], 1)
+        if len(receivers) > 1 and bool((mask == mask[:, :1]).all()):
+            mask = mask[:, :1]
+        senders = mask.flatten(0, 1).any(0).nonzero()[:, 0]
+        delta = self.delta[:, :upstream]
+        if len(senders) < upstream:
+            mask, delta = mask[..., senders], delta[:, senders]
+        change = torch.bmm(mask, delta).view(count, -1, *self.shape)
+        return (ablated + change).transpose(0, 1).flatten(1, 2)
+
+    def _send(self, sender: int, output: Float[Tensor, "circuit*batch pos d_model"]) -> None:
+        ablated = self.problem.corrupted_senders[sender]
+        self.delta[:, sender] = (output.view(-1, *self.shape) - ablated).flatten(1)
+
+
+def used_senders(graph: Graph, present: Sequence[bool]) -> list[bool]:
+    """By sender: whether a path of present edges leads from it to the logits."""
+    used = [False] * len(graph.senders)
+    for receiver in reversed(graph.receivers):
+        direct = graph.direct(receiver) if receiver.kind == "head" else None
+        follows = direct is None or present[direct]
+        if receiver.kind != "logits" and not (follows and any(used[i] for i in outputs_of(graph, receiver))):
+            continue
+        for sender, edge in enumerate(graph.incoming(receiver)):
+            used[sender] = used[sender] or present[edge]
+    return used

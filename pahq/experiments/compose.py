@@ -1,0 +1,268 @@
+"""Hydra's YAML files as cells: overrides -> configurations, an experiment's name -> its cells. No torch.
+
+Command line, sweeps and Snakemake all come through here, so one cell has one address however it was typed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pahq.config.cell import CellConfig, ModelChoice, RunConfig, parse_config
+from pahq.config.presets import configuration_folder as configuration_folder
+from pahq.errors import PahqError, unknown
+from pahq.experiments.grids import expand
+from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, joined
+from pahq.experiments.typed import as_typed, read_word
+
+GROUPS = ("task", "model", "method", "precision", "engine")
+EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
+_WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
+
+
+def options(group: str) -> tuple[str, ...]:
+    """Names of the files of a configuration group, ``task`` say, or of all experiments (``experiment``)."""
+    return tuple(sorted(path.stem for path in (configuration_folder() / group).glob("*.yaml")))
+
+
+def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple[CellConfig, RunConfig]]:
+    """Every cell that a command line means, composed and validated before any of them runs; duplicates once.
+
+    ``sweep`` splits lists of values as Hydra's basic sweeper does. Raises PahqError in one sentence.
+    """
+    parsed = parse_overrides(overrides, sweep=sweep)
+    if sweep:
+        try:
+            lines = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        except HydraException as error:
+            raise PahqError(_first_line(error)) from None
+    else:
+        for override in parsed:
+            if override.is_sweep_override():
+                raise PahqError(f"several values in {override.input_line!r} are a sweep; put -m in front")
+        lines = [[str(override.input_line) for override in parsed]]
+    with _hydra():
+        runs = [parse_config(composed, _keys(parsed)) for composed in _composed(lines)]
+    return list({cell.id: (cell, run) for cell, run in runs}.values())
+
+
+def _composed(lines: Iterable[Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """Each line's configuration. Lines that differ in their threshold alone are composed once, since Hydra takes a
+    tenth of a second; not where a threshold refers to something (``${seed}``), which is Hydra's to resolve."""
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in lines:
+        thresholds = [text.removeprefix("threshold=") for text in line if text.startswith("threshold=")]
+        rest = tuple(text for text in line if not text.startswith("threshold="))
+        if len(thresholds) == 1 and rest in known and "$" not in thresholds[0]:
+            yield _at(known[rest], thresholds[0])
+        else:
+            known[rest] = _compose(line)
+            yield known[rest]
+
+
+def _at(composed: dict[str, Any], threshold: str) -> dict[str, Any]:
+    """The same configuration at another threshold, as it was typed."""
+    return composed | {"threshold": yaml.safe_load(threshold)}
+
+
+def parse_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[Override]:
+    """Hydra's reading of ``key=value``, texts as typed; PahqError for what it cannot read and for unknown names."""
+    parsed: list[Override] = []
+    for text in overrides:
+        override = read_word(as_typed(text, sweep=sweep))
+        if override is None:
+            raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01")
+        parsed.append(override)
+    keys = {override.key_or_group for override in parsed}
+    if {"focus", "method.focus"} <= keys:
+        raise PahqError("focus is short for method.focus; give one of them")
+    for override in parsed:
+        group = override.key_or_group
+        if group not in GROUPS or override.is_delete():
+            continue
+        several = override.is_sweep_override()
+        for value in override.sweep_string_iterator() if several else [override.value()]:
+            if value not in options(group):
+                raise unknown(group, value, options(group))
+    return parsed
+
+
+def _keys(parsed: Iterable[Override]) -> frozenset[str]:
+    return frozenset(override.key_or_group for override in parsed)
+
+
+def cells(name: str) -> dict[str, Cell]:
+    """All cells of ``conf/experiment/<name>.yaml`` by id, in the file's order; PahqError if it is faulty."""
+    found: dict[str, Cell] = {}
+    for group in groups(name):
+        found.update(group.cells)
+    return found
+
+
+def groups(name: str) -> list[Group]:
+    """The cells of an experiment in bundles that differ in threshold alone, or in precision too (``together``)."""
+    if name not in options("experiment"):
+        raise unknown("experiment", name, options("experiment"))
+    thresholds: dict[tuple[str, ...], dict[str, Asked]] = {}
+    for row in _rows(name):
+        asked = _asked(name, row)
+        for base, threshold in _products(name, {key: row[key] for key in row if key not in EXTRAS}):
+            known = thresholds.setdefault(base, {})
+            known[threshold] = known.get(threshold, Asked()) | asked
+    with _hydra():
+        bundles = [_bundle(name, base, values) for base, values in thresholds.items()]
+    _check_models(name, bundles)
+    return joined(_named(bundles))
+
+
+def _check_models(name: str, bundles: Iterable[Mapping[str, Cell]]) -> None:
+    """Raise PahqError where two models have one name, by which files and tables call them."""
+    known: dict[str, ModelChoice] = {}
+    for cell in itertools.chain.from_iterable(bundle.values() for bundle in bundles):
+        model = cell.config.model
+        other = known.setdefault(model.name, model)
+        if other != model:
+            both = f"{other.source!r} and {model.source!r}"
+            raise PahqError(f"experiment {name!r} calls two models {model.name!r} ({both}); give one a model.name")
+
+
+def _asked(name: str, row: Mapping[str, Any]) -> Asked:
+    stability, together = row.get("stability", False), row.get("together", False)
+    if not isinstance(together, bool):
+        raise PahqError(f"experiment {name!r} gives 'together' the value {together!r}; true or false was expected")
+    if not isinstance(stability, bool) and not (isinstance(stability, int) and stability >= 2):
+        wanted = "true, false or a number of resamples from 2 on was expected"
+        raise PahqError(f"experiment {name!r} gives 'stability' the value {stability!r}; {wanted}")
+    return Asked(together, RESAMPLES if stability is True else int(stability))
+
+
+def _rows(name: str) -> list[Mapping[str, Any]]:
+    path = configuration_folder() / "experiment" / f"{name}.yaml"
+    try:
+        rows = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise PahqError(f"experiment {name!r} is not readable YAML: {_first_line(error)}") from None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
+        example = "{task: nano-ioi, threshold: [0.01, 0.1]}"
+        raise PahqError(f"experiment {name!r} must be a list of rows such as {example}")
+    return rows
+
+
+def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """A row's combinations: (overrides without the threshold, the threshold as typed)."""
+    row = {"threshold": 0.01} | dict(row)
+    try:
+        row["threshold"] = expand(row["threshold"])
+    except PahqError as error:
+        raise PahqError(f"experiment {name!r}: {error}") from None
+    for key, value in row.items():
+        if str(key).split(".")[0].split("/")[0].lstrip("+~") in _WHERE:
+            raise PahqError(f"experiment {name!r} sets {key!r}; rows say what is computed, not where")
+        if isinstance(value, dict) or value == []:
+            raise PahqError(f"experiment {name!r} gives {key!r} neither a name, a number nor a list of these")
+    values = [value if isinstance(value, list) else [value] for value in row.values()]
+    combinations: list[tuple[tuple[str, ...], str]] = []
+    for choice in itertools.product(*values):
+        typed = dict(zip(row, map(_typed, choice), strict=True))
+        threshold = typed.pop("threshold")
+        combinations.append((tuple(as_typed(f"{key}={value}") for key, value in typed.items()), threshold))
+    return combinations
+
+
+def _typed(value: Any) -> str:
+    """A YAML value as it is typed on a command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, Asked]) -> dict[str, Cell]:
+    """Compose once, then set each threshold: the same cells (a test says so) in a quarter of the time."""
+    try:
+        typed = _keys(parse_overrides(base))
+        composed = _compose(base)
+        bundle: dict[str, Cell] = {}
+        for text, asked in thresholds.items():
+            cell, _ = parse_config(_at(composed, text), typed)
+            twin = bundle.get(cell.id)  # the same threshold typed in another way
+            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (twin.asked if twin else Asked()))
+        return bundle
+    except PahqError as error:
+        raise PahqError(f"experiment {name!r}, row {' '.join(base)}: {error}") from None
+
+
+def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
+    """Give every bundle a readable name of its own; a cell that two bundles share stays in the first.
+
+    It keeps what both ask for.
+    """
+    asked: dict[str, Asked] = {}
+    for cell_id, cell in itertools.chain.from_iterable(bundle.items() for bundle in bundles):
+        asked[cell_id] = asked.get(cell_id, Asked()) | cell.asked
+    seen: set[str] = set()
+    used: dict[str, int] = {}
+    named: list[Group] = []
+    for bundle in bundles:
+        own = {cell_id: replace(cell, asked=asked[cell_id]) for cell_id, cell in bundle.items() if cell_id not in seen}
+        seen.update(own)
+        if not own:
+            continue
+        config = next(iter(own.values())).config
+        name = f"{config.task.name}-{config.method.name}-{config.precision.name}"
+        used[name] = used.get(name, 0) + 1
+        named.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", own))
+    return named
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on our folder, whatever the caller has it on: Hydra itself refuses to be initialised twice."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """One configuration through Hydra, as plain values; PahqError in one sentence. Needs ``_hydra()``."""
+    try:
+        composed = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PahqError(hydra_sentence(error)) from None
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
+
+
+def hydra_sentence(error: Exception) -> str:
+    """Hydra's or OmegaConf's words in one sentence, with the known keys where a key is not known."""
+    text = _first_line(error)
+    match = re.search(r"Could not override '([^']*)'", text)
+    if not match:
+        return text
+    *parents, key = match.group(1).split(".")
+    with _hydra():
+        composed: Any = OmegaConf.to_container(compose("config"), resolve=True)
+    for parent in parents:
+        composed = composed.get(parent) if isinstance(composed, dict) else None
+    where = f" in {'.'.join(parents)!r}" if parents else ""
+    known = sorted(str(name) for name in composed) if isinstance(composed, dict) else []
+    return f"unknown key {key!r}{where}; known: {', '.join(known) or 'none'}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

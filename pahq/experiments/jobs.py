@@ -1,0 +1,132 @@
+"""An experiment's cells in bundles that one process computes: starting one takes seconds, most cells do not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pahq.config.cell import CellConfig
+from pahq.errors import unknown
+
+RESAMPLES, PER_SEED = 20, 4  # of stability where a row does not say how many; one other seed to so many resamples
+ORDERS = 3  # other orders of a search, of stability
+STABILITY_OF = ("all", "marked", "none")
+CELLS = 16  # of stability in one process: their searches, not its start, are what takes time
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an experiment's row asks for beside its cells; of rows that share a cell, all.
+
+    ``together``: all its precisions in one process, being short searches. ``resamples``: of its circuits' stability.
+    """
+
+    together: bool = False
+    resamples: int = 0
+
+    def __or__(self, other: Asked) -> Asked:
+        return Asked(self.together or other.together, max(self.resamples, other.resamples))
+
+    @property
+    def seeds(self) -> int:
+        """Of stability, other seeds' prompts: a quarter as many as resamples, rounded down, and one at least."""
+        return max(1, self.resamples // PER_SEED) if self.resamples else 0
+
+    @property
+    def searches(self) -> int:
+        """Of stability, of one cell."""
+        return self.resamples + ORDERS + self.seeds if self.resamples else 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of an experiment: how to type it, what it is, and what else its rows ask for."""
+
+    overrides: tuple[str, ...]
+    config: CellConfig
+    asked: Asked = Asked()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that differ in threshold, and maybe precision, alone; ``name`` is unique in its experiment."""
+
+    name: str
+    cells: Mapping[str, Cell]
+
+    @property
+    def config(self) -> CellConfig:
+        """The first cell's configuration."""
+        return next(iter(self.cells.values())).config
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The sweep over all cells, as typed behind ``python -m pahq -m``."""
+        columns = zip(*(cell.overrides for cell in self.cells.values()), strict=True)
+        return tuple(_sweep([text.split("=", 1) for text in dict.fromkeys(column)]) for column in columns)
+
+
+def _sweep(typed: Sequence[Sequence[str]]) -> str:
+    return f"{typed[0][0]}={','.join(value for _, value in typed)}"
+
+
+def joined(groups: Sequence[Group]) -> list[Group]:
+    """Groups whose rows say ``together`` and that differ in precision alone become one, in the first one's place."""
+    found: dict[tuple[object, ...], list[Group]] = {}
+    for group in groups:
+        found.setdefault(_alike(group), []).append(group)
+    used: dict[str, int] = {}
+    result: list[Group] = []
+    for members in found.values():
+        if len(members) == 1:
+            result += members
+            continue
+        config = members[0].config
+        name = f"{config.task.name}-{config.method.name}"
+        used[name] = used.get(name, 0) + 1
+        cells = dict(itertools.chain.from_iterable(group.cells.items() for group in members))
+        result.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", cells))
+    return result
+
+
+def _alike(group: Group) -> tuple[object, ...]:
+    """Equal for groups that may be joined: the same words but for the precision's, and the same thresholds."""
+    cells = list(group.cells.values())
+    words = ["precision" if text.startswith("precision=") else text for cell in cells for text in cell.overrides]
+    apart = "precision" not in words or not all(cell.asked.together for cell in cells)
+    return (group.name, *words) if apart else tuple(words)
+
+
+@dataclass(frozen=True)
+class StabilityJob:
+    """Cells whose stability one process measures, with ``asked`` resamples and seeds of each."""
+
+    name: str
+    cells: tuple[str, ...]
+    asked: Asked
+
+
+def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[StabilityJob]:
+    """Jobs of up to ``CELLS`` cells that share task, method, model, seed and how much is asked.
+
+    ``of``: marked, the cells whose rows ask for it; all, marked or not, those with ``RESAMPLES``; none. Raises
+    PahqError for another word.
+    """
+    if of not in STABILITY_OF:
+        raise unknown("stability_of", of, STABILITY_OF)
+    alike: dict[tuple[str, str, str, int, int], list[str]] = {}
+    for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
+        config, resamples = cell.config, cell.asked.resamples or (RESAMPLES if of == "all" else 0)
+        if resamples and of != "none":
+            key = (config.task.name, config.method.name, config.model.name, config.seed, resamples)
+            alike.setdefault(key, []).append(cell_id)
+    result: list[StabilityJob] = []
+    used: dict[str, int] = {}
+    for (task, method, *_, resamples), ids in alike.items():
+        for first in range(0, len(ids), CELLS):
+            name = f"{task}-{method}-n{resamples}"
+            used[name] = used.get(name, 0) + 1
+            own = name if used[name] == 1 else f"{name}-{used[name]}"
+            result.append(StabilityJob(own, tuple(ids[first : first + CELLS]), Asked(resamples=resamples)))
+    return result

@@ -1,0 +1,99 @@
+"""What the Snakefile needs beside an experiment's cells: the settings of ``--config``, and who runs here. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TextIO
+
+from pahq.errors import PahqError
+from pahq.faithfulness.asked import parse
+from pahq.resamples.command import check_words
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``snakemake --config KEY=VALUE ...``, checked. ``stability`` and ``faithfulness``: words for these commands."""
+
+    experiment: str = "default"
+    root: str = "results"
+    wandb: str | None = None
+    stability_of: str = "marked"
+    stability: tuple[str, ...] = ()
+    faithfulness: tuple[str, ...] = ()
+    lock: bool = True
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Settings:
+        """The settings that Snakemake read; PahqError in one sentence for an unknown key or a faulty value."""
+        known = [field.name for field in fields(cls)]
+        for key in config:
+            if key not in known:
+                near = "".join(f" (is it {name}?)" for name in difflib.get_close_matches(str(key), known, n=1))
+                raise PahqError(f"unknown --config key {key!r}{near}; known: {', '.join(known)}")
+        found: dict[str, Any] = {
+            key: str(config[key]) for key in ("experiment", "wandb", "stability_of") if key in config
+        }
+        for key in ("stability", "faithfulness"):
+            found[key] = _words(key, config.get(key))
+        return cls(**found, root=_root(config.get("root", cls.root)), lock=_truth("lock", config.get("lock", cls.lock)))
+
+
+def _words(key: str, value: Any) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split("" if value is None else str(value)))
+        if key == "stability":
+            check_words(words)
+        elif parse(words)[0].what:
+            raise PahqError(f"options such as --random-circuits 100 were expected, got {value!r}")
+    except ValueError as error:  # a PahqError, or shlex's word on quotes
+        raise PahqError(f"--config {key}: {error}") from None
+    return words
+
+
+def _root(value: Any) -> str:
+    """The results' folder as typed, where Snakemake took it for text and can have it in the paths of rules."""
+    if not isinstance(value, str) or not value:
+        hint = "write ./ before a name that Snakemake reads as a number, a list or a mapping"
+        raise PahqError(f"--config root: the name of a folder was expected, got {value!r}; {hint}")
+    if set("{}\n") & set(value):
+        raise PahqError(f"--config root: Snakemake cannot have braces or line ends in a path, got {value!r}")
+    return value
+
+
+def _truth(key: str, value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise PahqError(f"--config {key}: true or false was expected, got {value!r}")
+    return str(value).lower() == "true"
+
+
+def join_runs(root: str, folder: Path = Path(".snakemake")) -> TextIO:
+    """Say that a run lives here, until it ends in whatever way; clear away what killed runs left of theirs.
+
+    A Snakemake that was killed leaves its locks in ``folder``, and the next one would refuse to start. Every live run
+    shares a lock of the kernel's, which goes with its process: whoever can have it alone is alone, and then Snakemake's
+    locks on files below ``root`` are a dead run's. With another run alive they stay and Snakemake refuses as ever; so
+    they do where the file system cannot lock files. The file that comes back is to be kept open.
+    """
+    folder.mkdir(exist_ok=True)
+    file = (folder / "pahq.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in (folder / "locks").glob("*.lock"):
+            if all(_is_below(line, root) for line in path.read_text().splitlines()):
+                path.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    except OSError:
+        return file
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def _is_below(path: str, root: str) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))

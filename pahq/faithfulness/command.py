@@ -1,0 +1,180 @@
+"""``pahq faithfulness``: a faithfulness.json beside the result.json of every cell, and a table a task."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from pahq.cell.files import cell_folder, is_done
+from pahq.cell.journal import read_journal
+from pahq.cell.provenance import versions
+from pahq.cell.run import load
+from pahq.cell.story import check_cell
+from pahq.circuits.circuit import Circuit
+from pahq.config.cell import CellConfig
+from pahq.errors import PahqError
+from pahq.faithfulness.asked import parse
+from pahq.faithfulness.curve import ranking
+from pahq.faithfulness.measure import measure, measure_curve
+from pahq.faithfulness.rows import SCHEMA, row, write_rows
+from pahq.faithfulness.settings import Settings
+from pahq.faithfulness.values import Values
+from pahq.files.frames import analysis_folder
+from pahq.files.sealed import read_sealed, write_sealed
+from pahq.model.sources.find import check_device
+from pahq.sentences import one_sentence
+
+LOG = logging.getLogger(__name__)
+FILE = "faithfulness.json"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A finished cell: where it lies, what it is, the circuit that it found."""
+
+    folder: Path
+    config: CellConfig
+    digest: str  # of its model
+    circuit: Circuit
+
+    @classmethod
+    def read(cls, folder: Path) -> Judged:
+        result = check_cell(folder)
+        try:
+            config = CellConfig.model_validate(result["config"])
+            digest = str(result["model"]["digest"])
+        except ValidationError as error:
+            raise PahqError(f"{folder / 'result.json'}: {one_sentence(error, CellConfig)}") from None
+        except (KeyError, TypeError) as error:
+            raise PahqError(f"{folder / 'result.json'} is not a whole result: {error} is missing") from None
+        return cls(folder, config, digest, Circuit.read(folder / "circuit.json"))
+
+    @property
+    def ground(self) -> str:
+        """What cells have in common that share a model, prompts and values of circuits."""
+        task = self.config.task.model_dump() | {"metric": None, "name": None}  # the search's own affairs
+        same = [task, self.config.model.model_dump(), self.digest, self.config.seed, self.config.engine.dtype]
+        return json.dumps([*same, self.config.method.direct_edges])
+
+    def identity(self, settings: Settings) -> dict[str, Any]:
+        """What a faithfulness.json must have been made from to be this cell's."""
+        edges = hashlib.sha256("\n".join(self.circuit.edges).encode()).hexdigest()
+        key = {"schema": SCHEMA, "id": self.config.id, "circuit": edges, "model": self.digest}
+        return key | {"pahq": versions()["pahq"], "settings": asdict(settings)}
+
+
+def judge_cells(
+    folders: Sequence[Path], settings: Settings, *, device: str = "cpu", progress: bool = True
+) -> Iterator[tuple[Judged, Mapping[str, Any]]]:
+    """Yield every cell with the contents of its faithfulness.json, made where it is missing or of other settings.
+
+    Cells of one model and one prompt set share them, and cells that found the same circuit share its numbers.
+    """
+    cells = [Judged.read(folder) for folder in folders]
+    grounds: dict[str, list[Judged]] = {}
+    for cell in cells:
+        grounds.setdefault(cell.ground, []).append(cell)
+    with tqdm(total=len(cells), unit="cell", disable=not progress or None, leave=False) as bar:
+        for group in grounds.values():
+            values: Values | None = None
+            known: dict[bytes, dict[str, Any]] = {}
+            for cell in group:
+                bar.set_description(cell.config.id.rsplit("-", 1)[0])
+                found = _made_before(cell, settings)
+                if found is None:
+                    values = values or _values(cell, device)
+                    found = cell.identity(settings) | _judge(values, cell, settings, known)
+                    write_sealed(cell.folder / FILE, found)
+                bar.update()
+                yield cell, found
+
+
+def _made_before(cell: Judged, settings: Settings) -> dict[str, Any] | None:
+    if not (cell.folder / FILE).exists():
+        return None
+    found = read_sealed(cell.folder / FILE)
+    return found if found.items() >= cell.identity(settings).items() else None
+
+
+def _values(cell: Judged, device: str) -> Values:
+    model, task = load(cell.config, device)
+    if model.digest != cell.digest:
+        raise PahqError(f"{cell.folder} was found on another model: its digest is {cell.digest}, here {model.digest}")
+    return Values.build(model, task, cell.config)
+
+
+def _judge(values: Values, cell: Judged, settings: Settings, known: dict[bytes, dict[str, Any]]) -> dict[str, Any]:
+    mask = np.array(cell.circuit.present)
+    if mask.tobytes() not in known:
+        known[mask.tobytes()] = measure(values, mask, settings)
+    tests = read_journal(cell.folder / "decisions.jsonl")
+    effects = {values.graph.index_of(line.edge): line.after - line.before for line in tests}
+    ranked = ranking(effects, len(mask), absolute=cell.config.method.absolute)
+    return known[mask.tobytes()] | {"curve": measure_curve(values, ranked)}
+
+
+def judge_experiment(
+    root: Path, experiment: str, ids: Sequence[str], settings: Settings, *, device: str, progress: bool = True
+) -> list[Path]:
+    """Judge an experiment's finished cells; write ``<root>/analysis/<experiment>/faithfulness/<task>.parquet``.
+
+    Unfinished cells are warned of and left out. Raises PahqError if none is finished.
+    """
+    done = [cell_id for cell_id in dict.fromkeys(ids) if is_done(cell_folder(root, cell_id))]
+    if not done:
+        raise PahqError(f"none of the {len(ids)} cells of the experiment {experiment!r} is finished below {root}")
+    if len(done) < len(set(ids)):
+        LOG.warning("%d of %d cells are not finished and left out", len(set(ids)) - len(done), len(set(ids)))
+    folders = [cell_folder(root, cell_id) for cell_id in done]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for cell, found in judge_cells(folders, settings, device=device, progress=progress):
+        rows.setdefault(cell.config.task.name, []).append(row(found))
+    folder = analysis_folder(root, experiment) / "faithfulness"
+    return [write_rows(folder / f"{task}.parquet", found) for task, found in rows.items()]
+
+
+def main(argv: Sequence[str], ids: Callable[[str], Sequence[str]]) -> int:
+    """``[EXPERIMENT | CELL_FOLDER ...]``; ``ids``: the cell ids of an experiment. 0, or 2 on bad input."""
+    given, settings = parse(argv)
+    try:
+        check_device(given.device)
+        torch.set_num_threads(given.threads)
+        for path in _paths(given, settings, ids):
+            sys.stdout.write(f"{path}\n")
+    except PahqError as error:
+        sys.stderr.write(f"pahq: error: {error}\n")
+        return 2
+    return 0
+
+
+def _paths(given: argparse.Namespace, settings: Settings, ids: Callable[[str], Sequence[str]]) -> Iterator[Path]:
+    """Judge what was asked for; yield the files written."""
+    what, progress = given.what or ["default"], not given.no_progress
+    folders = [Path(name) for name in what if (Path(name) / "result.json").exists()]
+    if folders and len(folders) < len(what):
+        others = [name for name in what if not (Path(name) / "result.json").exists()]
+        raise PahqError(f"{others[0]} holds no finished cell (no result.json)")
+    if folders:
+        for cell, _ in judge_cells(folders, settings, device=given.device, progress=progress):
+            yield cell.folder / FILE
+        return
+    if len(what) > 1:
+        raise PahqError(f"one experiment or folders of finished cells are expected, not {' '.join(what)}")
+    every = given.cells or ids(what[0])  # cells that are named need no experiment to be composed
+    chosen = [cell_id for cell_id in every if given.task in (None, cell_id.split("/")[0])]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(cell_id.split("/")[0] for cell_id in every))
+        raise PahqError(f"the experiment {what[0]!r} has no task {given.task!r}; known: {known}")
+    yield from judge_experiment(given.root, what[0], chosen, settings, device=given.device, progress=progress)

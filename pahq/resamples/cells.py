@@ -1,0 +1,279 @@
+"""Stability of stored cells: each replicate's kept edges in a file of its own, so that a killed run goes on.
+
+``<cell>/stability/``: provenance.json, NAME.jsonl (the journal of a replicate under way), NAME.json (a finished one).
+Beside the cell's result: ``inclusion.parquet`` (one row an edge), then ``stability.json``. Last, in the folder of the
+replicates, an empty ``n20-seeds5.done``: so much was asked and is there. What is there is never made fewer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from pahq.cell.files import cell_folder, read_cell, read_result, sole_writer
+from pahq.cell.journal import Journal, as_decision, as_line
+from pahq.cell.provenance import versions
+from pahq.cell.run import load
+from pahq.cell.story import check_cell, sound_lines
+from pahq.circuits.circuit import Circuit
+from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig, RunConfig
+from pahq.engine.problem import Problem, cell_problem
+from pahq.errors import PahqError
+from pahq.files.frames import write_parquet
+from pahq.files.sealed import check_digests, digests, read_sealed, write_sealed
+from pahq.model.sources.find import check_device
+from pahq.model.weights import Model
+from pahq.resamples.measures import Stability
+from pahq.resamples.resample import draw, needs_copies, resample, same
+from pahq.resamples.variants import (
+    KINDS,
+    Variant,
+    bootstrap_variants,
+    check_counts,
+    done_marker,
+    order_variants,
+    seed_variants,
+)
+from pahq.search.start import search
+from pahq.tasks import build_task
+from pahq.tasks.task import Prompts, Task
+
+SCHEMA = 2
+INCLUSION = "inclusion.parquet"
+SAME_PROMPTS = "the task has the same prompts for every seed"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's stability as written to ``path``; ``seconds`` of its replicates, those of earlier runs included."""
+
+    path: Path
+    values: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What the cells of one task and seed share: the model, the cell's prompts, and those of other seeds."""
+
+    model: Model
+    task: Task
+    others: dict[int, Task]  # by distance from the cell's seed; without those whose prompts are the same
+
+
+def measure_cells(
+    ids: Sequence[str], run: RunConfig, *, n: int, seeds: int, report: Callable[[Measured], None] = lambda found: None
+) -> list[Measured]:
+    """The stability of finished cells below ``run.root``; ``report`` is told of each one as it is done.
+
+    Cells of one model, task and seed share what they load. Goes on where an earlier run stopped; returns what is there
+    already. Raises PahqError, before any search, for a cell without a result, an unavailable device or faulty counts.
+    """
+    check_counts(n, seeds)
+    check_device(run.device)
+    cells = {cell_id: _finished(run, cell_id) for cell_id in dict.fromkeys(ids)}
+    torch.set_num_threads(run.threads)
+    measured, shared, ground = [], None, None
+    counts = {cell_id: _no_fewer(cell_folder(run.root, cell_id), n, seeds) for cell_id in cells}
+    searches = {cell_id: sum(count) + len(order_variants(Order())) for cell_id, count in counts.items()}
+    with tqdm(total=sum(searches.values()), unit="search", disable=not run.progress or None, leave=False) as bar:
+        for cell_id, cell in sorted(cells.items(), key=lambda item: _shared(item[1])):
+            folder = cell_folder(run.root, cell_id)
+            found = _read_done(folder, n, seeds)
+            if found is None:
+                own = counts[cell_id]
+                if ground is None or shared != (_shared(cell), own[1]):
+                    shared, ground = (_shared(cell), own[1]), _load(cell, run.device, own[1])
+                bar.set_description(cell_id.rsplit("-", 1)[0])
+                found = _measure(cell, run, ground, *own, bar)
+            else:
+                bar.update(searches[cell_id])
+            done_marker(folder, n, seeds).touch()
+            measured.append(found)
+            report(found)
+    return measured
+
+
+def _no_fewer(folder: Path, n: int, seeds: int) -> tuple[int, int]:
+    """Resamples and seeds to measure: as many as asked, or as are there already."""
+    there = [len(list((folder / "stability").glob(f"{kind}-*.json"))) for kind in ("bootstrap", "seed-plus")]
+    return max(n, there[0]), max(seeds, there[1])
+
+
+def check_finished(ids: Sequence[str], run: RunConfig) -> None:
+    """Raise PahqError unless every cell has a result below ``run.root`` and the device is there."""
+    check_device(run.device)
+    for cell_id in ids:
+        _finished(run, cell_id)
+
+
+def _shared(cell: CellConfig) -> str:
+    """Equal for cells that can share a model, a task and those of other seeds."""
+    return "\n".join(
+        [cell.model.model_dump_json(), cell.task.model_dump_json(), str(cell.seed), cell.engine.model_dump_json()]
+    )
+
+
+def _finished(run: RunConfig, cell_id: str) -> CellConfig:
+    folder = cell_folder(run.root, cell_id)
+    if not (folder / "result.json").exists():
+        raise PahqError(f"{folder} holds no finished cell; its search comes before its stability")
+    check_cell(folder)
+    cell = read_cell(folder / "config.json")
+    if cell.id != cell_id:
+        raise PahqError(f"{folder / 'config.json'} is of the cell {cell.id!r}, not of its folder's {cell_id!r}")
+    return cell
+
+
+def _load(cell: CellConfig, device: str, seeds: int) -> _Ground:
+    model, task = load(cell, device)
+    other = {distance: build_task(cell.task, model, cell.seed + distance) for distance in range(1, seeds + 1)}
+    return _Ground(model, task, {at: found for at, found in other.items() if not same(found.search, task.search)})
+
+
+def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: int, bar: tqdm[Any]) -> Measured:
+    folder = cell_folder(run.root, cell.id)
+    own = Order(cell.method.heads, cell.method.senders)
+    variants = [*bootstrap_variants(n, own), *order_variants(own)]
+    variants += [variant for variant in seed_variants(seeds, own) if variant.seed in ground.others]
+    bar.update(seeds - len(ground.others))  # searches that there is nothing to do for
+    with sole_writer(folder / "stability", lock=run.lock):
+        _claim(folder, ground.model)
+        kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
+        seconds = 0.0
+        original = _problems(cell, ground.model, ground.task.search)
+        for variant in variants:
+            finished = folder / "stability" / f"{variant.name}.json"
+            if not finished.exists():
+                problems = (
+                    original
+                    if variant.kind == "orders"
+                    else _problems(cell, ground.model, _prompts(cell, ground, variant))
+                )
+                _replicate(_changed(cell, variant), problems, finished, run.memory_gb)
+            edges, spent = _read_replicate(finished, variant)
+            kept[variant.kind][variant.name] = edges
+            seconds += spent
+            bar.update()
+        stability = Stability.of(Circuit.read(folder / "circuit.json"), kept)
+        values = _summary(cell, ground, stability, n, seeds)
+        write_parquet(folder / INCLUSION, inclusion_frame(stability))
+        write_sealed(folder / "stability.json", values | {"files": digests(folder, [INCLUSION])})
+    return Measured(folder / "stability.json", values, seconds)
+
+
+def _prompts(cell: CellConfig, ground: _Ground, variant: Variant) -> Prompts:
+    if variant.replicate is None:
+        return ground.others[variant.seed].search
+    prompts = ground.task.search
+    copies = needs_copies(cell.task.ablation, cell.precision)
+    return resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate), copies=copies)
+
+
+def _problems(cell: CellConfig, model: Model, prompts: Prompts) -> tuple[Problem, Problem | None]:
+    """The cell's problem on these prompts, and the full-precision one beside it where the cell is audited."""
+    full = cell_problem(cell, model, prompts, full=True) if cell.audit == "band" else None
+    return cell_problem(cell, model, prompts), full
+
+
+def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
+    order = {"heads": variant.order.heads, "senders": variant.order.senders}
+    return cell.model_copy(update={"method": cell.method.model_copy(update=order)})
+
+
+def _replicate(
+    cell: CellConfig, problems: tuple[Problem, Problem | None], finished: Path, memory_gb: float | None
+) -> None:
+    """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
+    problem, full = problems
+    graph, path = problem.graph, finished.with_suffix(".jsonl")
+    lines = sound_lines(cell, path, way_on="move it away, and pahq stability searches that replicate anew")
+    done = [as_decision(graph, line) for line in lines]
+    with Journal(path, lines) as journal:
+        clock = time.perf_counter()
+        for decision in search(cell, problem, done, memory_gb, full):
+            now = time.perf_counter()
+            line = as_line(graph, decision, now - clock)
+            journal.append(line)
+            lines.append(line)
+            clock = now
+    edges = [line.edge for line in lines if not line.removed]
+    seconds = round(sum(line.seconds for line in lines), 6)
+    write_sealed(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})
+    path.unlink()
+
+
+def _read_replicate(path: Path, variant: Variant) -> tuple[list[str], float]:
+    values = read_sealed(path)
+    try:
+        edges, seconds, name = list(map(str, values["edges"])), float(values["seconds"]), values["name"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PahqError(f"{path} is not a whole replicate: {error} is missing or of another form") from None
+    if name != variant.name:
+        raise PahqError(f"{path} holds the replicate {name!r}, not {variant.name!r}")
+    return edges, seconds
+
+
+def _claim(folder: Path, model: Model) -> None:
+    """Write what the replicates rest on, or check that those which are there, and the cell itself, rest on the same."""
+    result = read_result(folder)
+    wanted = {"id": result["id"], "model": model.digest, "pahq": versions()["pahq"]}
+    if result["model"]["digest"] != model.digest:
+        raise PahqError(f"{folder} was searched on a model of digest {result['model']['digest']}, not {model.digest}")
+    path = folder / "stability" / "provenance.json"
+    if path.exists() and read_sealed(path) != wanted:
+        raise PahqError(f"{path.parent} holds replicates of another run; move it away to start anew")
+    write_sealed(path, wanted)
+
+
+def _read_done(folder: Path, n: int, seeds: int) -> Measured | None:
+    """What an earlier run with these counts or more left, if it is whole and belongs to the circuit that is there."""
+    path = folder / "stability.json"
+    if not (path.exists() and (folder / INCLUSION).exists()):
+        return None
+    values, result = read_sealed(path), read_result(folder)
+    wanted = {"schema": SCHEMA, "id": result["id"], "model": result["model"]["digest"]}
+    if any(values.get(key) != value for key, value in wanted.items()):
+        return None
+    check_digests(folder, values["files"], way_on=f"move {path} away, and pahq stability makes both anew")
+    if values.get("n", 0) < n or values.get("seeds", 0) < seeds:
+        return None
+    names = [name for kind in ("bootstrap", "orders", "other_seeds") for name in values[kind]["each"]]
+    files = [folder / "stability" / f"{name}.json" for name in names]
+    return Measured(path, values, sum(read_sealed(file)["seconds"] for file in files if file.exists()))
+
+
+def _summary(cell: CellConfig, ground: _Ground, stability: Stability, n: int, seeds: int) -> dict[str, Any]:
+    replicates = {kind: getattr(stability, kind).to_json() for kind in KINDS}
+    return {
+        "schema": SCHEMA,
+        "id": cell.id,
+        "model": ground.model.digest,
+        "n": n,
+        "seeds": seeds,
+        "prompts": len(ground.task.search.clean),
+        "kept": len(stability.original),
+        **{("other_seeds" if kind == "seeds" else kind): found for kind, found in replicates.items()},
+        "note": SAME_PROMPTS if seeds and not ground.others else "",
+    }
+
+
+def inclusion_frame(stability: Stability) -> pd.DataFrame:
+    """One row an edge of the graph, in its order: whether the circuit has it, and which share of replicates kept it.
+
+    Columns: edge, direct, in_circuit, bootstrap, orders, seeds (shares in [0, 1]; nan where there are no replicates).
+    """
+    graph = stability.original.graph
+    shares: dict[str, Sequence[object]] = {kind: list(getattr(stability, kind).inclusion.values()) for kind in KINDS}
+    direct = [edge.direct for edge in graph.edges]
+    names = [str(edge) for edge in graph.edges]
+    columns: dict[str, Sequence[object]] = {"edge": names, "direct": direct, "in_circuit": stability.original.present}
+    return pd.DataFrame(columns | shares)

@@ -1,0 +1,64 @@
+"""What a replicate changes: the prompts drawn, the order of the search, or the prompts' seed. Values, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pahq.circuits.order import Order
+from pahq.errors import PahqError
+from pahq.experiments.jobs import RESAMPLES, Asked
+
+Kind = Literal["bootstrap", "orders", "seeds"]
+KINDS: tuple[Kind, ...] = ("bootstrap", "orders", "seeds")
+REPLICATES, SEEDS = RESAMPLES, Asked(resamples=RESAMPLES).seeds  # how many by default: 20 and 5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One more search, by ``name``. ``replicate`` of a bootstrap; ``seed``: how far from the original's seed."""
+
+    kind: Kind
+    name: str
+    order: Order
+    replicate: int | None = None
+    seed: int = 0
+
+
+def done_marker(folder: Path, n: int, seeds: int) -> Path:
+    """The file in a cell's folder that says that so many resamples and seeds, or more, are measured."""
+    return folder / "stability" / f"n{n}-seeds{seeds}.done"
+
+
+def check_counts(n: int, seeds: int = 0) -> None:
+    """Raise PahqError unless ``n`` resamples can be compared in pairs and ``seeds`` is no negative number."""
+    for name, value in (("n", n), ("seeds", seeds)):
+        if type(value) is not int:
+            raise PahqError(f"{name}: a whole number was expected (got {value!r})")
+    if n < 2:
+        raise PahqError(f"n={n} resamples cannot be compared with each other; at least 2 are needed")
+    if seeds < 0:
+        raise PahqError(f"seeds={seeds} is no number of further seeds; 0 or more are expected")
+
+
+def bootstrap_variants(n: int, order: Order) -> list[Variant]:
+    """``n`` resamples of the prompts, searched in the original's order."""
+    return [Variant("bootstrap", f"bootstrap-{i:03}", order, replicate=i) for i in range(n)]
+
+
+def order_variants(order: Order) -> list[Variant]:
+    """The three other orders: heads of a layer descending or ascending, senders' layers nearest or farthest first."""
+    return [Variant("orders", f"{other.heads}-{other.senders}", other) for other in _orders() if other != order]
+
+
+def seed_variants(count: int, order: Order) -> list[Variant]:
+    """The next ``count`` seeds after the original's."""
+    return [Variant("seeds", f"seed-plus-{i}", order, seed=i) for i in range(1, count + 1)]
+
+
+def _orders() -> Iterator[Order]:
+    for heads in ("descending", "ascending"):
+        for senders in ("nearest", "farthest"):
+            yield Order(heads, senders)

@@ -1,0 +1,46 @@
+"""A cell with ``audit=band``: its search, and what its result says of the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pahq.config.cell import CellConfig
+from pahq.engine.base import Engine
+from pahq.engine.problem import Problem
+from pahq.engine.reference import ReferenceEngine
+from pahq.model.weights import Model
+from pahq.precision.bits import bits_share
+from pahq.precision.store import focus_of
+from pahq.search.acdc import Decision, Judge
+from pahq.search.audit import audit
+from pahq.search.band import Auditor, Calibration, banded, layers_of, record, unaudited_sample
+from pahq.search.doubt import Doubts
+
+Start = Callable[[Judge, Sequence[Decision]], Iterator[Decision]]  # begins a search after decisions that are done
+
+
+def audited_search(
+    cell: CellConfig, exact: Engine, low: Start, full: Start, done: Sequence[Decision], doubts: Doubts
+) -> Iterator[Decision]:
+    """The cell's search by ``low``, audited by the full-precision engine ``exact``, ended by ``full`` if hopeless.
+
+    ``doubts``, of the full-precision network, settle what float noise could decide.
+    """
+    calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph))
+    return banded(low, full, Auditor(exact, calibration, doubts), calibration, done)
+
+
+def audit_record(cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision]) -> dict[str, Any]:
+    """What the audit did, how sure it is, what the tests measured again at the end say, and the bits it all took."""
+    absolute, edges = cell.method.absolute, full.graph.edges
+    values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layers_of(full.graph))
+    chosen = unaudited_sample(decisions, cell.band)
+    found = audit(ReferenceEngine(full), decisions, chosen, cell.threshold, absolute=absolute)
+    values["verified"] = {"tests": len(chosen), "flipped": [str(edges[decisions[i].edge]) for i in found.flipped]}
+    low = [decision for decision in decisions if decision.low or not decision.audited]
+    focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
+    values["bits_share"] = bits_share(
+        model, cell.precision, low=len(low), focused=focused, full=values["tests"], tests=len(decisions)
+    )
+    return values

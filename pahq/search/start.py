@@ -1,0 +1,129 @@
+"""A search by its names: the engine, the order and the judge that a configuration asks for, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig
+from pahq.engine.problem import Problem
+from pahq.engine.reference import ReferenceEngine
+from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.budget import least_bytes
+from pahq.errors import PahqError, unknown
+from pahq.precision.store import Focus, focus_of
+from pahq.search.acdc import Decision, Judge, acdc, as_measured
+from pahq.search.audited import audited_search
+from pahq.search.doubt import Doubts
+from pahq.search.speculate import speculate
+from pahq.search.twin import doubts_for, twin_bytes
+
+ENGINES = ("suffix", "reference")
+
+
+def focus_on(problem: Problem) -> Callable[[int], Focus]:
+    """What runs in full precision while an edge (an index) is under test."""
+    graph = problem.graph
+    return lambda edge: focus_of(graph, graph.edges[edge], problem.focus)
+
+
+def start_search(
+    engine: str,
+    problem: Problem,
+    order: Order,
+    threshold: float,
+    *,
+    absolute: bool = False,
+    done: Sequence[Decision] = (),
+    memory_gb: float | None = None,
+    share: float = 1.0,
+    beside: int = 0,
+    judge: Judge = as_measured,
+) -> Iterator[Decision]:
+    """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
+    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb, share, beside)
+    if isinstance(built, SuffixEngine):
+        return speculate(
+            built,
+            order,
+            threshold,
+            absolute=absolute,
+            focus=focus,
+            done=done,
+            judge=judge,
+            drift=lambda: built.drift,
+        )
+    return acdc(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+
+
+def build_engine(
+    name: str, problem: Problem, memory_gb: float | None = None, share: float = 1.0, beside: int = 0
+) -> ReferenceEngine | SuffixEngine:
+    """The engine of that name; PahqError for an unknown one, and for a ceiling of which its part is too little."""
+    if name == "suffix":
+        ceiling = None if memory_gb is None else int(memory_gb * 2**30)
+        return SuffixEngine(problem, memory_bytes=ceiling, share=share, beside=beside)
+    if name != "reference":
+        raise unknown("engine", name, ENGINES)
+    if memory_gb is not None:
+        raise PahqError("memory_gb is a setting of engine=suffix; engine=reference takes what it takes")
+    return ReferenceEngine(problem)
+
+
+def search(
+    cell: CellConfig,
+    problem: Problem,
+    done: Sequence[Decision],
+    memory_gb: float | None = None,
+    full: Problem | None = None,
+    doubts: Doubts | None = None,
+) -> Iterator[Decision]:
+    """The cell's search, going on after the decisions ``done``; ``audit=band`` needs the ``full`` problem.
+
+    ``doubts`` (by default the cell's own, see ``cell_doubts``) judge what float noise could decide.
+    """
+    method, beside = cell.method, 0
+    doubts = doubts or cell_doubts(cell, problem, full, memory_gb)
+    if memory_gb is not None and _settles(cell):
+        beside = twin_bytes(problem if full is None else full)
+    least = {id(on): least_bytes(on) for on in (problem, full) if on is not None}
+
+    def part(on: Problem) -> dict[str, Any]:
+        """What an engine may take of the ceiling: with an audit there are two, which share it as they need it."""
+        return {"memory_gb": memory_gb, "share": least[id(on)] / sum(least.values()), "beside": beside}
+
+    def start(on: Problem, judge: Judge, done: Sequence[Decision]) -> Iterator[Decision]:
+        return start_search(
+            cell.engine.name,
+            on,
+            Order(method.heads, method.senders),
+            cell.threshold,
+            absolute=method.absolute,
+            done=done,
+            judge=judge,
+            **part(on),
+        )
+
+    if cell.audit != "band":
+        for decision in done:
+            doubts.repeat(decision)
+        return start(problem, doubts, done)
+    if full is None:
+        raise PahqError("audit=band needs the full-precision network beside the other, which is not at hand here")
+    exact = build_engine(cell.engine.name, full, **part(full))
+    return audited_search(cell, exact, partial(start, problem), partial(start, full), done, doubts)
+
+
+def cell_doubts(
+    cell: CellConfig, problem: Problem, full: Problem | None = None, memory_gb: float | None = None
+) -> Doubts:
+    """The judge of what float noise could decide, of the network whose effects decide: with an audit the full one."""
+    decides = problem if full is None else full
+    settle, tight = _settles(cell), memory_gb is not None  # where nothing is settled the twin comes after the search
+    return doubts_for(decides, cell.threshold, absolute=cell.method.absolute, settle=settle, tight=tight and settle)
+
+
+def _settles(cell: CellConfig) -> bool:
+    return cell.engine.doubts == "float64" and cell.engine.dtype == "float32"

@@ -1,0 +1,148 @@
+"""The graph: its counts, its order, its names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.places import SHARED
+
+from pahq.circuits.graph import Graph, ModelShape, Receiver, build_graph
+from pahq.errors import PahqError
+
+TRUTH = SHARED / "truth"
+
+shapes = st.builds(
+    lambda layers, kv_heads, group, mlp, split: ModelShape(layers, kv_heads * group, kv_heads, mlp, split),
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "addition", "direct"),
+    [
+        pytest.param(ModelShape(12, 12, 12, True), 32_491, 432, id="gpt2-small"),
+        pytest.param(ModelShape(4, 8, 8, False), 1_281, 96, id="attn-only-4l"),
+        pytest.param(ModelShape(4, 1, 1, True, split_embed=True), 94, 12, id="tracr-reverse"),
+        pytest.param(ModelShape(2, 1, 1, True, split_embed=True), 32, 6, id="tracr-proportion"),
+        pytest.param(ModelShape(2, 4, 4, False), 81, 24, id="2-layers-4-heads"),
+        pytest.param(ModelShape(4, 4, 4, True), 479, 48, id="4-layers-4-heads-mlp"),
+        # SmolLM2-135M. Addition: 15 head inputs (9 q, 3 k, 3 v) x sum over layers of 1 + 10 l = 65,700; MLP inputs
+        # sum of 10 + 10 l = 4,650; logits 301. Direct: one edge per head input, (9 + 3 + 3) x 30 layers = 450, since
+        # k and v inputs exist once per key-value head.
+        pytest.param(ModelShape(30, 9, 3, True), 65_700 + 4_650 + 301, 450, id="smollm2-135m"),
+    ],
+)
+def test_counts(shape: ModelShape, addition: int, direct: int) -> None:
+    graph = build_graph(shape)
+    assert (graph.n_addition, graph.n_direct, len(graph.edges)) == (addition, direct, addition + direct)
+    bare = build_graph(shape, direct_edges=False)
+    assert (bare.n_addition, bare.n_direct) == (addition, 0)
+    assert bare.edges == graph.edges[:addition]
+
+
+def is_upstream(graph: Graph, sender: int, receiver: Receiver) -> bool:
+    """By the model's own order: a layer's heads read nothing of that layer, its MLP reads its heads."""
+    node = graph.senders[sender]
+    if receiver.kind == "logits" or node.kind in ("embed", "pos"):
+        return True
+    return node.layer < receiver.layer or (
+        node.layer == receiver.layer and (node.kind, receiver.kind) == ("head", "mlp")
+    )
+
+
+@given(shapes)
+def test_edges_are_all_pairs_of_an_earlier_sender_and_a_later_receiver(shape: ModelShape) -> None:
+    graph = build_graph(shape)
+    expected = {
+        f"{node}->{receiver}"
+        for receiver in graph.receivers
+        for sender, node in enumerate(graph.senders)
+        if is_upstream(graph, sender, receiver)
+    }
+    assert {str(edge) for edge in graph.edges if not edge.direct} == expected
+    assert [str(edge) for edge in graph.edges if edge.direct] == [str(receiver) for receiver in graph.head_inputs]
+    embeds, outputs = 1 + shape.split_embed, shape.heads + shape.mlp
+    assert len(graph.senders) == embeds + shape.layers * outputs
+    assert len(graph.head_inputs) == shape.layers * (shape.heads + 2 * shape.kv_heads)
+    assert len(graph.receivers) == len(graph.head_inputs) + shape.layers * shape.mlp + 1
+
+
+@given(shapes)
+def test_senders_of_a_receiver_are_a_prefix(shape: ModelShape) -> None:
+    graph = build_graph(shape)
+    for receiver in graph.receivers:
+        upstream = graph.upstream(receiver)
+        assert [is_upstream(graph, i, receiver) for i in range(len(graph.senders))] == [
+            i < upstream for i in range(len(graph.senders))
+        ]
+        assert [graph.edges[i].sender for i in graph.incoming(receiver)] == list(graph.senders[:upstream])
+        assert all(graph.edges[i].receiver == receiver for i in graph.incoming(receiver))
+        assert [graph.addition(i, receiver) for i in range(upstream)] == list(graph.incoming(receiver))
+
+
+@given(shapes)
+def test_names_are_unique_and_lead_back(shape: ModelShape) -> None:
+    graph = build_graph(shape)
+    names = [str(edge) for edge in graph.edges]
+    assert len(set(names)) == len(names)
+    assert [graph.index_of(name) for name in names] == list(range(len(names)))
+    assert [graph.direct(receiver) for receiver in graph.head_inputs] == list(range(graph.n_addition, len(names)))
+
+
+def test_names_read_as_documented() -> None:
+    graph = build_graph(ModelShape(6, 3, 3, True, split_embed=True))
+    names = {str(edge) for edge in graph.edges}
+    assert {"a3.h2->a5.h1<q>", "a5.h1<q>", "m5->logits", "a5.h0->m5", "embed->a0.h0<v>", "pos->logits"} <= names
+    assert "m5->m5" not in names
+    assert "a5.h1->a5.h1<q>" not in names
+    assert [str(node) for node in graph.senders[:6]] == ["embed", "pos", "a0.h0", "a0.h1", "a0.h2", "m0"]
+
+
+def test_grouped_queries_read_their_key_value_head() -> None:
+    shape = ModelShape(1, 6, 2, False)
+    assert [list(shape.query_heads("k", head)) for head in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(shape.query_heads("q", head)) for head in range(6)] == [[head] for head in range(6)]
+    names = {str(receiver) for receiver in build_graph(shape).head_inputs}
+    assert "a0.h5<q>" in names
+    assert "a0.h1<v>" in names
+    assert "a0.h2<v>" not in names
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 4, 3), (1, 2, 4)])
+def test_impossible_shapes_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(PahqError):
+        ModelShape(*sizes, mlp=True)
+
+
+def test_unknown_names_and_downstream_senders_are_refused() -> None:
+    graph = build_graph(ModelShape(2, 2, 2, True))
+    with pytest.raises(PahqError, match=r"no edge 'a9\.h0->logits'.*a1\.h0->a2\.h3<q>"):
+        graph.index_of("a9.h0->logits")
+    with pytest.raises(PahqError, match=r"m1 is not upstream of a1\.h0<q>"):
+        graph.addition(graph.sender_index[graph.senders[-1]], Receiver("head", 1, 0, "q"))
+    assert build_graph(ModelShape(1, 1, 1, True), direct_edges=False).direct(Receiver("head", 0, 0, "q")) is None
+
+
+@pytest.mark.skipif(not TRUTH.is_dir(), reason="the published circuits lie outside the project")
+@pytest.mark.parametrize("task", ["ioi", "greaterthan", "docstring", "tracr-reverse", "tracr-proportion"])
+def test_published_circuits_are_subsets(task: str) -> None:
+    published = json.loads((TRUTH / f"{task}.json").read_text())
+    heads, split = published["n_heads"], published["use_pos_embed"]
+    graph = build_graph(ModelShape(published["n_layers"], heads, heads, not published["attn_only"], split))
+    assert len(graph.edges) == published["graph_edges_counted"]
+
+    def name(edge: dict[str, str]) -> str:
+        layer, head, *letter = (
+            edge["receiver"].removeprefix("a").split(".") + [""] if "." in edge["receiver"] else "   "
+        )
+        receiver = f"a{layer}.h{head}<{letter[0]}>" if "." in edge["receiver"] else edge["receiver"]
+        if edge["type"] == "DIRECT_COMPUTATION":
+            return receiver
+        sender = edge["sender"].replace("resid_pre", "embed")
+        return f"{sender.replace('.', '.h') if sender[0] == 'a' else sender}->{receiver}"
+
+    indices = {graph.index_of(name(edge)) for edge in published["edges"]}
+    assert len(indices) == published["circuit_edges_counted"]

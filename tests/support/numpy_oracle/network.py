@@ -1,0 +1,113 @@
+"""What the parts of a network compute: norm, projection, head, MLP, unembedding. [batch, pos, width] arrays in float64.
+
+Weights are a dictionary of arrays by TransformerLens' names (``blocks.0.attn.W_Q`` is [head, d_model, d_head]). Rotary
+positions: Su et al. 2021; shortformer's: Press et al. 2020; grouped queries: Ainslie et al. 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from support.numpy_oracle.graph import Shape
+
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Facts(Shape):
+    """A graph's shape, and how the parts of the network compute."""
+
+    norm: str  # layer, rms or none
+    eps: float
+    activation: str
+    gated: bool
+    positions: str  # learned, rotary or shortformer
+    rotary_base: float
+    causal: bool
+    qk_norm: bool
+
+
+def embeddings(facts: Facts, w: Weights, tokens: np.ndarray, order: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The embedding senders of some prompts; ``order`` permutes the rows of the position table."""
+    token = w["embed.W_E"][tokens]
+    if facts.positions != "learned":
+        return {"embed": token}
+    rows = np.arange(tokens.shape[1]) if order is None else order
+    position = np.broadcast_to(w["pos_embed.W_pos"][rows], token.shape)
+    return {"embed": token, "pos": position} if facts.split else {"embed": token + position}
+
+
+def rms(x: np.ndarray, eps: float, weight: np.ndarray) -> np.ndarray:
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def norm(facts: Facts, w: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    if facts.norm == "none":
+        return x
+    if facts.norm == "rms":
+        return rms(x, facts.eps, w[name + ".w"])
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    spread = np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + facts.eps)
+    return centred / spread * w[name + ".w"] + w[name + ".b"]
+
+
+def projection(facts: Facts, w: Weights, layer: int, letter: str, index: int, x: np.ndarray) -> np.ndarray:
+    """q, k or v of one head from the residual stream that this input of it reads."""
+    at = f"blocks.{layer}."
+    normed = norm(facts, w, at + "ln1", x)
+    if facts.positions == "shortformer" and letter != "v":
+        normed = normed + w["pos_embed.W_pos"][: x.shape[1]]
+    name = letter.upper()
+    y = normed @ w[f"{at}attn.W_{name}"][index] + w[f"{at}attn.b_{name}"][index]
+    if letter == "v":
+        return y
+    if facts.qk_norm:
+        y = rms(y, facts.eps, w[f"{at}attn.{letter}_norm.w"])
+    if facts.positions == "rotary":
+        half = y.shape[-1] // 2
+        speed = facts.rotary_base ** (-np.arange(half) / half)
+        turned = (y[..., :half] + 1j * y[..., half:]) * np.exp(1j * np.outer(np.arange(y.shape[1]), speed))
+        y = np.concatenate([turned.real, turned.imag], axis=-1)
+    return y
+
+
+def head(facts: Facts, w: Weights, layer: int, index: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """One head's output from its query, key and value; b_O belongs to no head."""
+    scores = q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1])
+    if facts.causal:
+        scores = np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    pattern = weights / weights.sum(axis=-1, keepdims=True)
+    return pattern @ v @ w[f"blocks.{layer}.attn.W_O"][index]
+
+
+def activated(kind: str, x: np.ndarray) -> np.ndarray:
+    if kind == "relu":
+        return np.where(x > 0, x, 0.0)
+    if kind == "silu":
+        return x / (1 + np.exp(-x))
+    if kind == "gelu":
+        return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+    assert kind == "gelu_new", kind
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def mlp(facts: Facts, w: Weights, layer: int, x: np.ndarray) -> np.ndarray:
+    """An MLP's output from the residual stream that it reads; its output bias is part of it."""
+    at = f"blocks.{layer}."
+    normed = norm(facts, w, at + "ln2", x)
+    into = normed @ w[at + "mlp.W_in"] + w[at + "mlp.b_in"]
+    hidden = activated(facts.activation, normed @ w[at + "mlp.W_gate"]) * into if facts.gated else None
+    if hidden is None:
+        hidden = activated(facts.activation, into)
+    return hidden @ w[at + "mlp.W_out"] + w[at + "mlp.b_out"]
+
+
+def logits(facts: Facts, w: Weights, x: np.ndarray) -> np.ndarray:
+    """From the final residual stream; a tied unembedding is the embedding."""
+    unembedding = w["unembed.W_U"] if "unembed.W_U" in w else w["embed.W_E"].T
+    return norm(facts, w, "ln_final", x) @ unembedding + w["unembed.b_U"]
