@@ -64,11 +64,11 @@ class Way:
 
     def problem(self, model: Model, prompts: Prompts) -> Problem:
         if self.heads == "float32":
-            policy = PrecisionConfig(name="float32", heads="float32", compute=self.compute)
+            policy = PrecisionConfig(name="float32", format="float32", compute=self.compute)
             return build_problem(model, prompts, metric="kl", precision=policy)
         scales = "group32" if self.heads.startswith("int4") else "row"
         settings: dict[str, Any] = {"compute": self.compute, "kernel": self.kernel, "mlp": "bf16", "scales": scales}
-        policy = PrecisionConfig(name=self.heads, heads=self.heads, **settings)
+        policy = PrecisionConfig(name=self.heads, format=self.heads, **settings)
         return build_problem(
             model,
             prompts,

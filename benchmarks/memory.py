@@ -91,7 +91,7 @@ def llama_like() -> Model:
 
 
 def precision(name: str, cache: str) -> PrecisionConfig:
-    values: dict[str, Any] = {"name": name, "heads": name, "cache": cache}
+    values: dict[str, Any] = {"name": name, "format": name, "cache": cache}
     if name == "float32":
         return PrecisionConfig(**values)
     return PrecisionConfig(**values, scales="group32" if name == "int4" else "row", mlp="bf16")

@@ -50,8 +50,7 @@ def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
         "resumed": found["resumed"],
     }
     if config["audit"] == "band":
-        values["band"] = {"rule": config["band"]["rule"]}
-        values["band"] |= {name: found["certainty"]["audit"][name] for name in BAND}
+        values["band"] = {name: found["certainty"]["audit"][name] for name in BAND}
     if (folder / "stability.json").exists():
         stable = read_json(folder / "stability.json")
         kinds = ("bootstrap", "orders", "other_seeds")

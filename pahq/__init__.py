@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pahq.resamples.library import stability
     from pahq.resamples.measures import Stability
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"
 
 _HOMES = {
     "CellConfig": "pahq.config.cell",

@@ -28,7 +28,7 @@ def test_engines_agree_and_the_circuit_holds_the_kept_edges():
 
 def test_mixed_precision_through_the_same_door():
     model = random_model("gpt2")
-    int4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
+    int4 = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
     found = pahq.acdc(model, random_prompts(model), 0.1, precision=int4, focus="receiver", progress=False)
     assert found.decisions[0].before > 1e-6  # the quantised network is not the clean one
 
@@ -36,7 +36,7 @@ def test_mixed_precision_through_the_same_door():
 @pytest.mark.parametrize("focus", ["none", "receiver"])
 def test_a_sweep_is_its_searches_and_shares_their_prefixes(focus):
     model = random_model("gpt2")
-    prompts, int8 = random_prompts(model), PrecisionConfig(name="int8", heads="int8", mlp="bf16")
+    prompts, int8 = random_prompts(model), PrecisionConfig(name="int8", format="int8", mlp="bf16")
     thresholds = [0.3, 0.03, 0.1, 0.11]
     swept = pahq.sweep(model, prompts, thresholds, precision=int8, focus=focus, progress=False)
     assert list(swept) == sorted(thresholds)

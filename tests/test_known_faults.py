@@ -32,8 +32,8 @@ from pahq.search.speculate import speculate
 from pahq.tasks.metrics import gather_items, kl
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
-INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
-INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
+INT4 = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
+INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
 STORES = pytest.mark.parametrize("store", ["plain", "packed"])
 FAMILIES = pytest.mark.parametrize("family", ["gpt2", "attention-only", "llama"])
 
@@ -139,7 +139,7 @@ def test_a_format_of_8_bits_has_scales(scales: str) -> None:
     assert error(bare) > 0.1 > 3 * error(Format("fp8", scales))
     assert torch.equal(round_trip(w, bare), w.to(torch.float8_e4m3fn).float())  # that is the bare cast
     assert Format("fp8").scales != "none"
-    assert PrecisionConfig(name="fp8", heads="fp8").scales != "none"
+    assert PrecisionConfig(name="fp8", format="fp8").scales != "none"
 
 
 @STORES

@@ -84,8 +84,8 @@ BAD = {
     ),
     "engine": (lambda: acdc(engine="fast"), "engine: Input should be 'suffix' or 'reference' (got 'fast')"),
     "engine of a type": (lambda: acdc(engine=None), "engine: Input should be 'suffix' or 'reference' (got None)"),
-    "order": (lambda: acdc(order="descending"), "order: an Order(heads, senders) was expected (got 'descending')"),
-    "order of heads": (lambda: acdc(order=Order("down")), "heads: Input should be 'descending' or 'ascending'"),
+    "order": (lambda: acdc(order="descending"), "order: an Order(indices, senders) was expected (got 'descending')"),
+    "order of heads": (lambda: acdc(order=Order("down")), "order: Input should be 'descending' or 'ascending'"),
     "absolute": (lambda: acdc(absolute="yes"), "absolute: Input should be a valid boolean (got 'yes')"),
     "direct_edges": (lambda: acdc(direct_edges=1), "direct_edges: Input should be a valid boolean (got 1)"),
     "split_embed": (lambda: acdc(split_embed="no"), "split_embed: Input should be a valid boolean (got 'no')"),
@@ -287,7 +287,7 @@ def test_words_are_words_in_any_list() -> None:
 
 @pytest.mark.parametrize("focus", ["none", "receiver"])
 def test_a_precision_by_name_is_the_configured_one(focus: str) -> None:
-    written = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
+    written = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
     by_name, by_value = (acdc(precision=value, focus=focus, threshold=0.05) for value in ("int4", written))
     assert by_name == by_value
     assert by_name.decisions[0].before > 1e-6  # rounded it is
@@ -315,7 +315,7 @@ def test_zero_ablation_needs_no_other_prompts() -> None:
 
 
 def test_codes_are_multiplied_from_python_too() -> None:
-    coded = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="int8", kernel="codes")
+    coded = PrecisionConfig(name="int8", format="int8", mlp="bf16", compute="int8", kernel="codes")
     assert acdc(model=MODEL.to(dtype=torch.float32), precision=coded, focus="receiver").decisions
 
 

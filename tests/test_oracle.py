@@ -211,7 +211,7 @@ def test_the_oracle_meets_the_original_codes_runs(folder: str) -> None:
         at = tuple(run.prompts.items.numpy().T)
         targets = {name: value.numpy() for name, value in run.prompts.targets.items()}
         targets.setdefault("columns", np.arange(network.clean_logits.shape[-1]))
-        rule = Rule(run.threshold, run.absolute, run.order.heads, run.order.senders == "nearest")
+        rule = Rule(run.threshold, run.absolute, run.order.indices, run.order.senders == "nearest")
         found = search(facts, measured(network, run.metric, at, targets), rule)
         for ours, theirs in zip(found, run.tests, strict=True):
             assert (ours.edge, ours.removed) == (theirs.edge, not theirs.kept)

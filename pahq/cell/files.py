@@ -22,7 +22,7 @@ from pahq.files.sealed import Damaged, digests, read_sealed, write_sealed
 from pahq.files.text import read_json
 from pahq.sentences import one_sentence
 
-SCHEMA = 2
+SCHEMA = 3
 FILES = ("config.json", "provenance.json", "decisions.jsonl", "circuit.json")  # of a cell, beside its result
 REPAIR = "run.repair=true (or `pahq repair`) sets it aside and computes the cell anew"
 

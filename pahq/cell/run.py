@@ -118,7 +118,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
 
 def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, dict[str, Any] | None, Problem]:
     """The model, in memory or left in its file, the task, whether the model does it, and the search's problem."""
-    low = (cell.precision.heads, cell.precision.mlp) != ("float32", "float32")
+    low = (cell.precision.format, cell.precision.mlp) != ("float32", "float32")
     store = "packed" if run.store == "packed" or (run.store == "auto" and low) else "plain"
     if store == "plain" and cell.engine.schedule == "serial":
         raise PahqError("engine.schedule=serial needs run.store=packed: a plain store has no head to bring in")

@@ -12,12 +12,12 @@ LETTER_ORDER = ("v", "k", "q")
 
 @dataclass(frozen=True)
 class Order:
-    """``heads``: descending (ACDC's command line) or ascending (its class default) among the senders of one layer.
+    """``indices``: the heads of a layer as senders, descending (ACDC's command line) or ascending (its class default).
 
     ``senders``: nearest layer first (ACDC's default) or farthest first.
     """
 
-    heads: str = "descending"
+    indices: str = "descending"
     senders: str = "nearest"
 
 
@@ -33,7 +33,7 @@ def visits(graph: Graph) -> Iterator[Visit]:
     """Every node once, from the output down.
 
     Per layer: the MLP input; the Direct edges of all heads, letter by letter v, k, q; then the Addition inputs in the
-    same letter order. Within a letter heads run from the last to the first, whatever ``Order.heads`` says of senders.
+    same letter order. Within a letter heads run from the last to the first, whatever ``Order.indices`` says of senders.
     """
     shape = graph.shape
     yield Visit(Receiver("logits"), direct=False)
@@ -60,7 +60,7 @@ def sender_order(graph: Graph, receiver: Receiver, order: Order) -> list[int]:
         for index in layers[layer]:
             kinds.setdefault(graph.senders[index].kind, []).append(index)
         heads = kinds.get("head", [])
-        if order.heads == "descending":
+        if order.indices == "descending":
             heads = heads[::-1]
         ordered += [kinds[kind] for kind in ("mlp", "embed", "pos") if kind in kinds] + ([heads] if heads else [])
     if order.senders == "farthest":

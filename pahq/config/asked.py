@@ -6,7 +6,6 @@ So there is one validation with two doors, and no torch is needed for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ValidationError
@@ -54,21 +53,21 @@ def asked(
         if key not in Setting.__annotations__:
             raise unknown("setting", key, Setting.__annotations__)
     if order is not None and not isinstance(order, Order):
-        raise PahqError(f"order: an Order(heads, senders) was expected (got {order!r})")
+        raise PahqError(f"order: an Order(indices, senders) was expected (got {order!r})")
     values = {key: _plain(value) for key, value in setting.items()}
     precision = values.get("precision")
     if isinstance(precision, BaseModel):
         precision = precision.model_dump()
     focus = values.get("focus", "none")
     task = {"name": "python", "kind": "python", "examples": 1, "metric": "kl"}
-    method = {"name": _method(precision, focus), "absolute": _plain(absolute), **asdict(order or Order())}
+    method = {"name": _method(precision, focus), "absolute": _plain(absolute), **_ordered(order or Order())}
     try:
         return CellConfig.model_validate(
             {
                 "task": task | {key: values[key] for key in _TASK if key in values},
                 "model": {"name": "python", "source": "python"},
                 "method": method | {key: values[key] for key in _METHOD if key in values},
-                "precision": {"name": "float32", "heads": "float32"} if precision is None else precision,
+                "precision": {"name": "float32", "format": "float32"} if precision is None else precision,
                 "engine": {"name": _plain(engine), "dtype": dtype if dtype == "float64" else "float32"},
                 "threshold": _plain(threshold),
                 "seed": _plain(seed),
@@ -78,6 +77,10 @@ def asked(
     except ValidationError as error:
         sentence = one_sentence(error, CellConfig).replace("engine.name:", "engine:", 1)
         raise PahqError(sentence.removeprefix("task.").removeprefix("method.")) from None
+
+
+def _ordered(order: Order) -> dict[str, str]:
+    return {"order": order.indices, "senders": order.senders}
 
 
 def thresholds_of(given: object) -> list[object]:
@@ -95,7 +98,7 @@ def _method(precision: Any, focus: object) -> str:
         return "pahq"
     if precision is None or precision in ("float32", "auto"):
         return "acdc"
-    parts = ("heads", "mlp", "cache", "compute")
+    parts = ("format", "mlp", "cache", "compute")
     full = isinstance(precision, dict) and {precision.get(part, "float32") for part in parts} <= {"float32", "auto"}
     return "acdc" if full else "rtn-q"
 

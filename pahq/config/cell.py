@@ -17,10 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -99,15 +97,6 @@ class TaskConfig(_Frozen):
             raise ValueError(str(error)) from None
         return found
 
-    @model_serializer(mode="wrap")
-    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that are not used stay unsaid, so that cells from before there were any keep their address."""
-        values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if value is not None or key not in _NEWER}
-
-
-_NEWER = ("bos", "positions", "prompts", "sha256")
-
 
 class ModelChoice(_Frozen):
     """``source``: an embedded model's name, a folder, or a hub name (then ``revision`` must be a commit)."""
@@ -118,20 +107,23 @@ class ModelChoice(_Frozen):
 
 
 class MethodConfig(_Frozen):
-    """The search. ``heads`` and ``senders`` order it: the order changes the circuit, so every result records it."""
+    """The search. ``order`` and ``senders`` say in which order edges are tested, which changes the circuit.
+
+    ``order``: of the heads of a layer as senders. ``senders``: those of the nearest layer first, or of the farthest.
+    """
 
     name: Literal["acdc", "pahq", "rtn-q"]
     focus: Focus = "none"
-    heads: Literal["descending", "ascending"] = "descending"
+    order: Literal["descending", "ascending"] = "descending"
     senders: Literal["nearest", "farthest"] = "nearest"
     direct_edges: bool = True
     absolute: bool = False
 
 
 class PrecisionConfig(_Frozen):
-    """Formats of the attention weights out of focus (``heads``), of the MLPs, of what absent edges carry (``cache``).
+    """Formats of the attention weights out of focus (``format``), of the MLPs, of what absent edges carry (``cache``).
 
-    ``rounding``: each weight of ``heads`` to the nearest level, or all to those by which outputs on the search's own
+    ``rounding``: each attention weight to the nearest level, or all to those by which outputs on the search's own
     prompts are off by least.
     ``compute``: of the operands of q, k and v projections out of focus and of MLPs (in 8 bits of the former alone, and
     MLPs in bf16). ``kernel``: unpack weights before products, multiply 8-bit codes as they are, or unpack inside the
@@ -139,7 +131,7 @@ class PrecisionConfig(_Frozen):
     """
 
     name: str
-    heads: Format | Literal["auto"] = "auto"
+    format: Format | Literal["auto"] = "auto"
     scales: Scales = "row"
     rounding: Literal["nearest", "calibrated"] = "nearest"
     mlp: Literal["float32", "bf16", "fp16"] = "float32"
@@ -147,28 +139,24 @@ class PrecisionConfig(_Frozen):
     compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
     kernel: Literal["unpack", "codes", "fused"] = "unpack"
 
-    @model_serializer(mode="wrap")
-    def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The usual choices stay unsaid, so that cells from before there were any keep their address."""
-        values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if _USUAL.get(key) != value}
-
     @model_validator(mode="after")
     def _scales_fit(self) -> PrecisionConfig:
-        allowed = SCALES.get(self.heads)
+        allowed = SCALES.get(self.format)
         if allowed and self.scales not in allowed:
-            raise ValueError(f"format {self.heads} has no scales {self.scales!r}; known: {', '.join(allowed)}")
-        if self.rounding == "calibrated" and self.heads not in (*SCALES, "auto"):
-            raise ValueError(f"rounding=calibrated needs heads in {', '.join(SCALES)}, not {self.heads}")
-        if self.compute in ("fp8", "int8") and self.heads != self.compute:
-            raise ValueError(f"compute={self.compute} multiplies weights of that format, and heads are {self.heads}")
+            raise ValueError(f"format {self.format} has no scales {self.scales!r}; known: {', '.join(allowed)}")
+        if self.rounding == "calibrated" and self.format not in (*SCALES, "auto"):
+            raise ValueError(f"rounding=calibrated needs a format among {', '.join(SCALES)}, not {self.format}")
+        if self.compute in ("fp8", "int8") and self.format != self.compute:
+            raise ValueError(
+                f"compute={self.compute} multiplies weights of that format, and precision.format is {self.format}"
+            )
         if self.compute in ("fp8", "int8") and self.scales not in ("row", "head"):
             raise ValueError(f"compute={self.compute} needs scales row or head, not {self.scales!r}")
         if self.kernel == "codes" and self.compute not in ("fp8", "int8"):
             raise ValueError(f"kernel=codes needs compute=fp8 or int8, not {self.compute}")
-        if self.kernel == "fused" and (self.heads not in _FUSED or self.scales == "none"):
+        if self.kernel == "fused" and (self.format not in _FUSED or self.scales == "none"):
             raise ValueError(
-                f"kernel=fused needs heads with scales in {', '.join(_FUSED)}, not {self.heads} with {self.scales}"
+                f"kernel=fused needs scales and a format of {', '.join(_FUSED)}, not {self.format} with {self.scales}"
             )
         if self.kernel == "fused" and self.compute in ("fp8", "int8"):
             raise ValueError(
@@ -178,7 +166,6 @@ class PrecisionConfig(_Frozen):
 
 
 _FUSED = ("fp8", "int8", "int4", "int4s")
-_USUAL = {"rounding": "nearest", "cache": "float32", "compute": "float32", "kernel": "unpack"}
 
 
 class EngineConfig(_Frozen):
@@ -195,23 +182,14 @@ class EngineConfig(_Frozen):
     schedule: Literal["overlapped", "serial"] = "overlapped"
     doubts: Literal["float64", "leave"] = "float64"
 
-    @model_serializer(mode="wrap")
-    def _without_newer(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The usual choices stay unsaid, so that cells from before there were any keep their address."""
-        values: dict[str, Any] = dump(self)
-        usual = {"schedule": "overlapped", "doubts": "float64"}
-        return {key: value for key, value in values.items() if usual.get(key) != value}
-
 
 class BandConfig(_Frozen):
     """``audit=band``: what is measured in both precisions, and how the band follows from it.
 
     The band is ``safety`` times the largest difference of all tests measured in both, and at least ``least``; in each
     layer anew it is at least ``near`` until ``enough`` tests so near have been measured there. The ``first`` tests, and
-    ``share`` of all, drawn by ``seed``, are measured in both as well. A format is given up when the tests so far say,
-    with ``confidence`` at each look, that more than ``hopeless`` of them lie in the band. ``verify`` unaudited tests
-    are measured again when the search is over. ``rule`` names the way of all this, so that cells of another one have
-    another address.
+    a random ``share`` of all, are measured in both as well. A format is given up when the tests so far say,
+    with ``confidence`` at each look, that more than ``hopeless`` of them lie in the band.
     """
 
     share: float = Field(default=0.01, ge=0, le=1)
@@ -222,9 +200,6 @@ class BandConfig(_Frozen):
     least: float = Field(default=0.05, ge=0)
     first: int = Field(default=1, ge=0)
     hopeless: float = Field(default=0.5, gt=0, le=1)
-    verify: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
-    rule: Literal["layer"] = "layer"
 
 
 class CellConfig(_Frozen):
@@ -239,12 +214,6 @@ class CellConfig(_Frozen):
     seed: int = Field(default=0, ge=0)
     audit: Literal["none", "float64", "band"] = "none"
     band: BandConfig = BandConfig()
-
-    @model_serializer(mode="wrap")
-    def _without_band(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a band its settings stay unsaid, so that cells from before there were any keep their address."""
-        values: dict[str, Any] = dump(self)
-        return {key: value for key, value in values.items() if key != "band" or self.audit == "band"}
 
     @field_validator("threshold")
     @classmethod
@@ -265,18 +234,18 @@ class CellConfig(_Frozen):
         if isinstance(values.get("precision"), str):
             values = values | {"precision": preset("precision", values["precision"])}
         precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
-        if precision is None or method is None or precision.get("heads", "auto") != "auto":
+        if precision is None or method is None or precision.get("format", "auto") != "auto":
             return values
-        settled = {"name": "float32", "heads": "float32", "scales": "row", "mlp": "float32"}
+        settled = {"name": "float32", "format": "float32", "scales": "row", "mlp": "float32"}
         if method.get("name") != "acdc":
-            settled = {"name": "int8", "heads": "int8", "scales": "row", "mlp": "bf16"}
+            settled = {"name": "int8", "format": "int8", "scales": "row", "mlp": "bf16"}
         kept = {key: value for key, value in precision.items() if key not in settled}
         return values | {"precision": settled | kept}
 
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:
         method, precision = self.method, self.precision
-        if method.name == "acdc" and {precision.heads, precision.mlp, precision.cache, precision.compute} != {
+        if method.name == "acdc" and {precision.format, precision.mlp, precision.cache, precision.compute} != {
             "float32"
         }:
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")

@@ -151,7 +151,7 @@ def build_problem(
         raise unknown("store", store, STORES)
     _check_tokens(model.config, prompts)
     graph = build_graph(model.config.shape(split_embed=split_embed), direct_edges=direct_edges)
-    policy = precision or PrecisionConfig(name="float32", heads="float32")
+    policy = precision or PrecisionConfig(name="float32", format="float32")
     if store == "plain" and isinstance(model, ModelFile):
         model = model.load()
     full: Network = model.network() if isinstance(model, ModelFile) else model
@@ -177,7 +177,7 @@ def build_problem(
             watch_run(weights.network(), _corrupted_parts(weights.network(), prompts), "on the corrupted prompts")
         if policy.cache != "float32":
             corrupted = _narrow(weights.network(), corrupted, policy.cache)
-    same = {policy.heads, policy.mlp, policy.compute} == {"float32"}
+    same = {policy.format, policy.mlp, policy.compute} == {"float32"}
     if isinstance(weights, PackedStore) and isinstance(weights.master, ModelFile):
         full = weights.master.network()  # a model that was loaded is not kept alive for this
     return Problem(

@@ -18,6 +18,6 @@ def bits_share(model: Model, precision: PrecisionConfig, *, low: int, focused: i
     weights = [getattr(layer, name) for layer in model.layers for name in MLP]
     mlp: int = sum(weight.numel() for weight in weights if weight is not None)
     group = heads / (len(model.layers) * model.config.kv_heads)
-    bits = BITS[precision.heads]
+    bits = BITS[precision.format]
     used = low * (bits * heads + BITS[precision.mlp] * mlp) + focused * (32 - bits) * group
     return (used / (heads + mlp) / 32 + full) / tests

@@ -84,7 +84,7 @@ class PackedStore:
         ``inputs``, by layer, are what calibrated rounding needs; it takes a layer's attention in full precision at a
         time. Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
         """
-        heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
+        heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
         device = model.device if isinstance(model, ModelFile) else model.W_E.device
         order = schedule_of(schedule, device)
         kernel = precision.kernel

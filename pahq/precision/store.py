@@ -114,7 +114,7 @@ class PrecisionStore:
         given = by_layer(inputs, precision)
         layers = tuple(_rounded(layer, precision, next(given)) for layer in model.layers)
         low = replace(model, layers=layers, config=model.config.computing(precision.compute))
-        return cls(full=model, low=low, uniform=(precision.heads, precision.compute) == ("float32", "float32"))
+        return cls(full=model, low=low, uniform=(precision.format, precision.compute) == ("float32", "float32"))
 
     @property
     def config(self) -> ModelConfig:
@@ -177,7 +177,7 @@ def by_layer(inputs: Iterable[Grams] | None, precision: PrecisionConfig) -> Iter
 
 
 def _rounded(layer: LayerWeights, precision: PrecisionConfig, inputs: Grams | None) -> LayerWeights:
-    heads, mlp = Format(precision.heads, precision.scales), Format(precision.mlp)
+    heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
     attention = {name: getattr(layer, name) for name in ATTENTION}
     if inputs is None:
         attention = {name: round_trip(weight, heads) for name, weight in attention.items()}

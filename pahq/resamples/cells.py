@@ -141,7 +141,7 @@ def _load(cell: CellConfig, device: str, seeds: int) -> _Ground:
 
 def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: int, bar: tqdm[Any]) -> Measured:
     folder = cell_folder(run.root, cell.id)
-    own = Order(cell.method.heads, cell.method.senders)
+    own = Order(cell.method.order, cell.method.senders)
     variants = [*bootstrap_variants(n, own), *order_variants(own)]
     variants += [variant for variant in seed_variants(seeds, own) if variant.seed in ground.others]
     bar.update(seeds - len(ground.others))  # searches that there is nothing to do for
@@ -185,7 +185,7 @@ def _problems(cell: CellConfig, model: Model, prompts: Prompts) -> tuple[Problem
 
 
 def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
-    order = {"heads": variant.order.heads, "senders": variant.order.senders}
+    order = {"order": variant.order.indices, "senders": variant.order.senders}
     return cell.model_copy(update={"method": cell.method.model_copy(update=order)})
 
 

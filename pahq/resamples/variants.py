@@ -50,7 +50,7 @@ def bootstrap_variants(n: int, order: Order) -> list[Variant]:
 
 def order_variants(order: Order) -> list[Variant]:
     """The three other orders: heads of a layer descending or ascending, senders' layers nearest or farthest first."""
-    return [Variant("orders", f"{other.heads}-{other.senders}", other) for other in _orders() if other != order]
+    return [Variant("orders", f"{other.indices}-{other.senders}", other) for other in _orders() if other != order]
 
 
 def seed_variants(count: int, order: Order) -> list[Variant]:

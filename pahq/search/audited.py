@@ -8,13 +8,11 @@ from typing import Any
 from pahq.config.cell import CellConfig
 from pahq.engine.base import Engine
 from pahq.engine.problem import Problem
-from pahq.engine.reference import ReferenceEngine
 from pahq.model.weights import Model
 from pahq.precision.bits import bits_share
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, Judge
-from pahq.search.audit import audit
-from pahq.search.band import Auditor, Calibration, banded, layers_of, record, unaudited_sample
+from pahq.search.band import Auditor, Calibration, banded, layers_of, record
 from pahq.search.doubt import Doubts
 
 Start = Callable[[Judge, Sequence[Decision]], Iterator[Decision]]  # begins a search after decisions that are done
@@ -32,12 +30,9 @@ def audited_search(
 
 
 def audit_record(cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision]) -> dict[str, Any]:
-    """What the audit did, how sure it is, what the tests measured again at the end say, and the bits it all took."""
+    """What the audit did, how sure it is, and the bits it all took."""
     absolute, edges = cell.method.absolute, full.graph.edges
     values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layers_of(full.graph))
-    chosen = unaudited_sample(decisions, cell.band)
-    found = audit(ReferenceEngine(full), decisions, chosen, cell.threshold, absolute=absolute)
-    values["verified"] = {"tests": len(chosen), "flipped": [str(edges[decisions[i].edge]) for i in found.flipped]}
     low = [decision for decision in decisions if decision.low or not decision.audited]
     focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
     values["bits_share"] = bits_share(

@@ -20,7 +20,6 @@ up to there each state in which the two networks were compared is one of ACDC's 
 from __future__ import annotations
 
 import math
-import random
 from bisect import bisect_right, insort
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,8 @@ from pahq.search.acdc import Decision, Judge, as_measured, is_removed, margin
 from pahq.search.doubt import Doubts
 from pahq.search.follow import Follower
 from pahq.search.sample import binomial, drawn, upper_rate
+
+SAMPLE_SEED = 0  # of the random sample, so that a search gone on with draws the same tests
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Calibration:
         return index < self.settings.first or self._sampled(index)
 
     def _sampled(self, index: int) -> bool:
-        return drawn(self.settings.seed, index, self.settings.share)
+        return drawn(SAMPLE_SEED, index, self.settings.share)
 
     def _mostly_inside(self) -> bool:
         """Whether so few tests outside the band would be rare if the share of tests inside were the one set.
@@ -256,10 +257,3 @@ def record(
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def unaudited_sample(decisions: Sequence[Decision], settings: BandConfig) -> tuple[int, ...]:
-    """A seeded sample of ``settings.verify`` unaudited tests (all, if there are no more), to be measured at the end."""
-    left = [decision.index for decision in decisions if not decision.audited]
-    chosen = random.Random(settings.seed).sample(left, min(settings.verify, len(left)))
-    return tuple(sorted(chosen))

@@ -98,7 +98,7 @@ def search(
         return start_search(
             cell.engine.name,
             on,
-            Order(method.heads, method.senders),
+            Order(method.order, method.senders),
             cell.threshold,
             absolute=method.absolute,
             done=done,

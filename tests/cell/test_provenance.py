@@ -22,7 +22,7 @@ from pahq.precision.levels import levels_digest
 from pahq.precision.store import ATTENTION, PrecisionStore
 from pahq.verify.command import verify
 
-INT4 = PrecisionConfig(name="int4", heads="int4", mlp="bf16", rounding="calibrated")
+INT4 = PrecisionConfig(name="int4", format="int4", mlp="bf16", rounding="calibrated")
 
 
 def make(rounding: str = "calibrated") -> CellConfig:

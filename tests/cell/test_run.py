@@ -368,7 +368,7 @@ def test_absolute_values_count_for_the_margin(tmp_path: Path) -> None:
 def test_circuits_are_judged_on_the_full_precision_network() -> None:
     """Two cells with the same circuit get the same marks, however coarse the search was."""
     coarse = make(
-        method={"name": "rtn-q"}, precision={"name": "int4", "heads": "int4", "scales": "group32", "mlp": "bf16"}
+        method={"name": "rtn-q"}, precision={"name": "int4", "format": "int4", "scales": "group32", "mlp": "bf16"}
     )
     marks = []
     for cell in (make(), coarse):
@@ -469,7 +469,7 @@ def test_a_search_killed_again_and_again_ends_in_the_same_circuit(tmp_path: Path
 @pytest.mark.parametrize("method", ["pahq", "rtn-q"])
 def test_packed_and_plain_weights_take_the_same_decisions(tmp_path: Path, method: str) -> None:
     focus = "receiver" if method == "pahq" else "none"
-    cell = make(method={"name": method, "focus": focus}, precision={"name": "int8", "heads": "int8", "mlp": "bf16"})
+    cell = make(method={"name": method, "focus": focus}, precision={"name": "int8", "format": "int8", "mlp": "bf16"})
     plain = run_cell(cell, RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))
     packed = run_cell(cell, RunConfig(root=str(tmp_path / "packed"), wandb="disabled", progress=False))
     assert (plain.values["store"], packed.values["store"]) == ("plain", "packed")
@@ -502,7 +502,7 @@ def test_a_cell_multiplies_codes(tmp_path: Path, kind: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("engine", ["suffix", "reference"])
 def test_schedules_take_the_same_decisions_and_are_told(tmp_path: Path, engine: str) -> None:
-    pahq = {"method": {"name": "pahq", "focus": "receiver"}, "precision": {"name": "fp8", "heads": "fp8"}}
+    pahq = {"method": {"name": "pahq", "focus": "receiver"}, "precision": {"name": "fp8", "format": "fp8"}}
     cells = [make(**pahq, engine={"name": engine, "schedule": name}) for name in ("overlapped", "serial")]
     overlapped, serial = (
         run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False)) for cell in cells

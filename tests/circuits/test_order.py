@@ -49,7 +49,7 @@ LOGITS = Receiver("logits")
     ("order", "expected"),
     [
         (Order(), "m1 a1.h1 a1.h0 m0 a0.h1 a0.h0 embed pos"),
-        (Order(heads="ascending"), "m1 a1.h0 a1.h1 m0 a0.h0 a0.h1 embed pos"),
+        (Order(indices="ascending"), "m1 a1.h0 a1.h1 m0 a0.h0 a0.h1 embed pos"),
         # the list of names is reversed, heads within a name are not
         (Order(senders="farthest"), "pos embed a0.h1 a0.h0 m0 a1.h1 a1.h0 m1"),
         (Order("ascending", "farthest"), "pos embed a0.h0 a0.h1 m0 a1.h0 a1.h1 m1"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pahq.config.cell import CellConfig, TaskConfig, parse_config
+from pahq.config.cell import CellConfig, parse_config
 from pahq.config.promptfile import Pair, cut, pairs_digest, read_pairs
 from pahq.errors import PahqError
 
@@ -199,10 +199,3 @@ def test_a_file_and_the_kind_own_go_together(tmp_path: Path) -> None:
         cell(tmp_path / "own.csv", kind="ioi")
     with pytest.raises(PahqError, match=r"task: prompt file .*No such file"):
         cell(tmp_path / "own.csv")
-
-
-def test_settings_that_are_not_used_leave_no_trace_in_a_cells_address() -> None:
-    plain = TaskConfig(name="nano-ioi", kind="ioi", examples=8, metric="kl").model_dump(mode="json")
-    assert list(plain) == ["name", "kind", "examples", "metric", "ablation", "split_embed"]
-    used = TaskConfig(name="x", kind="ioi", examples=8, metric="kl", bos="<s>").model_dump(mode="json")
-    assert set(used) - set(plain) == {"bos"}

@@ -173,7 +173,7 @@ def test_a_search_on_a_gpu_stays_below_its_ceiling(heads: str) -> None:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     model = synthetic.make_model(shape).to(device="cuda")
-    policy = PrecisionConfig(name=heads, heads=heads, scales="row")
+    policy = PrecisionConfig(name=heads, format=heads, scales="row")
     problem = build_problem(model, prompts, metric="kl", precision=policy, store="packed")
     found = []
     for ceiling in (least_bytes(problem), least_bytes(problem) + (1 << 28), None):

@@ -94,7 +94,7 @@ def test_a_cell_is_not_called_done(tmp_path: Path) -> None:
 
 def test_the_low_format_alone_may_overflow() -> None:
     model = random_model("gpt2", dtype=torch.float32)
-    low = PrecisionConfig(name="fp16", heads="fp16", mlp="fp16")
+    low = PrecisionConfig(name="fp16", format="fp16", mlp="fp16")
     with pytest.raises(PahqError, match="does not fit"):
         build_problem(
             with_layer(model, 0, W_out=model.layers[0].W_out * 1e6), random_prompts(model), metric="kl", precision=low

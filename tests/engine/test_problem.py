@@ -18,7 +18,7 @@ from pahq.tasks.metrics import gather_items
 from pahq.tasks.task import Prompts, last_items
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
-INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
+INT4 = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
 
 
 def test_the_corrupted_run_is_the_low_models_own() -> None:
@@ -118,7 +118,7 @@ def test_a_narrow_cache_holds_16_bits_of_what_absent_edges_carry(
 ) -> None:
     """Senders are rounded once; the streams are sums of the rounded ones, so that the whole graph is still clean."""
     model = random_model(family)
-    prompts, policy = random_prompts(model), PrecisionConfig(name="float32", heads="float32", cache=cache)
+    prompts, policy = random_prompts(model), PrecisionConfig(name="float32", format="float32", cache=cache)
     plain = build_problem(model, prompts, metric="kl", ablation=ablation)
     problem = build_problem(model, prompts, metric="kl", ablation=ablation, precision=policy)
     for name in ("start", "z", "mlp"):
@@ -137,6 +137,6 @@ def test_a_narrow_cache_holds_16_bits_of_what_absent_edges_carry(
 def test_what_a_narrow_cache_cannot_hold_is_refused() -> None:
     model = random_model("gpt2")
     huge = dataclasses.replace(model, W_E=model.W_E * 1e6)
-    policy = PrecisionConfig(name="float32", heads="float32", cache="fp16")
+    policy = PrecisionConfig(name="float32", format="float32", cache="fp16")
     with pytest.raises(PahqError, match=r"an activation of [\d.e+]+ does not fit cache=fp16; bf16 holds it"):
         build_problem(huge, random_prompts(model), metric="kl", precision=policy)

@@ -25,9 +25,9 @@ random_model, random_prompts = small_models.random_model, small_models.random_pr
 
 FAMILIES = pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
 ABLATIONS = pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
-INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
-INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
-FLOAT32 = PrecisionConfig(name="float32", heads="float32")
+INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
+INT4 = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
+FLOAT32 = PrecisionConfig(name="float32", format="float32")
 
 
 def learned(family: str) -> bool:

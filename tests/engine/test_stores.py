@@ -34,15 +34,15 @@ from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
-INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
-INT4 = PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="bf16")
-FP8 = PrecisionConfig(name="fp8", heads="fp8", scales="row", mlp="float32")
+INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
+INT4 = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
+FP8 = PrecisionConfig(name="fp8", format="fp8", scales="row", mlp="float32")
 CALIBRATED = FP8.model_copy(update={"rounding": "calibrated"})
-FLOAT32 = PrecisionConfig(name="float32", heads="float32")
-TF32 = PrecisionConfig(name="tf32", heads="float32", compute="tf32")
-INT8_INT8 = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="int8")
-FP8_FP8 = PrecisionConfig(name="fp8", heads="fp8", mlp="bf16", compute="fp8")
-INT8_BF16 = PrecisionConfig(name="int8", heads="int8", mlp="bf16", compute="bf16")
+FLOAT32 = PrecisionConfig(name="float32", format="float32")
+TF32 = PrecisionConfig(name="tf32", format="float32", compute="tf32")
+INT8_INT8 = PrecisionConfig(name="int8", format="int8", mlp="bf16", compute="int8")
+FP8_FP8 = PrecisionConfig(name="fp8", format="fp8", mlp="bf16", compute="fp8")
+INT8_BF16 = PrecisionConfig(name="int8", format="int8", mlp="bf16", compute="bf16")
 
 
 def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> list[Decision]:
@@ -74,7 +74,7 @@ def test_searches_are_the_same_bit_by_bit(
     model = random_model(family, 3, dtype=torch.float32)
     save_model(model, tmp_path)
     settings = {"metric": "kl", "ablation": ablation, "precision": policy, "focus": focus}
-    prompts, order = random_prompts(model, 3), Order(heads="ascending" if focus == "none" else "descending")
+    prompts, order = random_prompts(model, 3), Order(indices="ascending" if focus == "none" else "descending")
     expected = decisions(build_problem(model, prompts, **settings), engine, order, 0.05)
     assert {decision.removed for decision in expected} == {True, False}
     for source in (model, open_model(tmp_path)):
@@ -83,7 +83,7 @@ def test_searches_are_the_same_bit_by_bit(
         assert not hasattr(problem.store, "full")
         assert not hasattr(problem.store, "low")
         assert decisions(problem, engine, order, 0.05) == expected
-    if policy.heads != "float32" and focus != "none" and model.config.kv_heads > 1:
+    if policy.format != "float32" and focus != "none" and model.config.kv_heads > 1:
         assert problem.store.slots.loads > 0  # the focus did come from the master
         assert problem.store.slots.hits > 0
 
@@ -157,7 +157,7 @@ def level(key):
 def run(source, store):
     tokens = torch.arange(12).view(2, 6)
     prompts = Prompts(tokens, tokens + 7, last_items(2, 6))
-    policy = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
+    policy = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
     problem = build_problem(source, prompts, metric="kl", precision=policy, focus="receiver", store=store)
     del source
     engine = ReferenceEngine(problem)

@@ -67,7 +67,7 @@ def make(spec: dict, dtype: torch.dtype) -> Problem:
         compute = spec["format"] if eight else "float32"
     low = PrecisionConfig(
         name="low",
-        heads=spec["format"],
+        format=spec["format"],
         scales="row",
         mlp="float32" if spec["split"] else "bf16",
         cache=spec.get("cache", "float32"),
@@ -265,7 +265,7 @@ def test_a_wave_is_freed_without_the_cycle_collector() -> None:
 def test_what_does_not_fit_is_formed_anew(family: str, threshold: float, absolute: bool, low: str, inputs: int) -> None:
     """Inputs, heads' outputs on their way, composites and residual streams, with no room at all for them."""
     model = random_model(family, layers=3)
-    precision = PrecisionConfig(name="low", heads=low, scales="row")
+    precision = PrecisionConfig(name="low", format=low, scales="row")
     focused = "none" if low == "float32" else "receiver"
     problem = build_problem(model, random_prompts(model), metric="kl", precision=precision, focus=focused)
     search = {"order": Order(), "threshold": threshold, "absolute": absolute}
@@ -319,7 +319,7 @@ def test_positions_before_the_first_difference_are_left_out() -> None:
         ("zero", "none", 5),
         ("corrupted", "receiver", 5),
     ):
-        precision = PrecisionConfig(name="int8", heads="int8", scales="row")
+        precision = PrecisionConfig(name="int8", format="int8", scales="row")
         prompts = random_prompts(model, same=3)
         problem = build_problem(model, prompts, metric="kl", ablation=ablation, precision=precision, focus=focus)
         assert SuffixEngine(problem)._state.length == kept

@@ -249,13 +249,13 @@ def test_the_real_model_has_every_method_and_no_row_that_is_lossless_by_construc
     assert {config.model.source for config in found} == {"smollm2"}
     for task in tasks:
         own = [c for c in found if c.task.name == task and c.audit == "none"]
-        rows = [(c.method.name, c.precision.heads) for c in own if c.precision.rounding == "nearest"]
+        rows = [(c.method.name, c.precision.format) for c in own if c.precision.rounding == "nearest"]
         low = [(method, form) for method in ("pahq", "rtn-q") for form in ("int8", "fp8", "int4s", "bf16")]
         assert sorted(rows) == sorted([("acdc", "float32"), *low])
-        calibrated = [(c.method.name, c.precision.heads) for c in own if c.precision.rounding == "calibrated"]
+        calibrated = [(c.method.name, c.precision.format) for c in own if c.precision.rounding == "calibrated"]
         assert sorted(calibrated) == [("pahq", "fp8"), ("pahq", "int8")]
-    assert "int4" not in {config.precision.heads for config in found}
-    audited = {(c.method.name, c.precision.heads) for c in found if c.audit == "band"}
+    assert "int4" not in {config.precision.format for config in found}
+    audited = {(c.method.name, c.precision.format) for c in found if c.audit == "band"}
     assert audited == {("pahq", "int8"), ("pahq", "fp8")}
 
 

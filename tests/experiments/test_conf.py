@@ -89,7 +89,7 @@ def test_auto_is_the_recommended_format_and_no_second_address() -> None:
 def test_low_formats_keep_mlps_in_bf16(name: str) -> None:
     precision = one("method=rtn-q", f"precision={name}")[0].precision
     assert precision.mlp == "bf16"
-    assert precision.heads == name.removesuffix("-head").removesuffix("-row")
+    assert precision.format == name.removesuffix("-head").removesuffix("-row")
     groups = {"int4": "group32", "int4s": "group32", "nf4": "group64"}
     assert precision.scales == ("head" if name.endswith("-head") else groups.get(name, "row"))
 
@@ -99,7 +99,7 @@ def test_where_and_how_loudly_do_not_change_the_address() -> None:
     assert one("run.root=elsewhere", "run.threads=2", "wandb=disabled", "run.experiment=other")[0].id == plain
     assert one("threshold=0.02")[0].id != plain
     assert one("seed=1")[0].id != plain
-    assert one("method.heads=ascending")[0].id != plain
+    assert one("method.order=ascending")[0].id != plain
 
 
 def test_hydra_leaves_no_dated_folders_and_does_not_change_directory() -> None:

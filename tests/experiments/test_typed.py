@@ -48,7 +48,7 @@ TABLE = "clean,corrupted,answer\na,b,c\nd,e,f\n"
 
 def test_the_texts_are_paths_names_and_the_token_before_a_prompt() -> None:
     assert {"task.prompts", "task.bos", "task.name", "model.source", "model.revision", "run.root"} <= TEXTS
-    assert not {"threshold", "task.examples", "task.metric", "precision.heads", "run.wandb", "run.threads"} & TEXTS
+    assert not {"threshold", "task.examples", "task.metric", "precision.format", "run.wandb", "run.threads"} & TEXTS
 
 
 @pytest.mark.parametrize("sweep", [False, True])

@@ -84,7 +84,7 @@ def test_the_product_is_that_of_weights_unpacked_beforehand(form: str, inner: in
 @interpreted
 def test_a_layer_is_the_one_that_unpacks_and_heads_in_focus_are_exact(family: str, compute: str) -> None:
     model = random_model(family, dtype=torch.float32)
-    policy = PrecisionConfig(name="x", heads="int4", scales="group32", mlp="bf16", compute=compute)
+    policy = PrecisionConfig(name="x", format="int4", scales="group32", mlp="bf16", compute=compute)
     unpacked = PrecisionStore.build(model, policy)
     store = PackedStore.build(model, policy.model_copy(update={"kernel": "fused"}))
     x = torch.randn(model.config.heads, 2, 3, model.config.d_model, generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def test_a_layer_is_the_one_that_unpacks_and_heads_in_focus_are_exact(family: st
 @interpreted
 def test_a_search_takes_the_same_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("gpt2", dtype=torch.float32)
-    policy = PrecisionConfig(name="x", heads="int4", scales="group32", mlp="bf16")
+    policy = PrecisionConfig(name="x", format="int4", scales="group32", mlp="bf16")
     calls: list[str] = []
     multiply = Fused.multiply
     monkeypatch.setattr(

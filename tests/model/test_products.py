@@ -88,7 +88,7 @@ def test_full_precision_is_as_it_is_and_other_names_are_refused() -> None:
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_heads_in_focus_multiply_in_full_precision_and_all_else_does_not(store: type, family: str) -> None:
     model = random_model(family, dtype=torch.float32)
-    low = store.build(model, PrecisionConfig(name="x", heads="float32", compute="bf16"))
+    low = store.build(model, PrecisionConfig(name="x", format="float32", compute="bf16"))
     assert not low.uniform
     plain, config = model.config, low.config
     assert (plain.products, config.products) == ("float32", "bf16")
@@ -190,7 +190,7 @@ def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(
 ) -> None:
     """Layers under any focus, by the codes and by the weights that they stand for; heads in focus are exact."""
     model = random_model(family, dtype=torch.float32)
-    policy = PrecisionConfig(name="x", heads=products, mlp="bf16", compute=products)
+    policy = PrecisionConfig(name="x", format=products, mlp="bf16", compute=products)
     unpacked = PrecisionStore.build(model, policy)
     coded = PackedStore.build(model, policy.model_copy(update={"kernel": "codes"}))
     multiplied = counted(monkeypatch)
@@ -247,7 +247,7 @@ def test_a_gpus_codes_are_the_cpus(products: str) -> None:
 @CODED
 def test_a_gpus_store_multiplies_codes(products: str) -> None:
     model = random_model("gpt2", dtype=torch.float32, d_model=64, d_head=16)
-    policy = PrecisionConfig(name="x", heads=products, mlp="bf16", compute=products, kernel="codes")
+    policy = PrecisionConfig(name="x", format=products, mlp="bf16", compute=products, kernel="codes")
     here, there = PackedStore.build(model, policy), PackedStore.build(model.to(device="cuda"), policy)
     x = torch.randn(model.config.heads, 2, 3, 64, generator=torch.Generator().manual_seed(0))
     for focus in (NO_FOCUS, frozenset({(1, 1)})):

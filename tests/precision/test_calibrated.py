@@ -37,7 +37,7 @@ FORMS = [
     *(Format("int4", "group32"), Format("int4", "row"), Format("int4s", "group32"), Format("nf4", "group64")),
 ]
 BY_FORM = pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.name}-{form.scales}")
-FP8 = PrecisionConfig(name="fp8", heads="fp8", mlp="bf16", rounding="calibrated")
+FP8 = PrecisionConfig(name="fp8", format="fp8", mlp="bf16", rounding="calibrated")
 
 
 def drawn(seed: int, heads: int = 3, length: int = 70, width: int = 5, grams: int = 1) -> tuple[Tensor, Tensor]:

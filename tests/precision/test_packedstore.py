@@ -26,13 +26,13 @@ from pahq.precision.schedule import Threaded, Wait
 from pahq.precision.slots import FocusSlots, PinnedMaster, StaleWeights
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, PrecisionStore
 
-INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
+INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
 POLICIES = [
     INT8,
-    PrecisionConfig(name="fp8", heads="fp8", scales="head"),
-    PrecisionConfig(name="int4", heads="int4", scales="group32", mlp="fp16"),
-    PrecisionConfig(name="nf4", heads="nf4", scales="group64", mlp="bf16"),
-    PrecisionConfig(name="float32", heads="float32"),
+    PrecisionConfig(name="fp8", format="fp8", scales="head"),
+    PrecisionConfig(name="int4", format="int4", scales="group32", mlp="fp16"),
+    PrecisionConfig(name="nf4", format="nf4", scales="group64", mlp="bf16"),
+    PrecisionConfig(name="float32", format="float32"),
 ]
 FAMILY = pytest.mark.parametrize("family", ["gpt2", "attention-only", "llama", "qwen"])
 
@@ -293,7 +293,7 @@ def test_a_weight_that_does_not_fit_its_format_is_refused() -> None:
     model = random_model("gpt2", dtype=torch.float32)
     model.layers[1].W_K[0, 0, 0] = 1e6
     with pytest.raises(PahqError, match="does not fit fp16"):
-        PackedStore.build(model, PrecisionConfig(name="fp16", heads="fp16"))
+        PackedStore.build(model, PrecisionConfig(name="fp16", format="fp16"))
 
 
 @pytest.mark.parametrize("products", ["tf32", "bf16"])
@@ -302,7 +302,7 @@ def test_a_weight_that_does_not_fit_its_format_is_refused() -> None:
 def test_weights_are_rounded_for_their_products_in_parts(
     products: str, heads: str, numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = PrecisionConfig(name="x", heads=heads, mlp="bf16", compute=products)
+    policy = PrecisionConfig(name="x", format=heads, mlp="bf16", compute=products)
     model = random_model("gpt2", dtype=torch.float32)
     monkeypatch.setattr(packedstore, "_PART", numbers)
     store, plain = PackedStore.build(model, policy), PrecisionStore.build(model, policy)
@@ -319,7 +319,7 @@ def test_a_matrix_is_rounded_in_few_operations(mlp: str, monkeypatch: pytest.Mon
         return rounded(x, products)
 
     monkeypatch.setattr(packedstore, "rounded", counted)
-    policy = PrecisionConfig(name="x", heads="int8", mlp=mlp, compute="bf16" if mlp == "fp16" else "tf32")
+    policy = PrecisionConfig(name="x", format="int8", mlp=mlp, compute="bf16" if mlp == "fp16" else "tf32")
     layer = PackedStore.build(random_model("gpt2", dtype=torch.float32), policy).layer(1, NO_FOCUS)
     assert layer.W_in is not None
     assert sizes == ([layer.W_in.numel()] if mlp == "fp16" else [])  # TF32 reads all of bf16

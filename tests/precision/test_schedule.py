@@ -34,7 +34,7 @@ from pahq.precision.store import focus_of
 from pahq.search.speculate import speculate
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
-INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
+INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
 FAMILY = pytest.mark.parametrize("family", ["gpt2", "llama"])
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from pahq.config.cell import PrecisionConfig
 from pahq.precision.formats import Format, round_trip
 from pahq.precision.store import NO_FOCUS, PrecisionStore, focus_of
 
-INT8 = PrecisionConfig(name="int8", heads="int8", scales="row", mlp="bf16")
+INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
 QUERY, KEY_VALUE = ("W_Q", "W_O"), ("W_K", "W_V")
 
 
@@ -82,7 +82,7 @@ def test_what_is_rounded_and_what_is_not() -> None:
 
 def test_float32_everywhere_is_the_model_itself() -> None:
     model = random_model("llama")
-    store = PrecisionStore.build(model, PrecisionConfig(name="float32", heads="float32"))
+    store = PrecisionStore.build(model, PrecisionConfig(name="float32", format="float32"))
     assert all(torch.equal(value, store.low.tensors()[name]) for name, value in model.tensors().items())
 
 

@@ -22,12 +22,12 @@ from pahq.precision.store import NO_FOCUS, PrecisionStore, WeightStore
 from pahq.precision.wide import WideStore, wide_network
 
 LOW = {
-    "int8": PrecisionConfig(name="p", heads="int8", scales="row", mlp="bf16"),
-    "int4": PrecisionConfig(name="p", heads="int4", scales="group32", mlp="bf16"),
-    "fp8": PrecisionConfig(name="p", heads="fp8", scales="row", mlp="fp16"),
-    "calibrated": PrecisionConfig(name="p", heads="int4", scales="row", mlp="bf16", rounding="calibrated"),
-    "cache": PrecisionConfig(name="p", heads="bf16", scales="none", mlp="bf16", cache="bf16"),
-    "full": PrecisionConfig(name="float32", heads="float32"),
+    "int8": PrecisionConfig(name="p", format="int8", scales="row", mlp="bf16"),
+    "int4": PrecisionConfig(name="p", format="int4", scales="group32", mlp="bf16"),
+    "fp8": PrecisionConfig(name="p", format="fp8", scales="row", mlp="fp16"),
+    "calibrated": PrecisionConfig(name="p", format="int4", scales="row", mlp="bf16", rounding="calibrated"),
+    "cache": PrecisionConfig(name="p", format="bf16", scales="none", mlp="bf16", cache="bf16"),
+    "full": PrecisionConfig(name="float32", format="float32"),
 }
 FOCI = (NO_FOCUS, frozenset({(0, 0)}), frozenset({(0, 1), (1, 0)}))
 

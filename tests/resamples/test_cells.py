@@ -92,7 +92,7 @@ def test_a_replicate_is_the_cell_on_other_prompts(
     def kept(name: str) -> set[str]:
         return set(json.loads((folder / "stability" / f"{name}.json").read_text())["edges"])
 
-    for name, override in (("seed-plus-2", "seed=2"), ("ascending-nearest", "method.heads=ascending")):
+    for name, override in (("seed-plus-2", "seed=2"), ("ascending-nearest", "method.order=ascending")):
         other = finish(tmp_path, *TYPED, override)
         assert kept(name) == set(Circuit.read(tmp_path / "cells" / other.id / "circuit.json").edges)
 
@@ -111,7 +111,7 @@ def test_an_audited_cells_replicates_are_audited_and_go_on_after_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     low = ("task=nano-induction", "task.examples=4", "threshold=0.1", "method=pahq", "precision=int4", "audit=band")
-    cell, other = finish(tmp_path, *low), finish(tmp_path, *low, "method.heads=ascending")
+    cell, other = finish(tmp_path, *low), finish(tmp_path, *low, "method.order=ascending")
     real = module.search
 
     def interrupted(*arguments: object):  # type: ignore[no-untyped-def]

@@ -23,7 +23,7 @@ MODEL = small_models.random_model("gpt2")
 
 def test_each_replicate_is_a_search_of_its_own() -> None:
     prompts, other = (small_models.random_prompts(MODEL, seed, batch=4, every_item=True) for seed in (0, 1))
-    setting = {"precision": PrecisionConfig(name="int8", heads="int8", mlp="bf16"), "focus": "receiver"}
+    setting = {"precision": PrecisionConfig(name="int8", format="int8", mlp="bf16"), "focus": "receiver"}
     found = pahq.stability(MODEL, prompts, 0.1, n=4, seed=5, others=[other], progress=False, **setting)
     assert found.original.edges == pahq.acdc(MODEL, prompts, 0.1, progress=False, **setting).edges
     for i, circuit in enumerate(found.bootstrap.circuits.values()):
@@ -43,8 +43,8 @@ def test_each_replicate_is_a_search_of_its_own() -> None:
         ({}, False),
         ({"ablation": "zero"}, False),
         ({"ablation": "mean"}, True),
-        ({"precision": PrecisionConfig(name="int4", heads="int4", mlp="bf16"), "focus": "receiver"}, False),
-        ({"precision": PrecisionConfig(name="int4", heads="int4", mlp="bf16", rounding="calibrated")}, True),
+        ({"precision": PrecisionConfig(name="int4", format="int4", mlp="bf16"), "focus": "receiver"}, False),
+        ({"precision": PrecisionConfig(name="int4", format="int4", mlp="bf16", rounding="calibrated")}, True),
     ],
 )
 def test_prompts_drawn_twice_stand_twice_where_that_makes_another_problem(

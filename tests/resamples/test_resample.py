@@ -133,7 +133,7 @@ def test_without_copies_a_search_is_the_same(metric: str, ablation: str, family:
 )  # fmt: skip
 def test_where_a_copy_counts_before_any_metric_copies_are_kept(ablation: str, rounding: str, needed: bool) -> None:
     """Whether the ablated run's loss is that of the prompts with their copies, to the last digits of float64."""
-    precision = PrecisionConfig(name="int4", heads="int4", mlp="bf16", rounding=rounding)  # type: ignore[arg-type]
+    precision = PrecisionConfig(name="int4", format="int4", mlp="bf16", rounding=rounding)  # type: ignore[arg-type]
     model = small_models.random_model("gpt2")
     prompts = small_models.random_prompts(model, batch=4, every_item=True)
     drawn = [resample(prompts, [3, 3, 3, 1], copies=copies) for copies in (True, False)]

@@ -226,7 +226,7 @@ def test_decisions_of_another_search_are_refused() -> None:
     with pytest.raises(PahqError, match="recorded decision"):
         search(noisy(1), done=whole[1:])
     with pytest.raises(PahqError, match="recorded decision"):
-        list(acdc(noisy(1), Order(heads="ascending"), 0.5, done=whole))
+        list(acdc(noisy(1), Order(indices="ascending"), 0.5, done=whole))
 
 
 def test_more_decisions_than_tests_are_refused() -> None:

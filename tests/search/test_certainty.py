@@ -42,7 +42,7 @@ def draw(seed: int) -> dict[str, Any]:
         "offset": draw.choice([0, 0, -300]),
         "metric": draw.choice(["kl"] * 4 + ["logit_diff", "prob_diff", "margin", "nll", "mse"]),
         "method": method,
-        "heads": "float32" if method == "acdc" else draw.choice(["bf16", "fp8", "int8", "int4"]),
+        "format": "float32" if method == "acdc" else draw.choice(["bf16", "fp8", "int8", "int4"]),
         "ablation": draw.choice(["corrupted", "corrupted", "zero", "mean"]),
         "threshold": 10 ** draw.uniform(-7, 0),
         "amid": draw.random() < 0.5,
@@ -71,7 +71,7 @@ def make(spec: dict[str, Any]) -> Problem:
     model = model.to(dtype=getattr(torch, spec["dtype"]))
     prompts = random_prompts(model, spec["seed"], batch=spec["batch"], every_item=spec["every"], same=spec["same"])
     low = PrecisionConfig(
-        name="low", heads=spec["heads"], scales="none" if spec["heads"] == "bf16" else "row", mlp="bf16"
+        name="low", format=spec["heads"], scales="none" if spec["heads"] == "bf16" else "row", mlp="bf16"
     )
     return build_problem(
         model,
@@ -199,7 +199,7 @@ def test_a_float32_search_keeps_the_edges_of_float64s(task: str, examples: int, 
     problem = cell_problem(cell, model, data.search)
     doubts: Doubts = cell_doubts(cell, problem)
     found = list(search(cell, problem, [], doubts=doubts))
-    order = Order(cell.method.heads, cell.method.senders)
+    order = Order(cell.method.order, cell.method.senders)
     wide = problem.in_float64()
     assert focus_on(wide)(0) == focus_on(problem)(0)
     assert kept(found) == kept(list(start_search("suffix", wide, order, cell.threshold)))

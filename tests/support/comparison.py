@@ -137,7 +137,7 @@ def compare_searches(both: Both, tally: Tally, ways: tuple[tuple[str, str], ...]
         if engine == "suffix" and case.focus in ("sender", "both"):
             continue  # which that engine refuses, in a sentence
         compare_search(both, tally, engine, dtype, package_search(both, problems[dtype], engine), problems[dtype])
-    for kind in (case.family, case.metric, case.ablation, case.method, case.precision.heads, case.focus):
+    for kind in (case.family, case.metric, case.ablation, case.method, case.precision.format, case.focus):
         tally.kinds[kind] += 1
 
 

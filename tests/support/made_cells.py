@@ -52,7 +52,7 @@ def make_config(task: str, method: str, precision: str, threshold: float, seed: 
             "task": {"name": task, "kind": kind, "examples": 6, "metric": metric, "ablation": ablation},
             "model": {"name": model, "source": model},
             "method": {"name": method, "focus": focus},
-            "precision": {"name": precision, "heads": heads, "scales": scales, "mlp": mlp},
+            "precision": {"name": precision, "format": heads, "scales": scales, "mlp": mlp},
             "threshold": threshold,
             "seed": seed,
         }

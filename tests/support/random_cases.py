@@ -53,7 +53,7 @@ class Case:
     share: float
 
     def __str__(self) -> str:
-        low = f"{self.precision.heads}/{self.precision.scales}" if self.method != "acdc" else "float32"
+        low = f"{self.precision.format}/{self.precision.scales}" if self.method != "acdc" else "float32"
         return f"case {self.seed}: {self.family} {self.metric} {self.ablation} {self.method} {low} focus={self.focus}"
 
 
@@ -87,7 +87,7 @@ def draw(seed: int) -> Case:
         split=learned and rng.random() < 0.5,
         direct=rng.random() < 0.7,
         method=method,
-        precision=PrecisionConfig(name="low", heads=heads, scales=reach, mlp=mlp),
+        precision=PrecisionConfig(name="low", format=heads, scales=reach, mlp=mlp),
         focus=rng.choice(["receiver", "receiver", "receiver", "sender", "both"]) if method == "pahq" else "none",
         order=Order(rng.choice(["descending", "ascending"]), rng.choice(["nearest", "farthest"])),
         absolute=rng.random() < 0.3,
@@ -117,7 +117,9 @@ class Both:
             everything = frozenset(self.network.edges)
             apart = abs(self.loss(frozenset(), frozenset()) - self.loss(everything, frozenset()))
             threshold = max(1e-7, float(f"{case.share * (apart or 1):.3g}"))
-        self.rule = Rule(threshold, case.absolute, case.order.heads, case.order.senders == "nearest", focus=case.focus)
+        self.rule = Rule(
+            threshold, case.absolute, case.order.indices, case.order.senders == "nearest", focus=case.focus
+        )
 
     def problem(self, dtype: torch.dtype) -> Problem:
         case = self.case
@@ -174,7 +176,7 @@ def facts_of(model: Model, *, split: bool, direct: bool) -> Facts:
 
 def oracle_network(case: Case, model: Model, prompts: Prompts) -> Network:
     weights = {name: value.numpy().astype(np.float64) for name, value in model.tensors().items()}
-    low = low_weights(weights, case.precision.heads, case.precision.scales, case.precision.mlp)
+    low = low_weights(weights, case.precision.format, case.precision.scales, case.precision.mlp)
     order = prompts.position_order
     return Network(
         facts_of(model, split=case.split, direct=case.direct),
