@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from check import ALWAYS, FAST, known_rooms, rooms_of, chosen_tests
+from check import ALWAYS, FAST, chosen_tests, known_rooms, rooms_of
 
 KNOWN = ["cell", "engine", "model"]
 
