@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,18 @@ def test_settings_that_a_page_names_exist(name: str) -> None:
         assert key in keys() or key.startswith("hydra."), key
     for group, value in re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=([\w-]+)", text):
         assert value in options(group) or value.isupper(), f"{group}={value}"
+
+
+@EACH
+def test_settings_of_snakemake_that_a_page_names_exist(name: str) -> None:
+    known = {field.name for field in fields(Settings)}
+    assert set(re.findall(r"--config (\w+)=", (ROOT / name).read_text())) <= known
+
+
+def test_the_table_of_snakemakes_settings_is_whole() -> None:
+    text = (ROOT / "docs" / "running.md").read_text()
+    table = text[text.index("| `--config` |") : text.index("## How far to trust a circuit")]
+    assert set(re.findall(r"^\| `(\w+)=", table, re.MULTILINE)) == {field.name for field in fields(Settings)}
 
 
 def test_every_page_is_in_the_index_and_the_readme() -> None:
