@@ -7,7 +7,7 @@ SHELL := bash
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	if $$name -c '$(SUPPORTED)' 2>/dev/null; then echo $$name; break; fi; done)
-# CUDA users name the index of their build here; the README has the line.
+# CUDA users name the index of their build here; docs/running.md has the line.
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch' requirements-torch.txt)
 
