@@ -331,6 +331,24 @@ def test_a_wrong_current_value_is_seen_as_drift_and_mended() -> None:
     assert engine.drift == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "parallel"])
+@pytest.mark.parametrize("part", ["heads", "mlp"])
+def test_rebasing_forms_every_part_of_a_layer_anew(family: str, part: str) -> None:
+    """What a part of the top layer sends goes astray; when the layer below is entered it is right again."""
+    model = random_model(family, layers=3)
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    engine, mended = SuffixEngine(problem), ReferenceEngine(problem)
+    below = problem.graph.incoming(Receiver("mlp", 1))[0]
+    top = list(problem.graph.incoming(Receiver("mlp", 2)))[:2]
+    engine.measure([Trial(top[0], ())])
+    engine.remove(top)
+    mended.remove(top)
+    for sent in engine._state.z[2] if part == "heads" else [engine._state.mlp[2]]:
+        sent += torch.linspace(0, 1, sent.shape[-1])  # no constant, which LayerNorm would remove
+    assert engine.measure([Trial(below, ())]) == pytest.approx(mended.measure([Trial(below, ())]), abs=1e-12)
+    assert engine.drift < 1e-12
+
+
 def test_positions_before_the_first_difference_are_left_out() -> None:
     model = random_model("gpt2", layers=2)
     for ablation, focus, kept in (
