@@ -12,22 +12,15 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Protocol
 
-from pahq.circuits.order import Order, Visit, visits
-from pahq.engine.base import Engine, Trial
+from pahq.circuits.order import Order, visits
+from pahq.engine.base import Trial, WindowEngine, stage_of
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
 
 # Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
 FIRST_GUESS = {"logits": 0.5, "mlp": 0.1, "direct": 0.2, "head": 0.03}
 MEMORY = 0.9  # of the running share of wrong predictions
-
-
-class WindowEngine(Engine, Protocol):
-    """An engine that says how many trials around an edge it likes to measure at once."""
-
-    def window(self, edge: int) -> int: ...
 
 
 def speculate(
@@ -50,7 +43,7 @@ def speculate(
     """
     search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive)
     live, drifted = Liveness(engine.graph), 0.0
-    for key, members in groupby(visits(engine.graph), key=_stage):
+    for key, members in groupby(visits(engine.graph), key=stage_of):
         edges: list[int] = []
         for visit in members:
             tests = visit_edges(engine.graph, visit, order)
@@ -72,10 +65,6 @@ def speculate(
                 yield decision
     if search.tests < len(done):
         raise PahqError(f"{len(done)} decisions are recorded, this search has {search.tests} tests")
-
-
-def _stage(visit: Visit) -> tuple[str, int, str, bool]:
-    return visit.receiver.kind, visit.receiver.layer, visit.receiver.letter, visit.direct
 
 
 class _Search:

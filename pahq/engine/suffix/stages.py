@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pahq.circuits.graph import Graph
-
-Stage = tuple[str, int, str, bool]  # kind, layer, letter, direct: what may share a wave
+from pahq.engine.base import Stage
 
 
 def stages(graph: Graph) -> list[Stage]:
