@@ -8,7 +8,7 @@ outputs that a layer's own inputs give (Behdin et al. 2023, QuantEase, arXiv 230
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.forward import after_attention, attend, mlp, normalise, project
+from pahq.model.streamed import in_memory
 from pahq.model.weights import LayerWeights, ModelConfig, Network
 from pahq.precision.formats import GROUPS, HALF, Format, Quantised, dequantise, levels, quantise
 
@@ -57,7 +58,7 @@ def grams(
     runs = [torch.stack([part.double() for part in parts]).sum(0) for parts in (clean, corrupted)]
     ablated = None if change is None else torch.stack([change(part.double()) for part in corrupted]).sum(0)
     for layer in model.layers:
-        wide = _in_float64(layer)
+        wide = in_memory(layer, Tensor.double)
         read = [runs[0], runs[1] if ablated is None else ablated]
         z = [_attended(config, wide, resid) for resid in runs]
         sent = z if change is None else [z[0], change(z[1])]
@@ -70,11 +71,6 @@ def grams(
         found = _grams_of(config, wide, read, sent)
         del layer, wide, read, z, sent, added  # while this waits for the next call, the layer's memory is another's
         yield found
-
-
-def _in_float64(layer: LayerWeights) -> LayerWeights:
-    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    return replace(layer, **{name: value.double() for name, value in values.items() if value is not None})
 
 
 def _attended(config: ModelConfig, layer: LayerWeights, resid: Tensor) -> Float[Tensor, "head batch pos d_head"]:

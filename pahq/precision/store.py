@@ -19,6 +19,7 @@ from pahq.circuits.graph import Edge, Graph
 from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.codes import LARGEST
+from pahq.model.layers import PlainLayer
 from pahq.model.products import rounded
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams, calibrate
@@ -83,8 +84,8 @@ def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
     return frozenset(chosen)
 
 
-@dataclass(frozen=True)
-class FocusedLayer(LayerWeights):
+@dataclass(frozen=True, kw_only=True)
+class FocusedLayer(PlainLayer):
     """A layer of which some groups are in full precision."""
 
     groups: frozenset[int] = frozenset()
@@ -176,7 +177,7 @@ def by_layer(inputs: Iterable[Grams] | None, precision: PrecisionConfig) -> Iter
     return iter(inputs)
 
 
-def _rounded(layer: LayerWeights, precision: PrecisionConfig, inputs: Grams | None) -> LayerWeights:
+def _rounded(layer: PlainLayer, precision: PrecisionConfig, inputs: Grams | None) -> PlainLayer:
     heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
     attention = {name: getattr(layer, name) for name in ATTENTION}
     if inputs is None:
