@@ -125,10 +125,10 @@ def _space(encoder: Encoder | None, prompts: Prompts, logits: Tensor, answer: Te
         text = encoder.shown([token])
         toggled = text[1:] if text[:1] == " " else f" {text}"
         try:
-            twin = encoder.token(toggled, "answer", inside=True)
+            toggled_token = encoder.token(toggled, "answer", inside=True)
         except PahqError:  # no token of this model
             continue
-        if logits[item, twin] > logits[item, token]:
+        if logits[item, toggled_token] > logits[item, token]:
             likelier, other = likelier + 1, other or toggled
     if 2 * likelier <= len(logits):
         return ""
