@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from pahq.model.layers import SmallWeights
 from pahq.model.products import rounded
 from pahq.model.rows import take
 from pahq.model.sources.modelfile import ModelFile, spill
-from pahq.model.streamed import EndWeights, Streamed
+from pahq.model.streamed import EndWeights
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams
 from pahq.precision.formats import Format
@@ -33,7 +33,7 @@ from pahq.precision.packedlayer import PackedLayer
 from pahq.precision.packing import by_output, codes_of, pack_attention, pack_matrix, small_weights
 from pahq.precision.schedule import Schedule, schedule_of
 from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
-from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, by_layer, products_of
+from pahq.precision.store import ATTENTION, MLP, Focus, by_layer, products_of, streamed
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
 _PART, _CARD_PART = 1 << 18, 1 << 22  # numbers that are rounded at a time
@@ -144,7 +144,7 @@ class PackedStore:
         return sum(weight.nbytes for layer in self._packed for weight in layer.values())
 
     def network(self) -> Network:
-        return Streamed.through(self.ends, _Layers(self))
+        return streamed(self)
 
     def layer(self, index: int, focus: Focus) -> LayerWeights:
         """A layer under a focus; its matrices are unpacked when they are first read."""
@@ -215,14 +215,6 @@ class PackedStore:
             self.prefetch(frozenset({(group[0], (group[1] + step) % self.config.kv_heads)}))
         self._last = group
         return weight
-
-
-class _Layers:
-    def __init__(self, store: PackedStore) -> None:
-        self._store = store
-
-    def __iter__(self) -> Iterator[LayerWeights]:
-        return (self._store.layer(i, NO_FOCUS) for i in range(self._store.config.layers))
 
 
 def _read_as_it_is(form: str, products: str) -> bool:

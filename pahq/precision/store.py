@@ -21,6 +21,7 @@ from pahq.errors import PahqError
 from pahq.model.codes import LARGEST
 from pahq.model.layers import PlainLayer
 from pahq.model.products import rounded
+from pahq.model.streamed import Streamed
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams, calibrate
 from pahq.precision.formats import Format, dequantise, round_trip
@@ -65,6 +66,16 @@ class WeightStore(Protocol):
 
     def prefetch(self, focus: Focus) -> None:
         """Say which focus will be asked for next; it may be brought in meanwhile. Never changes a result."""
+
+
+def streamed(store: WeightStore) -> Network:
+    """A store's layers without a focus as a network, each made when it is walked through."""
+
+    class Layers:
+        def __iter__(self) -> Iterator[LayerWeights]:
+            return (store.layer(index, NO_FOCUS) for index in range(store.config.layers))
+
+    return Streamed.through(store.ends, Layers())
 
 
 def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:

@@ -22,7 +22,7 @@ from pahq.model.layers import ByLetter
 from pahq.model.streamed import EndWeights, Streamed, in_memory
 from pahq.model.weights import Embedding, Ends, LayerWeights, ModelConfig, Network
 from pahq.precision.schedule import Schedule, Serial
-from pahq.precision.store import ATTENTION, NO_FOCUS, Focus, WeightStore
+from pahq.precision.store import ATTENTION, NO_FOCUS, Focus, WeightStore, streamed
 
 KEPT_BYTES = 256 << 20  # of widened weights; what does not fit is widened again when it is read
 
@@ -61,7 +61,7 @@ class WideStore:
         """Nothing is brought in ahead."""
 
     def network(self) -> Network:
-        return Streamed.through(self.ends, _Layers(self))
+        return streamed(self)
 
     def layer(self, index: int, focus: Focus) -> LayerWeights:
         return WideLayer(self, index, frozenset(at for at in focus if at[0] == index))
@@ -201,14 +201,6 @@ class WideLayer(ByLetter):
         value = self._field(name)
         assert value is not None  # no family lacks it
         return value
-
-
-class _Layers:
-    def __init__(self, store: WideStore) -> None:
-        self._store = store
-
-    def __iter__(self) -> Iterator[LayerWeights]:
-        return (self._store.layer(i, NO_FOCUS) for i in range(self._store.config.layers))
 
 
 @dataclass(frozen=True)

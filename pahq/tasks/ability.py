@@ -60,7 +60,7 @@ def warned_check(model: Model | ModelFile, prompts: Prompts, place: str = "") ->
     if part is None or not {"answer", "sign"} & set(part.targets):
         return None
     network = model.network() if isinstance(model, ModelFile) else model
-    with torch.no_grad(), frugal():
+    with torch.no_grad(), frugal():  # the layers and values of the forward
         logits = unembed(network, gather_items(final_stream(network, part.clean), part.items))
     found = check_task(model, part, logits)
     if found.warning:
