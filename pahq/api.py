@@ -22,15 +22,13 @@ from pahq.cell.precheck import told_when_memory_ends
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
 from pahq.config.asked import Setting, thresholds_of
-from pahq.engine.base import Engine
+from pahq.engine.base import Resettable
 from pahq.engine.problem import Problem
-from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError
 from pahq.model.weights import Model
 from pahq.search.acdc import Decision, circuit_of, margin
 from pahq.search.doubt import Doubts
-from pahq.search.speculate import speculate
-from pahq.search.start import focus_on, start_search
+from pahq.search.start import build_engine, search_by, start_search
 from pahq.search.sweep import sweep as sweep_thresholds
 from pahq.search.twin import doubts_for, twin_engine
 from pahq.tasks import own
@@ -160,13 +158,12 @@ def sweep(
     ]
     problem = problem_of(model, task, cells[0], check=True)
     thresholds = sorted({cell.threshold for cell in cells})
-    engine, judges = SuffixEngine(problem), dict[float, Doubts]()
+    engine, judges = build_engine("suffix", problem), dict[float, Doubts]()
     made = cache(lambda: twin_engine(problem))  # once, if at all
 
-    def twin() -> Engine:
+    def twin() -> Resettable:
         found = made()
-        if isinstance(found, SuffixEngine):
-            found.reset()
+        found.reset()
         return found
 
     def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
@@ -174,8 +171,7 @@ def sweep(
         judge = judges[threshold] = doubts_for(problem, threshold, absolute=absolute, twin=twin)
         for decision in done:
             judge.repeat(decision)
-        focus = focus_on(problem)
-        return speculate(engine, order or Order(), threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+        return search_by(engine, problem, order or Order(), threshold, absolute=absolute, done=done, judge=judge)
 
     def doubtful(decision: Decision, threshold: float) -> bool:
         away = margin(decision.effect, threshold, absolute=absolute)

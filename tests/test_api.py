@@ -44,6 +44,8 @@ def test_a_sweep_is_its_searches_and_shares_their_prefixes(focus):
         assert found.edges == alone.edges
         assert [d.edge for d in found.decisions] == [d.edge for d in alone.decisions]
         assert max(abs(a.effect - b.effect) for a, b in zip(found.decisions, alone.decisions, strict=True)) < 1e-12
+        if threshold == min(thresholds):  # the first search: it has no prefix of another one
+            assert found.decisions == alone.decisions
 
 
 def test_prefixes_end_where_thresholds_disagree():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,3 +107,21 @@ def as_decision(graph: Graph, line: JournalLine) -> Decision:
     """A journal's line as the search that goes on after it takes it."""
     edge = graph.index_of(line.edge)
     return Decision(line.i, edge, line.before, line.after, line.removed, line.audited, line.low, line.drift, line.rough)
+
+
+def journalled(
+    path: Path, graph: Graph, earlier: Sequence[JournalLine], start: Callable[[list[Decision]], Iterator[Decision]]
+) -> Iterator[JournalLine]:
+    """The lines of a search that goes on after the lines ``earlier``, each yielded once it is written.
+
+    ``start`` begins the search after decisions that are done. A line's seconds run from the line before it; those of
+    the first one, from before ``start``.
+    """
+    with Journal(path, earlier) as journal:
+        clock = time.perf_counter()
+        for decision in start([as_decision(graph, line) for line in earlier]):
+            now = time.perf_counter()
+            line = as_line(graph, decision, now - clock)
+            journal.append(line)
+            clock = now
+            yield line

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from pahq.cell.files import SearchResult, cell_folder, is_done, sole_writer, write_result
-from pahq.cell.journal import Journal, JournalLine, as_decision, as_line
+from pahq.cell.journal import JournalLine, as_decision, journalled
 from pahq.cell.outcome import certainty, judge, summary
 from pahq.cell.precheck import checked_task, told_when_memory_ends
 from pahq.cell.provenance import check_weights, claim, device_name, versions
@@ -172,21 +172,18 @@ def _search(
     doubts: Doubts,
 ) -> list[JournalLine]:
     """Run the search, journalling each decision; return all lines, earlier ones included."""
-    graph = problem.graph
     lines = list(earlier)
-    done = [as_decision(graph, line) for line in earlier]
     kept = sum(not line.removed for line in lines)
-    bar = tqdm(total=len(graph.edges), initial=len(lines), unit="edge", disable=not run.progress or None, leave=False)
-    with Journal(folder / "decisions.jsonl", lines) as journal, bar:
+    edges = len(problem.graph.edges)
+
+    def start(done: list[Decision]) -> Iterator[Decision]:
+        return search(cell, problem, done, run.memory_gb, full, doubts)
+
+    with tqdm(total=edges, initial=len(lines), unit="edge", disable=not run.progress or None, leave=False) as bar:
         bar.set_description(cell.id.rsplit("-", 1)[0])
-        clock = time.perf_counter()
-        for decision in search(cell, problem, done, run.memory_gb, full, doubts):
-            now = time.perf_counter()
-            line = as_line(graph, decision, now - clock)
-            journal.append(line)
+        for line in journalled(folder / "decisions.jsonl", problem.graph, earlier, start):
             lines.append(line)
-            clock = now
-            kept += not decision.removed
+            kept += not line.removed
             bar.set_postfix(kept=kept, refresh=False)
             bar.update()
     return lines

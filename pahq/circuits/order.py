@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from pahq.circuits.graph import Graph, Receiver
+from pahq.circuits.graph import Edge, Graph, Receiver
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,15 @@ class Visit:
     direct: bool
 
 
+StageKey = tuple[str, int, str, bool]  # kind, layer and letter of the receivers; whether their Direct edges are tested
+
+
+def stage_of(tested: Edge | Visit) -> StageKey:
+    """The stage that an edge or a visit belongs to (``Stage.key``): what may be measured, or removed, together."""
+    receiver = tested.receiver
+    return receiver.kind, receiver.layer, receiver.letter, tested.direct
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Visits next to each other whose tests may be measured together, since none of them hangs on another.
@@ -48,6 +57,10 @@ class Stage:
     @property
     def layer(self) -> int:
         return self.receivers[0].layer
+
+    @property
+    def key(self) -> StageKey:
+        return stage_of(self.visits[0])
 
     @property
     def visits(self) -> tuple[Visit, ...]:

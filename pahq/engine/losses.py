@@ -69,7 +69,7 @@ def carefully(losses: Losses) -> Losses | None:
 
 
 class PlainLosses:
-    """All logits, then the objective itself: the slow twin of every other class here."""
+    """All logits, then the objective itself: slow, and what every other class here is held against."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem, self._index = problem, rows_of(problem)[1]

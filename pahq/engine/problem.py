@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from pahq.circuits.graph import Graph, build_graph
 from pahq.config.cell import CellConfig, PrecisionConfig
+from pahq.engine.ablation import ablated_run, change_of, corrupted_parts, narrowed
 from pahq.errors import PahqError, unknown
 from pahq.model.finite import watch_run
 from pahq.model.forward import (
@@ -27,7 +27,6 @@ from pahq.model.run import Fixed, Narrow, Run, run_senders, sender_outputs, stre
 from pahq.model.sources.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
-from pahq.precision.formats import HALF
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
 from pahq.precision.wide import KEPT_BYTES, WideStore, wide_network
@@ -75,20 +74,20 @@ class Problem:
     @cached_property
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
         """Every sender's ablated output, d_model wide. Made on first use: the suffix engine never asks for it."""
-        with torch.no_grad(), frugal():
+        with torch.no_grad(), frugal():  # one layer's outputs at a time
             return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_streams(self) -> tuple[list[Tensor], list[Tensor]]:
         """The ablated run's residual streams [batch, pos, d_model] that heads read, by layer, and that MLPs read."""
-        with torch.no_grad(), frugal():
+        with torch.no_grad(), frugal():  # what each stream is added up from
             return streams(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
         """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
         model, inputs = self.store.network(), self.corrupted_streams[0]
-        with torch.no_grad(), frugal():  # copies of a matrix between values that stay would leave holes in the heap
+        with torch.no_grad(), frugal():  # copies of a matrix, which between values that stay would leave holes
             return tuple(
                 {letter: project(model.config, layer, letter, inputs[i][None]) for letter in "qkv"}
                 for i, layer in enumerate(model.layers)
@@ -153,7 +152,7 @@ def build_problem(
         model = model.load()
     full: Network = model.network() if isinstance(model, ModelFile) else model
     # before anything is packed: while a file is streamed, two layers of it are in memory
-    with frugal():
+    with frugal():  # those layers, and the clean run's values
         reference = gather_items(final_stream(full, prompts.clean), prompts.items)
         if not torch.isfinite(reference).all():
             watch_run(full, embeddings(full, prompts.clean, split=True), "on the clean prompts, in full precision")
@@ -161,19 +160,19 @@ def build_problem(
     weights: WeightStore
     inputs = None
     if policy.rounding == "calibrated":
-        parts = (embeddings(full, prompts.clean, split=True), _corrupted_parts(full, prompts))
-        inputs = grams(full, *parts, _change(ablation))
+        parts = (embeddings(full, prompts.clean, split=True), corrupted_parts(full, prompts))
+        inputs = grams(full, *parts, change_of(ablation))
     if store == "packed":
         weights = PackedStore.build(model, policy, inputs, schedule=schedule)
     else:
         assert isinstance(model, Model)
         weights = PrecisionStore.build(model, policy, inputs)
-    with frugal():
-        corrupted = _ablation_run(weights.network(), prompts, ablation, split_embed)
+    with frugal():  # the ablated run's temporaries
+        corrupted = ablated_run(weights.network(), prompts, ablation, split_embed)
         if not torch.isfinite(corrupted.final).all():
-            watch_run(weights.network(), _corrupted_parts(weights.network(), prompts), "on the corrupted prompts")
+            watch_run(weights.network(), corrupted_parts(weights.network(), prompts), "on the corrupted prompts")
         if policy.cache != "float32":
-            corrupted = _narrow(weights.network(), corrupted, policy.cache)
+            corrupted = narrowed(weights.network(), corrupted, policy.cache)
     same = {policy.format, policy.mlp, policy.compute} == {"float32"}
     if isinstance(weights, PackedStore) and isinstance(weights.master, ModelFile):
         full = weights.master.network()  # a model that was loaded is not kept alive for this
@@ -204,7 +203,7 @@ def _in_float64(problem: Problem, kept_bytes: int) -> Problem:
         start, z, mlp = (tuple(x.double() for x in part) for part in (run.start, run.z, run.mlp))
         corrupted = run_senders(network, start, fixed=Fixed(start, z, mlp))
     else:
-        corrupted = _ablation_run(network, prompts, made.ablation, made.split_embed)
+        corrupted = ablated_run(network, prompts, made.ablation, made.split_embed)
     clean_network = network if made.full is None else wide_network(made.full)
     reference = gather_items(final_stream(clean_network, prompts.clean), prompts.items)
     return replace(
@@ -245,55 +244,6 @@ def cell_problem(
         store=store or ("packed" if coded else "plain"),
         schedule=cell.engine.schedule,
     )
-
-
-def _ablation_run(model: Network, prompts: Prompts, ablation: str, split_embed: bool) -> Run:
-    parts, change = _corrupted_parts(model, prompts), _change(ablation)
-    start = parts if split_embed else [torch.stack(parts).sum(0)]
-    run = run_senders(model, start)
-    if change is None:
-        return run
-    fixed = Fixed(tuple(map(change, run.start)), tuple(map(change, run.z)), tuple(map(change, run.mlp)))
-    return run_senders(model, start, fixed=fixed)
-
-
-def _corrupted_parts(model: Network, prompts: Prompts) -> list[Float[Tensor, "batch pos d_model"]]:
-    """The embedding of the corrupted prompts in its parts, positions in the order that the prompts ask for."""
-    parts = embeddings(model, prompts.corrupted, split=True)
-    if prompts.position_order is not None and len(parts) == 2:
-        parts[1] = parts[1][:, prompts.position_order.to(parts[1].device)]
-    return parts
-
-
-def _change(ablation: str) -> Callable[[Tensor], Tensor] | None:
-    """What ablation makes of a sender's corrupted value; None where that stays."""
-    changes: dict[str, Callable[[Tensor], Tensor] | None] = {
-        "corrupted": None,
-        "mean": _mean_prompt,
-        "zero": torch.zeros_like,
-    }
-    if ablation not in changes:
-        raise PahqError(f"unknown ablation {ablation!r}; known: corrupted, mean, zero")
-    return changes[ablation]
-
-
-def _narrow(model: Network, run: Run, cache: str) -> Run:
-    """The ablated run with its senders held in 16 bits. What they add up to is added up from the rounded ones."""
-
-    def rounded(values: Tensor) -> Tensor:
-        stored = values.to(HALF[cache])
-        if not torch.isfinite(stored).all():
-            largest = float(values.abs().max())
-            raise PahqError(f"an activation of {largest:.3g} does not fit cache={cache}; bf16 holds it")
-        return stored.to(values.dtype)
-
-    start, z, mlp = (tuple(map(rounded, part)) for part in (run.start, run.z, run.mlp))
-    return run_senders(model, start, fixed=Fixed(start, z, mlp)).narrow(HALF[cache])
-
-
-def _mean_prompt(values: Float[Tensor, "*head batch pos d"]) -> Float[Tensor, "*head batch pos d"]:
-    """Each position at its mean over the prompts. W_O is linear, so a mean z is a mean output."""
-    return values.mean(-3, keepdim=True).expand_as(values)
 
 
 def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:

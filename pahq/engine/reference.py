@@ -27,7 +27,7 @@ from pahq.tasks.metrics import gather_items
 
 
 class ReferenceEngine:
-    """Measures trials one by one. Holds the present edges; nothing else changes."""
+    """Measures trials one by one, in any order. Holds the present edges; nothing else changes."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -57,6 +57,10 @@ class ReferenceEngine:
 
     def remove(self, edges: Sequence[int]) -> None:
         self.present[list(edges)] = False
+
+    def reset(self) -> None:
+        """Back to the whole graph."""
+        self.present.fill_(True)
 
 
 @torch.no_grad()

@@ -1,4 +1,8 @@
-"""How far rounding alone can move a problem's losses: a cautious guess, from the clean run's logits."""
+"""How far rounding alone can move values: a cautious guess for a problem's losses, and a bound between two forwards.
+
+Rounding is what is told here, before anything is measured. What a search measures of it is its noise
+(``pahq.search.doubt``).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pahq.tasks.metrics import Kl, SquaredError
 ROUNDINGS = 4.0  # of the largest logit
 USUAL = 8.0  # how far the largest of some hundred numbers stands out from their spread, and more
 FLOOR = 1e-14  # losses below it are rounding themselves
+FORWARDS = 16.0  # roundings of the largest value: what two forwards of one circuit may differ by
 
 
 @torch.no_grad()
@@ -44,3 +49,8 @@ def unit(loss: float, *, curved: bool) -> float:
 def alike(problem: Problem, one: float, other: float) -> bool:
     """Whether rounding alone may tell two values of the problem's metric apart."""
     return abs(one - other) <= per_unit(problem) * unit(max(abs(one), abs(other)), curved=curved(problem))
+
+
+def between_forwards(largest: float, dtype: torch.dtype) -> float:
+    """How far rounding may part two values of one circuit, computed in ``dtype`` among values of that size at most."""
+    return FORWARDS * torch.finfo(dtype).eps * largest

@@ -133,7 +133,11 @@ class Vocabulary:
     def _carefully(
         self, h: Float[Tensor, "trial row d_model"], weights: Callable[[slice, Tensor], Tensor] | None = None
     ) -> tuple[Float[Tensor, "trial row"], Float[Tensor, "trial row"]]:
-        """log(sum p exp(d')) and the mean of ``weights`` over p exp(d'): float64, no exponential that overflows."""
+        """log(sum p exp(d')) and the mean of ``weights`` over p exp(d'): float64, no exponential that overflows.
+
+        The highest logarithm so far is carried along, as the mean needs it; ``clean_log_probabilities`` needs the sum
+        alone and adds up logarithms of tiles, which rounds otherwise.
+        """
         mean, rows = self._mean_change(h).T, len(self._mass)
         wide = h.transpose(0, 1).flatten(0, 1)
         highest = mean.new_full((rows, h.shape[0], 1), float("-inf"))

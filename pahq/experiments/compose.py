@@ -195,8 +195,8 @@ def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, Asked]) -
         bundle: dict[str, Cell] = {}
         for text, asked in thresholds.items():
             cell, _ = parse_config(_at(composed, text), typed)
-            twin = bundle.get(cell.id)  # the same threshold typed in another way
-            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (twin.asked if twin else Asked()))
+            known = bundle.get(cell.id)  # the same threshold typed in another way
+            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (known.asked if known else Asked()))
         return bundle
     except PahqError as error:
         raise PahqError(f"experiment {name!r}, row {' '.join(base)}: {error}") from None

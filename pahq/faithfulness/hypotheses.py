@@ -16,16 +16,16 @@ from scipy.spatial.distance import pdist, squareform
 
 
 def equivalence(
-    circuit: Float[ndarray, " example"], full: Float[ndarray, " example"], *, epsilon: float, noise: float = 0.0
+    circuit: Float[ndarray, " example"], full: Float[ndarray, " example"], *, epsilon: float, rounding: float = 0.0
 ) -> tuple[float, float]:
     """Does the circuit beat the full model about as often as not? (share of wins, p-value).
 
     H0: |P(circuit beats full) - 1/2| < epsilon. With n prompts p = P(|K/n - 1/2| >= |share - 1/2|) for K ~
-    Bin(n, 1/2 + epsilon), the worst case of H0. A difference of ``noise`` or less is a tie and half a win, so a circuit
-    that equals the model everywhere has share 1/2 and p = 1.
+    Bin(n, 1/2 + epsilon), the worst case of H0. A difference of ``rounding`` or less is a tie and half a win, so a
+    circuit that equals the model everywhere has share 1/2 and p = 1.
     """
     difference = circuit - full
-    tied = np.abs(difference) <= noise
+    tied = np.abs(difference) <= rounding
     share = float(np.where(tied, 0.5, difference > 0).mean())
     return share, _two_tails(len(circuit), abs(share - 0.5), epsilon)
 
@@ -48,14 +48,14 @@ def independence(
     *,
     permutations: int,
     rng: np.random.Generator,
-    noise: float = 0.0,
+    rounding: float = 0.0,
 ) -> float | None:
     """Is what the circuit's complement scores independent of what the full model scores? p-value of H0: it is.
 
     Hilbert-Schmidt independence criterion (Gretton et al. 2007) with Gaussian kernels of median width and a
-    permutation test. None where either score does not vary by more than ``noise``: independent in name only.
+    permutation test. None where either score does not vary by more than ``rounding``: independent in name only.
     """
-    if len(full) < 3 or min(np.ptp(complement), np.ptp(full)) <= noise:
+    if len(full) < 3 or min(np.ptp(complement), np.ptp(full)) <= rounding:
         return None
     left, right = _centred_kernel(complement), _centred_kernel(full)
 
@@ -90,11 +90,11 @@ def smallest_independence_p(examples: int, *, permutations: int) -> float:
 
 
 def effects(
-    whole: Float[ndarray, "*circuit example"], without: Float[ndarray, "circuit example"], *, noise: float = 0.0
+    whole: Float[ndarray, "*circuit example"], without: Float[ndarray, "circuit example"], *, rounding: float = 0.0
 ) -> Float[ndarray, " circuit"]:
     """Mean squared change of the score by a knock-out; what does not exceed rounding is 0."""
     squared = np.square(without - whole).mean(-1)
-    return np.where(squared <= noise**2, 0.0, squared)
+    return np.where(squared <= rounding**2, 0.0, squared)
 
 
 def minimality(

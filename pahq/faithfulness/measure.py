@@ -130,14 +130,16 @@ def _node_minimality(values: Values, circuit: Mask, settings: Settings, rng: Ran
 
 def _equivalence(values: Values, circuit: Mask, settings: Settings) -> dict[str, Any]:
     own, full = values.metric(np.stack([circuit, values.everything]))
-    share, p = hypotheses.equivalence(own, full, epsilon=settings.epsilon, noise=values.noise())
+    share, p = hypotheses.equivalence(own, full, epsilon=settings.epsilon, rounding=values.rounding())
     smallest = hypotheses.smallest_equivalence_p(len(full), epsilon=settings.epsilon)
     return {"share": share, "p": p, "passed": p >= settings.alpha if smallest < settings.alpha else None}
 
 
 def _independence(values: Values, circuit: Mask, settings: Settings, rng: np.random.Generator) -> dict[str, Any]:
     complement, full = values.metric(np.stack([~circuit, values.everything]))
-    p = hypotheses.independence(complement, full, permutations=settings.permutations, rng=rng, noise=values.noise())
+    p = hypotheses.independence(
+        complement, full, permutations=settings.permutations, rng=rng, rounding=values.rounding()
+    )
     smallest = hypotheses.smallest_independence_p(len(full), permutations=settings.permutations)
     return {"p": p, "passed": None if p is None or smallest >= settings.alpha else p >= settings.alpha}
 
@@ -149,12 +151,12 @@ def _minimality(values: Values, circuit: Mask, settings: Settings, rng: Random) 
     tested = sorted(rng.sample(present, min(settings.edges, len(present))))
     without = np.repeat(circuit[None], len(tested), 0)
     without[np.arange(len(tested)), tested] = False
-    paths, noise = Paths(values.graph), values.noise()
+    paths, rounding = Paths(values.graph), values.rounding()
     pairs = np.stack([np.stack(paths.inflated(circuit, rng)) for _ in range(settings.inflated)])
     larger, cut = values.metric(pairs.reshape(-1, len(circuit))).reshape(settings.inflated, 2, -1).swapaxes(0, 1)
     [whole] = values.metric(circuit[None])
-    effect = hypotheses.effects(whole, values.metric(without), noise=noise)
-    null = hypotheses.effects(larger, cut, noise=noise)
+    effect = hypotheses.effects(whole, values.metric(without), rounding=rounding)
+    null = hypotheses.effects(larger, cut, rounding=rounding)
     p = hypotheses.minimality(effect, null, quantile=settings.quantile)
     corrected = np.minimum(p * len(tested), 1.0)  # Bonferroni
     smallest = hypotheses.smallest_minimality_p(settings.inflated, quantile=settings.quantile) * len(tested)
@@ -182,7 +184,7 @@ def _against_random(values: Values, circuit: Mask, settings: Settings, rng: Rand
     for name, sign, own, null in (("sufficiency", -1, circuit, drawn), ("partial_necessity", 1, ~circuit, ~drawn)):
         rows = values.metric(np.concatenate([own[None], null]))
         [full] = values.metric(values.everything[None])
-        distance = sign * hypotheses.effects(full, rows, noise=values.noise())
+        distance = sign * hypotheses.effects(full, rows, rounding=values.rounding())
         share, p = hypotheses.exceeds_random(float(distance[0]), distance[1:], quantile=settings.quantile)
         found[name] = {"share": share, "p": p, "passed": p < settings.alpha if decides else None}
     return found

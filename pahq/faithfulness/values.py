@@ -14,14 +14,13 @@ from pahq.circuits.graph import Graph
 from pahq.config.cell import CellConfig
 from pahq.engine.batch import batch_logits
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.rounding import alike
+from pahq.engine.rounding import alike, between_forwards
 from pahq.model.forward import final_stream, unembed
 from pahq.model.weights import Model
 from pahq.tasks.metrics import Objective, gather_items, objective
 from pahq.tasks.task import Task
 
 AT_ONCE = 64  # circuits whose logits are held at a time
-ROUNDINGS = 16  # of the largest value: what two forwards of one circuit may differ by
 
 
 @dataclass
@@ -83,10 +82,10 @@ class Values:
         full, empty = (float(value) for value in self.mean(np.stack([self.everything, self.nothing])))
         return full, full if alike(self.problem, full, empty) else empty
 
-    def noise(self) -> float:
+    def rounding(self) -> float:
         """A difference between values of two circuits that rounding alone can make."""
         ends = self.metric(np.stack([self.everything, self.nothing]))
-        return ROUNDINGS * torch.finfo(self.problem.corrupted_senders.dtype).eps * float(np.abs(ends).max())
+        return between_forwards(float(np.abs(ends).max()), self.problem.corrupted_senders.dtype)
 
     def _ensured(self, circuits: Bool[ndarray, "circuit edge"]) -> Bool[ndarray, "circuit edge"]:
         new = {row.tobytes(): row for row in circuits if row.tobytes() not in self._known}

@@ -1,6 +1,15 @@
-"""Peak memory of a stretch of work in this process.
+"""Memory of this process: letting go of it, and the peak of a stretch of work.
 
-CPU: the kernel's high-water mark of resident memory, reset at the start, minus what was resident then. CUDA: the
+Tensors are freed with the last name that holds them. Three things keep memory longer than that, and each function here
+is against one of them; whoever calls it says what is let go.
+
+- A name holds its old value until the new one is made, so that two are in memory at once: ``release`` drops the old one
+  first.
+- The C library (glibc) keeps freed blocks of up to 32 MiB for later, and up to 64 MiB at the heap's end. What a
+  search's set-up frees would stay as a third of its peak, which then depends on what happens to lie last: ``frugal``.
+- What it has kept already, from work that is done: ``give_back``.
+
+Peak, CPU: the kernel's high-water mark of resident memory, reset at the start, minus what was resident then. CUDA: the
 allocator's peak.
 """
 
@@ -21,15 +30,19 @@ _TRIM, _MMAP = -1, -3  # glibc's mallopt: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 MIB = 1 << 20
 
 
+def release(owner: object, name: str) -> None:
+    """Drop what an object holds under a name, which is about to be given a new value; nothing if it holds none yet."""
+    vars(owner).pop(name, None)
+
+
 @contextmanager
-def frugal() -> Iterator[None]:
+def frugal(*, when: bool = True) -> Iterator[None]:
     """Within, freed tensors go back to the system at once, and afterwards what is free in the heap does too.
 
-    glibc keeps freed blocks of up to 32 MiB, which a search's set-up would leave behind as a third of its peak, and up
-    to 64 MiB at the heap's end, so that the peak depends on what happens to lie last. Too slow for the search itself,
-    where the same blocks are wanted again and again. Elsewhere than on glibc: nothing.
+    Slow where the same blocks are wanted again and again, as in a search that has room: ``when`` says whether it is
+    worth that. Elsewhere than on glibc: nothing.
     """
-    libc = _glibc()
+    libc = _glibc() if when else None
     if libc is None:
         yield
         return

@@ -20,7 +20,7 @@ from pahq.errors import PahqError
 from pahq.model.block import Part, mlp_reads_heads, parts_of
 from pahq.model.codes import Coded
 from pahq.model.fused import Fused
-from pahq.model.rows import take
+from pahq.model.layers import PLACES, PlainLayer
 
 Activation = Literal["relu", "gelu", "gelu_new", "silu"]
 
@@ -103,67 +103,97 @@ class ModelConfig(BaseModel):
         return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed, parallel)
 
 
-@dataclass(frozen=True)
-class LayerWeights:
-    """One layer. What a family lacks (norm biases, q/k norms, gate) is None; absent biases are zeros.
+class LayerWeights(Protocol):
+    """A layer's weights under a focus: what a forward asks for.
 
-    ``W_pos`` is the model's table of positions where they enter at q and k (shortformer): one tensor for all layers.
+    Where its numbers lie and in how many bits, a forward never learns: a store's layer may make a matrix when it is
+    read, so whoever needs some heads asks for their ``rows``. What the fields mean: ``pahq.model.layers.PlainLayer``.
     """
 
-    W_Q: Float[Tensor, "head d_model d_head"]
-    W_K: Float[Tensor, "kv_head d_model d_head"]
-    W_V: Float[Tensor, "kv_head d_model d_head"]
-    W_O: Float[Tensor, "head d_head d_model"]
-    b_Q: Float[Tensor, "head d_head"]
-    b_K: Float[Tensor, "kv_head d_head"]
-    b_V: Float[Tensor, "kv_head d_head"]
-    b_O: Float[Tensor, " d_model"]
-    ln1_w: Float[Tensor, " d_model"] | None = None
-    ln1_b: Float[Tensor, " d_model"] | None = None
-    ln2_w: Float[Tensor, " d_model"] | None = None
-    ln2_b: Float[Tensor, " d_model"] | None = None
-    q_norm: Float[Tensor, " d_head"] | None = None
-    k_norm: Float[Tensor, " d_head"] | None = None
-    W_in: Float[Tensor, "d_model d_mlp"] | None = None
-    W_gate: Float[Tensor, "d_model d_mlp"] | None = None
-    W_out: Float[Tensor, "d_mlp d_model"] | None = None
-    b_in: Float[Tensor, " d_mlp"] | None = None
-    b_out: Float[Tensor, " d_model"] | None = None
-    W_pos: Float[Tensor, "context d_model"] | None = None
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]: ...
+
+    @property
+    def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]: ...
+
+    @property
+    def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]: ...
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]: ...
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]: ...
+
+    @property
+    def b_K(self) -> Float[Tensor, "kv_head d_head"]: ...
+
+    @property
+    def b_V(self) -> Float[Tensor, "kv_head d_head"]: ...
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]: ...
+
+    @property
+    def ln1_w(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def ln1_b(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def ln2_w(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def ln2_b(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def q_norm(self) -> Float[Tensor, " d_head"] | None: ...
+
+    @property
+    def k_norm(self) -> Float[Tensor, " d_head"] | None: ...
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"] | None: ...
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model d_mlp"] | None: ...
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"] | None: ...
+
+    @property
+    def b_in(self) -> Float[Tensor, " d_mlp"] | None: ...
+
+    @property
+    def b_out(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def W_pos(self) -> Float[Tensor, "context d_model"] | None: ...
 
     @property
     def exact(self) -> frozenset[int]:
         """Key-value groups that are in focus: their products are in full precision."""
-        return frozenset()
 
     def are_exact(self, letter: str, heads: Iterable[int]) -> list[bool]:
         """Whether each of these heads is in focus; letter o means the output."""
-        groups = self.b_K.shape[0]
-        count = groups if letter in "kv" else self.b_Q.shape[0]
-        return [head * groups // count in self.exact for head in heads]
 
     def weight(self, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
-        return {"q": self.W_Q, "k": self.W_K, "v": self.W_V}[letter]
+        """The weights of a letter: q, k or v."""
 
-    def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]:
-        return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
+    def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]: ...
 
     def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
         """W_O of one head."""
-        return self.W_O[head]
 
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
-        return take(self.W_O if letter == "o" else self.weight(letter), heads)
 
     @property
     def by_codes(self) -> bool:
         """Whether q, k and v weights out of focus are multiplied as ``coded`` gives them, in any kind of products."""
-        return False
 
     def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
         """Codes of q, k or v weights (``heads``: these alone), focus or not; for layers that go ``by_codes``."""
-        raise PahqError("these layers hold weights, and no codes of them")
 
 
 class Reader(Protocol):
@@ -224,34 +254,6 @@ class Network(Ends, Protocol):
 
 
 @dataclass(frozen=True)
-class EndWeights:
-    """The ends of a model and nothing between them."""
-
-    config: ModelConfig
-    W_E: Embedding
-    W_pos: Float[Tensor, "context d_model"] | None
-    ln_final_w: Float[Tensor, " d_model"] | None
-    ln_final_b: Float[Tensor, " d_model"] | None
-    W_U: Float[Tensor, "d_model d_vocab_out"]
-    b_U: Float[Tensor, " d_vocab_out"]
-
-    @classmethod
-    def of(cls, model: Ends) -> EndWeights:
-        return cls(*(getattr(model, field.name) for field in fields(cls)))
-
-
-@dataclass(frozen=True)
-class Streamed(EndWeights):
-    """A network whose layers are made when they are asked for, and dropped when the caller drops them."""
-
-    layers: Iterable[LayerWeights] = ()
-
-    @classmethod
-    def through(cls, ends: Ends, layers: Iterable[LayerWeights]) -> Streamed:
-        return cls(**vars(EndWeights.of(ends)), layers=layers)
-
-
-@dataclass(frozen=True)
 class Model:
     """Configuration, embedding, layers, unembedding; ``vocabulary`` names the tokens of word-level models.
 
@@ -262,7 +264,7 @@ class Model:
     config: ModelConfig
     W_E: Float[Tensor, "d_vocab d_model"]
     W_pos: Float[Tensor, "context d_model"] | None
-    layers: tuple[LayerWeights, ...]
+    layers: tuple[PlainLayer, ...]
     ln_final_w: Float[Tensor, " d_model"] | None
     ln_final_b: Float[Tensor, " d_model"] | None
     W_U: Float[Tensor, "d_model d_vocab_out"]
@@ -280,7 +282,7 @@ class Model:
         changed = _mapped(self, change)
         positions = changed["W_pos"] if self.config.positions == "shortformer" else None
         changed["layers"] = tuple(
-            LayerWeights(**_mapped(replace(layer, W_pos=None), change) | {"W_pos": positions}) for layer in self.layers
+            PlainLayer(**_mapped(replace(layer, W_pos=None), change) | {"W_pos": positions}) for layer in self.layers
         )
         if self.config.tied_embedding:
             changed["W_U"] = changed["W_E"].T
@@ -300,14 +302,6 @@ class Model:
             for name, place in PLACES.items():
                 named[f"blocks.{i}.{place}"] = getattr(layer, name)
         return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-
-PLACES = {  # of LayerWeights' fields among a model folder's names, below ``blocks.<i>.``
-    **{f"{kind}_{letter}": f"attn.{kind}_{letter}" for kind in "Wb" for letter in "QKVO"},
-    **{f"ln{i}_{part}": f"ln{i}.{part}" for i in (1, 2) for part in "wb"},
-    **{name: f"attn.{name}.w" for name in ("q_norm", "k_norm")},
-    **{name: f"mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_out")},
-}
 
 
 def _mapped(values: Any, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:

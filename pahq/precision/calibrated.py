@@ -8,7 +8,7 @@ outputs that a layer's own inputs give (Behdin et al. 2023, QuantEase, arXiv 230
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.model.block import Part, add, cross
 from pahq.model.forward import normalise, part_output
+from pahq.model.streamed import in_memory
 from pahq.model.weights import LayerWeights, ModelConfig, Network
 from pahq.precision.formats import GROUPS, HALF, Format, Quantised, dequantise, levels, quantise
 
@@ -60,7 +61,7 @@ def grams(
     levels = {0: runs}
     del runs
     for layer in model.layers:
-        found = _layer_grams(model.config, _in_float64(layer), levels, change)
+        found = _layer_grams(model.config, in_memory(layer, Tensor.double), levels, change)
         del layer  # while this waits for the next call, the layer's memory is another's
         yield found
 
@@ -85,11 +86,6 @@ def _layer_grams(
 
     cross(config.parts, levels, advance)
     return found[0]
-
-
-def _in_float64(layer: LayerWeights) -> LayerWeights:
-    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    return replace(layer, **{name: value.double() for name, value in values.items() if value is not None})
 
 
 def _grams_of(config: ModelConfig, layer: LayerWeights, read: Sequence[Tensor], z: Sequence[Tensor]) -> Grams:

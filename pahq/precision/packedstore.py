@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
@@ -20,20 +20,23 @@ from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
 from pahq.model.codes import Coded, check_card
 from pahq.model.fused import Fused, check_fused
+from pahq.model.layers import SmallWeights
 from pahq.model.products import rounded
 from pahq.model.rows import take
 from pahq.model.sources.modelfile import ModelFile, spill
-from pahq.model.weights import Ends, EndWeights, LayerWeights, Model, ModelConfig, Network, Streamed
-from pahq.precision.calibrated import Grams, calibrate
-from pahq.precision.formats import GROUPS, Format
-from pahq.precision.packed import Packed, pack, pack_parts, unpack
+from pahq.model.streamed import EndWeights
+from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
+from pahq.precision.calibrated import Grams
+from pahq.precision.formats import Format
+from pahq.precision.packed import Packed, unpack
+from pahq.precision.packedlayer import PackedLayer
+from pahq.precision.packing import by_output, codes_of, pack_attention, pack_matrix, small_weights
 from pahq.precision.schedule import Schedule, schedule_of
 from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
-from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, by_layer, products_of
+from pahq.precision.store import ATTENTION, MLP, Focus, by_layer, products_of, streamed
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
 _PART, _CARD_PART = 1 << 18, 1 << 22  # numbers that are rounded at a time
-_SMALL = tuple(field.name for field in fields(LayerWeights) if field.name not in (*ATTENTION, *MLP, "W_pos"))
 
 
 class PackedStore:
@@ -43,14 +46,14 @@ class PackedStore:
         self,
         ends: Ends,
         packed: Sequence[dict[str, Packed]],
-        small: Sequence[dict[str, Tensor | None]],
+        small: Sequence[SmallWeights],
         master: Master,
         schedule: Schedule,
         *,
         cached_layers: int = 2,
         kernel: str = "unpack",
     ) -> None:
-        """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all other fields of LayerWeights.
+        """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all else.
 
         ``kernel``: how q, k and v weights out of focus are multiplied.
         """
@@ -60,7 +63,7 @@ class PackedStore:
         self._cached, self.schedule, self.master = cached_layers, schedule, master
         self.by_codes = kernel != "unpack"
         coded = packed if self.by_codes else ()
-        self._coded = [{letter: _codes(layer, letter, kernel) for letter in "qkv"} for layer in coded]
+        self._coded = [{letter: codes_of(layer, letter, kernel) for letter in "qkv"} for layer in coded]
         first = self._packed[0]
         device, dtype = ends.W_E.device, ends.W_E.dtype
         self.slots = FocusSlots(ends.config, master, schedule.load, dtype=dtype, device=device)
@@ -93,16 +96,12 @@ class PackedStore:
         elif kernel == "fused":
             check_fused(device)
         packed, small, given = [], [], by_layer(inputs, precision)
-        positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
-        shared = {"W_pos": positions if model.config.positions == "shortformer" else None}
         for index in range(model.config.layers):
-            attention = _pack_attention(model, index, heads, next(given))
-            weights = attention | {name: _pack(model, index, name, mlp) for name in MLP}
+            attention = pack_attention(model, index, heads, next(given))
+            weights = attention | {name: pack_matrix(model, index, name, mlp) for name in MLP}
             held = {name: weight for name, weight in weights.items() if weight is not None}
-            packed.append(_by_output(held) if kernel == "codes" else held)
-            # copies: a view of a checkpoint would keep all of it
-            others = ((name, _field(model, index, name)) for name in _SMALL)
-            small.append({name: None if value is None else value.clone() for name, value in others} | shared)
+            packed.append(by_output(held) if kernel == "codes" else held)
+            small.append(small_weights(model, index))
         ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
         ends = replace(ends, config=model.config.computing(precision.compute))
         master: Master
@@ -130,7 +129,7 @@ class PackedStore:
         held: list[Any] = [
             getattr(self.ends, name) for name in ("W_E", "W_pos", "ln_final_w", "ln_final_b", "W_U", "b_U")
         ]
-        held += [value for layer in self._small for value in layer.values()]
+        held += [value for layer in self._small for value in vars(layer).values()]
         storage = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor)}
         working = self.slots.nbytes + sum(buffers.nbytes for buffers in self._buffers.values())
         if self.ends.W_E.device.type != "cpu":
@@ -145,11 +144,11 @@ class PackedStore:
         return sum(weight.nbytes for layer in self._packed for weight in layer.values())
 
     def network(self) -> Network:
-        return Streamed.through(self.ends, _Layers(self))
+        return streamed(self)
 
     def layer(self, index: int, focus: Focus) -> LayerWeights:
         """A layer under a focus; its matrices are unpacked when they are first read."""
-        return PackedLayer(self, index, focus, self._small[index])
+        return PackedLayer(**vars(self._small[index]), store=self, index=index, focus=focus)
 
     def rows(self, index: int, letter: str, heads: Sequence[int], focus: Focus) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads, and no others unpacked."""
@@ -218,53 +217,6 @@ class PackedStore:
         return weight
 
 
-class PackedLayer(LayerWeights):
-    """A layer whose matrices come into being when they are read. Holds no weights but biases and norms."""
-
-    _store: PackedStore
-    _index: int
-    _focus: Focus
-
-    def __init__(self, store: PackedStore, index: int, focus: Focus, small: dict[str, Tensor | None]) -> None:
-        vars(self).update(small, _store=store, _index=index, _focus=focus)
-
-    def __repr__(self) -> str:
-        return f"PackedLayer({self._index}, {set(self._focus)})"
-
-    @property
-    def exact(self) -> frozenset[int]:
-        return frozenset(group for layer, group in self._focus if layer == self._index)
-
-    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        return self.rows("o", (head,))[0]
-
-    def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
-        return self._store.rows(self._index, letter, heads, self._focus)
-
-    @property
-    def by_codes(self) -> bool:
-        return self._store.by_codes
-
-    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
-        return self._store.coded(self._index, letter, heads)
-
-
-def _matrix(name: str) -> Any:
-    return property(lambda layer: layer._store.matrix(layer._index, name, layer._focus))
-
-
-for _name in ATTENTION + MLP:
-    setattr(PackedLayer, _name, _matrix(_name))
-
-
-class _Layers:
-    def __init__(self, store: PackedStore) -> None:
-        self._store = store
-
-    def __iter__(self) -> Iterator[LayerWeights]:
-        return (self._store.layer(i, NO_FOCUS) for i in range(self._store.config.layers))
-
-
 def _read_as_it_is(form: str, products: str) -> bool:
     """Whether products in ``products`` read every number of a format as it is: none of its bits is beyond theirs."""
     return products == "float32" or (form, products) in {("bf16", "tf32"), ("bf16", "bf16"), ("fp16", "tf32")}
@@ -282,47 +234,3 @@ def _parts(weight: Tensor) -> list[Tensor]:
 
 def _groups(index: int, focus: Focus) -> Groups:
     return tuple(sorted(group for layer, group in focus if layer == index))
-
-
-def _pack_attention(
-    model: Model | ModelFile, index: int, form: Format, inputs: Grams | None
-) -> dict[str, Packed | None]:
-    if inputs is None:
-        return {name: _pack(model, index, name, form) for name in ATTENTION}
-    fields = {name: _field(model, index, name) for name in ATTENTION}
-    weights = {name: weight for name, weight in fields.items() if weight is not None}
-    stored = calibrate(weights, form, inputs)
-    return {name: pack(weight, form, stored[name]) for name, weight in weights.items()}
-
-
-def _pack(model: Model | ModelFile, index: int, name: str, form: Format) -> Packed | None:
-    """A matrix of a layer, packed; from a file one head (or some rows) at a time. Formats go by heads, so it is one."""
-    if isinstance(model, ModelFile) and model.has(index, name):
-        return pack_parts(model.parts(index, name), form)
-    weight = _field(model, index, name)
-    return None if weight is None else pack(weight, form)
-
-
-def _by_output(layer: dict[str, Packed]) -> dict[str, Packed]:
-    """The same weights, with the codes of q, k and v lying in memory output by output, as 8-bit products read them."""
-
-    def turned(codes: Tensor) -> Tensor:
-        return codes.mT.contiguous().mT
-
-    return layer | {name: replace(layer[name], codes=turned(layer[name].codes)) for name in ATTENTION[:3]}
-
-
-def _codes(layer: dict[str, Packed], letter: str, kernel: str) -> Coded | Fused:
-    weight = layer[f"W_{letter.upper()}"]
-    assert weight.scale is not None
-    if kernel == "codes":
-        return Coded(weight.codes.mT, weight.scale[..., 0, :])
-    reach = GROUPS.get(weight.form.scales, weight.shape[-2])
-    return Fused(weight.form.name, reach, weight.codes, weight.scale, weight.low)
-
-
-def _field(model: Model | ModelFile, index: int, name: str) -> Tensor | None:
-    if isinstance(model, ModelFile):
-        return model.field(index, name)
-    weight: Tensor | None = getattr(model.layers[index], name)
-    return weight

@@ -19,7 +19,9 @@ from pahq.circuits.graph import Edge, Graph
 from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.codes import LARGEST
+from pahq.model.layers import PlainLayer
 from pahq.model.products import rounded
+from pahq.model.streamed import Streamed
 from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams, calibrate
 from pahq.precision.formats import Format, dequantise, round_trip
@@ -66,6 +68,16 @@ class WeightStore(Protocol):
         """Say which focus will be asked for next; it may be brought in meanwhile. Never changes a result."""
 
 
+def streamed(store: WeightStore) -> Network:
+    """A store's layers without a focus as a network, each made when it is walked through."""
+
+    class Layers:
+        def __iter__(self) -> Iterator[LayerWeights]:
+            return (store.layer(index, NO_FOCUS) for index in range(store.config.layers))
+
+    return Streamed.through(store.ends, Layers())
+
+
 def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
     """The groups that run in full precision while ``edge`` is under test.
 
@@ -83,8 +95,8 @@ def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
     return frozenset(chosen)
 
 
-@dataclass(frozen=True)
-class FocusedLayer(LayerWeights):
+@dataclass(frozen=True, kw_only=True)
+class FocusedLayer(PlainLayer):
     """A layer of which some groups are in full precision."""
 
     groups: frozenset[int] = frozenset()
@@ -176,7 +188,7 @@ def by_layer(inputs: Iterable[Grams] | None, precision: PrecisionConfig) -> Iter
     return iter(inputs)
 
 
-def _rounded(layer: LayerWeights, precision: PrecisionConfig, inputs: Grams | None) -> LayerWeights:
+def _rounded(layer: PlainLayer, precision: PrecisionConfig, inputs: Grams | None) -> PlainLayer:
     heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
     attention = {name: getattr(layer, name) for name in ATTENTION}
     if inputs is None:

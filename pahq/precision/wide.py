@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.model.weights import Embedding, Ends, EndWeights, LayerWeights, ModelConfig, Network, Streamed
+from pahq.errors import PahqError
+from pahq.model.codes import Coded
+from pahq.model.fused import Fused
+from pahq.model.layers import ByLetter
+from pahq.model.streamed import EndWeights, Streamed, in_memory
+from pahq.model.weights import Embedding, Ends, LayerWeights, ModelConfig, Network
 from pahq.precision.schedule import Schedule, Serial
-from pahq.precision.store import ATTENTION, NO_FOCUS, Focus, WeightStore
+from pahq.precision.store import ATTENTION, NO_FOCUS, Focus, WeightStore, streamed
 
 KEPT_BYTES = 256 << 20  # of widened weights; what does not fit is widened again when it is read
 
@@ -56,7 +61,7 @@ class WideStore:
         """Nothing is brought in ahead."""
 
     def network(self) -> Network:
-        return Streamed.through(self.ends, _Layers(self))
+        return streamed(self)
 
     def layer(self, index: int, focus: Focus) -> LayerWeights:
         return WideLayer(self, index, frozenset(at for at in focus if at[0] == index))
@@ -83,22 +88,102 @@ class WideStore:
         return wide
 
 
-class WideLayer(LayerWeights):
-    """A layer whose tensors are widened when they are first read."""
-
-    _store: WideStore
-    _index: int
-    _focus: Focus
+class WideLayer(ByLetter):
+    """See ``LayerWeights``. A tensor is widened when it is first read, biases and norms too."""
 
     def __init__(self, store: WideStore, index: int, focus: Focus) -> None:
-        vars(self).update(_store=store, _index=index, _focus=focus)
+        self._store, self._index, self._focus = store, index, focus
 
     def __repr__(self) -> str:
         return f"WideLayer({self._index}, {set(self._focus)})"
 
     @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._there("W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]:
+        return self._there("W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]:
+        return self._there("W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self._there("W_O")
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        return self._there("b_Q")
+
+    @property
+    def b_K(self) -> Float[Tensor, "kv_head d_head"]:
+        return self._there("b_K")
+
+    @property
+    def b_V(self) -> Float[Tensor, "kv_head d_head"]:
+        return self._there("b_V")
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        return self._there("b_O")
+
+    @property
+    def ln1_w(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("ln1_w")
+
+    @property
+    def ln1_b(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("ln1_b")
+
+    @property
+    def ln2_w(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("ln2_w")
+
+    @property
+    def ln2_b(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("ln2_b")
+
+    @property
+    def q_norm(self) -> Float[Tensor, " d_head"] | None:
+        return self._field("q_norm")
+
+    @property
+    def k_norm(self) -> Float[Tensor, " d_head"] | None:
+        return self._field("k_norm")
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"] | None:
+        return self._field("W_in")
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model d_mlp"] | None:
+        return self._field("W_gate")
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"] | None:
+        return self._field("W_out")
+
+    @property
+    def b_in(self) -> Float[Tensor, " d_mlp"] | None:
+        return self._field("b_in")
+
+    @property
+    def b_out(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("b_out")
+
+    @property
+    def W_pos(self) -> Float[Tensor, "context d_model"] | None:
+        return self._field("W_pos")
+
+    @property
     def exact(self) -> frozenset[int]:
         return self._store.narrow(self._index, self._focus).exact
+
+    @property
+    def by_codes(self) -> bool:
+        return False
 
     def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
         return self.rows("o", (head,))[0]
@@ -106,21 +191,16 @@ class WideLayer(LayerWeights):
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self._store.rows(self._index, letter, heads, self._focus)
 
+    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
+        raise PahqError("these layers hold weights, and no codes of them")
 
-def _field(name: str) -> Any:
-    return property(lambda layer: layer._store.field(layer._index, name, layer._focus))
+    def _field(self, name: str) -> Tensor | None:
+        return self._store.field(self._index, name, self._focus)
 
-
-for _each in fields(LayerWeights):
-    setattr(WideLayer, _each.name, _field(_each.name))
-
-
-class _Layers:
-    def __init__(self, store: WideStore) -> None:
-        self._store = store
-
-    def __iter__(self) -> Iterator[LayerWeights]:
-        return (self._store.layer(i, NO_FOCUS) for i in range(self._store.config.layers))
+    def _there(self, name: str) -> Tensor:
+        value = self._field(name)
+        assert value is not None  # no family lacks it
+        return value
 
 
 @dataclass(frozen=True)
@@ -152,13 +232,7 @@ def wide_network(network: Network) -> Network:
 
     class Layers:
         def __iter__(self) -> Iterator[LayerWeights]:
-            return map(_widened, network.layers)
+            return (in_memory(layer, Tensor.double) for layer in network.layers)
 
     layers: Iterable[LayerWeights] = Layers()
     return Streamed.through(wide_ends(network), layers)
-
-
-def _widened(layer: LayerWeights) -> LayerWeights:
-    values = ((field.name, getattr(layer, field.name)) for field in fields(LayerWeights))
-    wide: dict[str, Any] = {name: None if value is None else value.double() for name, value in values}
-    return LayerWeights(**wide)

@@ -7,7 +7,6 @@ replicates, an empty ``n20-seeds5.done``: so much was asked and is there. What i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from pahq.cell.files import cell_folder, read_cell, read_result, sole_writer
-from pahq.cell.journal import Journal, as_decision, as_line
+from pahq.cell.journal import journalled
 from pahq.cell.provenance import versions
 from pahq.cell.run import load
 from pahq.cell.story import check_cell, sound_lines
@@ -194,17 +193,9 @@ def _replicate(
 ) -> None:
     """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
     problem, full = problems
-    graph, path = problem.graph, finished.with_suffix(".jsonl")
+    path = finished.with_suffix(".jsonl")
     lines = sound_lines(cell, path, way_on="move it away, and pahq stability searches that replicate anew")
-    done = [as_decision(graph, line) for line in lines]
-    with Journal(path, lines) as journal:
-        clock = time.perf_counter()
-        for decision in search(cell, problem, done, memory_gb, full):
-            now = time.perf_counter()
-            line = as_line(graph, decision, now - clock)
-            journal.append(line)
-            lines.append(line)
-            clock = now
+    lines += journalled(path, problem.graph, list(lines), lambda done: search(cell, problem, done, memory_gb, full))
     edges = [line.edge for line in lines if not line.removed]
     seconds = round(sum(line.seconds for line in lines), 6)
     write_sealed(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})

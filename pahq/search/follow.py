@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from itertools import groupby
 
-from pahq.circuits.graph import Graph
+from pahq.circuits.order import stage_of
 from pahq.engine.base import Engine, Trial
 
 
@@ -26,11 +26,12 @@ class Follower:
 
     def losses(self, edge: int) -> tuple[float, float]:
         """The loss before and after removing ``edge``, in the state of the search."""
-        graph = self._engine.graph
+        edges = self._engine.graph.edges
+        stage = stage_of(edges[edge])
         rest: tuple[int, ...] = ()
-        for stage, members in groupby(self._gone, key=lambda gone: _stage(graph, gone)):
+        for other, members in groupby(self._gone, key=lambda gone: stage_of(edges[gone])):
             rest = tuple(members)
-            if stage != _stage(graph, edge):
+            if other != stage:
                 self._engine.remove(rest)
                 rest, self._current = (), None
         self._gone = list(rest)
@@ -50,9 +51,3 @@ class Follower:
         (before, after), self._found = self._found, None
         self._engine.remove([*self._gone, edge] if removed else self._gone)
         self._gone, self._current, self._under = [], after if removed else before, self._focus(edge)
-
-
-def _stage(graph: Graph, edge: int) -> tuple[str, int, str, bool]:
-    """What an engine may take away at once."""
-    tested = graph.edges[edge]
-    return tested.receiver.kind, tested.receiver.layer, tested.receiver.letter, tested.direct

@@ -11,22 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from pahq.circuits.order import Order, stages
-from pahq.engine.base import Engine, Trial
+from pahq.engine.base import Trial, WindowEngine
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
 
 # Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
 FIRST_GUESS = {"logits": 0.5, "mlp": 0.1, "direct": 0.2, "head": 0.03}
 MEMORY = 0.9  # of the running share of wrong predictions
-
-
-class WindowEngine(Engine, Protocol):
-    """An engine that says how many trials around an edge it likes to measure at once."""
-
-    def window(self, edge: int) -> int: ...
 
 
 def speculate(

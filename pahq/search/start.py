@@ -8,6 +8,7 @@ from typing import Any
 
 from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig
+from pahq.engine.base import Engine, Resettable, WindowEngine, takes_windows
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
@@ -43,24 +44,40 @@ def start_search(
     judge: Judge = as_measured,
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
-    focus, built = focus_on(problem), build_engine(engine, problem, memory_gb, share, beside)
-    if isinstance(built, SuffixEngine):
+    built = build_engine(engine, problem, memory_gb, share, beside)
+    return search_by(built, problem, order, threshold, absolute=absolute, done=done, judge=judge)
+
+
+def search_by(
+    engine: Engine,
+    problem: Problem,
+    order: Order,
+    threshold: float,
+    *,
+    absolute: bool = False,
+    done: Sequence[Decision] = (),
+    judge: Judge = as_measured,
+) -> Iterator[Decision]:
+    """ACDC by the problem's ``engine``, which stands at the whole graph: in windows if it takes them."""
+    focus = focus_on(problem)
+    if takes_windows(engine):
+        windows: WindowEngine = engine
         return speculate(
-            built,
+            windows,
             order,
             threshold,
             absolute=absolute,
             focus=focus,
             done=done,
             judge=judge,
-            drift=lambda: built.drift,
+            drift=lambda: windows.drift,
         )
-    return acdc(built, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+    return acdc(engine, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
 
 
 def build_engine(
     name: str, problem: Problem, memory_gb: float | None = None, share: float = 1.0, beside: int = 0
-) -> ReferenceEngine | SuffixEngine:
+) -> Resettable:
     """The engine of that name; PahqError for an unknown one, and for a ceiling of which its part is too little."""
     if name == "suffix":
         ceiling = None if memory_gb is None else int(memory_gb * 2**30)

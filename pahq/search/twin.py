@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pahq.engine.base import Engine
+from pahq.engine.base import Engine, Resettable
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.rounding import curved, per_unit, unit
@@ -44,7 +44,7 @@ def doubts_for(
     )
 
 
-def twin_engine(problem: Problem, *, tight: bool = False) -> Engine:
+def twin_engine(problem: Problem, *, tight: bool = False) -> Resettable:
     """An engine for the same network in float64, or for a problem in float64 one that adds up in another order.
 
     ``tight``: within ``twin_bytes`` beside the search.

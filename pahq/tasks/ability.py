@@ -60,7 +60,7 @@ def warned_check(model: Model | ModelFile, prompts: Prompts, place: str = "") ->
     if part is None or not {"answer", "sign"} & set(part.targets):
         return None
     network = model.network() if isinstance(model, ModelFile) else model
-    with torch.no_grad(), frugal():
+    with torch.no_grad(), frugal():  # the layers and values of the forward
         logits = unembed(network, gather_items(final_stream(network, part.clean), part.items))
     found = check_task(model, part, logits)
     if found.warning:
@@ -125,10 +125,10 @@ def _space(encoder: Encoder | None, prompts: Prompts, logits: Tensor, answer: Te
         text = encoder.shown([token])
         toggled = text[1:] if text[:1] == " " else f" {text}"
         try:
-            twin = encoder.token(toggled, "answer", inside=True)
+            toggled_token = encoder.token(toggled, "answer", inside=True)
         except PahqError:  # no token of this model
             continue
-        if logits[item, twin] > logits[item, token]:
+        if logits[item, toggled_token] > logits[item, token]:
             likelier, other = likelier + 1, other or toggled
     if 2 * likelier <= len(logits):
         return ""

@@ -87,7 +87,7 @@ def stack_rows(rows: Sequence[Sequence[int]], what: str) -> Int[Tensor, "batch p
 
 
 class Example(Protocol):
-    """A prompt, as the generators of the language tasks draw it: words or tokens (most with its corrupted twin)."""
+    """A prompt, as the generators of the language tasks draw it: words or tokens (most with its corrupted one)."""
 
     @property
     def clean(self) -> tuple[Any, ...]: ...
@@ -129,14 +129,14 @@ def encode_pairs(
         lengths = [len(rows[0]) for rows in tokens]
         shown = [encoder.shown(rows[0].tolist()) for rows in tokens]
         raise PahqError(
-            f"clean {what} prompt 0 has {lengths[0]} tokens ({shown[0]}), its corrupted twin {lengths[1]} ({shown[1]})"
+            f"clean {what} prompt 0 has {lengths[0]} tokens ({shown[0]}), the corrupted one {lengths[1]} ({shown[1]})"
         )
-    for i, (a, b, row, twin) in enumerate(zip(clean, corrupted, *(rows.tolist() for rows in tokens), strict=True)):
-        words, changed = _differences(a, b), _differences(row, twin)
+    for i, (a, b, row, other) in enumerate(zip(clean, corrupted, *(rows.tolist() for rows in tokens), strict=True)):
+        words, changed = _differences(a, b), _differences(row, other)
         if words != changed:
             raise PahqError(
-                f"{what} prompt {i} differs from its corrupted twin in {words} words but in {changed} tokens "
-                f"({encoder.shown(row)} and {encoder.shown(twin)})"
+                f"{what} prompt {i} differs from the corrupted one in {words} words but in {changed} tokens "
+                f"({encoder.shown(row)} and {encoder.shown(other)})"
             )
     return tokens
 

@@ -17,7 +17,7 @@ from support.places import GOLDEN
 
 from pahq.cell import run as cell_module
 from pahq.cell.files import FILES, cell_folder, read_result, write_result
-from pahq.cell.journal import read_journal
+from pahq.cell.journal import Journal, read_journal
 from pahq.cell.outcome import judge
 from pahq.cell.run import load, rerun, run_cell
 from pahq.circuits.circuit import Circuit
@@ -205,7 +205,7 @@ def test_an_interrupt_costs_nothing_that_was_decided(
     cell = make("tracr-reverse", **changes)
     whole = run_cell(cell, run_in(tmp_path / "whole"))
     lines: list[int] = []
-    append = cell_module.Journal.append
+    append = Journal.append
 
     def interrupted(journal: Any, line: Any) -> None:
         if line.i == 20:
@@ -214,7 +214,7 @@ def test_an_interrupt_costs_nothing_that_was_decided(
         lines.append(line.i)
 
     with monkeypatch.context() as broken:
-        broken.setattr(cell_module.Journal, "append", interrupted)
+        broken.setattr(Journal, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_cell(cell, run_in(tmp_path / "cut"))
     folder = cell_folder(tmp_path / "cut", cell.id)

@@ -338,7 +338,7 @@ def test_what_a_search_leaves_is_sound_however_often_it_was_interrupted(
             append(journal, line)
 
         with monkeypatch.context() as broken:
-            broken.setattr(cell_module.Journal, "append", interrupted)
+            broken.setattr(Journal, "append", interrupted)
             try:
                 run_cell(cell, where(tmp_path))
             except KeyboardInterrupt:

@@ -105,7 +105,7 @@ def test_a_tight_search_gives_back_the_heap_and_one_with_room_does_not(monkeypat
     assert given == []
     tight = SuffixEngine(problem, memory_bytes=least_bytes(problem))
     list(speculate(tight, Order(), 0.02))
-    assert 1 < len(given) <= len(tight._stages)
+    assert 1 < len(given) <= len(tight._descent)
 
 
 @pytest.mark.parametrize("metric", ["kl", "logit_diff"])
@@ -198,8 +198,14 @@ def test_prompts_drawn_often_take_no_more_than_their_copies_would(metric: str, m
     edge = next(edge for edge in range(len(copies.graph.edges)) if copies.graph.edges[edge].receiver.kind == "logits")
     widths, rows = [one.window(edge) for one in made], []
     for one in made:
-        seen, real = list[int](), one._at_items
-        monkeypatch.setattr(one, "_at_items", lambda x, real=real, seen=seen: seen.append(real(x).shape[-2]) or real(x))
+        seen, finals = list[int](), one._finals
+
+        def rows_seen(state, x, real=finals.at_items, seen=seen):
+            found = real(state, x)
+            seen.append(found.shape[-2])
+            return found
+
+        monkeypatch.setattr(finals, "at_items", rows_seen)
         list(speculate(one, Order(), 0.02))
         rows.append(set(seen))
     assert rows == [{12}, {3}]

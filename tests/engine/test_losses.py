@@ -254,11 +254,10 @@ def test_an_engine_in_coarse_mode_asks_again_when_divergences_shrink() -> None:
     for edge in edges:
         for trial in (everything, Trial(edge, (edge,)), Trial(edge, ()), everything):
             assert suffix.measure([trial]) == pytest.approx(reference.measure([trial]), rel=1e-6, abs=5e-7)
-    assert isinstance(suffix._losses, KlLosses)
-    assert not suffix._losses.coarse
+    assert not suffix._finals.coarse
     suffix.remove(edges)
     reference.remove(edges)
-    assert suffix._losses.coarse
+    assert suffix._finals.coarse
     assert suffix.measure([Trial(edges[0], ())]) == pytest.approx(reference.measure([Trial(edges[0], ())]), abs=3e-7)
 
 

@@ -30,7 +30,7 @@ def test_equivalence_by_hand() -> None:
 def test_equivalence_of_a_circuit_that_is_the_model() -> None:
     full = np.linspace(-1, 1, 30)
     assert hypotheses.equivalence(full, full, epsilon=0.1) == (0.5, 1.0)
-    assert hypotheses.equivalence(full + 1e-9, full, epsilon=0.1, noise=1e-8) == (0.5, 1.0)
+    assert hypotheses.equivalence(full + 1e-9, full, epsilon=0.1, rounding=1e-8) == (0.5, 1.0)
     assert hypotheses.equivalence(full + 1e-9, full, epsilon=0.1)[0] == 1.0
 
 
@@ -85,7 +85,7 @@ def test_independence_of_what_does_not_vary() -> None:
     rng = np.random.default_rng(0)
     varying = np.arange(10.0)
     assert hypotheses.independence(np.ones(10), varying, permutations=9, rng=rng) is None
-    assert hypotheses.independence(varying, 1e-9 * varying, permutations=9, rng=rng, noise=1e-7) is None
+    assert hypotheses.independence(varying, 1e-9 * varying, permutations=9, rng=rng, rounding=1e-7) is None
     assert hypotheses.independence(varying[:2], varying[:2], permutations=9, rng=rng) is None
 
 
@@ -100,7 +100,7 @@ def test_minimality_by_hand() -> None:
 def test_effects_are_squared_changes_free_of_rounding() -> None:
     whole = np.array([1.0, 2.0])
     without = np.array([[1.0, 4.0], [1.0 + 1e-9, 2.0]])
-    assert hypotheses.effects(whole, without, noise=1e-8).tolist() == [2.0, 0.0]
+    assert hypotheses.effects(whole, without, rounding=1e-8).tolist() == [2.0, 0.0]
 
 
 def test_exceeding_random_circuits() -> None:

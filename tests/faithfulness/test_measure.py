@@ -207,7 +207,7 @@ class Additive:
     def metric(self, circuits: np.ndarray) -> np.ndarray:
         return np.asarray(circuits @ self.worth)
 
-    def noise(self) -> float:
+    def rounding(self) -> float:
         return 1e-9
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from pahq.model import memory
-from pahq.model.memory import PeakMemory, frugal
+from pahq.model.memory import PeakMemory, frugal, release
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
@@ -70,3 +71,25 @@ def test_on_a_gpu_the_allocator_is_asked() -> None:
     torch.ones(8 * MIB, device="cuda").sum()
     assert 32 * MIB <= peak.bytes() < 48 * MIB
     assert held[0] == 1
+
+
+def test_what_is_released_is_gone_before_its_successor_is_made() -> None:
+    class Holder:
+        value: object
+
+    class Thing:
+        pass
+
+    holder = Holder()
+    release(holder, "value")  # nothing there yet
+    holder.value = Thing()
+    last = weakref.ref(holder.value)
+    release(holder, "value")
+    assert last() is None
+    assert not hasattr(holder, "value")
+
+
+def test_frugal_where_it_is_not_worth_it_leaves_the_heap_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_glibc", lambda: pytest.fail("the C library was asked"))
+    with frugal(when=False):
+        pass

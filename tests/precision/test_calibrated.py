@@ -22,7 +22,8 @@ from pahq.errors import PahqError
 from pahq.model import load_model, open_model, save_model
 from pahq.model.forward import embeddings, final_stream, normalise
 from pahq.model.run import Run, run_senders
-from pahq.model.weights import LayerWeights, Model, Streamed
+from pahq.model.streamed import Streamed
+from pahq.model.weights import LayerWeights, Model
 from pahq.precision.calibrated import calibrated, damped, grams
 from pahq.precision.formats import Format, dequantise, quantise
 from pahq.precision.packedstore import PackedStore

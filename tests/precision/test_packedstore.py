@@ -17,6 +17,7 @@ from torch import Tensor
 from pahq.config.cell import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model import open_model, save_model
+from pahq.model.layers import PlainLayer
 from pahq.model.products import rounded
 from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.weights import LayerWeights, Model
@@ -42,7 +43,7 @@ def everything(model: Model) -> Focus:
 
 
 def same(packed: LayerWeights, plain: LayerWeights) -> None:
-    for field in fields(LayerWeights):
+    for field in fields(PlainLayer):
         mine, theirs = getattr(packed, field.name), getattr(plain, field.name)
         assert (mine is None) == (theirs is None), field.name
         assert mine is None or (torch.equal(mine, theirs) and mine.dtype == theirs.dtype), field.name
@@ -101,6 +102,16 @@ def test_a_layer_in_hand_outlives_what_is_unpacked_after_it() -> None:
         same(store.layer(layer, frozenset({(layer, 0)})), plain.layer(layer, frozenset({(layer, 0)})))
     assert torch.equal(first, plain.layer(0, frozenset({(0, 1)})).W_Q)
     assert torch.equal(row, plain.layer(1, NO_FOCUS).W_O[2][0])
+
+
+def test_a_letter_s_weights_are_unpacked_without_those_of_others() -> None:
+    store = PackedStore.build(random_model("gpt2"), INT8)
+    layer = store.layer(1, NO_FOCUS)
+    for letter in "qkv":
+        before = {name for name, kept in store._unpacked.items() if kept}
+        assert layer.weight(letter) is getattr(layer, f"W_{letter.upper()}")
+        after = {name for name, kept in store._unpacked.items() if kept}
+        assert after == before | {f"W_{letter.upper()}"}
 
 
 @pytest.mark.parametrize("cached", [1, 2, 3])

@@ -16,7 +16,8 @@ from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.model import open_model, save_model
-from pahq.model.weights import LayerWeights, Model
+from pahq.model.layers import PlainLayer
+from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import NO_FOCUS, PrecisionStore, WeightStore
 from pahq.precision.wide import WideStore, wide_network
@@ -62,7 +63,7 @@ def test_every_number_is_the_stores(kind: str, low: str, family: str, kept_bytes
         for focus in [focus for focus in FOCI if all(group < config.kv_heads for _, group in focus)]:
             for index in range(config.layers):
                 ours, theirs = wide.layer(index, focus), store.layer(index, focus)
-                for field in fields(LayerWeights):
+                for field in fields(PlainLayer):
                     assert same(getattr(ours, field.name), getattr(theirs, field.name)), (field.name, focus)
                 for head in range(config.heads):
                     assert same(ours.output(head), theirs.output(head))
@@ -102,7 +103,7 @@ def test_a_network_is_widened_layer_by_layer() -> None:
     wide = wide_network(model)
     for _ in range(2):  # it can be walked again
         for ours, theirs in zip(wide.layers, model.layers, strict=True):
-            assert all(same(getattr(ours, f.name), getattr(theirs, f.name)) for f in fields(LayerWeights))
+            assert all(same(getattr(ours, f.name), getattr(theirs, f.name)) for f in fields(PlainLayer))
     assert same(wide.W_U, model.W_U)
 
 

@@ -71,7 +71,7 @@ def make(spec: dict[str, Any]) -> Problem:
     model = model.to(dtype=getattr(torch, spec["dtype"]))
     prompts = random_prompts(model, spec["seed"], batch=spec["batch"], every_item=spec["every"], same=spec["same"])
     low = PrecisionConfig(
-        name="low", format=spec["heads"], scales="none" if spec["heads"] == "bf16" else "row", mlp="bf16"
+        name="low", format=spec["format"], scales="none" if spec["format"] == "bf16" else "row", mlp="bf16"
     )
     return build_problem(
         model,

@@ -74,14 +74,14 @@ def test_a_prompt_of_another_length_is_named_with_its_tokens(letters):
         PahqError, match=r"clean x prompt 1 has 3 tokens where prompt 0 has 2 \(ab\|a\|c and ab\| abc\)"
     ):
         encode_pairs(encoder, [("ab", "abc"), ("abac",)], [("ab", "ab"), ("ab", "ab")], "x")
-    with pytest.raises(PahqError, match=r"clean x prompt 0 has 2 tokens \(ab\| abc\), its corrupted twin 1 \(ab\)"):
+    with pytest.raises(PahqError, match=r"clean x prompt 0 has 2 tokens \(ab\| abc\), the corrupted one 1 \(ab\)"):
         encode_pairs(encoder, [("ab", "abc")], [("ab",)], "x")
 
 
 def test_a_changed_word_must_be_one_token(letters):
     encoder = encoder_of(letters(), "x")
     assert encode_pairs(encoder, [("ab", "ab")], [("ab", "abc")], "x")[1].tolist() == [[4, 6]]
-    with pytest.raises(PahqError, match="x prompt 0 differs from its corrupted twin in 1 words but in 2 tokens"):
+    with pytest.raises(PahqError, match="x prompt 0 differs from the corrupted one in 1 words but in 2 tokens"):
         encode_pairs(encoder, [("ab", "ca")], [("ab", "bb")], "x")
 
 

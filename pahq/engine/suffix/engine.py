@@ -9,36 +9,41 @@ layer share a wave.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
-from pahq.circuits.order import Stage, Visit, stages
+from pahq.circuits.order import Stage
 from pahq.engine.base import Trial
-from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
 from pahq.engine.reference import check_finite
-from pahq.engine.suffix.budget import loss_rows, plan, trial_bytes
+from pahq.engine.suffix.budget import plan
 from pahq.engine.suffix.composites import Composites
-from pahq.engine.suffix.headlogits import HeadLogits
+from pahq.engine.suffix.descent import Descent
+from pahq.engine.suffix.finals import FinalLosses
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
-from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
-from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
+from pahq.engine.suffix.state import NOWHERE, State, at_need
+from pahq.engine.suffix.trials import addition_trials, direct_trials, present_edges, stream_trials
 from pahq.engine.suffix.wave import Wave
+from pahq.engine.suffix.windows import hold_bytes, widest_window
 from pahq.errors import PahqError
-from pahq.model.memory import frugal, give_back
+from pahq.model.memory import frugal, give_back, release
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
 
 class SuffixEngine:
-    """Same interface and losses as ``ReferenceEngine``; trials must follow the order of visits of ``pahq.search``.
+    """See ``pahq.engine.base.WindowEngine``; the losses are ``ReferenceEngine``'s.
+
+    It holds the values of one stage at a time, under one focus. ``measure``, ``window`` and ``remove`` bring them to
+    the stage and focus that they ask about. From a stage there is no way back to an earlier one, so that such a
+    question is refused (``Descent``), as are edges of two stages or trials of two foci in one call. What a call
+    computes is kept for the next ones: the trials measured last, whose state ``remove`` takes over; products, as far as
+    memory goes. That makes losses cheaper and may change their rounding, never the state they are of.
 
     ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); ``beside`` bytes of
     it are somebody else's, and of the rest a ``share`` is this engine's. Without it the search takes at most what the
@@ -69,21 +74,20 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes, share, beside)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
-        self._items = rows_of(problem)[0]
-        with torch.no_grad(), frugal():
-            self._losses: Losses = losses_for(problem, self.budget.tile) if cheap_losses else PlainLosses(problem)
+        with torch.no_grad(), frugal():  # tiles of the unembedding in float64
+            self._finals = FinalLosses(problem, self.budget.tile, cheap=cheap_losses)
         self.measured = 0
-        self._drift = torch.zeros((), dtype=torch.float64, device=problem.corrupted.final.device)
+        self._descent = Descent(problem.graph)
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Back to the whole graph: one clean forward."""
+        """Back to the whole graph and before the first stage: one clean forward."""
         budget, ends = self.budget, self.problem.store.ends
         self._focus: Focus = NO_FOCUS  # of the trial at hand
         self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
-        self.__dict__.pop("_state", None)  # before the next one is made: two would be in memory
-        with frugal():
+        release(self, "_state")  # all values of the search before
+        with frugal():  # the clean run's temporaries
             self._state = State(
                 self.problem,
                 lambda: self._state_focus,
@@ -91,19 +95,15 @@ class SuffixEngine:
                 input_bytes=budget.input_bytes,
                 hold_streams=budget.hold_streams,
             )
-        self._composites = self._head_logits = None
-        if isinstance(self._losses, KlLosses):
-            self._losses.expect(0.0)  # the whole graph's loss is a small one
-        if self._keep_composites:
-            # a composite's product rounds other operands than the MLP's own
-            if self.problem.store.config.products == "float32":
-                self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
-            if isinstance(self._losses, KlLosses) and not self._losses.careful:
-                self._head_logits = HeadLogits(ends, capacity_bytes=budget.head_logits_bytes)
-        self._loss = self._losses(self._at_items(self._state.clean_final))
+        self._composites: Composites | None = None
+        # a composite's product rounds other operands than the MLP's own
+        if self._keep_composites and self.problem.store.config.products == "float32":
+            self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
+        self._finals.restart(budget.head_logits_bytes if self._keep_composites else None)
+        self._loss = self._finals.whole(self._state, self._state.clean_final)
+        self._drift = torch.zeros_like(self._loss)
         self._settled = len(self.graph.senders)
-        self._stages, self._at = tuple(stages(self.graph)), -1
-        self._place = {visit: at for at, stage in enumerate(self._stages) for visit in stage.visits}
+        self._descent.restart()
         self._open: list[Receiver] = []
         self._ablated_values: dict[tuple[Receiver, Focus], Tensor] = {}  # of this stage
         self._wave: Wave | None = None
@@ -120,78 +120,39 @@ class SuffixEngine:
 
     @torch.no_grad()
     def window(self, edge: int) -> int:
-        """How many trials around ``edge`` may sensibly share a wave: bounded by the rows that its receiver needs, and
-        by memory for them and for the outputs of heads on their way."""
+        """How many trials around ``edge`` may sensibly share a wave."""
+        self._descent.check([edge])
         self._enter(edge)
-        state, need = self._state, self._wave_need(self.graph.edges[edge].receiver)
-        rows, size = state.batch * (state.length if need == EVERYWHERE else 1), state.clean_final.element_size()
-        if self._rows is not None:
-            return max(1, min(self._widest, self._rows // rows))
-        on_the_way = rows * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
-        fit = self.budget.window_bytes // (trial_bytes(state.config, loss_rows(self.problem, rows), size) + on_the_way)
-        return max(1, min(self._widest, self.budget.rows // rows, fit))
-
-    def _new_wave(self, trials: int) -> Wave:
-        return Wave(self._state, trials, self._weights, self._composites, self._hold_bytes(trials))
-
-    def _hold_bytes(self, trials: int) -> int:
-        """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
-        state = self._state
-        rows, size = state.batch * state.length, state.clean_final.element_size()
-        trial = trial_bytes(state.config, loss_rows(self.problem, rows), size)
-        return max(0, self.budget.window_bytes - trials * trial)
-
-    def _wave_need(self, receiver: Receiver) -> int:
-        """Positions that a wave from this receiver computes: those its outputs are needed at."""
-        outputs = self.graph.outputs(receiver)
-        return max(self._state.need[i] for i in outputs) if outputs else self._state.receiver_need(receiver)
+        receiver = self.graph.edges[edge].receiver
+        return widest_window(self.problem, self.budget, self._state, receiver, rows=self._rows, widest=self._widest)
 
     @torch.no_grad()
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         """The loss of each trial. One device synchronisation for all of them."""
-        for trial in trials:
-            self._enter(trial.edge)
+        if not trials:
+            return []
+        self._descent.check_trials(trials, self.problem.focus)
+        self._enter(trials[0].edge)
         self.measured += len(trials)
-        with self._saving():
+        with frugal(when=not self.budget.hold_streams):  # where memory is short: the window's tensors
             values: list[float] = self._evaluate(trials).tolist()
-        if isinstance(self._losses, KlLosses) and self._losses.expect(min(values)):
-            self._loss = self._losses(self._current_rows())  # too coarse as well
+        if self._finals.ask_again(values):
+            self._loss = self._finals.current(self._state)  # was taken as they were
             return self.measure(trials)
-        careful = None if all(map(math.isfinite, values)) else carefully(self._losses)
-        if careful is None:
-            # only the first is sure to be of a state that comes about: the others stand behind guesses
-            check_finite(self.problem, values[:1], trials[:1], self._present)
-            return values
-        self._losses, self._head_logits = careful, None  # from here on: such changes seldom come alone
-        self._loss = careful(self._current_rows())
-        return self.measure(trials)
-
-    def _current_rows(self) -> Tensor:
-        """The current state's final residual stream where the metric reads."""
-        return self._at_items(self._state.inputs[Receiver("logits")])
-
-    def _present(self, trial: Trial) -> Tensor:
-        """The edges that are there in a trial, as a mask over the graph's."""
-        present = torch.ones(len(self.graph.edges), dtype=torch.bool)
-        for receiver, senders in self._state.present.items():
-            present[list(self.graph.incoming(receiver))] = torch.tensor(senders)
-        gone = [self.graph.direct(receiver) for receiver, online in self._state.online.items() if not online]
-        present[[edge for edge in gone if edge is not None] + list(trial.removed)] = False
-        return present
-
-    def _saving(self) -> AbstractContextManager[None]:
-        """Where memory is short, what a window frees goes back at once; the heap would keep it, in holes."""
-        return nullcontext() if self.budget.hold_streams else frugal()
+        # only the first is sure to be of a state that comes about: the others stand behind guesses
+        check_finite(self.problem, values[:1], trials[:1], lambda trial: present_edges(self._state, trial))
+        return values
 
     @torch.no_grad()
     def remove(self, edges: Sequence[int]) -> None:
-        """Take edges away for good; the state of a trial just measured is taken over, not computed again."""
+        """Take edges of one stage away; the state of a trial just measured is taken over, not computed again."""
         chosen = frozenset(edges)
         if not chosen:
             return
         if chosen not in self._answers:
+            self._descent.check(chosen)
             self._enter(edges[0])
-            if self._matters(edges[0]):
+            if any(map(self._matters, edges)):
                 self._evaluate([Trial(edges[0], tuple(edges))])
         if chosen in self._answers:
             index, loss = self._answers[chosen]
@@ -201,8 +162,7 @@ class SuffixEngine:
         for edge in edges:
             self._state.take(edge)
         self._wave, self._answers = None, {}
-        if isinstance(self._losses, KlLosses):
-            self._losses.moved()
+        self._finals.moved()
 
     def _matters(self, edge: int) -> bool:
         """Whether removing this edge can change anything: its receiver is connected and online."""
@@ -213,24 +173,21 @@ class SuffixEngine:
     # ---- stages: which receivers are being tested
 
     def _enter(self, edge: int) -> None:
-        """Move on to the stage of ``edge``, through every stage on the way: resuming may skip whole stages."""
-        tested = self.graph.edges[edge]
-        wanted = self._place[Visit(tested.receiver, tested.direct)]
-        if wanted < self._at:
-            raise PahqError(f"the suffix engine tests from the output down; {tested} comes before what was tested last")
-        while self._at < wanted:
+        """Move on to the stage and focus of ``edge``."""
+        for before, stage in self._descent.down_to(edge):
             for opened in self._open:
                 self._state.close(opened)
-            self._at += 1
             self._wave, self._answers, self._open = None, {}, []
-            if not self.budget.hold_streams:  # memory is short: what earlier waves left in the heap is given back
+            if not self.budget.hold_streams:  # where memory is short: what earlier waves left in the heap
                 give_back()
-            self._begin(self._stages[self._at])
+            self._begin(stage, before)
         self._refocus(edge)
 
-    def _begin(self, stage: Stage) -> None:
-        """Settle which positions the stage's nodes still need, and open the receivers that are connected."""
-        before = self._stages[self._at - 1] if self._at else stage
+    def _begin(self, stage: Stage, before: Stage) -> None:
+        """Settle which positions the stage's nodes still need, and open the receivers that are connected.
+
+        ``before``: the stage that was left; the first one comes after itself.
+        """
         self._ablated_values = {}
         if stage.layer != before.layer:
             self._rebase(stage.layer)
@@ -252,9 +209,8 @@ class SuffixEngine:
         final = rebase(self._state, layer + 1)
         if self._composites is not None:
             self._composites.stale()
-        if self._head_logits is not None:
-            self._head_logits.stale()
-        loss = self._losses(self._at_items(final))
+        self._finals.stale()
+        loss = self._finals.whole(self._state, final)
         drift = (loss - self._loss).abs()
         self._drift = torch.maximum(self._drift, torch.where(drift.isfinite(), drift, 0.0))  # others were never used
         self._loss = loss
@@ -266,10 +222,10 @@ class SuffixEngine:
 
     def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
         """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
-        stage = self._stages[self._at]
+        stage = self._descent.stage
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
-        self._wave, self._answers = None, {}  # before the next one is made: two would be in memory
+        self._wave, self._answers = None, {}  # before the next one is made
         wave = self._new_wave(len(trials))
         if stage.kind == "head":
             if stage.direct:
@@ -279,34 +235,14 @@ class SuffixEngine:
             final = wave.run("heads", stage.layer)
         else:
             final = stream_trials(wave, stage.receivers[0], trials)
-        losses = (
-            self._loss.expand(len(trials)) if final is None else self._final_losses(final, wave).expand(len(trials))
-        )
+        losses = self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
         self._wave = wave
         self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
         return losses
 
-    def _final_losses(self, final: Tensor, wave: Wave) -> Tensor:
-        """Losses of new final streams [trial, batch, pos, d_model] by the cheapest exact way."""
-        resid, kept = self._at_items(final), self._head_logits
-        if kept is None:
-            return self._losses(resid)
-        assert isinstance(self._losses, KlLosses)
-        changed = wave.heads_into_logits()
-        if changed is None or not kept.worthwhile(changed):
-            wave.write(lambda j: kept.stale())
-            return self._losses(resid)
-        heads = {sender: (self._at_items(z), output) for sender, (z, output) in changed.items()}
-        current = self._at_items(self._state.inputs[Receiver("logits")])
-        losses = self._losses.along(resid, lambda clean, mean: kept.change(clean, current, resid, heads, mean))
-        wave.write(lambda j: kept.keep(heads, j))
-        return losses
-
-    def _at_items(self, values: Tensor) -> Tensor:
-        """Rows that the metric reads, from tensors that hold all positions or the last one."""
-        positions = self._items[:, 1] - self._state.first
-        positions = positions if values.shape[-2] > 1 else torch.zeros_like(positions)
-        return values[..., self._items[:, 0], positions, :]
+    def _new_wave(self, trials: int) -> Wave:
+        held = hold_bytes(self.problem, self.budget, self._state, trials)
+        return Wave(self._state, trials, self._weights, self._composites, held)
 
     def _ablated(self, receiver: Receiver) -> Tensor:
         """A projection's value in the ablated run, by the weights under the current focus, at its need."""
@@ -334,10 +270,9 @@ class SuffixEngine:
         for sender in change_weights(wave, layer, groups, before, self._weights(layer), self._ablated):
             if self._composites is not None:
                 self._composites.forget(sender)
-            if self._head_logits is not None:
-                self._head_logits.forget(sender)
+            self._finals.forget(sender)
         final = wave.run("heads", layer)
-        loss = None if final is None else self._final_losses(final, wave)[0]
+        loss = None if final is None else self._finals.of(wave, final)[0]
         wave.choose(0)
         self._state_focus = self._focus
         self._wave, self._answers = None, {}

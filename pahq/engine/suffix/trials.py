@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
@@ -92,3 +92,14 @@ def senders_taken(graph: Graph, trial: Trial, receiver: Receiver) -> tuple[int, 
     """The senders that a trial takes from a receiver, as indices, in the order of their tests."""
     incoming = graph.incoming(receiver)
     return tuple(edge - incoming[0] for edge in trial.removed if edge in incoming)
+
+
+def present_edges(state: State, trial: Trial) -> Bool[Tensor, " edge"]:
+    """The edges that are there in a trial."""
+    graph = state.graph
+    present = torch.ones(len(graph.edges), dtype=torch.bool)
+    for receiver, senders in state.present.items():
+        present[list(graph.incoming(receiver))] = torch.tensor(senders)
+    gone = [graph.direct(receiver) for receiver, online in state.online.items() if not online]
+    present[[edge for edge in gone if edge is not None] + list(trial.removed)] = False
+    return present

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.weights import PLACES, LayerWeights, Model, ModelConfig
+from pahq.model.layers import PLACES, PlainLayer
+from pahq.model.weights import Model, ModelConfig
 
 PART = 1 << 20  # numbers that are looked at in one go
 
@@ -93,7 +94,7 @@ def model_from_tensors(
     layers = []
     for i in range(config.layers):
         named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in PLACES.items()}
-        layers.append(LayerWeights(**named, W_pos=positions if config.positions == "shortformer" else None))
+        layers.append(PlainLayer(**named, W_pos=positions if config.positions == "shortformer" else None))
     embedding = checked["embed.W_E"]
     return Model(
         config=config,

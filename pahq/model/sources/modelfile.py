@@ -18,9 +18,11 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
+from pahq.model.layers import PLACES, PlainLayer
 from pahq.model.sources.assembly import all_finite, check_shapes, model_from_tensors, tensor_shapes
 from pahq.model.sources.tensorfile import WEIGHTS, TensorReader, write_tensors
-from pahq.model.weights import PLACES, EndWeights, LayerWeights, Model, ModelConfig, Streamed
+from pahq.model.streamed import EndWeights, Streamed
+from pahq.model.weights import Model, ModelConfig
 
 # Numbers of a weight that are read at a time, or one head. To a GPU each part is a copy that is waited for.
 PART, CARD_PART = 1 << 16, 1 << 22
@@ -83,16 +85,16 @@ class ModelFile:
 
     @staticmethod
     def name(layer: int, field: str) -> str:
-        """The file's name for a field of LayerWeights."""
+        """The file's name for a field of PlainLayer."""
         return f"blocks.{layer}.{PLACES[field]}"
 
-    def layer(self, index: int, buffers: dict[str, Buffers] | None = None) -> LayerWeights:
+    def layer(self, index: int, buffers: dict[str, Buffers] | None = None) -> PlainLayer:
         """One layer in full precision, its matrices in memory that ``buffers`` lend (by field), if given."""
         named: dict[str, Any] = {}
         for name in PLACES:
             lent = buffers[name].lend() if buffers and name in buffers else None
             named[name] = self.field(index, name) if lent is None else self._fill(self.name(index, name), lent)
-        return LayerWeights(**named, W_pos=self.ends.W_pos if self.config.positions == "shortformer" else None)
+        return PlainLayer(**named, W_pos=self.ends.W_pos if self.config.positions == "shortformer" else None)
 
     def has(self, layer: int, field: str) -> bool:
         """Whether models of this configuration have a tensor."""
@@ -173,7 +175,7 @@ class _Layers:
     def __init__(self, file: ModelFile) -> None:
         self._file = file
 
-    def __iter__(self) -> Iterator[LayerWeights]:
+    def __iter__(self) -> Iterator[PlainLayer]:
         file = self._file
         weights = [name for name in PLACES if name.startswith("W_") and file.has(0, name)]
         shapes = tensor_shapes(file.config)

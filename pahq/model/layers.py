@@ -1,0 +1,99 @@
+"""A layer's tensors in memory, and what every kind of layer has in common.
+
+``pahq.model.weights.LayerWeights`` says what a forward asks of a layer. ``PlainLayer`` holds all of it. Layers of other
+kinds make their tensors as they are read (``pahq.precision.packedlayer``, ``pahq.precision.wide``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.errors import PahqError
+from pahq.model.codes import Coded
+from pahq.model.fused import Fused
+from pahq.model.rows import take
+
+if TYPE_CHECKING:
+    from pahq.model.weights import LayerWeights
+
+
+class ByLetter:
+    """What any layer knows from its tensors: those of a letter (q, k, v), and which heads are in focus."""
+
+    def weight(self: LayerWeights, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
+        weight: Tensor = getattr(self, f"W_{letter.upper()}")  # the others stay unread: that may take unpacking
+        return weight
+
+    def bias(self: LayerWeights, letter: str) -> Float[Tensor, "letter_head d_head"]:
+        return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
+
+    def are_exact(self: LayerWeights, letter: str, heads: Iterable[int]) -> list[bool]:
+        """Whether each of these heads is in focus; letter o means the output."""
+        groups = self.b_K.shape[0]
+        count = groups if letter in "kv" else self.b_Q.shape[0]
+        return [head * groups // count in self.exact for head in heads]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallWeights:
+    """What of a layer no format touches. What a family lacks (norm biases, q/k norms) is None; absent biases are zeros.
+
+    ``W_pos`` is the model's table of positions where they enter at q and k (shortformer): one tensor for all layers.
+    """
+
+    b_Q: Float[Tensor, "head d_head"]
+    b_K: Float[Tensor, "kv_head d_head"]
+    b_V: Float[Tensor, "kv_head d_head"]
+    b_O: Float[Tensor, " d_model"]
+    ln1_w: Float[Tensor, " d_model"] | None = None
+    ln1_b: Float[Tensor, " d_model"] | None = None
+    ln2_w: Float[Tensor, " d_model"] | None = None
+    ln2_b: Float[Tensor, " d_model"] | None = None
+    q_norm: Float[Tensor, " d_head"] | None = None
+    k_norm: Float[Tensor, " d_head"] | None = None
+    b_in: Float[Tensor, " d_mlp"] | None = None
+    b_out: Float[Tensor, " d_model"] | None = None
+    W_pos: Float[Tensor, "context d_model"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainLayer(SmallWeights, ByLetter):
+    """A layer all of whose weights are tensors in memory. The MLP's are None in models without one; so is a gate."""
+
+    W_Q: Float[Tensor, "head d_model d_head"]
+    W_K: Float[Tensor, "kv_head d_model d_head"]
+    W_V: Float[Tensor, "kv_head d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+    W_in: Float[Tensor, "d_model d_mlp"] | None = None
+    W_gate: Float[Tensor, "d_model d_mlp"] | None = None
+    W_out: Float[Tensor, "d_mlp d_model"] | None = None
+
+    @property
+    def exact(self) -> frozenset[int]:
+        return frozenset()
+
+    @property
+    def by_codes(self) -> bool:
+        return False
+
+    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
+        return self.W_O[head]
+
+    def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
+        return take(self.W_O if letter == "o" else self.weight(letter), heads)
+
+    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
+        raise PahqError("these layers hold weights, and no codes of them")
+
+
+PLACES = {  # of PlainLayer's fields among a model folder's names, below ``blocks.<i>.``
+    **{f"{kind}_{letter}": f"attn.{kind}_{letter}" for kind in "Wb" for letter in "QKVO"},
+    **{f"ln{i}_{part}": f"ln{i}.{part}" for i in (1, 2) for part in "wb"},
+    **{name: f"attn.{name}.w" for name in ("q_norm", "k_norm")},
+    **{name: f"mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_out")},
+}
