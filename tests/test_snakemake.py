@@ -48,7 +48,7 @@ def assert_complete(folder: Path) -> None:
         assert json.loads(path.read_text())["id"] == cell
     for cell in [cell for cell, what in cells("smoke").items() if what.asked.resamples]:
         found = json.loads((folder / "results" / "cells" / cell / "stability.json").read_text())
-        assert (found["id"], found["bootstrap"]["replicates"]) == (cell, 20)
+        assert (found["id"], found["resamples"]["circuits"]) == (cell, 20)
     analysis = folder / "results" / "analysis" / "smoke"
     assert (analysis / "tables" / "REPORT.md").is_file()
     assert (analysis / "faithfulness" / "tracr-proportion.parquet").is_file()
