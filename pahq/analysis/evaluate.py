@@ -31,7 +31,7 @@ PUBLISHED = "published"
 FEW_POINTS_NOTE = "few points"
 BY_CONSTRUCTION = "ACDC by construction"
 
-_ROC = [*SERIES, "reference", "id", "threshold", "fpr", "tpr", "on_front"]
+_ROC = [*SERIES, "reference", "threshold", "fpr", "tpr", "on_front"]
 _AUC = [*SERIES, "reference", "thresholds", "interior_points", "auc_steps", "auc_trapezoid", "note"]
 _AGREEMENT = [*SERIES, "id", "reference", "threshold", "differing", "jaccard", "jaccard_by_chance", "note"]
 
@@ -96,7 +96,7 @@ def _curves(collected: Collected) -> tuple[list[dict[str, Any]], list[dict[str, 
             curve = Curve(tuple(points))
             roc += [
                 label
-                | {"reference": reference, "id": row["id"], "threshold": row["threshold"]}
+                | {"reference": reference, "threshold": row["threshold"]}
                 | {"fpr": p.fpr, "tpr": p.tpr, "on_front": p in curve.front}
                 for row, p in zip(sweep, points, strict=True)
             ]
