@@ -214,7 +214,7 @@ def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) ->
     again = json.loads((folder / "result.json").read_text())
     assert (folder / "decisions.jsonl").read_bytes() == journal
     assert again["resumed"] is True
-    same = ("id", "config", "model", "tests", "kept", "fresh", "seconds")
+    same = ("id", "config", "model_digest", "tests", "kept", "fresh", "seconds")
     assert {key: again[key] for key in same} == {key: result[key] for key in same}
 
 
@@ -263,7 +263,7 @@ def test_a_model_that_cannot_be_had_fails_its_own_cells_alone(tmp_path: Path) ->
     assert "Traceback" not in output
     assert "completed successfully, but" not in output  # it failed by its exit status
     [done] = tmp_path.glob("results/cells/*/*/result.json")
-    assert json.loads(done.read_text())["model"]["name"] == "tracr-proportion"
+    assert json.loads(done.read_text())["config"]["model"]["name"] == "tracr-proportion"
     for command in ("evaluate", "tables", "figures"):
         code, output = run("pahq", command, "partly")
         assert code == 0, output
