@@ -12,7 +12,7 @@ import pandas as pd
 
 from pahq.analysis.evaluate import PUBLISHED
 from pahq.analysis.names import SETTINGS, SHOWN
-from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, memory_of, pareto_point, runtime_of
+from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, pareto_point, printed_cost
 from pahq.analysis.summary import Evaluation, cost_of, kl_of_logits
 from pahq.analysis.table import Table
 from pahq.circuits.agreement import Curve, Point
@@ -150,12 +150,12 @@ def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, own in cells.groupby(keys, sort=False):
         first = _first(own)
-        cost = cost_of(cells, own)
+        cost, printed = cost_of(cells, own), printed_cost(first)
         rows.append(
             {name: first[name] for name in keys}
             | {"bits": first["bits"], "tasks": own["task"].nunique(), "cells": len(own)}
             | {name: cost[name] for name in costs.split()}
-            | {"paper_runtime": runtime_of(first), "paper_memory": memory_of(first)}
+            | {name: printed[name] for name in ("paper_runtime", "paper_memory")}
         )
     order = ["model", "method", "bits", "precision"]
     return pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True).drop(columns=usual)

@@ -16,7 +16,7 @@ from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithful import by_cell, by_series, cell_columns
 from pahq.analysis.names import FIGURES
 from pahq.analysis.notes import NOTES
-from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
+from pahq.analysis.paper import NOT_PUBLISHED, paper_area, printed_cost
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.analysis.table import Table, markdown_table
 from pahq.config.arguments import Arguments
@@ -128,13 +128,9 @@ def faithfulness_tables(found: Evaluation) -> list[Table]:
 def cost_table(series: pd.DataFrame) -> Table:
     names = "task method precision variant engine device threads thresholds tests seconds ms_per_test peak_mib"
     names += " seconds_to_acdc peak_to_acdc paper_runtime paper_memory paper_source note"
-    pahq = (series["method"] == "pahq") & (series["format"] != "float32")
-    frame = series.assign(
-        paper_runtime=np.where(pahq, RUNTIME[0], NOT_PUBLISHED),
-        paper_memory=np.where(pahq, MEMORY[0], NOT_PUBLISHED),
-        paper_source=np.where(pahq, RUNTIME[1], ""),
-        note=[_cost_note(row) for row in series.to_dict("records")],  # type: ignore[arg-type]
-    )
+    rows: list[dict[str, Any]] = series.to_dict("records")  # type: ignore[assignment]
+    more = pd.DataFrame([printed_cost(row) | {"note": _cost_note(row)} for row in rows], index=series.index)
+    frame = series.drop(columns="note").join(more)
     caption = (
         "Seconds of all tests, peak memory of the worst cell. Ratios: over the thresholds shared with ACDC "
         "on the same engine, device and threads. They do not show what low bits save; see the notes."
