@@ -21,6 +21,7 @@ import torch
 from output import publish
 from synthetic import Shape, make_model, make_prompts
 
+from pahq.cell.result import Result
 from pahq.cell.run import run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
@@ -34,11 +35,11 @@ from pahq.search.start import search, start_search
 TASKS = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
 
 
-def circuit(root: Path, *overrides: str) -> tuple[frozenset[str], dict[str, Any]]:
+def circuit(root: Path, *overrides: str) -> tuple[frozenset[str], Result]:
     """Edges and result of the cell so typed."""
     ((cell, _),) = compose_runs(overrides)
     found = run_cell(cell, RunConfig(root=str(root), wandb="disabled", progress=False))
-    return frozenset(Circuit.read(found.folder / "circuit.json").edges), dict(found.values)
+    return frozenset(Circuit.read(found.folder / "circuit.json").edges), found.result
 
 
 def measure(root: Path, task: str, threshold: str, method: str, precision: str, rounding: str) -> dict[str, Any]:
@@ -46,12 +47,12 @@ def measure(root: Path, task: str, threshold: str, method: str, precision: str, 
     low = (*base, f"method={method}", f"precision={precision}", f"precision.rounding={rounding}")
     acdc, exact = circuit(root, *base, "method=acdc")
     unaudited, plain = circuit(root, *low)
-    audited, values = circuit(root, *low, "audit=band")
+    audited, found = circuit(root, *low, "audit=band")
     return {
         **{"task": task, "threshold": float(threshold), "method": method, "precision": precision, "rounding": rounding},
-        **{"tests": values["tests"], "differing_unaudited": len(unaudited ^ acdc), "differing": len(audited ^ acdc)},
-        "audit": values["certainty"]["audit"],
-        "seconds": {"acdc": exact["seconds"], "unaudited": plain["seconds"], "audited": values["seconds"]},
+        **{"tests": found.tests, "differing_unaudited": len(unaudited ^ acdc), "differing": len(audited ^ acdc)},
+        "audit": found.band and found.band.model_dump(mode="json"),
+        "seconds": {"acdc": exact.seconds, "unaudited": plain.seconds, "audited": found.seconds},
     }
 
 

@@ -20,43 +20,41 @@ from pahq.cell.files import cell_folder, is_done, read_result
 from pahq.circuits.circuit import Circuit
 from pahq.experiments.compose import cells
 from pahq.files.text import read_json
+from pahq.resamples.variants import KINDS
 
-FRESH = ("kl", "metric", "value", "clean", "corrupted", "faithfulness")
 BAND = ("share", "overturned", "could_differ", "hopeless", "bits_share")
 
 
 def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
     """One cell; ``acdc``: the edges to compare it with."""
     found = read_result(folder)
-    config = found["config"]
+    config = found.config
     edges = frozenset(Circuit.read(folder / "circuit.json").edges)
     values: dict[str, Any] = {
-        "task": config["task"]["name"],
-        "method": config["method"]["name"],
-        "precision": config["precision"]["name"],
-        **{key: config["precision"][key] for key in ("rounding", "compute", "kernel") if key in config["precision"]},
-        "audit": config["audit"],
-        "threshold": config["threshold"],
-        "tests": found["tests"],
-        "kept": found["kept"],
+        "task": config.task.name,
+        "method": config.method.name,
+        "precision": config.precision.name,
+        **config.precision.model_dump(include={"rounding", "compute", "kernel"}),
+        "audit": config.audit,
+        "threshold": config.threshold,
+        "tests": found.tests,
+        "kept": found.kept,
         "differing_from_acdc": len(edges ^ acdc),
-        "smallest_margin": found["search"]["smallest_margin"],
-        "noise": found["certainty"]["noise"],
-        "at_risk": found["certainty"]["at_risk"],
-        "start": found["search"]["start"],
-        "fresh": {name: found["fresh"][name] for name in FRESH},
-        "seconds": round(found["seconds"], 1),
-        "peak_bytes": found["peak_bytes"],
-        "resumed": found["resumed"],
+        "smallest_margin": found.search.smallest_margin,
+        "noise": found.certainty.noise,
+        "at_risk": found.certainty.at_risk,
+        "start": found.search.start,
+        "fresh": found.fresh.model_dump(),
+        "seconds": round(found.seconds, 1),
+        "peak_bytes": found.peak_bytes,
+        "resumed": found.resumed,
     }
-    if config["audit"] == "band":
-        values["band"] = {name: found["certainty"]["audit"][name] for name in BAND}
+    if found.band is not None:
+        values["band"] = found.band.model_dump(include=set(BAND))
     if (folder / "stability.json").exists():
         stable = read_json(folder / "stability.json")
-        kinds = ("bootstrap", "orders", "other_seeds")
-        values["stability"] = {"n": stable["n"], "seeds": stable["seeds"]}
-        values["stability"] |= {
-            kind: {key: value for key, value in stable[kind].items() if key != "each"} for kind in kinds
+        values["stability"] = {"asked": stable["asked"]} | {
+            kind: {key: value for key, value in stable[kind].items() if key != "each"} for kind in KINDS
         }
     return values
 

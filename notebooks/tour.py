@@ -106,9 +106,8 @@ display(table("bits"))
 # %% [markdown]
 # ## What does it cost?
 #
-# Seconds and peak memory of the searches. These models are tiny, and low formats are quantised and
-# dequantised, not stored packed: the table shows what this run cost, not what low precision would save on
-# real hardware.
+# Seconds and peak memory of the searches. These models are tiny, and low formats are unpacked before every
+# product: the table shows what this run cost, not what low precision would save on larger models.
 
 # %%
 display(table("cost"))

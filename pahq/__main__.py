@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pahq.cell.result import Certainty
 from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
@@ -111,16 +112,16 @@ def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
     from pahq.cell.run import run_cell
 
     for cell, run in runs:
-        result = run_cell(cell, run)
-        values = result.values
-        numbers = f"{values['tests']} tests, {values['kept']} kept, {values['seconds']:.1f} s{_doubts(values)}"
-        sys.stdout.write(f"{result.id}: {numbers}, {result.folder}\n")
+        found = run_cell(cell, run)
+        result = found.result
+        numbers = f"{result.tests} tests, {result.kept} kept, {result.seconds:.1f} s{_doubts(result.certainty)}"
+        sys.stdout.write(f"{result.id}: {numbers}, {found.folder}\n")
         sys.stdout.flush()
 
 
-def _doubts(values: Mapping[str, Any]) -> str:
+def _doubts(certainty: Certainty) -> str:
     """How many tests float64 decided, and how many float noise may have, where there are any."""
-    counts = (values["certainty"]["settled"], "decided in float64"), (values["certainty"]["at_risk"], "at risk")
+    counts = (certainty.settled, "decided in float64"), (certainty.at_risk, "at risk")
     return "".join(f", {count} {what}" for count, what in counts if count)
 
 

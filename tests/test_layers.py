@@ -48,8 +48,10 @@ GUESTS = {
 ROOT = {"__main__", "api", "errors", "sentences"}  # all that stands at the package's root, beside its front door
 NO_TORCH_ROOMS = ("circuits", "config", "errors", "experiments", "files", "sentences")
 NO_TORCH = (
+    "analysis.names",
     "cell.files",
     "cell.journal",
+    "cell.result",
     "cell.story",
     "resamples.command",
     "resamples.measures",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_cells import make_result
 
 from pahq import __version__
 from pahq.__main__ import main
@@ -28,9 +29,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CellConfig, RunConfig]]:
 
     def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
         seen.append((what, where))
-        certainty = {"settled": 0, "at_risk": 0}
-        values = {"id": what.id, "tests": 24, "kept": 9, "seconds": 1.25, "certainty": certainty}
-        return SearchResult(cell_folder(where.root, what.id), values)
+        return SearchResult(cell_folder(where.root, what.id), make_result(what, tests=24, kept=9, seconds=1.25))
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
     monkeypatch.setattr(sys, "argv", ["pahq"])  # Hydra's entry writes there

@@ -47,7 +47,7 @@ def assert_complete(folder: Path) -> None:
         assert json.loads(path.read_text())["id"] == cell
     for cell in [cell for cell, what in cells("smoke").items() if what.asked.resamples]:
         found = json.loads((folder / "results" / "cells" / cell / "stability.json").read_text())
-        assert (found["id"], found["bootstrap"]["replicates"]) == (cell, 20)
+        assert (found["id"], found["resamples"]["circuits"]) == (cell, 20)
     analysis = folder / "results" / "analysis" / "smoke"
     assert (analysis / "tables" / "REPORT.md").is_file()
     assert (analysis / "faithfulness" / "tracr-proportion.parquet").is_file()
@@ -213,7 +213,7 @@ def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) ->
     again = json.loads((folder / "result.json").read_text())
     assert (folder / "decisions.jsonl").read_bytes() == journal
     assert again["resumed"] is True
-    same = ("id", "config", "model", "tests", "kept", "fresh", "seconds")
+    same = ("id", "config", "model_digest", "tests", "kept", "fresh", "seconds")
     assert {key: again[key] for key in same} == {key: result[key] for key in same}
 
 
@@ -262,7 +262,7 @@ def test_a_model_that_cannot_be_had_fails_its_own_cells_alone(tmp_path: Path) ->
     assert "Traceback" not in output
     assert "completed successfully, but" not in output  # it failed by its exit status
     [done] = tmp_path.glob("results/cells/*/*/result.json")
-    assert json.loads(done.read_text())["model"]["name"] == "tracr-proportion"
+    assert json.loads(done.read_text())["config"]["model"]["name"] == "tracr-proportion"
     for command in ("evaluate", "tables", "figures"):
         code, output = run("pahq", command, "partly")
         assert code == 0, output

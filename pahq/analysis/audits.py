@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.evaluate import acdc_cells
+from pahq.analysis.names import SETTINGS
 
 NAMES = (
     *("task", "method", "precision", "variant", "threshold", "tests", "audited_share", "overturned", "could_differ"),
@@ -15,10 +16,8 @@ NAMES = (
     *("peak_mib_acdc", "peak_mib_unaudited", "peak_mib", "note"),
 )
 
-_SAME = (  # of an audited cell and its twin without audit, beside the threshold
-    *("pair", "method", "focus", "precision", "format", "scales", "mlp", "cache", "compute", "kernel"),
-    *("rounding", "engine", "dtype"),
-)
+# What an audited cell and the same cell without audit have in common.
+SAME = ("pair", "method", "focus", "precision", *SETTINGS, "engine", "dtype", "threshold")
 
 
 def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
@@ -27,19 +26,18 @@ def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
     rows = []
     audited: list[dict[str, Any]] = cells[cells["audit"] == "band"].to_dict("records")  # type: ignore[assignment]
     for row in audited:
-        same = cells["threshold"] == row["threshold"]
-        for name in _SAME:
-            same &= cells[name] == row[name]
-        twin = cells[same & (cells["audit"] == "none")]
+        same = (cells[list(SAME)] == pd.Series(row)[list(SAME)]).all(axis=1)
+        unaudited = cells[same & (cells["audit"] == "none")]
         acdc = acdc_cells(cells, row)
         acdc = acdc[acdc["threshold"] == row["threshold"]]
         found = {name: row[name] for name in NAMES if name in row}
         found |= {"differing": differing.get(row["id"], float("nan")), "peak_mib": row["peak_bytes"] / 2**20}
-        for suffix, others in (("unaudited", twin), ("acdc", acdc)):
+        for suffix, others in (("unaudited", unaudited), ("acdc", acdc)):
             other = {} if others.empty else others.iloc[0].to_dict()
             found[f"seconds_{suffix}"] = other.get("seconds", float("nan"))
             found[f"peak_mib_{suffix}"] = other.get("peak_bytes", float("nan")) / 2**20
-        found["differing_unaudited"] = float("nan") if twin.empty else differing.get(twin.iloc[0]["id"], float("nan"))
+        ids = list(unaudited["id"].head(1))
+        found["differing_unaudited"] = differing.get(ids[0], float("nan")) if ids else float("nan")
         found["note"] = "hopeless: the rest in full precision" if row["hopeless"] else ""
         rows.append(found)
     return pd.DataFrame(rows, columns=list(NAMES))

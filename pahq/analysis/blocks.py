@@ -1,43 +1,33 @@
 """Blocks of the PAHQ paper (arXiv 2510.23264) across series: areas by grid, edge counts, costs, seconds and KL.
 
-Each comes as a frame with title and caption; where no number of the paper is known its column says so.
+Where no number of the paper is known its column says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from pahq.analysis.evaluate import PUBLISHED
-from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, memory_of, pareto_point, runtime_of
+from pahq.analysis.names import SETTINGS, SHOWN
+from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, pareto_point, printed_cost
 from pahq.analysis.summary import Evaluation, cost_of, kl_of_logits
+from pahq.analysis.table import Table
 from pahq.circuits.agreement import Curve, Point
+from pahq.config.cell import PrecisionConfig
 from pahq.experiments.grids import GRIDS, Grid
 
 THRESHOLDS = (0.001, 0.005, 0.01)  # the PAHQ paper's
 ENOUGH = 0.5  # of a grid's thresholds: an area over fewer of them is not called that grid's
-_SERIES = ["task", "search_metric", "method", "precision", "bits", "variant"]
 
 
-@dataclass(frozen=True)
-class Block:
-    """A table to be: ``frame`` is shown in parts, one for each value of the column ``by``."""
-
-    name: str
-    title: str
-    caption: str
-    frame: pd.DataFrame
-    by: str = "task"
-
-
-def blocks(found: Evaluation) -> list[Block]:
+def blocks(found: Evaluation) -> list[Table]:
     """All blocks of an evaluation, in the report's order."""
     halves = "A grid of which fewer than half the thresholds are finished is left out."
     return [
-        Block(
+        Table(
             "grids",
             "Areas by grid",
             "Areas against the published circuit over the thresholds of one grid: the sweeps of ACDC's and of the PAHQ "
@@ -45,20 +35,20 @@ def blocks(found: Evaluation) -> list[Block]:
             f"kind of area, over the same points. {halves}",
             grid_frame(found.roc),
         ),
-        Block(
+        Table(
             "printed",
             "Areas that the papers print",
             "Against the published circuit, corrupted activations. Ours: steps, over the grid named. HISP (head "
             "importance) and SP (subnetwork probing) are the ACDC paper's baselines.",
             printed_frame(found.cells, grid_frame(found.roc)),
         ),
-        Block(
+        Table(
             "edges",
             "Edge counts",
             "Edges kept (Addition and Direct) at the PAHQ paper's thresholds, and the range over all thresholds.",
             edges_frame(found.cells),
         ),
-        Block(
+        Table(
             "models",
             "Seconds and memory by model",
             "Over all tasks and thresholds of a model. Ratios: over the cells that ACDC has too, with the same "
@@ -66,7 +56,7 @@ def blocks(found: Evaluation) -> list[Block]:
             models_frame(found.cells),
             by="model",
         ),
-        Block(
+        Table(
             "scheduler",
             "Scheduler on and off",
             "PAHQ with the next focus brought in meanwhile (overlapped), and with it brought in when it is needed "
@@ -74,7 +64,7 @@ def blocks(found: Evaluation) -> list[Block]:
             "the copies and one for the head in focus. Seconds of all tests.",
             scheduler_frame(found.cells, found.serial),
         ),
-        Block(
+        Table(
             "pareto",
             "Seconds against KL",
             "The circuits that no other circuit of the task, searched on the same engine, device and threads, beats in "
@@ -95,7 +85,7 @@ def grid_frame(roc: pd.DataFrame) -> pd.DataFrame:
                 continue
             curve = Curve(tuple(Point(x, y) for x, y in zip(points["fpr"], points["tpr"], strict=True)))
             paper, source = grid_area(first, grid.name)
-            label: dict[str, Any] = {name: first[name] for name in _SERIES}
+            label: dict[str, Any] = {name: first[name] for name in SHOWN}
             rows.append(
                 label
                 | {"grid": grid.name, "thresholds": f"{len(points)} of {len(grid.thresholds)}"}
@@ -104,7 +94,7 @@ def grid_frame(roc: pd.DataFrame) -> pd.DataFrame:
             )
     names = "grid thresholds points auc_steps auc_trapezoid paper paper_source note"
     order = ["task", "search_metric", "grid", "method", "bits", "precision"]
-    return pd.DataFrame(rows, columns=[*_SERIES, *names.split()]).sort_values(order, kind="stable", ignore_index=True)
+    return pd.DataFrame(rows, columns=[*SHOWN, *names.split()]).sort_values(order, kind="stable", ignore_index=True)
 
 
 def on_grid(sweep: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -140,7 +130,7 @@ def edges_frame(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, sweep in cells.groupby("series", sort=False):
         first = _first(sweep)
-        row: dict[str, Any] = {name: first[name] for name in _SERIES} | {"edges": first["edges"]}
+        row: dict[str, Any] = {name: first[name] for name in SHOWN} | {"edges": first["edges"]}
         for threshold in THRESHOLDS:
             at = sweep[sweep["threshold"] == threshold]["kept"]
             row[f"kept at {threshold:g}"] = float(at.iloc[0]) if len(at) else float("nan")
@@ -150,25 +140,30 @@ def edges_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def models_frame(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row a model, method and precision on one engine, device and number of threads."""
-    keys = ["model", "method", "precision", "rounding", "cache", "compute", "kernel", "engine", "device", "threads"]
+    """One row a model, method and precision on one engine, device and number of threads.
+
+    A precision's settings are shown where any row has another one than is the default.
+    """
+    keys = ["model", "method", "precision", *SETTINGS, "engine", "device", "threads"]
+    usual = [name for name in SETTINGS if (cells[name] == PrecisionConfig.model_fields[name].default).all()]
     costs = "tests seconds ms_per_test peak_mib seconds_to_acdc peak_to_acdc"
     rows = []
     for _, own in cells.groupby(keys, sort=False):
         first = _first(own)
-        cost = cost_of(cells, own)
+        cost, printed = cost_of(cells, own), printed_cost(first)
         rows.append(
             {name: first[name] for name in keys}
             | {"bits": first["bits"], "tasks": own["task"].nunique(), "cells": len(own)}
             | {name: cost[name] for name in costs.split()}
-            | {"paper_runtime": runtime_of(first), "paper_memory": memory_of(first)}
+            | {name: printed[name] for name in ("paper_runtime", "paper_memory")}
         )
-    return pd.DataFrame(rows).sort_values(["model", "method", "bits", "precision"], kind="stable", ignore_index=True)
+    order = ["model", "method", "bits", "precision"]
+    return pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True).drop(columns=usual)
 
 
 def scheduler_frame(cells: pd.DataFrame, serial: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell of the serial schedule that has its overlapped twin, on the same device and threads."""
-    both = cells.merge(serial, on=["twin", "device", "threads"], suffixes=("", "_serial"))
+    """One row a cell of the serial schedule that has the overlapped one beside it, on the same device and threads."""
+    both = cells.merge(serial, on=["without_schedule", "device", "threads"], suffixes=("", "_serial"))
     frame = both[["task", "model", "precision", "engine", "device", "threads", "threshold", "tests"]].assign(
         seconds_overlapped=both["seconds"],
         seconds_serial=both["seconds_serial"],
@@ -186,7 +181,7 @@ def pareto_frame(cells: pd.DataFrame) -> pd.DataFrame:
     shown = shown[on_front(shown)].sort_values(["task", "seconds", "kl"], kind="stable", ignore_index=True)
     known = [pareto_point(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
     names = "threshold edges kept kl seconds engine device threads"
-    return shown[[*_SERIES, *names.split()]].assign(
+    return shown[[*SHOWN, *names.split()]].assign(
         paper_number=[value for value, _ in known], paper_source=[source for _, source in known]
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,24 @@ from typing import Any
 
 import pandas as pd
 
+from pahq.analysis.names import precision_columns
 from pahq.cell.files import cell_folder
 from pahq.cell.journal import read_journal
+from pahq.cell.result import BandAudit, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
+from pahq.config.cell import BITS, CellConfig, EngineConfig, PrecisionConfig
 from pahq.errors import PahqError
-
-BITS: dict[str, int] = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
 _FREE = ("method.name", "method.focus", "precision", "engine", "audit", "band")
+_PLAIN = {  # what a variant leaves unsaid: defaults of how a search is measured, not of what is searched
+    f"{part}.{name}": field.default
+    for part, model in (("precision", PrecisionConfig), ("engine", EngineConfig))
+    for name, field in model.model_fields.items()
+} | {"audit": "none"}
 
 
 @dataclass(frozen=True)
@@ -40,22 +46,23 @@ def collect(root: str | Path, ids: Sequence[str]) -> Collected:
 
     Columns that join cells: ``series`` is equal for cells that differ in threshold alone, ``pair`` for
     cells that differ in method, precision, engine, audit and threshold alone (so it finds a cell's ACDC),
-    ``twin`` is equal for cells that differ in nothing but the schedule,
+    ``without_schedule`` is equal for cells that differ in nothing but the schedule,
     ``variant`` tells apart the series of one task, method and precision (empty where there is just one).
 
     Raises PahqError, naming the file, for a result that is not readable or contradicts its circuit or its
     journal.
     """
-    rows, missing, configs = [], [], []
+    rows: list[dict[str, Any]] = []
+    missing, configs = [], []
     circuits: dict[str, Circuit] = {}
     for cell_id in dict.fromkeys(ids):
         folder = cell_folder(root, cell_id)
         if not (folder / "result.json").exists():
             missing.append({"id": cell_id, "reason": _why_missing(folder)})
             continue
-        row, config, circuits[cell_id] = read_cell(folder, cell_id)
+        row, result, circuits[cell_id] = read_cell(folder, cell_id)
         rows.append(row)
-        configs.append(config)
+        configs.append(result.config)
     for row, variant in zip(rows, variants(configs), strict=True):
         row["variant"] = variant
     frame = pd.DataFrame(rows)
@@ -65,92 +72,69 @@ def collect(root: str | Path, ids: Sequence[str]) -> Collected:
     return Collected(frame, pd.DataFrame(missing, columns=["id", "reason"]), circuits)
 
 
-def read_cell(folder: Path, cell_id: str) -> tuple[dict[str, Any], dict[str, Any], Circuit]:
-    """A finished cell's row, its configuration as stored, and its circuit."""
+def read_cell(folder: Path, cell_id: str) -> tuple[dict[str, Any], Result, Circuit]:
+    """A finished cell's row, its result and its circuit."""
     result = check_cell(folder)
-    circuit = Circuit.read(folder / "circuit.json")
-    journal = read_journal(folder / "decisions.jsonl")
-    where = folder / "result.json"
-    try:
-        config, fresh = result["config"], result["fresh"]
-        row = _row(result, config, fresh)
-    except (KeyError, TypeError) as error:
-        raise PahqError(f"{where} is not a whole result: {error} is missing or of another form") from None
-    if row["id"] != cell_id:
-        raise PahqError(f"{where} belongs to the cell {row['id']!r}, not to its folder's {cell_id!r}")
-    row["median_test_seconds"] = statistics.median(line.seconds for line in journal) if journal else float("nan")
-    return row, config, circuit
+    if result.id != cell_id:
+        where = folder / "result.json"
+        raise PahqError(f"{where} belongs to the cell {result.id!r}, not to its folder's {cell_id!r}")
+    return cell_row(result), result, Circuit.read(folder / "circuit.json")
 
 
-def _row(result: Mapping[str, Any], config: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
-    task, method, precision = config["task"], config["method"], config["precision"]
-    search, versions = result["search"], result["versions"]
+def cell_row(result: Result) -> dict[str, Any]:
+    """What tables and figures use of a result, in the units that it has there."""
+    config = result.config
+    flat = flatten(config.model_dump(mode="json"))
     return {
-        "id": str(result["id"]),
-        "task": task["name"],
-        "kind": task["kind"],
-        "ablation": task["ablation"],
-        "search_metric": task["metric"],
-        "model": result["model"]["name"],
-        "model_digest": result["model"]["digest"],
-        "method": method["name"],
-        "focus": method["focus"],
-        "order": method["order"],
-        "absolute": bool(method.get("absolute", False)),
-        "precision": precision["name"],
-        "format": precision["format"],
-        "scales": precision["scales"],
-        "rounding": precision.get("rounding", "nearest"),
-        "mlp": precision["mlp"],
-        "cache": precision.get("cache", "float32"),
-        "compute": precision.get("compute", "float32"),
-        "kernel": precision.get("kernel", "unpack"),
-        "bits": BITS[precision["format"]],
-        "engine": config["engine"]["name"],
-        "dtype": config["engine"]["dtype"],
-        "schedule": config["engine"].get("schedule", "overlapped"),
-        "seed": int(config["seed"]),
-        "audit": config.get("audit", "none"),
-        "threshold": float(config["threshold"]),
-        "series": _digest(flatten(config), leave_out=("threshold",)),
-        "pair": _digest(flatten(config), leave_out=("threshold", *_FREE)),
-        "twin": _digest(flatten(config), leave_out=("engine.schedule",)),
-        "tests": int(result["tests"]),
-        "edges": int(result["graph"]["addition"]) + int(result["graph"]["direct"]),
-        "edges_addition": int(result["graph"]["addition"]),
-        "edges_direct": int(result["graph"]["direct"]),
-        "kept": int(result["kept"]),
-        "kept_addition": int(result["kept_addition"]),
-        "kept_direct": int(result["kept_direct"]),
-        "kept_cleaned": int(result["kept_cleaned"]),
-        "search_start": float(search["start"]),
-        "search_final": float(search["final"]),
-        "smallest_margin": float(search["smallest_margin"]),
-        "kl": float(fresh["kl"]),
-        "metric": fresh["metric"],
-        "value": float(fresh["value"]),
-        "clean": float(fresh["clean"]),
-        "corrupted": float(fresh["corrupted"]),
-        "faithfulness": None if fresh["faithfulness"] is None else float(fresh["faithfulness"]),
-        "seconds": float(result["seconds"]),
-        "set_up_seconds": float(result.get("set_up_seconds", "nan")),  # results from before it was kept have none
-        "peak_bytes": int(result["peak_bytes"]),
-        "resumed": bool(result["resumed"]),
-        "device": result["device"],
-        "threads": int(result["threads"]),
-        "pahq_version": versions["pahq"],
-        "torch_version": versions["torch"],
-        "python_version": versions["python"],
-    } | _audit(result.get("certainty", {}).get("audit"))
+        "id": result.id,
+        "task": config.task.name,
+        "kind": config.task.kind,
+        "ablation": config.task.ablation,
+        "search_metric": config.task.metric,
+        "model": config.model.name,
+        "method": config.method.name,
+        "focus": config.method.focus,
+        "absolute": config.method.absolute,
+        **precision_columns(config.precision),
+        "full_precision": config.precision.is_full,
+        "bits": BITS[config.precision.format],
+        "engine": config.engine.name,
+        "dtype": config.engine.dtype,
+        "schedule": config.engine.schedule,
+        "audit": config.audit,
+        "threshold": config.threshold,
+        "series": _digest(flat, leave_out=("threshold",)),
+        "pair": _digest(flat, leave_out=("threshold", *_FREE)),
+        "without_schedule": _digest(flat, leave_out=("engine.schedule",)),
+        "tests": result.tests,
+        "edges": result.edges,
+        "kept": result.kept,
+        "kept_cleaned": result.kept_cleaned,
+        "search_start": result.search.start,
+        "search_final": result.search.final,
+        **result.fresh.model_dump(),
+        "seconds": result.seconds,
+        "peak_bytes": result.peak_bytes,
+        "resumed": result.resumed,
+        "device": result.device,
+        "threads": result.threads,
+        **_audit(result.band),
+    }
 
 
-def _audit(audit: object) -> dict[str, Any]:
-    """Of a result's audit: what a cell's row holds of it; no numbers unless it is a band's."""
-    names = ("share", "overturned", "could_differ", "bits_share")
-    band = audit if isinstance(audit, Mapping) and audit.get("kind") == "band" else {}
-    values = [float(band[name]) if band else float("nan") for name in names]
-    columns = ("audited_share", "overturned", "could_differ", "bits_share")
-    return {**dict(zip(columns, values, strict=True)), "hopeless": bool(band and band["hopeless"])}
+def _audit(band: BandAudit | None) -> dict[str, Any]:
+    """What a cell's row holds of an audit; no numbers unless it is a band's."""
+    if band is None:
+        return dict.fromkeys(("audited_share", "overturned", "could_differ", "bits_share"), math.nan) | {
+            "hopeless": False
+        }
+    return {
+        "audited_share": band.share,
+        "overturned": float(band.overturned),
+        "could_differ": band.could_differ,
+        "bits_share": band.bits_share,
+        "hopeless": band.hopeless,
+    }
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -167,31 +151,33 @@ def _digest(flat: Mapping[str, Any], *, leave_out: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def variants(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+def variants(configs: Iterable[CellConfig]) -> list[str]:
     """By cell: what tells its series from others of equal task, method and precision, such as ``seed=1``."""
-    flats = [flatten(config) for config in configs]
+    flats = [flatten(config.model_dump(mode="json")) for config in configs]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for flat in flats:
         groups.setdefault(_group(flat), []).append(flat)
     found = []
     for flat in flats:
         group = groups[_group(flat)]
-        keys = sorted({key for other in group for key in other} - {"threshold"})
-        differing = [key for key in keys if len({json.dumps(o.get(key)) for o in group if _has(o, key)}) > 1]
-        # an audit is the exception, and so is its setting: the plain series keeps its plain name
-        told = [key for key in differing if _has(flat, key) and flat.get(key) != _PLAIN.get(key)]
-        # which is no part of a precision's name, and unsaid where it is the usual one
-        told += [key for key in ("precision.rounding",) if key in flat and key not in told]
-        found.append(" ".join(f"{key}={flat.get(key)}" for key in told))
+        keys = sorted(set(flat) - {"threshold"})
+        differing = [key for key in keys if _differs(key, [other for other in group if _applies(key, other)])]
+        # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
+        told = [key for key in differing if flat[key] != _PLAIN.get(key, ...) and _applies(key, flat)]
+        # Calibrated rounding is no part of a precision's name, so it is always told.
+        rounding = "precision.rounding"
+        told += [rounding] if rounding not in told and flat[rounding] != _PLAIN[rounding] else []
+        found.append(" ".join(f"{key}={flat[key]}" for key in told))
     return found
 
 
-_PLAIN = {"audit": "none"}
+def _differs(key: str, flats: Iterable[Mapping[str, Any]]) -> bool:
+    return len({json.dumps(flat[key]) for flat in flats}) > 1
 
 
-def _has(flat: Mapping[str, Any], key: str) -> bool:
-    """Whether a setting applies: those of a band do where there is one."""
-    return key in flat or not key.startswith("band.")
+def _applies(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a setting has a say: those of a band have where there is one."""
+    return flat["audit"] == "band" or not key.startswith("band.")
 
 
 def _group(flat: Mapping[str, Any]) -> tuple[Any, ...]:

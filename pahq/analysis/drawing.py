@@ -1,6 +1,7 @@
 """How figures are drawn: one panel a task, colour is precision, marker is method.
 
-Colours are Okabe and Ito's, safe for colour-blind readers.
+Colours are Okabe and Ito's, safe for colour-blind readers: one a format, and a lighter shade for a precision that has
+another name than its format (fp8-head, say).
 """
 
 from __future__ import annotations
@@ -11,21 +12,15 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pahq.analysis.summary import METHODS
+from pahq.config.cell import FORMATS
 
-COLOURS = {  # by precision
-    "float32": "#000000",
-    "bf16": "#0072B2",
-    "fp16": "#56B4E9",
-    "fp8": "#E69F00",
-    "int8": "#009E73",
-    "int4": "#D55E00",
-    "fp8-head": "#CC79A7",
-    "int8-head": "#999999",
-}
+_OKABE_ITO = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442")
+COLOURS = dict(zip(FORMATS, _OKABE_ITO, strict=True))
 MARKERS = {"acdc": "o", "pahq": "^", "rtn-q": "s"}
 LINES = {"acdc": "-", "pahq": "-", "rtn-q": "--"}
 WIDTH, HEIGHT = 3.9, 3.3  # inches a panel
@@ -55,7 +50,7 @@ def panels(frame: pd.DataFrame, draw: Panel, title: str, nothing: str) -> Figure
 
 def style_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line's settings. Colour by precision, marker and line by method; sizes differ so that equal points all show."""
-    colour = COLOURS.get(row["precision"], COLOURS.get(row["format"], "#F0E442"))
+    colour = colour_of(row["precision"], row["format"])
     hollow = row["method"] != "pahq"
     return {
         "color": colour,
@@ -67,6 +62,14 @@ def style_of(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def colour_of(precision: str, form: str) -> str:
+    """A precision's colour: its format's, halfway to white if it has another name than that."""
+    if precision == form:
+        return COLOURS[form]
+    red, green, blue = to_rgb(COLOURS[form])
+    return to_hex(((1 + red) / 2, (1 + green) / 2, (1 + blue) / 2))
+
+
 def with_legend(figure: Figure, frame: pd.DataFrame) -> Figure:
     """Add one legend for all panels: methods by marker, precisions by colour."""
     if frame.empty:
@@ -76,8 +79,9 @@ def with_legend(figure: Figure, frame: pd.DataFrame) -> Figure:
         style = style_of({"method": method, "precision": "float32", "format": "float32"}) | {"color": "0.3"}
         style["markerfacecolor"] = "0.3" if method == "pahq" else "none"
         handles.append(Line2D([], [], label=METHODS[method], **style))
-    for name in [name for name in COLOURS if name in set(frame["precision"])]:
-        handles.append(Line2D([], [], color=COLOURS[name], lw=4, label=name))
+    known = set(zip(frame["precision"], frame["format"], strict=True))
+    for name, form in sorted(known, key=lambda pair: (FORMATS.index(pair[1]), pair[0])):
+        handles.append(Line2D([], [], color=colour_of(name, form), lw=4, label=name))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7, frameon=False)
     return figure
 

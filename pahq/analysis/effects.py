@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
+from pahq.analysis.names import SETTINGS
 from pahq.cell.files import cell_folder
 from pahq.cell.journal import JournalLine, read_journal
 from pahq.search.acdc import is_removed
@@ -45,7 +46,7 @@ def effect_rows(root: str | Path, cells: pd.DataFrame) -> pd.DataFrame:
         if row["focus"] == "none":
             continue
         same = (chosen["method"] == "rtn-q") & (chosen["threshold"] == row["threshold"])
-        for name in ("pair", "precision", "format", "scales", "rounding", "mlp", "cache", "compute", "kernel"):
+        for name in ("pair", "precision", *SETTINGS):
             same &= chosen[name] == row[name]
         unfocused = [journals[other] for other in chosen[same]["id"]]
         before = [line.low[0] for line in unfocused[0] if line.low is not None] if unfocused else []

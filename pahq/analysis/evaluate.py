@@ -17,6 +17,7 @@ import pandas as pd
 
 from pahq.analysis.collect import Collected, collect
 from pahq.analysis.effects import effect_rows
+from pahq.analysis.names import EVALUATED, SERIES
 from pahq.analysis.stability import collect_stability
 from pahq.circuits.agreement import Agreement, Curve, point
 from pahq.circuits.circuit import Circuit
@@ -30,53 +31,13 @@ PUBLISHED = "published"
 FEW_POINTS_NOTE = "few points"
 BY_CONSTRUCTION = "ACDC by construction"
 
-_SERIES = [
-    "task",
-    "kind",
-    "ablation",
-    "search_metric",
-    "model",
-    "method",
-    "precision",
-    "format",
-    "bits",
-    "variant",
-    "series",
-]
-_ROC = [*_SERIES, *["reference", "id", "threshold", "fpr", "tpr", "on_front"]]
-_AUC = [
-    *_SERIES,
-    *[
-        "reference",
-        "reference_edges",
-        "edges",
-        "thresholds",
-        "interior_points",
-        "auc_steps",
-        "auc_trapezoid",
-        "note",
-    ],
-]
-_AGREEMENT = [
-    *_SERIES,
-    *[
-        "id",
-        "reference",
-        "threshold",
-        "edges",
-        "kept",
-        "kept_reference",
-        "shared",
-        "only_here",
-        "only_reference",
-        "differing",
-    ],
-    *["jaccard", "jaccard_by_chance", "note"],
-]
+_ROC = [*SERIES, "reference", "threshold", "fpr", "tpr", "on_front"]
+_AUC = [*SERIES, "reference", "thresholds", "interior_points", "auc_steps", "auc_trapezoid", "note"]
+_AGREEMENT = [*SERIES, "id", "reference", "threshold", "differing", "jaccard", "jaccard_by_chance", "note"]
 
 
 def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
-    """Write cells, missing, roc, auc, agreement, stability, inclusion and effects.parquet; return their folder.
+    """Write the parquet files of ``EVALUATED``; return their folder.
 
     Cells without a result are listed in missing.parquet and warned of; the rest is evaluated all the same.
     Raises PahqError for a broken result, and if no cell is finished.
@@ -93,21 +54,24 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
         LOG.warning("%d of %d cells are not finished and left out: %s", len(missing), len(set(ids)), names)
     roc, auc = _curves(collected)
     stability, inclusion = collect_stability(root, collected.cells)
-    write_parquet(folder / "cells.parquet", collected.cells)
-    write_parquet(folder / "missing.parquet", missing)
-    write_parquet(folder / "roc.parquet", pd.DataFrame(roc, columns=_ROC))
-    write_parquet(folder / "auc.parquet", pd.DataFrame(auc, columns=_AUC))
-    write_parquet(folder / "agreement.parquet", pd.DataFrame(_agreements(collected), columns=_AGREEMENT))
-    write_parquet(folder / "stability.parquet", stability)
-    write_parquet(folder / "inclusion.parquet", inclusion)
-    write_parquet(folder / "effects.parquet", effect_rows(root, collected.cells))
+    frames = {
+        "cells": collected.cells,
+        "missing": missing,
+        "roc": pd.DataFrame(roc, columns=_ROC),
+        "auc": pd.DataFrame(auc, columns=_AUC),
+        "agreement": pd.DataFrame(_agreements(collected), columns=_AGREEMENT),
+        "stability": stability,
+        "inclusion": inclusion,
+        "effects": effect_rows(root, collected.cells),
+    }
+    for name in EVALUATED:
+        write_parquet(folder / f"{name}.parquet", frames[name])
     return folder
 
 
 def is_acdc_by_construction(row: Mapping[str, Any]) -> bool:
     """Whether a row's search is full-precision ACDC under another method's name."""
-    formats = {row[name] for name in ("format", "mlp", "cache", "compute")}
-    return bool(row["method"] != "acdc" and formats == {"float32"})
+    return bool(row["method"] != "acdc" and row["full_precision"])
 
 
 def acdc_cells(cells: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
@@ -126,30 +90,20 @@ def _curves(collected: Collected) -> tuple[list[dict[str, Any]], list[dict[str, 
     for _, series in collected.cells.groupby("series", sort=False):
         sweep: list[dict[str, Any]] = series.to_dict("records")  # type: ignore[assignment]
         first = sweep[0]
-        label = {name: first[name] for name in _SERIES}
+        label = {name: first[name] for name in SERIES}
         for reference, edges in _references(collected, first):
-            universe = first["edges"]
-            points = [point(_edges(collected.circuits[row["id"]]), edges, universe) for row in sweep]
+            points = [point(_edges(collected.circuits[row["id"]]), edges, first["edges"]) for row in sweep]
             curve = Curve(tuple(points))
             roc += [
                 label
-                | {"reference": reference, "id": row["id"], "threshold": row["threshold"]}
+                | {"reference": reference, "threshold": row["threshold"]}
                 | {"fpr": p.fpr, "tpr": p.tpr, "on_front": p in curve.front}
                 for row, p in zip(sweep, points, strict=True)
             ]
             auc.append(
                 label
-                | {
-                    "reference": reference,
-                    "reference_edges": len(edges),
-                    "edges": universe,
-                    "thresholds": len(sweep),
-                }
-                | {
-                    "interior_points": curve.interior,
-                    "auc_steps": curve.auc_steps,
-                    "auc_trapezoid": curve.auc_trapezoid,
-                }
+                | {"reference": reference, "thresholds": len(sweep), "interior_points": curve.interior}
+                | {"auc_steps": curve.auc_steps, "auc_trapezoid": curve.auc_trapezoid}
                 | {"note": _curve_note(curve, first, reference)}
             )
     return roc, auc
@@ -182,7 +136,7 @@ def _agreements(collected: Collected) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["method"] == "acdc":
             continue
-        same = {name: row[name] for name in (*_SERIES, "id", "threshold", "edges", "kept")}
+        same = {name: row[name] for name in (*SERIES, "id", "threshold")}
         acdc = acdc_cells(collected.cells, row)
         acdc = acdc[acdc["threshold"] == row["threshold"]]
         if acdc.empty:
@@ -195,9 +149,7 @@ def _agreements(collected: Collected) -> Iterator[dict[str, Any]]:
         notes += ["both circuits are empty"] if not mine and not theirs else []
         yield (
             same
-            | {"reference": reference_id, "kept_reference": len(theirs), "shared": agreement.shared}
-            | {"only_here": agreement.only_here, "only_reference": agreement.only_reference}
-            | {"differing": agreement.differing, "jaccard": agreement.jaccard}
+            | {"reference": reference_id, "differing": agreement.differing, "jaccard": agreement.jaccard}
             | {"jaccard_by_chance": agreement.jaccard_by_chance, "note": "; ".join(notes)}
         )
 

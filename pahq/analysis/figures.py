@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from pahq.analysis.blocks import on_front
 from pahq.analysis.drawing import LINES, first_row, panels, style_of, with_legend
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
+from pahq.analysis.faithful import by_cell
+from pahq.analysis.names import FIGURES
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
 from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
 from pahq.faithfulness.curve import FRACTIONS, SMALL
-from pahq.faithfulness.rows import by_cell
 from pahq.files.frames import replacing
-
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 
 
 def write_figures(root: str | Path, experiment: str) -> list[Path]:
@@ -43,11 +42,11 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "pareto": pareto_figure(found.cells),
     }
     paths = []
-    for name, figure in made.items():
+    for name in FIGURES:
         for suffix in ("png", "pdf"):
             path = found.folder / "figures" / f"{name}.{suffix}"
             with replacing(path) as temporary:
-                figure.savefig(temporary, dpi=150, format=suffix)
+                made[name].savefig(temporary, dpi=150, format=suffix)
             paths.append(path)
     return paths
 

@@ -99,18 +99,11 @@ def _first_of(areas: Iterable[PaperArea], row: Mapping[str, Any]) -> tuple[str, 
     return NOT_PUBLISHED, ""
 
 
-def runtime_of(row: Mapping[str, Any]) -> str:
-    """The printed runtime to put beside a method's row."""
-    return RUNTIME[0] if _is_low_pahq(row) else NOT_PUBLISHED
-
-
-def memory_of(row: Mapping[str, Any]) -> str:
-    """The printed memory to put beside a method's row."""
-    return MEMORY[0] if _is_low_pahq(row) else NOT_PUBLISHED
-
-
-def _is_low_pahq(row: Mapping[str, Any]) -> bool:
-    return bool(row["method"] == "pahq" and row["format"] != "float32")
+def printed_cost(row: Mapping[str, Any]) -> dict[str, str]:
+    """The printed runtime and memory to put beside a method's row, and their source."""
+    if row["method"] == "pahq" and row["format"] != "float32":
+        return {"paper_runtime": RUNTIME[0], "paper_memory": MEMORY[0], "paper_source": RUNTIME[1]}
+    return {"paper_runtime": NOT_PUBLISHED, "paper_memory": NOT_PUBLISHED, "paper_source": ""}
 
 
 def pareto_point(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -7,37 +7,39 @@ from typing import Any
 
 import pandas as pd
 
+from pahq.analysis.names import NAMED
 from pahq.cell.files import cell_folder
 from pahq.errors import PahqError
 from pahq.files.frames import read_parquet
 from pahq.files.sealed import check_digests, read_sealed
+from pahq.resamples.variants import KINDS
 
-LABELS = ["id", "series", "task", "method", "precision", "format", "bits", "variant", "threshold", "edges", "kept"]
+LABELS = ["id", "series", *NAMED, "format", "bits", "threshold", "kept"]
 _NUMBERS = {  # column: where it stands in stability.json
-    "resamples": ("bootstrap", "replicates"),
-    "kept_mean": ("bootstrap", "kept", "mean"),
-    "kept_min": ("bootstrap", "kept", "min"),
-    "kept_max": ("bootstrap", "kept", "max"),
-    "jaccard_pairs": ("bootstrap", "pairwise", "mean"),
-    "jaccard_pairs_min": ("bootstrap", "pairwise", "min"),
-    "jaccard_circuit": ("bootstrap", "to_original", "mean"),
-    "jaccard_circuit_min": ("bootstrap", "to_original", "min"),
-    "jaccard_by_chance": ("bootstrap", "by_chance"),
-    "always": ("bootstrap", "always"),
-    "ever": ("bootstrap", "ever"),
-    "orders": ("orders", "replicates"),
+    "resamples": ("resamples", "circuits"),
+    "kept_mean": ("resamples", "kept", "mean"),
+    "kept_min": ("resamples", "kept", "min"),
+    "kept_max": ("resamples", "kept", "max"),
+    "jaccard_pairs": ("resamples", "pairwise", "mean"),
+    "jaccard_pairs_min": ("resamples", "pairwise", "min"),
+    "jaccard_circuit": ("resamples", "to_original", "mean"),
+    "jaccard_circuit_min": ("resamples", "to_original", "min"),
+    "jaccard_by_chance": ("resamples", "by_chance"),
+    "always": ("resamples", "always"),
+    "ever": ("resamples", "ever"),
+    "orders": ("orders", "circuits"),
     "jaccard_orders": ("orders", "to_original", "mean"),
     "jaccard_orders_min": ("orders", "to_original", "min"),
-    "seeds": ("other_seeds", "replicates"),
-    "jaccard_seeds": ("other_seeds", "to_original", "mean"),
-    "jaccard_seeds_min": ("other_seeds", "to_original", "min"),
+    "seeds": ("seeds", "circuits"),
+    "jaccard_seeds": ("seeds", "to_original", "mean"),
+    "jaccard_seeds_min": ("seeds", "to_original", "min"),
 }
 STABILITY = [*LABELS, *_NUMBERS, "note"]
-INCLUSION = [*LABELS, "edge", "direct", "in_circuit", "bootstrap", "orders", "seeds"]
+INCLUSION = [*LABELS, "edge", "in_circuit", *KINDS]
 
 
 def collect_stability(root: str | Path, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a cell that was measured, and one an edge that any of its replicates or the circuit itself kept.
+    """One row a cell that was measured, and one an edge that the circuit itself or any of the further searches kept.
 
     Raises PahqError, naming the file, for one that is broken or of another circuit than the cell's.
     """
@@ -49,7 +51,7 @@ def collect_stability(root: str | Path, cells: pd.DataFrame) -> tuple[pd.DataFra
         label = {name: cell[name] for name in LABELS}
         rows.append(label | _row(folder / "stability.json", cell["id"], cell["kept"]))
         edges = read_parquet(folder, "inclusion")
-        kept = edges["in_circuit"] | (edges[["bootstrap", "orders", "seeds"]].fillna(0) > 0).any(axis=1)
+        kept = edges["in_circuit"] | (edges[list(KINDS)].fillna(0) > 0).any(axis=1)
         frames.append(edges[kept].assign(**label)[INCLUSION])
     inclusion = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=INCLUSION)
     return pd.DataFrame(rows, columns=STABILITY), inclusion

@@ -40,15 +40,15 @@ def inclusion_figure(inclusion: pd.DataFrame, stability: pd.DataFrame) -> Figure
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         for _, edges in rows.groupby("id", sort=False):
-            ordered = edges[edges["bootstrap"] > 0].sort_values("bootstrap", ascending=False, kind="stable")
+            ordered = edges[edges["resamples"] > 0].sort_values("resamples", ascending=False, kind="stable")
             style, first = style_of(first_row(edges)), first_row(edges)
             x = range(1, len(ordered) + 1)
             name = f"{label(first)}, t={first['threshold']:g}: {first['kept']} kept"
             line = {"color": style["color"], "linestyle": style["linestyle"], "lw": 1, "drawstyle": "steps-mid"}
-            axes.plot(x, ordered["bootstrap"], label=name, **line)
+            axes.plot(x, ordered["resamples"], label=name, **line)
             own = ordered["in_circuit"].to_numpy(dtype=bool)
             at = [place for place, kept in zip(x, own, strict=True) if kept]
-            axes.plot(at, ordered["bootstrap"][own], color=style["color"], linestyle="none", marker="x", markersize=3)
+            axes.plot(at, ordered["resamples"][own], color=style["color"], linestyle="none", marker="x", markersize=3)
         axes.set_ylim(-0.03, 1.05)
         axes.set_xlabel("edges, most often kept first (x: in the circuit)")
         axes.set_ylabel("share of resamples that kept it")

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.evaluate import BY_CONSTRUCTION, PUBLISHED, is_acdc_by_construction
+from pahq.analysis.names import EVALUATED, SERIES
 from pahq.errors import PahqError
 from pahq.faithfulness.rows import read_rows
 from pahq.files.frames import analysis_folder, read_parquet
 
 AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
-_SERIES = "task kind ablation search_metric model method precision format mlp bits variant engine device threads"
 HARMLESS = 0.01  # of the smallest threshold: a rounded model that starts with less loss can hardly lose an edge
 METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 
@@ -25,8 +25,8 @@ METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 class Evaluation:
     """The parquet files of an evaluated experiment; ``faithfulness`` has no row where it was not measured.
 
-    Cells of the serial schedule whose twins are there stand apart in ``serial``: their numbers are those of the cells
-    beside them, but for seconds and memory.
+    Cells of the serial schedule beside which there is the overlapped one stand apart in ``serial``: their numbers are
+    those of the cells beside them, but for seconds and memory.
     """
 
     folder: Path
@@ -45,20 +45,19 @@ class Evaluation:
     def read(cls, root: str | Path, experiment: str) -> Evaluation:
         """Read what ``evaluate`` wrote; PahqError in one sentence if it is missing or broken."""
         folder = analysis_folder(root, experiment)
-        names = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects")
-        frames = {name: read_parquet(folder, name) for name in names}
-        if "twin" not in frames["cells"] or "series" not in frames["stability"]:
+        frames = {name: read_parquet(folder, name) for name in EVALUATED}
+        if "full_precision" not in frames["cells"] or "series" not in frames["stability"]:
             raise PahqError(f"{folder} was evaluated by an older version; evaluate the experiment {experiment!r} again")
-        serial = _with_twins(frames["cells"])
+        serial = _serial(frames["cells"])
         for name in ("cells", "roc", "auc", "agreement", "stability", "inclusion"):
             frames[name] = frames[name][~frames[name]["series"].isin(serial["series"])].reset_index(drop=True)
         return cls(folder, **frames, serial=serial, faithfulness=read_rows(folder))
 
 
-def _with_twins(cells: pd.DataFrame) -> pd.DataFrame:
+def _serial(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of the serial schedule beside which there is the same cell of the other."""
     is_serial = cells["schedule"] == "serial"
-    return cells[is_serial & cells["twin"].isin(cells["twin"][~is_serial])]
+    return cells[is_serial & cells["without_schedule"].isin(cells["without_schedule"][~is_serial])]
 
 
 def summarise(found: Evaluation) -> pd.DataFrame:
@@ -68,8 +67,8 @@ def summarise(found: Evaluation) -> pd.DataFrame:
     rows = []
     for series, sweep in cells.groupby("series", sort=False):
         first = {str(name): value for name, value in sweep.iloc[0].items()}
-        row: dict[str, Any] = {name: first[name] for name in _SERIES.split()}
-        row |= {"series": series, "thresholds": len(sweep), "of_thresholds": int(thresholds[first["pair"]])}
+        row: dict[str, Any] = {name: first[name] for name in (*SERIES, "engine", "device", "threads")}
+        row |= {"thresholds": len(sweep), "of_thresholds": int(thresholds[first["pair"]])}
         row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | cost_of(cells, sweep)
         row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": kl_of_logits(sweep).mean()}
         row["start_loss"] = sweep["search_start"].max() if first["search_metric"] in ("kl", "mse") else float("nan")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +13,37 @@ import pandas as pd
 from pahq.analysis.audits import audit_rows
 from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
-from pahq.analysis.headings import HEADINGS
+from pahq.analysis.faithful import by_cell, by_series, cell_columns
+from pahq.analysis.names import FIGURES
 from pahq.analysis.notes import NOTES
-from pahq.analysis.paper import MEMORY, NOT_PUBLISHED, RUNTIME, paper_area
+from pahq.analysis.paper import NOT_PUBLISHED, paper_area, printed_cost
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
+from pahq.analysis.table import Table, markdown_table
 from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
-from pahq.faithfulness.rows import by_cell, by_series, cell_columns
 from pahq.files.frames import write_parquet
 from pahq.files.text import write_atomic
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 APART = ("auc_against_acdc", "faithfulness_cells")  # tables that the report names and does not hold
-
-
-@dataclass(frozen=True)
-class Table:
-    """The Markdown shows one block a value of the column ``by``, a task if not said otherwise."""
-
-    name: str
-    title: str
-    caption: str
-    frame: pd.DataFrame
-    by: str = "task"
-
-    def markdown(self, level: int = 1) -> str:
-        parts = [f"{'#' * level} {self.title}", self.caption]
-        for value, rows in self.frame.groupby(self.by, sort=False):
-            parts += [
-                f"{'#' * (level + 1)} {value}",
-                markdown_table(_without_blank(rows.drop(columns=self.by))),
-            ]
-        if self.frame.empty:
-            parts.append("No row.")
-        return "\n\n".join(parts) + "\n"
 
 
 def tables(found: Evaluation) -> list[Table]:
     """All tables of an evaluation, in the report's order."""
     series = summarise(found)
-    apart = {
-        block.name: Table(block.name, block.title, block.caption, block.frame, block.by) for block in blocks(found)
-    }
+    block = {table.name: table for table in blocks(found)}
     return [
         area_table(series),
-        apart["grids"],
-        apart["printed"],
+        block["grids"],
+        block["printed"],
         circuit_table(found.cells, found.stability),
         bits_table(series),
         stability_table(found.stability),
         *faithfulness_tables(found),
-        apart["edges"],
+        block["edges"],
         cost_table(series),
-        apart["models"],
-        apart["scheduler"],
-        apart["pareto"],
+        block["models"],
+        block["scheduler"],
+        block["pareto"],
         audit_table(found),
         effect_table(found.effects),
         against_acdc(found),
@@ -153,13 +128,9 @@ def faithfulness_tables(found: Evaluation) -> list[Table]:
 def cost_table(series: pd.DataFrame) -> Table:
     names = "task method precision variant engine device threads thresholds tests seconds ms_per_test peak_mib"
     names += " seconds_to_acdc peak_to_acdc paper_runtime paper_memory paper_source note"
-    pahq = (series["method"] == "pahq") & (series["format"] != "float32")
-    frame = series.assign(
-        paper_runtime=np.where(pahq, RUNTIME[0], NOT_PUBLISHED),
-        paper_memory=np.where(pahq, MEMORY[0], NOT_PUBLISHED),
-        paper_source=np.where(pahq, RUNTIME[1], ""),
-        note=[_cost_note(row) for row in series.to_dict("records")],  # type: ignore[arg-type]
-    )
+    rows: list[dict[str, Any]] = series.to_dict("records")  # type: ignore[assignment]
+    more = pd.DataFrame([printed_cost(row) | {"note": _cost_note(row)} for row in rows], index=series.index)
+    frame = series.drop(columns="note").join(more)
     caption = (
         "Seconds of all tests, peak memory of the worst cell. Ratios: over the thresholds shared with ACDC "
         "on the same engine, device and threads. They do not show what low bits save; see the notes."
@@ -203,28 +174,6 @@ def against_acdc(found: Evaluation) -> Table:
     frame = found.auc[found.auc["reference"] != PUBLISHED].rename(columns={"interior_points": "points"})
     caption = "Areas with a circuit of full-precision ACDC as reference: agreement with a method, not with a truth."
     return Table("auc_against_acdc", "Areas against ACDC's circuits", caption, frame[names.split()])
-
-
-def _without_blank(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the columns that say nothing in any row."""
-    return frame[[name for name in frame.columns if not (frame[name].isna() | (frame[name] == "")).all()]]
-
-
-def markdown_table(frame: pd.DataFrame) -> str:
-    """A Markdown table: three significant digits, a dash for what is not there."""
-    right = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
-    heads = [HEADINGS.get(name, name.replace("_", " ")) for name in map(str, frame.columns)]
-    rows = [heads, ["---:" if number else "---" for number in right]]
-    rows += [[_text(value) for value in row] for row in frame.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        if np.isnan(value):
-            return "-"
-        return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
-    return str(value).replace("|", "\\|")
 
 
 def write_tables(root: str | Path, experiment: str) -> Path:

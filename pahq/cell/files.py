@@ -8,56 +8,55 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
+from pahq.cell.result import REPAIR, SCHEMA, Result
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged, digests, read_sealed, write_sealed
 from pahq.files.text import read_json
 from pahq.sentences import one_sentence
 
-SCHEMA = 3
 FILES = ("config.json", "provenance.json", "decisions.jsonl", "circuit.json")  # of a cell, beside its result
-REPAIR = "run.repair=true (or `pahq repair`) sets it aside and computes the cell anew"
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished cell: its folder and the contents of its result.json."""
+    """A finished cell: its folder and what its result.json says."""
 
     folder: Path
-    values: Mapping[str, Any]
+    result: Result
 
     @property
     def id(self) -> str:
-        return str(self.values["id"])
+        return self.result.id
 
 
 def cell_folder(root: str | Path, cell_id: str) -> Path:
     return Path(root) / "cells" / cell_id
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """The result.json of a finished cell.
+def read_result(folder: str | Path) -> Result:
+    """What the result.json of a finished cell says.
 
-    Raises PahqError if the cell is unfinished or the file is not a result, and Damaged if a byte of it has changed.
+    Raises PahqError if the cell is unfinished or the file is not a result, naming the field that is not as it should
+    be, and Damaged if a byte of it has changed.
     """
-    path = folder / "result.json"
+    path = Path(folder) / "result.json"
     try:
         values = read_sealed(path, way_on=REPAIR)
     except Damaged:
         if _schema(path) not in (None, SCHEMA):
             raise _other_schema(path) from None
         raise
-    if values.get("schema") != SCHEMA or not isinstance(values.get("id"), str):
+    if values.get("schema") != SCHEMA:
         raise _other_schema(path)
-    return values
+    return Result.from_json(values, path)
 
 
 def _schema(path: Path) -> object:
@@ -72,10 +71,10 @@ def _other_schema(path: Path) -> PahqError:
     return PahqError(f"{path} is not a result of schema {SCHEMA}, which this version writes; {REPAIR}")
 
 
-def write_result(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+def write_result(folder: Path, result: Result) -> Result:
     """Finish a cell: its result, with the digests of the other files, sealed. Returns what was written."""
-    whole = {**values, "files": digests(folder, FILES)}
-    write_sealed(folder / "result.json", whole)
+    whole = result.model_copy(update={"files": digests(folder, FILES)})
+    write_sealed(folder / "result.json", whole.to_json())
     return whole
 
 

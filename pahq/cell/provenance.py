@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pahq.cell.result import Result
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.text import read_json, write_json
@@ -36,9 +36,9 @@ def claim(folder: Path, cell: CellConfig, digest: str | None, levels: str | None
     write_json(folder / "provenance.json", provenance)
 
 
-def check_weights(folder: Path, cell: CellConfig, result: Mapping[str, Any]) -> None:
+def check_weights(folder: Path, cell: CellConfig, result: Result) -> None:
     """Raise PahqError if the model's weights are not those that the cell in ``folder`` was finished on."""
-    there, found = weights_digest(cell.model.source, cell.model.revision), result["model"]["digest"]
+    there, found = weights_digest(cell.model.source, cell.model.revision), result.model_digest
     if there not in (None, found):
         raise PahqError(
             f"{folder} was finished on other weights: {cell.model.source} has some of sha256 {str(there)[:12]}... now "

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from pahq.cell.files import SearchResult, cell_folder, is_done, sole_writer, write_result
 from pahq.cell.journal import JournalLine, as_decision, journalled
-from pahq.cell.outcome import certainty, judge, summary
+from pahq.cell.outcome import certainty, judge, losses
 from pahq.cell.precheck import checked_task, told_when_memory_ends
 from pahq.cell.provenance import check_weights, claim, device_name, versions
+from pahq.cell.result import Result, TaskCheck, Versions
 from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.cell.tracking import log_cell
 from pahq.config.cell import CellConfig, RunConfig
@@ -96,22 +97,31 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     circuit = circuit_of(problem.graph, decisions)
     model = _judged_by(source, full)
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
-    values = summary(cell, model, problem.graph, decisions, circuit) | {
-        "certainty": certainty(cell, model, task, full, decisions, doubts),
-        "fresh": judge(model, task, circuit, cell),
-        "task_check": check,
-        "seconds": sum(line.seconds for line in lines),
-        "set_up_seconds": set_up,  # of this process: model, prompts, rounding; not in seconds
-        "peak_bytes": peak,
-        **({"levels": levels} if levels else {}),  # sha256 of what calibrated rounding chose
-        "store": "packed" if isinstance(problem.store, PackedStore) else "plain",
-        "schedule": problem.store.schedule.name if isinstance(problem.store, PackedStore) else None,
-        "resumed": bool(earlier),
-        "versions": versions(),
-        "device": device_name(run.device),
-        "threads": run.threads,
-    }
-    whole = write_result(folder, values)
+    result = Result(
+        id=cell.id,
+        config=cell,
+        model_digest=model.digest,
+        edges_addition=problem.graph.n_addition,
+        edges_direct=problem.graph.n_direct,
+        tests=len(decisions),
+        kept=len(circuit),
+        kept_addition=sum(not problem.graph.edges[i].direct for i in circuit.indices),
+        kept_cleaned=len(circuit.cleaned(ablation=cell.task.ablation)),
+        search=losses(cell, decisions),
+        certainty=certainty(cell, model, task, full, decisions, doubts),
+        fresh=judge(model, task, circuit, cell),
+        task_check=None if check is None else TaskCheck(**check),
+        seconds=sum(line.seconds for line in lines),
+        set_up_seconds=set_up,
+        peak_bytes=peak,
+        levels=levels,
+        store="packed" if isinstance(problem.store, PackedStore) else "plain",
+        resumed=bool(earlier),
+        versions=Versions(**versions()),
+        device=device_name(run.device),
+        threads=run.threads,
+    )
+    whole = write_result(folder, result)
     log_cell(cell, run, folder)
     return SearchResult(folder, whole)
 

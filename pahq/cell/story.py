@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from pahq.cell.files import FILES, REPAIR, read_result
+from pahq.cell.files import FILES, read_result
 from pahq.cell.journal import JournalLine, read_journal
+from pahq.cell.result import REPAIR, Result
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged, check_digests, digests, read_sealed
 from pahq.search.acdc import is_removed
-from pahq.sentences import one_sentence
 
 GO_ON = "run.repair=true goes on from the line before it"
 _DERIVED = ("faithfulness.json", "stability.json", "inclusion.parquet", "stability")  # made from a finished cell
@@ -62,7 +59,7 @@ def sound_lines(cell: CellConfig, path: Path, *, repair: bool = False, way_on: s
     raise Damaged(path, fault[1], way_on)
 
 
-def check_cell(folder: Path, cell: CellConfig | None = None) -> dict[str, Any]:
+def check_cell(folder: Path, cell: CellConfig | None = None) -> Result:
     """A finished cell's result, once all its files have been found to be those it finished with.
 
     ``cell``: the one that the folder should hold, by default whichever the result names. Raises PahqError for an
@@ -70,13 +67,12 @@ def check_cell(folder: Path, cell: CellConfig | None = None) -> dict[str, Any]:
     decisions contradict themselves or the circuit contradicts them.
     """
     result = read_result(folder)
-    written = result.get("files")
-    if not isinstance(written, dict) or not set(FILES) <= set(written):
+    if not set(FILES) <= set(result.files):
         raise Damaged(folder / "result.json", "it does not name the digests of the cell's other files", REPAIR)
-    check_digests(folder, written, way_on=REPAIR)
-    cell = cell or config_of(folder, result)
-    if result["id"] != cell.id:
-        raise PahqError(f"{folder} holds the cell {result['id']!r}, not {cell.id!r}; move it to where it belongs")
+    check_digests(folder, result.files, way_on=REPAIR)
+    cell = cell or result.config
+    if result.id != cell.id:
+        raise PahqError(f"{folder} holds the cell {result.id!r}, not {cell.id!r}; move it to where it belongs")
     lines = read_journal(folder / "decisions.jsonl")
     fault = fault_of(cell, lines)
     if fault is not None:
@@ -85,30 +81,21 @@ def check_cell(folder: Path, cell: CellConfig | None = None) -> dict[str, Any]:
     return result
 
 
-def config_of(folder: Path, result: Mapping[str, Any]) -> CellConfig:
-    """The configuration that a finished cell's result names; PahqError in one sentence if it names none."""
-    try:
-        return CellConfig.model_validate(result.get("config"))
-    except ValidationError as error:
-        sentence = one_sentence(error, CellConfig)
-        raise PahqError(f"{folder / 'result.json'} has a configuration of another version: {sentence}") from None
-
-
-def whole_result(folder: Path, cell: CellConfig) -> dict[str, Any] | None:
+def whole_result(folder: Path, cell: CellConfig) -> Result | None:
     """The result of that cell, whatever has become of its other files; None where it is not whole or of another."""
     try:
         result = read_result(folder)
     except PahqError:
         return None
-    return result if result["id"] == cell.id else None
+    return result if result.id == cell.id else None
 
 
 def damaged_beside(folder: Path) -> list[Damaged]:
     """What is wrong with the files that other commands left beside a cell's own: stability and faithfulness."""
     found = []
     makers = {"faithfulness.json": "pahq faithfulness", "stability.json": "pahq stability"}
-    replicates = sorted(path.relative_to(folder).as_posix() for path in (folder / "stability").glob("*.json"))
-    for name, maker in {**makers, **dict.fromkeys(replicates, "pahq stability")}.items():
+    searches = sorted(path.relative_to(folder).as_posix() for path in (folder / "stability").glob("*.json"))
+    for name, maker in {**makers, **dict.fromkeys(searches, "pahq stability")}.items():
         path, way_on = folder / name, f"once it is moved away, {maker} makes it anew"
         if not path.exists():
             continue
@@ -120,18 +107,15 @@ def damaged_beside(folder: Path) -> list[Damaged]:
     return found
 
 
-def _check_circuit(folder: Path, result: Mapping[str, Any], lines: Sequence[JournalLine], circuit: Circuit) -> None:
+def _check_circuit(folder: Path, result: Result, lines: Sequence[JournalLine], circuit: Circuit) -> None:
     kept = {line.edge for line in lines if not line.removed}
     if kept != set(circuit.edges):
         other = min(kept ^ set(circuit.edges))
         says = "kept" if other in kept else "did not keep"
         raise Damaged(folder / "circuit.json", f"decisions.jsonl {says} {other}", REPAIR)
-    counted = {"tests": len(lines), "kept": len(circuit)}
-    for name, count in counted.items():
-        if result.get(name) != count:
-            raise Damaged(
-                folder / "result.json", f"it counts {result.get(name)} {name}, the other files {count}", REPAIR
-            )
+    for name, said, count in (("tests", result.tests, len(lines)), ("kept", result.kept, len(circuit))):
+        if said != count:
+            raise Damaged(folder / "result.json", f"it counts {said} {name}, the other files {count}", REPAIR)
 
 
 def set_aside(folder: Path) -> Path:
@@ -143,9 +127,9 @@ def set_aside(folder: Path) -> Path:
     names = ["result.json", "circuit.json"]
     try:
         result = read_result(folder)
-        whole = digests(folder, _GROUND) == {name: result["files"][name] for name in _GROUND}
-        own = folder.as_posix().endswith(f"/{result['id']}")
-    except (PahqError, KeyError, TypeError):
+        whole = digests(folder, _GROUND) == {name: result.files[name] for name in _GROUND}
+        own = folder.as_posix().endswith(f"/{result.id}")
+    except (PahqError, KeyError):
         whole = own = False
     return move_aside(folder, names if whole and own else [*names, *_GROUND, *_DERIVED])
 

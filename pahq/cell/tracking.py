@@ -148,7 +148,7 @@ def _log(cell: CellConfig, run: RunConfig, folder: Path, mode: str) -> None:
     )
     try:
         _replay(tracked, folder)
-        tracked.summary.update(dict(_numbers(result)))
+        tracked.summary.update(dict(_numbers(result.model_dump(mode="json", exclude={"config"}))))
         artifact = wandb.Artifact(f"circuit-{cell.digest}", type="circuit", metadata={"cell": cell.id})
         for name in ("circuit.json", "config.json"):
             # Immutable: the file is read where it lies, not copied to the user's home first.
@@ -168,10 +168,9 @@ def _replay(tracked: wandb.Run, folder: Path) -> None:
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The scalars of a result by dotted name; its configuration is the run's own already."""
+    """The scalars of a result by dotted name."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            if key != "config":
-                yield from _numbers(value, f"{prefix}{key}.")
+            yield from _numbers(value, f"{prefix}{key}.")
         elif value is None or isinstance(value, (bool, int, float, str)):
             yield f"{prefix}{key}", value

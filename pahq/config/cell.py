@@ -31,7 +31,9 @@ from pahq.sentences import one_sentence
 Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
 Scales = Literal["row", "head", "group32", "group64", "none"]
 Focus = Literal["receiver", "sender", "both", "none"]
-FORMATS: tuple[str, ...] = ("float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4")
+# How many bits a number takes, by format.
+BITS = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
+FORMATS: tuple[str, ...] = tuple(BITS)
 # How far one scale may reach, for the formats that have scales.
 SCALES: dict[str, tuple[str, ...]] = {
     "fp8": ("row", "head", "none"),
@@ -139,6 +141,11 @@ class PrecisionConfig(_Frozen):
     compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
     kernel: Literal["unpack", "codes", "fused"] = "unpack"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all numbers are float32, so that a search in it is ACDC's."""
+        return {self.format, self.mlp, self.cache, self.compute} == {"float32"}
+
     @model_validator(mode="after")
     def _scales_fit(self) -> PrecisionConfig:
         allowed = SCALES.get(self.format)
@@ -245,9 +252,7 @@ class CellConfig(_Frozen):
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:
         method, precision = self.method, self.precision
-        if method.name == "acdc" and {precision.format, precision.mlp, precision.cache, precision.compute} != {
-            "float32"
-        }:
+        if method.name == "acdc" and not precision.is_full:
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")

@@ -15,13 +15,14 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pahq.config.cell import CellConfig, ModelChoice, RunConfig, parse_config
+from pahq.config.cell import CellConfig, ModelChoice, PrecisionConfig, RunConfig, parse_config
 from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, unknown
 from pahq.experiments.grids import expand
@@ -31,6 +32,13 @@ from pahq.experiments.typed import as_typed, read_word
 GROUPS = ("task", "model", "method", "precision", "engine")
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
+
+# The defaults of a precision for Hydra, which refuses keys that no file of its own names: conf/precision has the rest.
+ConfigStore.instance().store(
+    group="precision",
+    name="defaults",
+    node={name: field.default for name, field in PrecisionConfig.model_fields.items() if not field.is_required()},
+)
 
 
 def options(group: str) -> tuple[str, ...]:

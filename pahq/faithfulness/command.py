@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from pahq.cell.files import cell_folder, is_done
@@ -34,7 +33,6 @@ from pahq.faithfulness.values import Values
 from pahq.files.frames import analysis_folder
 from pahq.files.sealed import read_sealed, write_sealed
 from pahq.model.sources.find import check_device
-from pahq.sentences import one_sentence
 
 LOG = logging.getLogger(__name__)
 FILE = "faithfulness.json"
@@ -52,14 +50,7 @@ class Judged:
     @classmethod
     def read(cls, folder: Path) -> Judged:
         result = check_cell(folder)
-        try:
-            config = CellConfig.model_validate(result["config"])
-            digest = str(result["model"]["digest"])
-        except ValidationError as error:
-            raise PahqError(f"{folder / 'result.json'}: {one_sentence(error, CellConfig)}") from None
-        except (KeyError, TypeError) as error:
-            raise PahqError(f"{folder / 'result.json'} is not a whole result: {error} is missing") from None
-        return cls(folder, config, digest, Circuit.read(folder / "circuit.json"))
+        return cls(folder, result.config, result.model_digest, Circuit.read(folder / "circuit.json"))
 
     @property
     def ground(self) -> str:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.config.cell import BITS as BITS
 from pahq.config.cell import FORMATS, SCALES
 from pahq.errors import PahqError, unknown
 
@@ -23,7 +24,6 @@ INT8_MAX = 127.0
 INT4_LEVELS = 15.0
 INT4_MAX = 7.0
 SMALLEST = 2.0**-24  # the smallest positive fp16: the scale of a group whose spread fp16 cannot tell from none
-BITS = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
 GROUPS = {"group32": 32, "group64": 64}
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,8 +1,8 @@
-"""Stability of stored cells: each replicate's kept edges in a file of its own, so that a killed run goes on.
+"""Stability of stored cells: each search's kept edges in a file of its own, so that a killed run goes on.
 
-``<cell>/stability/``: provenance.json, NAME.jsonl (the journal of a replicate under way), NAME.json (a finished one).
+``<cell>/stability/``: provenance.json, NAME.jsonl (the journal of a search under way), NAME.json (a finished one).
 Beside the cell's result: ``inclusion.parquet`` (one row an edge), then ``stability.json``. Last, in the folder of the
-replicates, an empty ``n20-seeds5.done``: so much was asked and is there. What is there is never made fewer.
+searches, an empty ``resamples20-seeds5.done``: so much was asked and is there. What is there is never made fewer.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from pahq.resamples.resample import draw, needs_copies, resample, same
 from pahq.resamples.variants import (
     KINDS,
     Variant,
-    bootstrap_variants,
     check_counts,
     done_marker,
     order_variants,
+    resample_variants,
     seed_variants,
 )
 from pahq.search.start import search
 from pahq.tasks import build_task
 from pahq.tasks.task import Prompts, Task
 
-SCHEMA = 2
+SCHEMA = 3
 INCLUSION = "inclusion.parquet"
 SAME_PROMPTS = "the task has the same prompts for every seed"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's stability as written to ``path``; ``seconds`` of its replicates, those of earlier runs included."""
+    """A cell's stability as written to ``path``; ``seconds`` of its searches, those of earlier runs included."""
 
     path: Path
     values: dict[str, Any]
@@ -69,24 +69,29 @@ class _Ground:
 
 
 def measure_cells(
-    ids: Sequence[str], run: RunConfig, *, n: int, seeds: int, report: Callable[[Measured], None] = lambda found: None
+    ids: Sequence[str],
+    run: RunConfig,
+    *,
+    resamples: int,
+    seeds: int,
+    report: Callable[[Measured], None] = lambda found: None,
 ) -> list[Measured]:
     """The stability of finished cells below ``run.root``; ``report`` is told of each one as it is done.
 
     Cells of one model, task and seed share what they load. Goes on where an earlier run stopped; returns what is there
     already. Raises PahqError, before any search, for a cell without a result, an unavailable device or faulty counts.
     """
-    check_counts(n, seeds)
+    check_counts(resamples, seeds)
     check_device(run.device)
     cells = {cell_id: _finished(run, cell_id) for cell_id in dict.fromkeys(ids)}
     torch.set_num_threads(run.threads)
     measured, shared, ground = [], None, None
-    counts = {cell_id: _no_fewer(cell_folder(run.root, cell_id), n, seeds) for cell_id in cells}
+    counts = {cell_id: _no_fewer(cell_folder(run.root, cell_id), resamples, seeds) for cell_id in cells}
     searches = {cell_id: sum(count) + len(order_variants(Order())) for cell_id, count in counts.items()}
     with tqdm(total=sum(searches.values()), unit="search", disable=not run.progress or None, leave=False) as bar:
         for cell_id, cell in sorted(cells.items(), key=lambda item: _shared(item[1])):
             folder = cell_folder(run.root, cell_id)
-            found = _read_done(folder, n, seeds)
+            found = _read_done(folder, resamples, seeds)
             if found is None:
                 own = counts[cell_id]
                 if ground is None or shared != (_shared(cell), own[1]):
@@ -95,16 +100,16 @@ def measure_cells(
                 found = _measure(cell, run, ground, *own, bar)
             else:
                 bar.update(searches[cell_id])
-            done_marker(folder, n, seeds).touch()
+            done_marker(folder, resamples, seeds).touch()
             measured.append(found)
             report(found)
     return measured
 
 
-def _no_fewer(folder: Path, n: int, seeds: int) -> tuple[int, int]:
+def _no_fewer(folder: Path, resamples: int, seeds: int) -> tuple[int, int]:
     """Resamples and seeds to measure: as many as asked, or as are there already."""
-    there = [len(list((folder / "stability").glob(f"{kind}-*.json"))) for kind in ("bootstrap", "seed-plus")]
-    return max(n, there[0]), max(seeds, there[1])
+    there = [len(list((folder / "stability").glob(f"{kind}-*.json"))) for kind in ("resample", "seed-plus")]
+    return max(resamples, there[0]), max(seeds, there[1])
 
 
 def check_finished(ids: Sequence[str], run: RunConfig) -> None:
@@ -138,10 +143,10 @@ def _load(cell: CellConfig, device: str, seeds: int) -> _Ground:
     return _Ground(model, task, {at: found for at, found in other.items() if not same(found.search, task.search)})
 
 
-def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: int, bar: tqdm[Any]) -> Measured:
+def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, resamples: int, seeds: int, bar: tqdm[Any]) -> Measured:
     folder = cell_folder(run.root, cell.id)
     own = Order(cell.method.order, cell.method.senders)
-    variants = [*bootstrap_variants(n, own), *order_variants(own)]
+    variants = [*resample_variants(resamples, own), *order_variants(own)]
     variants += [variant for variant in seed_variants(seeds, own) if variant.seed in ground.others]
     bar.update(seeds - len(ground.others))  # searches that there is nothing to do for
     with sole_writer(folder / "stability", lock=run.lock):
@@ -157,24 +162,24 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, n: int, seeds: i
                     if variant.kind == "orders"
                     else _problems(cell, ground.model, _prompts(cell, ground, variant))
                 )
-                _replicate(_changed(cell, variant), problems, finished, run.memory_gb)
-            edges, spent = _read_replicate(finished, variant)
+                _search_again(_changed(cell, variant), problems, finished, run.memory_gb)
+            edges, spent = _read_search(finished, variant)
             kept[variant.kind][variant.name] = edges
             seconds += spent
             bar.update()
         stability = Stability.of(Circuit.read(folder / "circuit.json"), kept)
-        values = _summary(cell, ground, stability, n, seeds)
+        values = _summary(cell, ground, stability, resamples, seeds)
         write_parquet(folder / INCLUSION, inclusion_frame(stability))
         write_sealed(folder / "stability.json", values | {"files": digests(folder, [INCLUSION])})
     return Measured(folder / "stability.json", values, seconds)
 
 
 def _prompts(cell: CellConfig, ground: _Ground, variant: Variant) -> Prompts:
-    if variant.replicate is None:
+    if variant.resample is None:
         return ground.others[variant.seed].search
     prompts = ground.task.search
     copies = needs_copies(cell.task.ablation, cell.precision)
-    return resample(prompts, draw(len(prompts.clean), cell.seed, variant.replicate), copies=copies)
+    return resample(prompts, draw(len(prompts.clean), cell.seed, variant.resample), copies=copies)
 
 
 def _problems(cell: CellConfig, model: Model, prompts: Prompts) -> tuple[Problem, Problem | None]:
@@ -188,13 +193,13 @@ def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
     return cell.model_copy(update={"method": cell.method.model_copy(update=order)})
 
 
-def _replicate(
+def _search_again(
     cell: CellConfig, problems: tuple[Problem, Problem | None], finished: Path, memory_gb: float | None
 ) -> None:
     """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
     problem, full = problems
     path = finished.with_suffix(".jsonl")
-    lines = sound_lines(cell, path, way_on="move it away, and pahq stability searches that replicate anew")
+    lines = sound_lines(cell, path, way_on="move it away, and pahq stability makes that search anew")
     lines += journalled(path, problem.graph, list(lines), lambda done: search(cell, problem, done, memory_gb, full))
     edges = [line.edge for line in lines if not line.removed]
     seconds = round(sum(line.seconds for line in lines), 6)
@@ -202,69 +207,66 @@ def _replicate(
     path.unlink()
 
 
-def _read_replicate(path: Path, variant: Variant) -> tuple[list[str], float]:
+def _read_search(path: Path, variant: Variant) -> tuple[list[str], float]:
     values = read_sealed(path)
     try:
         edges, seconds, name = list(map(str, values["edges"])), float(values["seconds"]), values["name"]
     except (KeyError, TypeError, ValueError) as error:
-        raise PahqError(f"{path} is not a whole replicate: {error} is missing or of another form") from None
+        raise PahqError(f"{path} is not a whole search: {error} is missing or of another form") from None
     if name != variant.name:
-        raise PahqError(f"{path} holds the replicate {name!r}, not {variant.name!r}")
+        raise PahqError(f"{path} holds the search {name!r}, not {variant.name!r}")
     return edges, seconds
 
 
 def _claim(folder: Path, model: Model) -> None:
-    """Write what the replicates rest on, or check that those which are there, and the cell itself, rest on the same."""
+    """Write what the searches rest on, or check that those which are there, and the cell itself, rest on the same."""
     result = read_result(folder)
-    wanted = {"id": result["id"], "model": model.digest, "pahq": versions()["pahq"]}
-    if result["model"]["digest"] != model.digest:
-        raise PahqError(f"{folder} was searched on a model of digest {result['model']['digest']}, not {model.digest}")
+    wanted = {"id": result.id, "model": model.digest, "pahq": versions()["pahq"]}
+    if result.model_digest != model.digest:
+        raise PahqError(f"{folder} was searched on a model of digest {result.model_digest}, not {model.digest}")
     path = folder / "stability" / "provenance.json"
     if path.exists() and read_sealed(path) != wanted:
-        raise PahqError(f"{path.parent} holds replicates of another run; move it away to start anew")
+        raise PahqError(f"{path.parent} holds searches of another run; move it away to start anew")
     write_sealed(path, wanted)
 
 
-def _read_done(folder: Path, n: int, seeds: int) -> Measured | None:
+def _read_done(folder: Path, resamples: int, seeds: int) -> Measured | None:
     """What an earlier run with these counts or more left, if it is whole and belongs to the circuit that is there."""
     path = folder / "stability.json"
     if not (path.exists() and (folder / INCLUSION).exists()):
         return None
     values, result = read_sealed(path), read_result(folder)
-    wanted = {"schema": SCHEMA, "id": result["id"], "model": result["model"]["digest"]}
+    wanted = {"schema": SCHEMA, "id": result.id, "model": result.model_digest}
     if any(values.get(key) != value for key, value in wanted.items()):
         return None
     check_digests(folder, values["files"], way_on=f"move {path} away, and pahq stability makes both anew")
-    if values.get("n", 0) < n or values.get("seeds", 0) < seeds:
+    if values["asked"]["resamples"] < resamples or values["asked"]["seeds"] < seeds:
         return None
-    names = [name for kind in ("bootstrap", "orders", "other_seeds") for name in values[kind]["each"]]
+    names = [name for kind in KINDS for name in values[kind]["each"]]
     files = [folder / "stability" / f"{name}.json" for name in names]
     return Measured(path, values, sum(read_sealed(file)["seconds"] for file in files if file.exists()))
 
 
-def _summary(cell: CellConfig, ground: _Ground, stability: Stability, n: int, seeds: int) -> dict[str, Any]:
-    replicates = {kind: getattr(stability, kind).to_json() for kind in KINDS}
+def _summary(cell: CellConfig, ground: _Ground, stability: Stability, resamples: int, seeds: int) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "id": cell.id,
         "model": ground.model.digest,
-        "n": n,
-        "seeds": seeds,
+        "asked": {"resamples": resamples, "seeds": seeds},
         "prompts": len(ground.task.search.clean),
         "kept": len(stability.original),
-        **{("other_seeds" if kind == "seeds" else kind): found for kind, found in replicates.items()},
+        **{kind: getattr(stability, kind).to_json() for kind in KINDS},
         "note": SAME_PROMPTS if seeds and not ground.others else "",
     }
 
 
 def inclusion_frame(stability: Stability) -> pd.DataFrame:
-    """One row an edge of the graph, in its order: whether the circuit has it, and which share of replicates kept it.
+    """One row an edge of the graph, in its order: whether the circuit has it, and which share of searches kept it.
 
-    Columns: edge, direct, in_circuit, bootstrap, orders, seeds (shares in [0, 1]; nan where there are no replicates).
+    Columns: edge, in_circuit, resamples, orders, seeds (shares in [0, 1]; nan where nothing was searched).
     """
     graph = stability.original.graph
     shares: dict[str, Sequence[object]] = {kind: list(getattr(stability, kind).inclusion.values()) for kind in KINDS}
-    direct = [edge.direct for edge in graph.edges]
     names = [str(edge) for edge in graph.edges]
-    columns: dict[str, Sequence[object]] = {"edge": names, "direct": direct, "in_circuit": stability.original.present}
+    columns: dict[str, Sequence[object]] = {"edge": names, "in_circuit": stability.original.present}
     return pd.DataFrame(columns | shares)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pahq.config.arguments import Arguments
 from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
-from pahq.experiments.jobs import Asked
-from pahq.resamples.variants import REPLICATES, SEEDS, check_counts
+from pahq.experiments.jobs import RESAMPLES, Asked
+from pahq.resamples.variants import SEEDS, check_counts
 from pahq.sentences import one_sentence
 
 DESCRIPTION = "search again on resampled prompts, in other orders and on prompts of other seeds; compare the circuits"
@@ -26,7 +26,7 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
     One line on standard output for each cell that is done. Raises PahqError on bad input.
     """
     given = _parser().parse_args(argv)
-    check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
+    check_counts(RESAMPLES if given.n is None else given.n, given.seeds or 0)
     settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "progress", "lock")}
     try:
         run = RunConfig(**settings)
@@ -41,16 +41,16 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
     from pahq.resamples.cells import Measured, check_finished, measure_cells  # brings torch
 
     def report(found: Measured) -> None:
-        bootstrap = found.values["bootstrap"]
+        resamples = found.values["resamples"]
         sys.stdout.write(
-            f"{found.values['id']}: {found.values['n']} resamples, Jaccard {bootstrap['pairwise']['mean']:.3f} in "
-            f"pairs, {bootstrap['to_original']['mean']:.3f} to the circuit, {found.seconds:.1f} s, {found.path}\n"
+            f"{found.values['id']}: {resamples['circuits']} resamples, Jaccard {resamples['pairwise']['mean']:.3f} in "
+            f"pairs, {resamples['to_original']['mean']:.3f} to the circuit, {found.seconds:.1f} s, {found.path}\n"
         )
         sys.stdout.flush()
 
     check_finished([cell_id for ids in counts.values() for cell_id in ids], run)  # before the first search
     for (n, seeds), ids in counts.items():
-        measure_cells(ids, run, n=n, seeds=seeds, report=report)
+        measure_cells(ids, run, resamples=n, seeds=seeds, report=report)
     return 0
 
 
@@ -64,7 +64,7 @@ def check_words(words: Sequence[str]) -> None:
     given = _parser().parse_args(["-", *words])
     if given.names != ["-"]:
         raise PahqError(f"options such as --n 20 --seeds 5 were expected, got {' '.join(given.names[1:])!r}")
-    check_counts(REPLICATES if given.n is None else given.n, given.seeds or 0)
+    check_counts(RESAMPLES if given.n is None else given.n, given.seeds or 0)
 
 
 def _counts(given: argparse.Namespace, asked: Asked) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def _parser() -> Arguments:
     )
     parser.add_argument("--root", default="results", metavar="FOLDER")
     of_rows = "or what the experiment's row says"
-    parser.add_argument("--n", type=int, help=f"resamples of the prompts (default {REPLICATES}, {of_rows})")
+    parser.add_argument("--n", type=int, help=f"resamples of the prompts (default {RESAMPLES}, {of_rows})")
     parser.add_argument("--seeds", type=int, help=f"further seeds of the task (default {SEEDS}, {of_rows})")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -99,4 +99,4 @@ def _cells(name: str, root: str, marked_cells: Callable[[str], Mapping[str, Aske
     folder = Path(name)
     below = Path(root) / "cells"
     cell_id = str(folder.relative_to(below)) if folder.is_relative_to(below) else name.rstrip("/")
-    return [(cell_id, Asked(resamples=REPLICATES))]
+    return [(cell_id, Asked(resamples=RESAMPLES))]

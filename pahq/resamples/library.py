@@ -14,15 +14,15 @@ from pahq.circuits.order import Order
 from pahq.config.asked import Setting
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
+from pahq.experiments.jobs import RESAMPLES
 from pahq.model.weights import Model
 from pahq.resamples.measures import Stability
 from pahq.resamples.resample import draw, needs_copies, resample
 from pahq.resamples.variants import (
-    REPLICATES,
     Variant,
-    bootstrap_variants,
     check_counts,
     order_variants,
+    resample_variants,
     seed_variants,
 )
 from pahq.search.acdc import circuit_of
@@ -37,7 +37,7 @@ def stability(
     task: Prompts | Task,
     threshold: float,
     *,
-    n: int = REPLICATES,
+    n: int = RESAMPLES,
     seed: int = 0,
     orders: bool = True,
     others: Sequence[Prompts | Task] = (),
@@ -64,8 +64,8 @@ def stability(
     def problem(variant: Variant) -> Problem:
         if variant.kind == "orders":
             return original
-        if variant.replicate is not None:
-            chosen = draw(len(prompts.clean), cell.seed, variant.replicate)
+        if variant.resample is not None:
+            chosen = draw(len(prompts.clean), cell.seed, variant.resample)
             return problem_of(model, resample(prompts, chosen, copies=copies), cell)
         return problem_of(model, further[variant.seed - 1], cell)
 
@@ -73,7 +73,7 @@ def stability(
         judge = doubts_for(on, cell.threshold, absolute=absolute)
         return circuit_of(on.graph, start_search(engine, on, by, cell.threshold, absolute=absolute, judge=judge))
 
-    variants = [*bootstrap_variants(n, own), *(order_variants(own) if orders else ())]
+    variants = [*resample_variants(n, own), *(order_variants(own) if orders else ())]
     variants += seed_variants(len(further), own)
     kept: dict[str, dict[str, tuple[str, ...]]] = {}
     with tqdm(total=1 + len(variants), unit="search", disable=not progress) as bar:

@@ -36,8 +36,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """What one kind of change did to a circuit: ``circuits`` by the name of the replicate, of ``original``'s graph."""
+class Repeats:
+    """What one kind of change did to a circuit: ``circuits`` by the name of the search, of ``original``'s graph."""
 
     original: Circuit
     circuits: Mapping[str, Circuit]
@@ -56,7 +56,7 @@ class Replicates:
 
     @property
     def jaccard(self) -> dict[str, float]:
-        """By replicate: the Jaccard index to the original circuit (shared edges over edges of either)."""
+        """By search: the Jaccard index to the original circuit (shared edges over edges of either)."""
         return {name: agreement.jaccard for name, agreement in self._against.items()}
 
     @property
@@ -66,13 +66,13 @@ class Replicates:
 
     @property
     def by_chance(self) -> float | None:
-        """Mean Jaccard index that random circuits of the replicates' sizes would have to one of the original's."""
+        """Mean Jaccard index that random circuits of these sizes would have to one of the original's size."""
         found = Spread.of(agreement.jaccard_by_chance for agreement in self._against.values())
         return found.mean if found else None
 
     @cached_property
     def pairwise(self) -> Spread | None:
-        """Of the Jaccard indices of all pairs of replicates; None for fewer than two."""
+        """Of the Jaccard indices of all pairs of them; None for fewer than two."""
         universe = len(self.original.present)
         pairs = combinations(self._edges.values(), 2)
         return Spread.of(Agreement.of(one, other, universe).jaccard for one, other in pairs)
@@ -84,22 +84,22 @@ class Replicates:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """By edge of the graph: in how many replicates it was kept."""
+        """By edge of the graph: in how many of them it was kept."""
         counted = Counter(edge for edges in self._edges.values() for edge in edges)
         return tuple(counted[edge] for edge in range(len(self.original.present)))
 
     @property
     def inclusion(self) -> dict[str, float]:
-        """By name of every edge of the graph: the share of replicates that kept it, nan without replicates."""
+        """By name of every edge of the graph: the share of searches that kept it, nan without any."""
         count = len(self)
         shares = [kept / count if count else float("nan") for kept in self.counts]
         return {str(edge): share for edge, share in zip(self.original.graph.edges, shares, strict=True)}
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers alone; ``always`` and ``ever`` count edges kept in all replicates and in any."""
+        """Numbers alone; ``always`` and ``ever`` count edges kept in all searches and in any."""
         spreads = {"kept": self.kept, "pairwise": self.pairwise, "to_original": self.to_original}
         return {
-            "replicates": len(self),
+            "circuits": len(self),
             **{name: asdict(spread) if spread else None for name, spread in spreads.items()},
             "by_chance": self.by_chance,
             "always": sum(count == len(self) for count in self.counts) if len(self) else None,
@@ -115,24 +115,24 @@ class Stability:
     """A circuit and what became of it: on resampled prompts, in other orders of the search, on other prompts."""
 
     original: Circuit
-    bootstrap: Replicates
-    orders: Replicates
-    seeds: Replicates
+    resamples: Repeats
+    orders: Repeats
+    seeds: Repeats
 
     @property
     def inclusion(self) -> dict[str, float]:
-        """By name of every edge of the graph: the share of bootstrap replicates that kept it."""
-        return self.bootstrap.inclusion
+        """By name of every edge of the graph: the share of resamples that kept it."""
+        return self.resamples.inclusion
 
     @classmethod
     def of(cls, original: Circuit, kept: Mapping[str, Mapping[str, Iterable[str]]]) -> Stability:
-        """From names of kept edges, by kind (bootstrap, orders, seeds) and replicate.
+        """From names of kept edges, by kind (resamples, orders, seeds) and name of the search.
 
         Raises PahqError for an edge that the graph lacks.
         """
 
-        def replicates(kind: str) -> Replicates:
+        def repeats(kind: str) -> Repeats:
             named = kept.get(kind, {}).items()
-            return Replicates(original, {name: Circuit.from_names(original.graph, edges) for name, edges in named})
+            return Repeats(original, {name: Circuit.from_names(original.graph, edges) for name, edges in named})
 
-        return cls(original, replicates("bootstrap"), replicates("orders"), replicates("seeds"))
+        return cls(original, repeats("resamples"), repeats("orders"), repeats("seeds"))

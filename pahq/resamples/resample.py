@@ -1,4 +1,4 @@
-"""Prompts drawn anew from prompts, with replacement (the bootstrap: Efron 1979, Annals of Statistics 7(1))."""
+"""Prompts drawn anew from prompts, with replacement (the bootstrap of Efron 1979, Annals of Statistics 7(1))."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from pahq.tasks.task import Prompts
 WHOLE = ("columns",)  # targets that belong to the prompt set as a whole; all others have one row an item
 
 
-def draw(count: int, seed: int, replicate: int) -> list[int]:
+def draw(count: int, seed: int, number: int) -> list[int]:
     """``count`` indices below ``count`` with replacement: a function of the three numbers, the same everywhere.
 
-    A replicate's draw does not depend on how many replicates there are, so more of them can be added later.
+    A resample does not depend on how many others there are, so more of them can be added later.
     """
-    return Random(f"bootstrap/{seed}/{replicate}").choices(range(count), k=count)
+    # The text is the seed, so that changing it would change every resample.
+    return Random(f"bootstrap/{seed}/{number}").choices(range(count), k=count)
 
 
 def resample(prompts: Prompts, chosen: Sequence[int], *, copies: bool = True) -> Prompts:

@@ -1,4 +1,4 @@
-"""What a replicate changes: the prompts drawn, the order of the search, or the prompts' seed. Values, no torch."""
+"""What a further search changes: the prompts drawn, the order of the search, or the prompts' seed. Values, no torch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pahq.circuits.order import Order
 from pahq.errors import PahqError
 from pahq.experiments.jobs import RESAMPLES, Asked
 
-Kind = Literal["bootstrap", "orders", "seeds"]
-KINDS: tuple[Kind, ...] = ("bootstrap", "orders", "seeds")
-REPLICATES, SEEDS = RESAMPLES, Asked(resamples=RESAMPLES).seeds  # how many by default: 20 and 5
+Kind = Literal["resamples", "orders", "seeds"]
+KINDS: tuple[Kind, ...] = ("resamples", "orders", "seeds")
+SEEDS = Asked(resamples=RESAMPLES).seeds  # other seeds by default: 5 beside 20 resamples
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One more search, by ``name``. ``replicate`` of a bootstrap; ``seed``: how far from the original's seed."""
+    """One more search, by ``name``. ``resample``: the number of a draw; ``seed``: how far from the original's seed."""
 
     kind: Kind
     name: str
     order: Order
-    replicate: int | None = None
+    resample: int | None = None
     seed: int = 0
 
 
-def done_marker(folder: Path, n: int, seeds: int) -> Path:
+def done_marker(folder: Path, resamples: int, seeds: int) -> Path:
     """The file in a cell's folder that says that so many resamples and seeds, or more, are measured."""
-    return folder / "stability" / f"n{n}-seeds{seeds}.done"
+    return folder / "stability" / f"resamples{resamples}-seeds{seeds}.done"
 
 
 def check_counts(n: int, seeds: int = 0) -> None:
@@ -43,9 +43,9 @@ def check_counts(n: int, seeds: int = 0) -> None:
         raise PahqError(f"seeds={seeds} is no number of further seeds; 0 or more are expected")
 
 
-def bootstrap_variants(n: int, order: Order) -> list[Variant]:
-    """``n`` resamples of the prompts, searched in the original's order."""
-    return [Variant("bootstrap", f"bootstrap-{i:03}", order, replicate=i) for i in range(n)]
+def resample_variants(count: int, order: Order) -> list[Variant]:
+    """``count`` resamples of the prompts, searched in the original's order."""
+    return [Variant("resamples", f"resample-{i:03}", order, resample=i) for i in range(count)]
 
 
 def order_variants(order: Order) -> list[Variant]:
@@ -59,6 +59,6 @@ def seed_variants(count: int, order: Order) -> list[Variant]:
 
 
 def _orders() -> Iterator[Order]:
-    for heads in ("descending", "ascending"):
+    for indices in ("descending", "ascending"):
         for senders in ("nearest", "farthest"):
-            yield Order(heads, senders)
+            yield Order(indices, senders)

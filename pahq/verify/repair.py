@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pahq.cell.files import cell_folder, read_cell, read_result
 from pahq.cell.provenance import check_weights
 from pahq.cell.run import run_cell
-from pahq.cell.story import check_cell, config_of, damaged_beside, move_aside
+from pahq.cell.story import check_cell, damaged_beside, move_aside
 from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
@@ -82,8 +82,8 @@ def _repaired(folder: Path, cell: CellConfig | None, run: RunConfig) -> str:
             check_weights(folder, cell, check_cell(folder, cell))
         else:
             _say(f"{cell.id}: {fault}")
-            result = run_cell(cell, run)
-            _say(f"{result.id}: computed anew, {result.values['tests']} tests, {result.values['kept']} kept")
+            result = run_cell(cell, run).result
+            _say(f"{result.id}: computed anew, {result.tests} tests, {result.kept} kept")
         beside = damaged_beside(folder)
         for damage in beside:
             place = move_aside(folder, [damage.path.relative_to(folder).as_posix()])
@@ -111,7 +111,7 @@ def _config(folder: Path) -> CellConfig:
     """
     own = "/".join(folder.parts[-2:])
     said: tuple[Callable[[], CellConfig], ...] = (
-        lambda: config_of(folder, read_result(folder)),
+        lambda: read_result(folder).config,
         lambda: read_cell(folder / "config.json"),
     )
     for read in said:

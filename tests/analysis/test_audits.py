@@ -20,7 +20,7 @@ from pahq.config.cell import BandConfig
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 EDGES = sorted(graph_of(TASK).edge_index)[:6]
-BAND = {"kind": "band", "share": 0.2, "overturned": 3, "could_differ": 1.5, "bits_share": 0.4, "hopeless": False}
+BAND = made_cells.BAND
 
 
 def audited(threshold: float, **band: Any) -> Any:

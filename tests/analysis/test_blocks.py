@@ -121,7 +121,7 @@ def test_the_scheduler_has_a_row_of_its_own_and_no_other(tmp_path: Path) -> None
     on = [config(NANO, "pahq", name, t) for name in ("int8", "fp8") for t in (0.1, 0.2)]
     serial = on[1].engine.model_copy(update={"schedule": "serial"})
     off = on[1].model_copy(update={"engine": serial})
-    lone = config(NANO, "pahq", "int4", 0.1).model_copy(update={"engine": serial})  # without its twin
+    lone = config(NANO, "pahq", "int4", 0.1).model_copy(update={"engine": serial})  # with no overlapped one beside it
     coarse = on[1].precision.model_copy(update={"compute": "bf16"})
     other = on[1].model_copy(update={"precision": coarse})  # differs in more than the schedule
     ids = [cell(tmp_path, chosen, edges, seconds=3.0) for chosen in on]
@@ -143,7 +143,7 @@ def test_the_scheduler_has_a_row_of_its_own_and_no_other(tmp_path: Path) -> None
 def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
     found(tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)])
     path = tmp_path / "analysis" / "tiny" / "cells.parquet"
-    pd.read_parquet(path).drop(columns="twin").to_parquet(path)
+    pd.read_parquet(path).drop(columns="full_precision").to_parquet(path)
     with pytest.raises(PahqError, match=r"older version; evaluate the experiment 'tiny' again"):
         Evaluation.read(tmp_path, "tiny")
 

@@ -11,12 +11,13 @@ from support import made_cells
 
 from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
-from pahq.cell.files import read_result, write_result
+from pahq.cell.files import read_result
 from pahq.cell.run import run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
+from pahq.files.sealed import write_sealed
 
 config, cell, graph = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
@@ -42,11 +43,9 @@ def test_row_holds_what_the_files_hold(tmp_path: Path) -> None:
         "bits": 4,
         "threshold": 0.05,
         "kept": 3,
-        "kept_direct": 1,
         "kept_cleaned": 3,
         "edges": 105,
         "tests": 105,
-        "median_test_seconds": 0.002,
         "metric": "nll",
         "variant": "",
     }
@@ -71,7 +70,7 @@ def test_cleaned_edges_of_a_real_search_stand_in_the_table(tmp_path: Path, ablat
     circuit = json.loads((result.folder / "circuit.json").read_text())
     evaluate(tmp_path, "cleaned", [searched.id])
     [row] = pd.read_parquet(tmp_path / "analysis" / "cleaned" / "cells.parquet").to_dict("records")
-    assert row["kept_cleaned"] == result.values["kept_cleaned"] == len(circuit["cleaned"])
+    assert row["kept_cleaned"] == result.result.kept_cleaned == len(circuit["cleaned"])
     plain = len(Circuit.read(result.folder / "circuit.json").cleaned())  # as corrupted prompts would have it
     assert (row["kept_cleaned"] == plain) == (ablation == "corrupted")
 
@@ -132,23 +131,13 @@ def test_contradicting_files_are_refused(tmp_path: Path, changes: dict[str, obje
     assert word in sentence(tmp_path, cell_id)
 
 
-@pytest.mark.parametrize("name", ["fresh", "search", "versions", "graph"])
-def test_entry_missing_from_a_result(tmp_path: Path, name: str) -> None:
-    cell_id = cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES)
-    folder = tmp_path / "cells" / cell_id
-    write_result(folder, {key: value for key, value in read_result(folder).items() if key != name})
-    assert f"is not a whole result: '{name}' is missing" in sentence(tmp_path, cell_id)
-
-
-@pytest.mark.parametrize(
-    ("config_there", "words"), [({"threshold": 0.1}, "task: Field required"), (None, "Input should")]
-)
-def test_a_result_whose_configuration_is_none_is_refused(
-    tmp_path: Path, config_there: dict[str, object] | None, words: str
-) -> None:
+def test_an_odd_result_is_one_sentence(tmp_path: Path) -> None:
+    """Each kind of fault has its test in tests/cell/test_result.py."""
     folder = tmp_path / "cells" / (cell_id := cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES))
-    write_result(folder, read_result(folder) | {"config": config_there})
-    assert f"result.json has a configuration of another version: {words}" in sentence(tmp_path, cell_id)
+    values = read_result(folder).to_json()
+    del values["fresh"]
+    write_sealed(folder / "result.json", values)
+    assert "result.json is not a whole result: fresh: Field required" in sentence(tmp_path, cell_id)
 
 
 def test_missing_circuit_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pahq.config.cell import BandConfig
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 EDGES = sorted(graph_of(TASK).edge_index)[:6]
-BAND = {"kind": "band", "share": 1.0, "overturned": 1, "could_differ": 0.0, "bits_share": 1.4, "hopeless": False}
+BAND = made_cells.BAND | {"share": 1.0, "overturned": 1, "could_differ": 0.0, "bits_share": 1.4}
 BEFORE, SHIFT = 0.5, 0.03  # in low precision with a head in focus; without one it is so much more
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from support import made_cells
 
-from pahq.analysis.drawing import COLOURS
+from pahq.analysis.drawing import COLOURS, colour_of, with_legend
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import FIGURES, bits_figure, edges_figure, main, roc_figure, write_figures
+from pahq.analysis.figures import bits_figure, edges_figure, main, roc_figure, write_figures
+from pahq.analysis.names import FIGURES, precision_columns
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.circuits.published import published_circuit
+from pahq.config.cell import FORMATS, PrecisionConfig
+from pahq.config.presets import preset
 from pahq.errors import PahqError
+from pahq.experiments.compose import options
 
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TRACR, NANO = "tracr-reverse", "nano-induction"
@@ -104,8 +109,26 @@ def test_words_where_there_is_nothing(tmp_path: Path) -> None:
     assert len(write_figures(tmp_path, "tiny")) == 2 * len(FIGURES)
 
 
-def test_colours_differ() -> None:
-    assert len(set(COLOURS.values())) == len(COLOURS)
+def test_every_format_has_a_colour_of_its_own_and_a_place_in_the_legend() -> None:
+    assert set(COLOURS) == set(FORMATS)
+    names = options("precision")
+    frame = pd.DataFrame([{"method": "rtn-q", **precision_columns(one(name))} for name in names if name != "auto"])
+    colours = {colour_of(*pair) for pair in zip(frame["precision"], frame["format"], strict=True)}
+    assert len(colours) == len(names) - 1
+    [legend] = with_legend(Figure(), frame).legends
+    assert {text.get_text() for text in legend.get_texts()} == {"RTN-Q", *names} - {"auto"}
+
+
+def one(name: str) -> PrecisionConfig:
+    return PrecisionConfig(**preset("precision", name))
+
+
+def test_one_list_names_the_figures() -> None:
+    """The Snakefile and the report ask for what is drawn."""
+    rule = (Path(__file__).resolve().parents[2] / "workflow" / "rules" / "analysis.smk").read_text()
+    assert "from pahq.analysis.names import EVALUATED, FIGURES" in rule
+    assert "name=FIGURES" in rule
+    assert "name=EVALUATED" in rule
 
 
 def test_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

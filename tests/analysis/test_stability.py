@@ -29,9 +29,9 @@ def with_stability(root: Path, **changes: object) -> list[str]:
     plain = cell(root, config(TASK, "acdc", "float32", 0.5), [A])
     measured = cell(root, config(TASK, "acdc", "float32", 0.1), [A, B])
     original = Circuit.from_names(graph_of(TASK), [A, B])
-    drawn = {"bootstrap-000": [A, B, C], "bootstrap-001": [A]}
-    found = Stability.of(original, {"bootstrap": drawn, "orders": {"ascending-nearest": [A]}})
-    parts = {"bootstrap": found.bootstrap, "orders": found.orders, "other_seeds": found.seeds}
+    drawn = {"resample-000": [A, B, C], "resample-001": [A]}
+    found = Stability.of(original, {"resamples": drawn, "orders": {"ascending-nearest": [A]}})
+    parts = {"resamples": found.resamples, "orders": found.orders, "seeds": found.seeds}
     values = {"id": measured, "kept": 2, "note": "one order", **{name: part.to_json() for name, part in parts.items()}}
     folder = root / "cells" / measured
     write_parquet(folder / "inclusion.parquet", inclusion_frame(found))
@@ -56,7 +56,7 @@ def test_numbers_stand_in_their_columns(tmp_path: Path) -> None:
     assert row["note"] == "one order"
     edges = evaluation.inclusion.set_index("edge")
     assert list(edges.index) == [A, B, C]  # no edge that nothing kept
-    assert list(edges["bootstrap"]) == [1.0, 0.5, 0.5]
+    assert list(edges["resamples"]) == [1.0, 0.5, 0.5]
     assert list(edges["in_circuit"]) == [True, True, False]
 
 
@@ -115,7 +115,7 @@ def test_without_any_stability_words_stand_there(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"kept": 3}, "stability.json is of .* with 3 edges kept, not of the circuit beside it"),
-        ({"orders": {}}, "stability.json is not a whole stability: 'replicates' is missing"),
+        ({"orders": {}}, "stability.json is not a whole stability: 'circuits' is missing"),
     ],
 )
 def test_a_stability_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:

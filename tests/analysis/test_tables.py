@@ -172,7 +172,7 @@ def test_peaks_of_a_shared_process_are_noted(tmp_path: Path) -> None:
 
 def test_models_that_rounding_spares_are_noted(tmp_path: Path) -> None:
     """Agreement at a loss far below the threshold is to be expected; above it, it is a finding."""
-    search = {"metric": "kl", "final": 0.2, "smallest_margin": 1e-4}
+    search = {"final": 0.2, "smallest_margin": 1e-4}
     ids = [
         cell(tmp_path, config(NANO, "acdc", "float32", 0.1), NAMES[:4]),
         cell(tmp_path, config(NANO, "pahq", "int8", 0.1), NAMES[:4], search=search | {"start": 1e-4}),
@@ -186,7 +186,7 @@ def test_models_that_rounding_spares_are_noted(tmp_path: Path) -> None:
 
 def test_a_circuit_that_differs_is_never_excused_by_small_rounding(tmp_path: Path) -> None:
     """Little loss by rounding, and yet other edges: that is a finding, so the note would mislead."""
-    search = {"metric": "kl", "final": 0.2, "smallest_margin": 1e-4, "start": 1e-4}
+    search = {"final": 0.2, "smallest_margin": 1e-4, "start": 1e-4}
     ids = [
         cell(tmp_path, config(NANO, "acdc", "float32", 0.1), NAMES[:4]),
         cell(tmp_path, config(NANO, "pahq", "int8", 0.1), NAMES[:3], search=search),

@@ -8,13 +8,16 @@ import math
 from pathlib import Path
 
 import pytest
+from support.made_cells import make_config, make_result
 
-from pahq.cell.files import FILES, SCHEMA, SearchResult, cell_folder, is_done, read_result, write_result
+from pahq.cell.files import FILES, SearchResult, cell_folder, is_done, read_result, write_result
 from pahq.cell.journal import Journal, JournalLine, read_journal
+from pahq.cell.result import SCHEMA
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged, write_sealed
 from pahq.files.text import write_json
 
+RESULT = make_result(make_config("nano-induction", "acdc", "float32", 0.1))
 LINES = [JournalLine(i, f"a1.h{i}->logits", 0.1 * i, 0.1 * i + 1e-9, i % 2 == 0, 0.004) for i in range(4)]
 
 
@@ -113,10 +116,10 @@ def test_a_cell_is_done_only_with_a_whole_result(tmp_path: Path) -> None:
     folder = cell_folder(tmp_path, "tracr/acdc-float32-t0.1-0123456789abcdef")
     assert folder == tmp_path / "cells" / "tracr" / "acdc-float32-t0.1-0123456789abcdef"
     assert not is_done(folder)
-    written = write_result(folder, {"schema": SCHEMA, "id": "tracr/x", "tests": 3})
+    written = write_result(folder, RESULT)
     assert is_done(folder)
-    assert read_result(folder) == written == {"schema": SCHEMA, "id": "tracr/x", "tests": 3, "files": {}}
-    assert SearchResult(folder, read_result(folder)).id == "tracr/x"
+    assert read_result(folder) == written == RESULT
+    assert SearchResult(folder, read_result(folder)).id == RESULT.id
     whole = (folder / "result.json").read_bytes()
     for cut in range(len(whole)):  # never done, and never taken for an unfinished cell in silence
         (folder / "result.json").write_bytes(whole[:cut])
@@ -127,8 +130,8 @@ def test_a_cell_is_done_only_with_a_whole_result(tmp_path: Path) -> None:
 def test_a_result_names_the_digests_of_the_other_files(tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / name).write_text(name)
-    written = write_result(tmp_path, {"schema": SCHEMA, "id": "x"})
-    assert written["files"] == {name: hashlib.sha256(name.encode()).hexdigest() for name in FILES}
+    written = write_result(tmp_path, RESULT)
+    assert written.files == {name: hashlib.sha256(name.encode()).hexdigest() for name in FILES}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_a_result_of_another_schema_is_refused_sealed_or_not(tmp_path: Path) -> 
     write_json(tmp_path / "result.json", {"schema": 1, "id": "x"})  # as earlier versions left them
     with pytest.raises(PahqError, match=rf"is not a result of schema {SCHEMA}, which this version writes; run.repair"):
         read_result(tmp_path)
-    for values in ({"schema": 99, "id": "x"}, {"schema": SCHEMA}, {"schema": SCHEMA, "id": 3}):
+    for values in (RESULT.to_json() | {"schema": 99}, RESULT.to_json() | {"schema": "3"}, {"id": "x"}):
         write_sealed(tmp_path / "result.json", values)
         with pytest.raises(PahqError, match=f"is not a result of schema {SCHEMA}"):
             read_result(tmp_path)

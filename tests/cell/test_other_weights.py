@@ -117,7 +117,7 @@ def test_a_relative_folder_from_two_working_folders_is_two_cells(
     results = [read_result(tmp_path / "root" / "cells" / cell_id) for cell_id in found]
     digests = [hashlib.sha256((tmp_path / p / "ckpt" / "model.safetensors").read_bytes()).hexdigest()
                for p in ("here", "there")]  # fmt: skip
-    assert [result["model"]["digest"] for result in results] == digests
+    assert [result.model_digest for result in results] == digests
     monkeypatch.chdir(tmp_path / "here")  # and typed otherwise it is the same cell
     assert run("model.source=./ckpt/", f"run.root={tmp_path / 'root'}") == 0
     assert capsys.readouterr().out.startswith(f"{found[0]}: ")

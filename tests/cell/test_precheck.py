@@ -43,7 +43,7 @@ from pahq.cell.run import run_cell
 from pahq.config.cell import parse_config
 
 cell, run = parse_config(json.loads(sys.argv[1]))
-print(run_cell(cell, run).values["peak_bytes"])
+print(run_cell(cell, run).result.peak_bytes)
 """
 
 

@@ -65,7 +65,7 @@ def test_a_calibrated_cell_tells_its_levels_and_goes_on_with_these_alone(tmp_pat
     result, provenance = (json.loads((folder / name).read_text()) for name in ("result.json", "provenance.json"))
     assert result["levels"] == provenance["levels"] == levels_digest(problem.store)
     (folder / "result.json").unlink()
-    assert run_cell(cell, run_in(tmp_path)).values["levels"] == result["levels"]
+    assert run_cell(cell, run_in(tmp_path)).result.levels == result["levels"]
     (folder / "result.json").unlink()
     (folder / "provenance.json").write_text(json.dumps(provenance | {"levels": "0" * 64}))
     with pytest.raises(PahqError, match=r"its calibrated rounding chose other levels than here and now\); move it"):
@@ -79,7 +79,7 @@ def test_a_calibrated_cell_tells_its_levels_and_goes_on_with_these_alone(tmp_pat
 
 def test_rounding_to_the_nearest_needs_no_fingerprint(tmp_path: Path) -> None:
     result = run_cell(make("nearest"), run_in(tmp_path))
-    assert "levels" not in result.values
+    assert result.result.levels is None
     assert set(json.loads((result.folder / "provenance.json").read_text())) == {"model", "pahq"}
 
 

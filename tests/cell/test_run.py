@@ -19,6 +19,7 @@ from pahq.cell import run as cell_module
 from pahq.cell.files import FILES, cell_folder, read_result, write_result
 from pahq.cell.journal import Journal, read_journal
 from pahq.cell.outcome import judge
+from pahq.cell.result import SCHEMA, Result
 from pahq.cell.run import load, rerun, run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig, RunConfig, parse_config
@@ -53,10 +54,10 @@ def run_in(root: Path) -> RunConfig:
     return RunConfig(root=str(root), wandb="disabled", progress=False)
 
 
-def without_varying(values: dict[str, Any]) -> dict[str, Any]:
+def without_varying(result: Result) -> dict[str, Any]:
     """The journal holds seconds, so its digest varies with them; what else it says is compared by ``decided``."""
-    files = {name: digest for name, digest in values["files"].items() if name != "decisions.jsonl"}
-    return {key: value for key, value in values.items() if key not in VARYING} | {"files": files}
+    files = {name: digest for name, digest in result.files.items() if name != "decisions.jsonl"}
+    return result.model_dump(exclude=set(VARYING)) | {"files": files}
 
 
 def decided(folder: Path) -> list[tuple[object, ...]]:
@@ -96,39 +97,34 @@ def test_the_result_follows_from_the_journal(finished: Path) -> None:
     cell, result = make(), read_result(finished)
     lines = read_journal(finished / "decisions.jsonl")
     kept = [line.edge for line in lines if not line.removed]
-    assert (result["schema"], result["id"], result["config"]) == (3, cell.id, cell.model_dump(mode="json"))
-    assert result["graph"] == {"addition": 32, "direct": 6}
-    assert result["tests"] == len(lines)
-    assert result["kept"] == len(kept)
-    assert result["kept_addition"] == sum("->" in edge for edge in kept)
-    assert result["kept_direct"] == result["kept"] - result["kept_addition"]
+    assert json.loads((finished / "result.json").read_text())["schema"] == SCHEMA == 3
+    assert (result.id, result.config) == (cell.id, cell)
+    assert (result.edges_addition, result.edges_direct, result.edges) == (32, 6, 38)
+    assert result.tests == len(lines)
+    assert result.kept == len(kept)
+    assert result.kept_addition == sum("->" in edge for edge in kept)
     circuit = Circuit.read(finished / "circuit.json")
     assert set(circuit.edges) == set(kept)
-    assert result["kept_cleaned"] == len(circuit.cleaned()) <= len(kept)
-    search = result["search"]
-    assert search["metric"] == "mse"
-    assert search["start"] == lines[0].before
-    assert search["final"] == (lines[-1].after if lines[-1].removed else lines[-1].before)
-    assert search["smallest_margin"] == min(abs(line.after - line.before - 0.01) for line in lines) > 0
-    assert result["seconds"] == pytest.approx(sum(line.seconds for line in lines))
-    assert result["seconds"] > 0
-    assert result["set_up_seconds"] > 0
-    assert result["peak_bytes"] > 0
-    assert result["resumed"] is False
-    assert (result["device"], result["threads"]) == ("cpu", 1)
-    assert set(result["versions"]) == {"pahq", "torch", "python"}
-    assert result["files"] == digests(finished, FILES)
-    assert set(result["files"]) == set(FILES)
-    assert "task_check" in result
-    assert len(result["model"]["digest"]) == 64
-    assert result["model"]["name"] == "tracr-proportion"
-    fresh = result["fresh"]
-    assert fresh["metric"] == "mse"
-    assert fresh["clean"] == pytest.approx(0.0, abs=1e-9)
-    assert fresh["corrupted"] > 0.01
-    assert fresh["faithfulness"] == pytest.approx(
-        (fresh["value"] - fresh["corrupted"]) / (fresh["clean"] - fresh["corrupted"])
-    )
+    assert result.kept_cleaned == len(circuit.cleaned()) <= len(kept)
+    search = result.search
+    assert search.start == lines[0].before
+    assert search.final == (lines[-1].after if lines[-1].removed else lines[-1].before)
+    assert search.smallest_margin == min(abs(line.after - line.before - 0.01) for line in lines) > 0
+    assert result.seconds == pytest.approx(sum(line.seconds for line in lines))
+    assert result.seconds > 0
+    assert result.set_up_seconds > 0
+    assert result.peak_bytes > 0
+    assert result.resumed is False
+    assert (result.device, result.threads) == ("cpu", 1)
+    assert all(result.versions.model_dump().values())
+    assert result.files == digests(finished, FILES)
+    assert set(result.files) == set(FILES)
+    assert len(result.model_digest) == 64
+    fresh = result.fresh
+    assert fresh.metric == "mse"
+    assert fresh.clean == pytest.approx(0.0, abs=1e-9)
+    assert fresh.corrupted > 0.01
+    assert fresh.faithfulness == pytest.approx((fresh.value - fresh.corrupted) / (fresh.clean - fresh.corrupted))
 
 
 def test_a_second_call_computes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +136,13 @@ def test_a_second_call_computes_nothing(finished: Path, monkeypatch: pytest.Monk
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
     again = run_cell(make(), run_in(finished.parents[2]))
     assert again.folder == finished
-    assert again.values == read_result(finished)
+    assert again.result == read_result(finished)
     assert before == {path: path.stat().st_mtime_ns for path in finished.iterdir()}
 
 
 def test_what_is_returned_is_what_is_written(tmp_path: Path) -> None:
     first = run_cell(make(method={"name": "rtn-q"}), run_in(tmp_path))
-    assert first.values == read_result(first.folder)
+    assert first.result == read_result(first.folder)
     assert first.id == make(method={"name": "rtn-q"}).id
 
 
@@ -154,7 +150,7 @@ def test_tracking_hears_of_a_cell_once_it_is_complete(tmp_path: Path, monkeypatc
     heard = []
 
     def listen(cell: CellConfig, run: RunConfig, folder: Path) -> None:
-        heard.append((cell.id, run.root, read_result(folder)["id"]))
+        heard.append((cell.id, run.root, read_result(folder).id))
 
     monkeypatch.setattr(cell_module, "log_cell", listen)
     for _ in range(2):
@@ -175,12 +171,12 @@ def test_a_cut_journal_is_gone_on_with(
     (folder / "decisions.jsonl").write_bytes(cut)
     whole, count = cut.count(b"\n"), count_measured(monkeypatch)
     result = run_cell(make(), run_in(tmp_path))
-    assert without_varying(dict(result.values)) == without_varying(read_result(finished))
-    assert result.values["resumed"] == (whole > 0)
+    assert without_varying(result.result) == without_varying(read_result(finished))
+    assert result.result.resumed == (whole > 0)
     assert decided(folder) == decided(finished)
     assert (folder / "decisions.jsonl").read_bytes().startswith(cut[: cut.rfind(b"\n") + 1])
     assert (folder / "circuit.json").read_bytes() == (finished / "circuit.json").read_bytes()
-    tests = read_result(finished)["tests"]
+    tests = read_result(finished).tests
     assert sum(count) == tests - whole + (whole == 0)  # each remaining test once, and the first state
 
 
@@ -221,13 +217,13 @@ def test_an_interrupt_costs_nothing_that_was_decided(
     assert not (folder / "result.json").exists()
     assert len(read_journal(folder / "decisions.jsonl")) == len(lines) == 20
     again = run_cell(cell, run_in(tmp_path / "cut"))
-    assert again.values["resumed"] is True
+    assert again.result.resumed is True
     decisions = [(name, removed) for _, name, _, _, removed in decided(folder)]
     assert decisions == [(name, removed) for _, name, _, _, removed in decided(whole.folder)]
-    assert again.values["kept"] == whole.values["kept"]
-    assert again.values["fresh"] == whole.values["fresh"]
+    assert again.result.kept == whole.result.kept
+    assert again.result.fresh == whole.result.fresh
     if engine == "reference":
-        assert without_varying(dict(again.values)) == without_varying(dict(whole.values))
+        assert without_varying(again.result) == without_varying(whole.result)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +290,7 @@ def test_a_result_that_is_not_what_was_written_is_refused_by_name_and_made_anew_
     assert "\n" not in str(caught.value)
     assert (folder / "result.json").read_text() == ruined
     result = run_cell(make(), run_in(tmp_path).model_copy(update={"repair": True}))
-    assert without_varying(dict(result.values)) == without_varying(read_result(finished))
+    assert without_varying(result.result) == without_varying(read_result(finished))
     assert decided(folder) == decided(finished)
 
 
@@ -328,7 +324,7 @@ def test_cells_find_the_circuits_that_the_original_recorded(tmp_path: Path, kind
         result = run_cell(make(kind, task=task, threshold=recorded.threshold), run_in(tmp_path))
         circuit = Circuit.read(result.folder / "circuit.json")
         assert set(circuit.edges) == {test.edge for test in recorded.tests if test.kept}, recorded.name
-        assert result.values["tests"] == len(recorded.tests)
+        assert result.result.tests == len(recorded.tests)
 
 
 def test_a_stored_cell_can_be_verified(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,7 +358,7 @@ def test_absolute_values_count_for_the_margin(tmp_path: Path) -> None:
     result = run_cell(make(method={"name": "acdc", "absolute": True}, threshold=0.2), run_in(tmp_path))
     lines = read_journal(result.folder / "decisions.jsonl")
     effects = [abs(line.after - line.before) for line in lines]
-    assert result.values["search"]["smallest_margin"] == min(abs(effect - 0.2) for effect in effects)
+    assert result.result.search.smallest_margin == min(abs(effect - 0.2) for effect in effects)
 
 
 def test_circuits_are_judged_on_the_full_precision_network() -> None:
@@ -409,13 +405,13 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path, finished: Path, monkey
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     whole = len(read_journal(folder / "decisions.jsonl"))
-    tests = read_result(finished)["tests"]
+    tests = read_result(finished).tests
     assert 5 <= whole < tests
     assert not (folder / "result.json").exists()
     count = count_measured(monkeypatch)
     result = run_cell(make(), run_in(tmp_path))
     assert sum(count) == tests - whole
-    assert without_varying(dict(result.values)) == without_varying(read_result(finished))
+    assert without_varying(result.result) == without_varying(read_result(finished))
     assert decided(folder) == decided(finished)
 
 
@@ -458,7 +454,7 @@ def test_a_search_killed_again_and_again_ends_in_the_same_circuit(tmp_path: Path
     assert kills >= 2
     killed = run_cell(cell, run_in(tmp_path / "killed"))
     whole = run_cell(cell, run_in(tmp_path / "whole"))
-    assert killed.values["resumed"]
+    assert killed.result.resumed
     assert (killed.folder / "circuit.json").read_bytes() == (whole.folder / "circuit.json").read_bytes()
     pairs = zip(decided(killed.folder), decided(whole.folder), strict=True)
     for ours, theirs in pairs:
@@ -472,15 +468,15 @@ def test_packed_and_plain_weights_take_the_same_decisions(tmp_path: Path, method
     cell = make(method={"name": method, "focus": focus}, precision={"name": "int8", "format": "int8", "mlp": "bf16"})
     plain = run_cell(cell, RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))
     packed = run_cell(cell, RunConfig(root=str(tmp_path / "packed"), wandb="disabled", progress=False))
-    assert (plain.values["store"], packed.values["store"]) == ("plain", "packed")
+    assert (plain.result.store, packed.result.store) == ("plain", "packed")
     assert decided(plain.folder) == decided(packed.folder)
-    assert plain.values["fresh"] == packed.values["fresh"]
+    assert plain.result.fresh == packed.result.fresh
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_cell_multiplies_codes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same search, effects by float noise apart; searched again and audited by the same kernel."""
-    precision = {"name": kind, "heads": kind, "mlp": "bf16", "compute": kind}
+    precision = {"name": kind, "format": kind, "mlp": "bf16", "compute": kind}
     pahq = {"method": {"name": "pahq", "focus": "receiver"}}
     unpack, codes = (make(**pahq, precision=precision | {"kernel": kernel}) for kernel in ("unpack", "codes"))
     run = RunConfig(root=str(tmp_path), wandb="disabled", progress=False)
@@ -501,15 +497,13 @@ def test_a_cell_multiplies_codes(tmp_path: Path, kind: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("engine", ["suffix", "reference"])
-def test_schedules_take_the_same_decisions_and_are_told(tmp_path: Path, engine: str) -> None:
+def test_schedules_take_the_same_decisions(tmp_path: Path, engine: str) -> None:
     pahq = {"method": {"name": "pahq", "focus": "receiver"}, "precision": {"name": "fp8", "format": "fp8"}}
     cells = [make(**pahq, engine={"name": engine, "schedule": name}) for name in ("overlapped", "serial")]
     overlapped, serial = (
         run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False)) for cell in cells
     )
-    assert (overlapped.values["schedule"], serial.values["schedule"]) == ("overlapped", "serial")
+    assert {overlapped.result.store, serial.result.store} == {"packed"}
     assert decided(overlapped.folder) == decided(serial.folder)
-    acdc = run_cell(make(), RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
-    assert acdc.values["schedule"] is None  # weights that are all here are brought in by nobody
     with pytest.raises(PahqError, match=r"engine\.schedule=serial needs run\.store=packed"):
         run_cell(cells[1], RunConfig(root=str(tmp_path / "plain"), store="plain", wandb="disabled", progress=False))

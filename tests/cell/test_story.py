@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_cells import change_result
 
 from pahq.__main__ import main
 from pahq.analysis.collect import collect, read_cell
@@ -125,7 +126,7 @@ def test_verify_and_the_analysis_name_a_damaged_file(
 
 def test_a_whole_cell_verifies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(folder)]) == 0
-    tests = read_result(folder)["tests"]
+    tests = read_result(folder).tests
     assert f"{make().id}: {tests} of {tests} tests equal, worst " in capsys.readouterr().out
 
 
@@ -156,7 +157,7 @@ def test_a_decision_that_contradicts_its_losses_is_noticed(finished: Path, folde
         kept = [one.edge for one in read_journal(folder / "decisions.jsonl") if not one.removed]
         circuit = Circuit.from_names(Circuit.read(folder / "circuit.json").graph, kept)
         write_json(folder / "circuit.json", circuit.to_json())
-        write_result(folder, read_result(folder) | {"kept": len(kept)})
+        change_result(folder, kept=len(kept))
         says = "kept" if line.removed else "removed"
         told = (
             rf"decisions\.jsonl is damaged: line {line.i + 1} \({line.edge}\) says {says}, and an effect of .* opposite"
@@ -179,8 +180,9 @@ def test_a_loss_that_the_line_before_did_not_leave_is_noticed(folder: Path) -> N
 def test_a_result_that_counts_otherwise_or_names_no_digests_is_noticed(folder: Path) -> None:
     result = read_result(folder)
     for name in ("tests", "kept"):
-        write_result(folder, result | {name: result[name] + 1})
-        with pytest.raises(Damaged, match=f"result.json is damaged: it counts {result[name] + 1} {name}, the other"):
+        other = getattr(result, name) + 1
+        write_result(folder, result.model_copy(update={name: other}))
+        with pytest.raises(Damaged, match=f"result.json is damaged: it counts {other} {name}, the other"):
             check_cell(folder)
     (folder / "provenance.json").unlink()
     write_result(folder, result)
@@ -228,7 +230,7 @@ def test_repair_computes_a_damaged_cell_anew_and_keeps_what_was_there(
     assert (folder / "damaged" / "1" / name).read_bytes() == damaged
     journal = (folder / "decisions.jsonl").read_bytes() == (finished / "decisions.jsonl").read_bytes()
     assert journal == (name == "circuit.json")  # whole by its digest, so that nothing was searched
-    tests = read_result(finished)["tests"]
+    tests = read_result(finished).tests
     assert sum(count) == (0 if name == "circuit.json" else tests + 1)
     (folder / name).write_bytes(damaged)
     run_cell(make(), where(folder.parents[2], repair=True))

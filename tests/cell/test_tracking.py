@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_cells import make_result
 
 from pahq.cell import tracking
-from pahq.cell.files import SCHEMA, cell_folder, write_result
+from pahq.cell.files import cell_folder, write_result
 from pahq.cell.tracking import log_cell
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.experiments.compose import compose_runs
@@ -50,9 +51,8 @@ def finished_cell(root: Path, cell: CellConfig = CELL, kl: float = 0.25) -> Path
     (folder / "config.json").write_text(json.dumps(cell.model_dump(mode="json")))
     (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in journal))
     (folder / "circuit.json").write_text(json.dumps({"graph": {}, "edges": ["m0->logits"], "cleaned": []}))
-    result = {"schema": SCHEMA, "id": cell.id, "config": cell.model_dump(mode="json"), "tests": TESTS, "kept": 2}
-    result |= {"fresh": {"kl": kl, "metric": "logit_diff", "faithfulness": None}, "seconds": 0.5}
-    write_result(folder, result)
+    fresh = {"kl": kl, "metric": "logit_diff", "faithfulness": None}
+    write_result(folder, make_result(cell, tests=TESTS, kept=2, seconds=0.5, fresh=fresh))
     return folder
 
 

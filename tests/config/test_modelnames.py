@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.made_cells import make_result
 
 from pahq.__main__ import main
 from pahq.cell import run as cell
@@ -108,8 +109,7 @@ def test_hydra_and_we_give_one_address(folder: Path, tmp_path: Path, monkeypatch
 
     def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
         seen.append(what)
-        values = {"id": what.id, "tests": 1, "kept": 1, "seconds": 1.0, "certainty": {"settled": 0, "at_risk": 0}}
-        return SearchResult(cell_folder(where.root, what.id), values)
+        return SearchResult(cell_folder(where.root, what.id), make_result(what))
 
     monkeypatch.setattr(cell, "run_cell", run_cell)
     monkeypatch.setattr(sys, "argv", ["pahq"])  # Hydra's entry writes there

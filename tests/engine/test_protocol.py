@@ -13,7 +13,7 @@ import torch
 from support.small_models import random_model, random_prompts
 
 from pahq.circuits.graph import Receiver
-from pahq.circuits.order import Order, stage_of, visits
+from pahq.circuits.order import Order, stage_of, stages, visits
 from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Engine, Resettable, Trial, takes_windows
 from pahq.engine.problem import Problem, build_problem

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pahq.config.cell import METRICS, CellConfig, RunConfig
+from pahq.config.cell import METRICS, CellConfig, PrecisionConfig, RunConfig
+from pahq.config.presets import preset
 from pahq.errors import PahqError
 from pahq.experiments.compose import GROUPS, cells, compose_runs, configuration_folder, options
 
@@ -152,3 +153,27 @@ def test_the_papers_tasks_are_as_large_as_theirs() -> None:
 
 def test_models_of_a_hub_are_pinned() -> None:
     assert one("model=gpt2")[0].model.revision == "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+
+
+@pytest.mark.parametrize("name", options("precision"))
+def test_a_precision_says_what_is_other_than_the_defaults_and_nothing_else(name: str) -> None:
+    said = preset("precision", name)
+    assert said.pop("name") == name
+    fields = PrecisionConfig.model_fields
+    assert set(said) <= set(fields)
+    assert not {key for key, value in said.items() if fields[key].default == value}
+
+
+def test_every_setting_of_a_precision_can_be_typed_and_swept() -> None:
+    typed = one("method=rtn-q", "precision=fp8", "precision.rounding=calibrated", "precision.cache=bf16")[0].precision
+    assert (typed.name, typed.rounding, typed.cache, typed.mlp) == ("fp8", "calibrated", "bf16", "bf16")
+    swept = compose_runs(["precision=int8,nf4", "precision.cache=float32,bf16"], sweep=True)
+    assert [(cell.precision.name, cell.precision.cache) for cell, _ in swept] == [
+        *(("int8", "float32"), ("int8", "bf16")),
+        *(("nf4", "float32"), ("nf4", "bf16")),
+    ]
+    known = ", ".join(sorted(PrecisionConfig.model_fields))
+    with pytest.raises(PahqError, match=f"unknown key 'colour' in 'precision'; known: {known}"):
+        compose_runs(["precision.colour=red"])
+    with pytest.raises(PahqError, match="unknown precision 'defaults'; known: auto, bf16"):
+        compose_runs(["precision=defaults"])

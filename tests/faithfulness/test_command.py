@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.made_cells import change_result
 
 from pahq.__main__ import main
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import FIGURES, write_figures
+from pahq.analysis.figures import write_figures
+from pahq.analysis.names import FIGURES
 from pahq.analysis.tables import write_tables
-from pahq.cell.files import cell_folder, read_result, write_result
+from pahq.cell.files import cell_folder
 from pahq.cell.run import run_cell
 from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
@@ -180,8 +182,7 @@ def test_bad_input_is_told_in_one_sentence(words: list[str], sentence: str, caps
 
 def test_another_model_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [path, *_] = files(root).values()
-    values = read_result(path.parent)
-    write_result(path.parent, values | {"model": values["model"] | {"digest": "0" * 16}})
+    change_result(path.parent, model_digest="0" * 64)
     assert run(str(path.parent)) == 2
     assert "was found on another model" in capsys.readouterr().err
 

@@ -154,7 +154,7 @@ def test_values_are_those_of_the_search_result(proportion: tuple[Values, np.ndar
         small = replace(SMALL, subsets=0, greedy_rounds=0, node_subsets=0, edges=2, inflated=2, random_circuits=2)
         found = measure(values, mask, small)
         for name in ("value", "clean", "corrupted", "faithfulness", "kl"):
-            assert found[name] == pytest.approx(expected[name], abs=1e-9)
+            assert found[name] == pytest.approx(getattr(expected, name), abs=1e-9)
         low, high = found["value_interval"]
         assert low < found["value"] < high
 

@@ -79,7 +79,7 @@ def test_a_journal_that_cannot_be_written_goes_on_later(
     assert decided(tmp_path) == decided(whole)[:5]
     assert main(typed) == 0
     assert decided(tmp_path) == decided(whole)
-    assert read_result(cell_folder(tmp_path, CELL.id))["resumed"] is True
+    assert read_result(cell_folder(tmp_path, CELL.id)).resumed is True
 
 
 def test_no_file_of_a_cell_is_lost_by_the_write_that_fails(

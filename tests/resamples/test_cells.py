@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.made_cells import change_result
 
 from pahq.__main__ import main
 from pahq.cell import precheck
-from pahq.cell.files import read_result, write_result
 from pahq.cell.journal import read_journal
 from pahq.cell.run import run_cell
 from pahq.circuits.circuit import Circuit
@@ -59,31 +59,32 @@ def measured(searched: tuple[Path, CellConfig], tmp_path_factory: pytest.TempPat
     root, cell = searched
     copy = tmp_path_factory.mktemp("measured") / "root"
     shutil.copytree(root, copy)
-    measure_cells([cell.id], where(copy), n=N, seeds=SEEDS)
+    measure_cells([cell.id], where(copy), resamples=N, seeds=SEEDS)
     return copy / "cells" / cell.id, cell
 
 
-def test_the_files_say_what_each_replicate_found(measured: tuple[Path, CellConfig]) -> None:
+def test_the_files_say_what_each_search_found(measured: tuple[Path, CellConfig]) -> None:
     folder, cell = measured
     values = json.loads((folder / "stability.json").read_text())
     edges = pd.read_parquet(folder / "inclusion.parquet").set_index("edge")
-    replicates = {path.stem: json.loads(path.read_text()) for path in (folder / "stability").glob("*-*.json")}
-    assert len(replicates) == N + 3 + SEEDS
-    drawn = [set(found["edges"]) for name, found in replicates.items() if name.startswith("bootstrap")]
+    searches = {path.stem: json.loads(path.read_text()) for path in (folder / "stability").glob("*-*.json")}
+    assert len(searches) == N + 3 + SEEDS
+    drawn = [set(found["edges"]) for name, found in searches.items() if name.startswith("resample")]
     circuit = Circuit.read(folder / "circuit.json")
     assert list(edges.index) == [str(edge) for edge in circuit.graph.edges]
     assert set(edges.index[edges["in_circuit"]]) == set(circuit.edges)
-    for name, share in edges["bootstrap"].items():
+    for name, share in edges["resamples"].items():
         assert share == sum(name in found for found in drawn) / N
     own = set(circuit.edges)
     jaccard = [len(found & own) / len(found | own) for found in drawn]
-    assert values["bootstrap"]["to_original"]["mean"] == pytest.approx(sum(jaccard) / N)
-    assert values["other_seeds"]["replicates"] == SEEDS
-    assert (values["id"], values["n"], values["prompts"], values["note"]) == (cell.id, N, 4, "")
+    assert values["resamples"]["to_original"]["mean"] == pytest.approx(sum(jaccard) / N)
+    assert values["seeds"]["circuits"] == SEEDS
+    assert (values["id"], values["prompts"], values["note"]) == (cell.id, 4, "")
+    assert values["asked"] == {"resamples": N, "seeds": SEEDS}
     assert not list((folder / "stability").glob("*.jsonl"))
 
 
-def test_a_replicate_is_the_cell_on_other_prompts(
+def test_a_further_search_is_the_cell_on_other_prompts(
     measured: tuple[Path, CellConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held against whole cells: of another seed, of another order, and on a resampled task."""
@@ -104,10 +105,10 @@ def test_a_replicate_is_the_cell_on_other_prompts(
 
     monkeypatch.setattr(precheck, "build_task", drawn)
     finish(tmp_path, *TYPED)
-    assert kept("bootstrap-001") == set(Circuit.read(tmp_path / "cells" / cell.id / "circuit.json").edges)
+    assert kept("resample-001") == set(Circuit.read(tmp_path / "cells" / cell.id / "circuit.json").edges)
 
 
-def test_an_audited_cells_replicates_are_audited_and_go_on_after_an_interrupt(
+def test_an_audited_cells_searches_are_audited_and_go_on_after_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     low = ("task=nano-induction", "task.examples=4", "threshold=0.1", "method=pahq", "precision=int4", "audit=band")
@@ -122,7 +123,7 @@ def test_an_audited_cells_replicates_are_audited_and_go_on_after_an_interrupt(
 
     monkeypatch.setattr(module, "search", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        measure_cells([cell.id], where(tmp_path), n=2, seeds=0)
+        measure_cells([cell.id], where(tmp_path), resamples=2, seeds=0)
     [journal] = (tmp_path / "cells" / cell.id / "stability").glob("*.jsonl")
     begun = read_journal(journal)
     assert any(line.low is not None for line in begun)
@@ -137,7 +138,7 @@ def test_an_audited_cells_replicates_are_audited_and_go_on_after_an_interrupt(
     shutil.copytree(tmp_path / "cells", copy / "cells")
     shutil.rmtree(copy / "cells" / cell.id / "stability")
     for root in (tmp_path, copy):
-        measure_cells([cell.id], where(root), n=2, seeds=0)
+        measure_cells([cell.id], where(root), resamples=2, seeds=0)
     told = [(line.i, line.before, line.after, line.removed, line.audited, line.low) for line in begun]
     assert given[0] == told
     assert len({(root / "cells" / cell.id / "inclusion.parquet").read_bytes() for root in (tmp_path, copy)}) == 1
@@ -167,7 +168,7 @@ def test_interrupted_it_goes_on_to_the_identical_outcome(
 
     monkeypatch.setattr(module, "search", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
+        measure_cells([cell.id], where(tmp_path / "root"), resamples=N, seeds=SEEDS)
     finished = {path: path.read_bytes() for path in (folder / "stability").glob("*-*.json")}
     [journal] = (folder / "stability").glob("*.jsonl")
     tests = journal.read_text().splitlines()
@@ -181,8 +182,8 @@ def test_interrupted_it_goes_on_to_the_identical_outcome(
         return real(cell, problem, done, memory_gb, full)
 
     monkeypatch.setattr(module, "search", counted)
-    measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
-    assert sum(resumed) == 7  # the tests of the replicate under way are not run again
+    measure_cells([cell.id], where(tmp_path / "root"), resamples=N, seeds=SEEDS)
+    assert sum(resumed) == 7  # the tests of the search under way are not run again
     assert len(resumed) == N + 3 + SEEDS - after
     assert all(path.read_bytes() == content for path, content in finished.items())
     assert all((folder / name).read_bytes() == (measured[0] / name).read_bytes() for name in OUTCOME)
@@ -198,7 +199,7 @@ def test_killed_it_goes_on_to_the_identical_outcome(
     typed += ["--n", str(N), "--seeds", str(SEEDS)]
     running = subprocess.Popen(typed, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (folder / "stability" / "bootstrap-000.json").exists():
+    while not (folder / "stability" / "resample-000.json").exists():
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -218,24 +219,26 @@ def test_what_is_there_is_not_searched_again_and_more_resamples_keep_the_first(
     copy = tmp_path / "root" / "cells" / cell.id
     before = {name: (copy / name).stat().st_mtime_ns for name in OUTCOME}
     monkeypatch.setattr(module, "load", lambda *_: pytest.fail("loaded a model for nothing"))
-    [found] = measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
+    [found] = measure_cells([cell.id], where(tmp_path / "root"), resamples=N, seeds=SEEDS)
     assert found.seconds > 0
     assert before == {name: (copy / name).stat().st_mtime_ns for name in OUTCOME}
     monkeypatch.undo()
     searches, real = [], module.search
     monkeypatch.setattr(module, "search", lambda *a: searches.append(a) or real(*a))
-    [more] = measure_cells([cell.id], where(tmp_path / "root"), n=N + 1, seeds=1)
+    [more] = measure_cells([cell.id], where(tmp_path / "root"), resamples=N + 1, seeds=1)
     assert len(searches) == 1
     for _ in range(2):  # and less asked leaves what is there, whether or not the summary was lost
-        assert (more.values["n"], more.values["bootstrap"]["replicates"]) == (N + 1, N + 1)
-        assert (more.values["seeds"], more.values["other_seeds"]["replicates"]) == (SEEDS, SEEDS)
-        [more] = measure_cells([cell.id], where(tmp_path / "root"), n=2, seeds=0)
+        assert more.values["asked"] == {"resamples": N + 1, "seeds": SEEDS}
+        assert [more.values[kind]["circuits"] for kind in ("resamples", "seeds")] == [N + 1, SEEDS]
+        [more] = measure_cells([cell.id], where(tmp_path / "root"), resamples=2, seeds=0)
         (copy / "stability.json").unlink()
-    [again] = measure_cells([cell.id], where(tmp_path / "root"), n=2, seeds=0)
+    [again] = measure_cells([cell.id], where(tmp_path / "root"), resamples=2, seeds=0)
     assert again.values == more.values
     assert len(searches) == 1
     asked = [(N, SEEDS), (N + 1, 1), (2, 0)]
-    assert {path.name for path in (copy / "stability").glob("*.done")} == {f"n{n}-seeds{k}.done" for n, k in asked}
+    assert {path.name for path in (copy / "stability").glob("*.done")} == {
+        f"resamples{n}-seeds{k}.done" for n, k in asked
+    }
 
 
 def test_recorded_prompts_have_no_other_seeds_and_cells_of_a_task_load_once(
@@ -244,26 +247,25 @@ def test_recorded_prompts_have_no_other_seeds_and_cells_of_a_task_load_once(
     pair = [finish(tmp_path, "task=tracr-reverse", f"method={method}", "threshold=0.01") for method in ("acdc", "pahq")]
     loads, real = [], module.load
     monkeypatch.setattr(module, "load", lambda *a: loads.append(a) or real(*a))
-    found = measure_cells([cell.id for cell in pair], where(tmp_path), n=2, seeds=3)
+    found = measure_cells([cell.id for cell in pair], where(tmp_path), resamples=2, seeds=3)
     assert len(loads) == 1
     for one in found:
-        assert (one.values["other_seeds"]["replicates"], one.values["note"]) == (0, SAME_PROMPTS)
+        assert (one.values["seeds"]["circuits"], one.values["note"]) == (0, SAME_PROMPTS)
         assert pd.read_parquet(one.path.with_name("inclusion.parquet"))["seeds"].isna().all()
 
 
-def test_replicates_of_another_model_or_version_are_refused(measured: tuple[Path, CellConfig], tmp_path: Path) -> None:
+def test_searches_of_another_model_or_version_are_refused(measured: tuple[Path, CellConfig], tmp_path: Path) -> None:
     folder, cell = measured
     shutil.copytree(folder.parents[2], tmp_path / "root")
     copy = tmp_path / "root" / "cells" / cell.id
     provenance = copy / "stability" / "provenance.json"
     write_sealed(provenance, read_sealed(provenance) | {"pahq": "0.0.1"})
     (copy / "stability.json").unlink()
-    with pytest.raises(PahqError, match="replicates of another run; move it away"):
-        measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
-    result = read_result(copy)
-    write_result(copy, result | {"model": result["model"] | {"digest": "f" * 16}})
+    with pytest.raises(PahqError, match="searches of another run; move it away"):
+        measure_cells([cell.id], where(tmp_path / "root"), resamples=N, seeds=SEEDS)
+    change_result(copy, model_digest="f" * 64)
     with pytest.raises(PahqError, match="was searched on a model of digest ffff"):
-        measure_cells([cell.id], where(tmp_path / "root"), n=N, seeds=SEEDS)
+        measure_cells([cell.id], where(tmp_path / "root"), resamples=N, seeds=SEEDS)
 
 
 @pytest.fixture
@@ -282,13 +284,13 @@ def flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["stability.json", "inclusion.parquet", *(f"stability/{name}.json" for name in ("bootstrap-001", "provenance"))],
+    ["stability.json", "inclusion.parquet", *(f"stability/{name}.json" for name in ("resample-001", "provenance"))],
 )
 def test_a_byte_that_changed_is_noticed_before_any_search(
     copied: tuple[Path, CellConfig], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder, cell = copied
-    monkeypatch.setattr(module, "_replicate", lambda *_: pytest.fail("searched for nothing"))
+    monkeypatch.setattr(module, "_search_again", lambda *_: pytest.fail("searched for nothing"))
     path = folder / name
     content, rng = path.read_bytes(), random.Random(name)
     if name == "stability/provenance.json":  # read where something is still to be measured
@@ -296,14 +298,14 @@ def test_a_byte_that_changed_is_noticed_before_any_search(
     for _ in range(12):
         flip(path, rng.randrange(len(content)))
         with pytest.raises(PahqError, match=rf"{name} is damaged: .*move .*away, and .*anew"):
-            measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+            measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
         path.write_bytes(content)
-    measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
 
 
-def test_every_byte_of_a_replicate_counts(copied: tuple[Path, CellConfig]) -> None:
+def test_every_byte_of_a_search_counts(copied: tuple[Path, CellConfig]) -> None:
     folder, _ = copied
-    for path in (folder / "stability" / "bootstrap-000.json", folder / "stability.json"):
+    for path in (folder / "stability" / "resample-000.json", folder / "stability.json"):
         content = path.read_bytes()
         for at in range(len(content)):
             flip(path, at)
@@ -312,25 +314,25 @@ def test_every_byte_of_a_replicate_counts(copied: tuple[Path, CellConfig]) -> No
             path.write_bytes(content)
 
 
-def test_a_damaged_replicate_is_made_anew_once_it_is_moved_away(
+def test_a_damaged_search_is_made_anew_once_it_is_moved_away(
     copied: tuple[Path, CellConfig], measured: tuple[Path, CellConfig]
 ) -> None:
     folder, cell = copied
     flip(folder / "stability" / "seed-plus-1.json", 100)
     (folder / "stability.json").unlink()
     with pytest.raises(PahqError, match=r"seed-plus-1\.json is damaged"):
-        measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+        measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
     (folder / "stability" / "seed-plus-1.json").unlink()
-    measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
     assert all((folder / name).read_bytes() == (measured[0] / name).read_bytes() for name in OUTCOME)
 
 
-def test_a_replicates_journal_that_contradicts_itself_is_refused(
+def test_a_searchs_journal_that_contradicts_itself_is_refused(
     copied: tuple[Path, CellConfig], measured: tuple[Path, CellConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, cell = copied
     (folder / "stability.json").unlink()
-    (folder / "stability" / "bootstrap-002.json").unlink()
+    (folder / "stability" / "resample-002.json").unlink()
     real = module.search
 
     def interrupted(*arguments: object):  # type: ignore[no-untyped-def]
@@ -342,16 +344,16 @@ def test_a_replicates_journal_that_contradicts_itself_is_refused(
     with monkeypatch.context() as broken:
         broken.setattr(module, "search", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
-    path = folder / "stability" / "bootstrap-002.jsonl"
+            measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
+    path = folder / "stability" / "resample-002.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[4]["removed"] = not lines[4]["removed"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(PahqError, match=r"bootstrap-002\.jsonl is damaged: line 5 .*; move it away, and pahq"):
-        measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
+    with pytest.raises(PahqError, match=r"resample-002\.jsonl is damaged: line 5 .*; move it away, and pahq"):
+        measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
     path.unlink()
-    measure_cells([cell.id], where(folder.parents[2]), n=N, seeds=SEEDS)
-    edges = [json.loads((at / "stability" / "bootstrap-002.json").read_text())["edges"] for at in (folder, measured[0])]
+    measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
+    edges = [json.loads((at / "stability" / "resample-002.json").read_text())["edges"] for at in (folder, measured[0])]
     assert edges[0] == edges[1]
 
 
@@ -407,8 +409,8 @@ def test_an_experiments_rows_say_how_much_where_the_command_does_not(
     asked = {ids[0]: Asked(resamples=8), ids[1]: Asked(resamples=20)}
     found: dict[str, tuple[int, int]] = {}
 
-    def noted(cells: list[str], run: RunConfig, *, n: int, seeds: int, report: object) -> None:
-        found.update({cell_id: (n, seeds) for cell_id in cells})
+    def noted(cells: list[str], run: RunConfig, *, resamples: int, seeds: int, report: object) -> None:
+        found.update({cell_id: (resamples, seeds) for cell_id in cells})
 
     monkeypatch.setattr(module, "measure_cells", noted)
     command.main(["some", ids[2], "--root", str(tmp_path)], lambda name: asked)

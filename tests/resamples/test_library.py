@@ -1,4 +1,4 @@
-"""``pahq.stability``: known answers, and each replicate the search that ``pahq.acdc`` would make."""
+"""``pahq.stability``: known answers, and each of its searches the one that ``pahq.acdc`` would make."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pahq.tasks.task import Prompts, Task
 MODEL = small_models.random_model("gpt2")
 
 
-def test_each_replicate_is_a_search_of_its_own() -> None:
+def test_each_resample_is_a_search_of_its_own() -> None:
     prompts, other = (small_models.random_prompts(MODEL, seed, batch=4, every_item=True) for seed in (0, 1))
     setting = {"precision": PrecisionConfig(name="int8", format="int8", mlp="bf16"), "focus": "receiver"}
     found = pahq.stability(MODEL, prompts, 0.1, n=4, seed=5, others=[other], progress=False, **setting)
     assert found.original.edges == pahq.acdc(MODEL, prompts, 0.1, progress=False, **setting).edges
-    for i, circuit in enumerate(found.bootstrap.circuits.values()):
+    for i, circuit in enumerate(found.resamples.circuits.values()):
         alone = pahq.acdc(MODEL, resample(prompts, draw(4, 5, i)), 0.1, progress=False, **setting)
         assert circuit.edges == alone.edges
-    assert len({circuit.present for circuit in found.bootstrap.circuits.values()}) > 1
+    assert len({circuit.present for circuit in found.resamples.circuits.values()}) > 1
     for name, circuit in found.orders.circuits.items():
         order = Order(*name.split("-"))
         assert circuit.edges == pahq.acdc(MODEL, prompts, 0.1, order=order, progress=False, **setting).edges
@@ -66,7 +66,7 @@ def test_prompts_drawn_twice_stand_twice_where_that_makes_another_problem(
     task = cell.task.model_copy(update={"ablation": setting.get("ablation", "corrupted")})
     stored = cell.model_copy(update={"task": task, "precision": setting.get("precision", cell.precision)})
     ground = cells._Ground(MODEL, Task("own", prompts, prompts, "kl"), {})
-    cells._prompts(stored, ground, Variant("bootstrap", "bootstrap-000", Order(), replicate=0))
+    cells._prompts(stored, ground, Variant("resamples", "resample-000", Order(), resample=0))
     assert asked == [needed] * 3
 
 
@@ -75,16 +75,16 @@ def test_equal_prompts_cannot_be_resampled_into_anything_else() -> None:
     prompts = resample(one, [0] * 5)
     found = pahq.stability(MODEL, prompts, 0.1, n=6, orders=False, progress=False)
     assert 0 < len(found.original) < len(found.original.present)
-    assert found.bootstrap.pairwise is not None
-    assert found.bootstrap.to_original is not None
-    assert found.bootstrap.pairwise.min == found.bootstrap.to_original.min == 1.0
+    assert found.resamples.pairwise is not None
+    assert found.resamples.to_original is not None
+    assert found.resamples.pairwise.min == found.resamples.to_original.min == 1.0
     assert set(found.inclusion.values()) == {0.0, 1.0}
     assert len(found.orders) == 0
 
 
 @pytest.mark.parametrize("name", ["tracr-reverse-zero", "tracr-proportion-zero"])
 def test_the_compiled_circuit_is_found_from_any_resample(name: str) -> None:
-    """Zero ablation: every replicate in every order is the published circuit, all of it and nothing else."""
+    """Zero ablation: every resample and every order is the published circuit, all of it and nothing else."""
     [(cell, _)] = compose_runs([f"task={name}", "method=acdc"])
     model = pahq.load_model(cell.model.source)
     task = build_task(cell.task, model, 0)

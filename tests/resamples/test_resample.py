@@ -167,9 +167,9 @@ def test_drawing_all_in_order_changes_nothing_and_any_change_is_seen() -> None:
 
 def test_draws_are_functions_of_their_numbers() -> None:
     assert draw(6, 0, 0) == [3, 4, 3, 5, 3, 2]  # the same on every machine
-    draws = [tuple(draw(16, seed, replicate)) for seed in (0, 1) for replicate in range(50)]
+    draws = [tuple(draw(16, seed, number)) for seed in (0, 1) for number in range(50)]
     assert len(set(draws)) == 100
-    assert draws == [tuple(draw(16, seed, replicate)) for seed in (0, 1) for replicate in range(50)]
+    assert draws == [tuple(draw(16, seed, number)) for seed in (0, 1) for number in range(50)]
     share = sum(len(set(chosen)) for chosen in draws) / (100 * 16)
     assert share == pytest.approx(1 - (1 - 1 / 16) ** 16, abs=0.02)  # distinct examples in a bootstrap sample
 

@@ -11,6 +11,7 @@ import torch
 from support import small_models
 
 from pahq.cell.journal import read_journal
+from pahq.cell.result import Float64Audit
 from pahq.circuits.graph import Graph, ModelShape, build_graph
 from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig, RunConfig
@@ -73,13 +74,12 @@ def test_a_cell_says_what_its_audit_found(tmp_path: Path):
 
     ((cell, _),) = compose_runs(["task=tracr-proportion", "method=acdc", "threshold=0.01", "audit=float64"])
     assert isinstance(cell, CellConfig)
-    values = run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False)).values["certainty"]
-    assert values["noise"] > 0
-    assert values["audit"] == {
-        "tests": values["at_risk"],
-        "flipped": [],
-        "worst_difference": pytest.approx(0, abs=1e-6),
-    }
+    certainty = run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False)).result.certainty
+    assert certainty.noise > 0
+    found = certainty.audit
+    assert isinstance(found, Float64Audit)
+    assert (found.tests, found.flipped) == (certainty.at_risk, ())
+    assert found.worst_difference == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["suffix", "reference"])
@@ -90,15 +90,15 @@ def test_a_cell_says_how_far_carried_losses_drifted(tmp_path: Path, engine: str)
     wanted = ["task=nano-ioi", "method=acdc", "threshold=0.1", "task.examples=4", f"engine.name={engine}"]
     ((cell, _),) = compose_runs(wanted)
     result = run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
-    found = result.values["certainty"]
+    found = result.result.certainty
     noted = [line.drift for line in read_journal(result.folder / "decisions.jsonl") if line.drift is not None]
     if engine == "reference":
-        assert (found["drift"], noted) == (None, [])
+        assert (found.drift, noted) == (None, [])
     else:
-        assert 0 < found["drift"] < 1e-4
-        assert 0 < found["noise"] < 1e-4
+        assert 0 < found.drift < 1e-4
+        assert 0 < found.noise < 1e-4
         assert noted == sorted(set(noted))
-        assert noted[-1] == found["drift"]
+        assert noted[-1] == found.drift
 
 
 def test_drift_is_told_and_noise_is_measured_apart_from_it():
@@ -116,8 +116,8 @@ def test_drift_is_told_and_noise_is_measured_apart_from_it():
     decisions = list(search(cell, problem, [], doubts=doubts))
     drifted = [replace(decisions[0], drift=0.5), *decisions[1:]]
     before, after = (certainty(cell, model, task, None, taken, doubts) for taken in (decisions, drifted))
-    assert 0 < before["noise"] < 1e-4
-    assert after == before | {"drift": 0.5}
+    assert 0 < before.noise < 1e-4
+    assert after == before.model_copy(update={"drift": 0.5})
 
 
 @pytest.mark.parametrize("doubts", ["float64", "leave"])
@@ -129,19 +129,15 @@ def test_the_certainty_of_a_cell_is_what_its_journal_says(tmp_path: Path, engine
     wanted = ["task=nano-ioi", "method=acdc", "threshold=1e-7", "task.examples=2", f"engine.name={engine}"]
     ((cell, _),) = compose_runs([*wanted, f"engine.doubts={doubts}"])
     result = run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
-    told, lines = result.values["certainty"], read_journal(result.folder / "decisions.jsonl")
-    assert set(told) == {
-        *("noise", "sample", "largest_error", "safety", "confidence", "beyond", "settled", "settled_share"),
-        *("overturned", "at_risk", "drift", "audit"),
-    }
+    told, lines = result.result.certainty, read_journal(result.folder / "decisions.jsonl")
     settled = [line for line in lines if line.rough]
-    assert (told["settled"], told["settled_share"]) == (len(settled), len(settled) / len(lines))
+    assert (told.settled, told.settled_share) == (len(settled), len(settled) / len(lines))
     assert bool(settled) == (doubts == "float64")
     falls = [line.rough[1] - line.rough[0] < cell.threshold for line in settled if line.rough]
-    assert told["overturned"] == sum(fell != line.removed for fell, line in zip(falls, settled, strict=True))
+    assert told.overturned == sum(fell != line.removed for fell, line in zip(falls, settled, strict=True))
     shares = [min(SHARE, COUNT / (i + 1)) for i in range(len(lines))]
-    assert told["beyond"] == unseen_share(shares, told["confidence"]) < 0.08
-    assert 0 < told["largest_error"] < told["noise"] < 1e-5
+    assert told.beyond == unseen_share(shares, told.confidence) < 0.08
+    assert 0 < told.largest_error < told.noise < 1e-5
     if doubts == "leave":
-        assert told["at_risk"] > 0
-    assert told["audit"] is None
+        assert told.at_risk > 0
+    assert told.audit is None

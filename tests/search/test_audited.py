@@ -10,6 +10,7 @@ import pytest
 
 from pahq.cell.files import cell_folder, read_result
 from pahq.cell.journal import JournalLine, read_journal
+from pahq.cell.result import BandAudit, Result
 from pahq.cell.run import load, rerun, run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import BandConfig, CellConfig, RunConfig, parse_config
@@ -38,8 +39,13 @@ def make(engine: str = "reference", **changes: Any) -> CellConfig:
     return parse_config(values | changes)[0]
 
 
-def run_in(root: Path, cell: CellConfig) -> dict[str, Any]:
-    return dict(run_cell(cell, RunConfig(root=str(root), wandb="disabled", progress=False)).values)
+def run_in(root: Path, cell: CellConfig) -> Result:
+    return run_cell(cell, RunConfig(root=str(root), wandb="disabled", progress=False)).result
+
+
+def band_of(result: Result) -> BandAudit:
+    assert result.band is not None
+    return result.band
 
 
 def decided(folder: Path) -> list[tuple[object, ...]]:
@@ -66,15 +72,15 @@ def test_acdc_has_nothing_to_audit() -> None:
 def test_a_cell_tells_of_its_audit(tmp_path: Path, engine: str) -> None:
     cell = make(engine)
     values = run_in(tmp_path, cell)
-    told = values["certainty"]["audit"]
+    told = band_of(values)
     lines = read_journal(cell_folder(tmp_path, cell.id) / "decisions.jsonl")
     audited = [line for line in lines if line.audited]
     assert 0 < len(audited) < len(lines)
-    assert (told["kind"], told["tests"], told["hopeless"]) == ("band", len(audited), False)
-    assert told["share"] == len(audited) / len(lines)
-    assert 0.125 < told["bits_share"] < 2
-    assert values["certainty"]["noise"] < 1e-4
-    assert values["search"]["start"] == lines[0].low[0] > lines[0].before  # type: ignore[index]
+    assert (told.kind, told.tests, told.hopeless) == ("band", len(audited), False)
+    assert told.share == len(audited) / len(lines)
+    assert 0.125 < told.bits_share < 2
+    assert values.certainty.noise < 1e-4
+    assert values.search.start == lines[0].low[0] > lines[0].before  # type: ignore[index]
     problem, again = rerun(cell, "cpu")
     edges = problem.graph.edges
     assert [(str(edges[d.edge]), d.removed) for d in again] == [(line.edge, line.removed) for line in lines]
@@ -83,7 +89,7 @@ def test_a_cell_tells_of_its_audit(tmp_path: Path, engine: str) -> None:
 def test_the_band_of_a_cell_begins_anew_in_each_layer(tmp_path: Path) -> None:
     """Replayed by its journal alone: the tests that were audited are those within the band of their layer."""
     cell = make("suffix", band={"near": 1.0, "enough": 3, "share": 0.0, "hopeless": 1.0})
-    told = run_in(tmp_path, cell)["certainty"]["audit"]
+    told = band_of(run_in(tmp_path, cell))
     folder = cell_folder(tmp_path, cell.id)
     graph = Circuit.read(folder / "circuit.json").graph
     index = {str(edge): at for at, edge in enumerate(graph.edges)}
@@ -98,8 +104,8 @@ def test_the_band_of_a_cell_begins_anew_in_each_layer(tmp_path: Path) -> None:
         for one in (known, flat):
             one.note(Decision(line.i, index[line.edge], line.before, line.after, line.removed, line.audited, line.low))
     assert differing
-    assert told["layers"]["tested"] == len(known.layers) > 1
-    assert told["layers"]["calibrated"] == sum(count >= 3 for count in known.layers.values()) > 0
+    assert told.layers.tested == len(known.layers) > 1
+    assert told.layers.calibrated == sum(count >= 3 for count in known.layers.values()) > 0
 
 
 @pytest.mark.parametrize("hopeless", [1.0, 0.001])
@@ -107,7 +113,7 @@ def test_a_cut_journal_is_gone_on_with(tmp_path: Path, hopeless: float) -> None:
     cell = make(band={**EARLY, "hopeless": hopeless, "safety": 2.0 if hopeless == 1 else 1e9})
     whole = run_in(tmp_path / "whole", cell)
     finished, folder = cell_folder(tmp_path / "whole", cell.id), cell_folder(tmp_path / "cut", cell.id)
-    assert whole["certainty"]["audit"]["hopeless"] == (hopeless < 1)
+    assert band_of(whole).hopeless == (hopeless < 1)
     lines = (finished / "decisions.jsonl").read_bytes().splitlines(keepends=True)
     for length in (1, 4, 5, 6, 7, 9, len(lines) // 2, len(lines) - 1, len(lines)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,16 +123,16 @@ def test_a_cut_journal_is_gone_on_with(tmp_path: Path, hopeless: float) -> None:
         (folder / "result.json").unlink(missing_ok=True)
         result = run_in(tmp_path / "cut", cell)
         assert decided(folder) == decided(finished)
-        assert result["certainty"] == read_result(finished)["certainty"]
+        assert result.certainty == read_result(finished).certainty
 
 
 def test_a_hopeless_cell_is_acdcs(tmp_path: Path) -> None:
     audited = make("suffix", band={**EARLY, "hopeless": 0.001, "safety": 1e9})
     acdc = make("suffix", audit="none", band={}, method={"name": "acdc"}, precision={"name": "auto"})
-    told = run_in(tmp_path, audited)["certainty"]["audit"]
+    told = band_of(run_in(tmp_path, audited))
     run_in(tmp_path, acdc)
-    assert told["hopeless"]
-    assert (told["share"], told["could_differ"]) == (1.0, 0.0)
+    assert told.hopeless
+    assert (told.share, told.could_differ) == (1.0, 0.0)
     circuits = [Circuit.read(cell_folder(tmp_path, cell.id) / "circuit.json") for cell in (audited, acdc)]
     assert circuits[0] == circuits[1]
 
@@ -166,8 +172,8 @@ def test_packed_weights_and_plain_ones_give_one_search(tmp_path: Path) -> None:
         folders.append(run_cell(make("suffix"), run).folder)
     assert decided(folders[0]) == decided(folders[1])
     plain, packed = (read_result(folder) for folder in folders)
-    assert (plain["store"], packed["store"]) == ("plain", "packed")
-    assert plain["certainty"] == packed["certainty"]
+    assert (plain.store, packed.store) == ("plain", "packed")
+    assert plain.certainty == packed.certainty
 
 
 @pytest.mark.parametrize("audit", ["band", "none"])
@@ -178,5 +184,5 @@ def test_the_full_model_is_loaded_once(audit: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ModelFile, "load", lambda self: loads.append(1) or load_all(self))
     changes = {} if audit == "band" else {"audit": "none", "band": {}}
     found = run_in(tmp_path, make(**changes))
-    assert (found["store"], len(loads)) == ("packed", 1)
-    assert found["model"]["digest"]
+    assert (found.store, len(loads)) == ("packed", 1)
+    assert found.model_digest

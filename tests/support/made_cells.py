@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pahq.cell.files import SCHEMA, write_result
+from pahq.cell.files import read_result, write_result
+from pahq.cell.result import Result
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph, ModelShape, build_graph
 from pahq.circuits.published import published_circuit
@@ -68,7 +69,6 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
     circuit = Circuit.from_names(graph, edges)
     folder = root / "cells" / config.id
     folder.mkdir(parents=True)
-    direct = sum(graph.edges[i].direct for i in circuit.indices)
     quality = len(circuit) / len(graph.edges)
     own = TASKS[config.task.name][2]
     clean, corrupted = (0.0, 1.5) if own == "mse" else (4.0, -0.5)
@@ -83,23 +83,15 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
         }
         for i, (edge, kept) in enumerate(zip(graph.edges, circuit.present, strict=True))
     ]
-    result = {
-        "schema": SCHEMA,
-        "id": config.id,
-        "config": config.model_dump(mode="json"),
-        "model": {"name": config.model.name, "digest": "0" * 16},
-        "graph": {"addition": graph.n_addition, "direct": graph.n_direct},
+    counts = {
+        "edges_addition": graph.n_addition,
+        "edges_direct": graph.n_direct,
         "tests": len(lines),
         "kept": len(circuit),
-        "kept_addition": len(circuit) - direct,
-        "kept_direct": direct,
+        "kept_addition": sum(not graph.edges[i].direct for i in circuit.indices),
         "kept_cleaned": len(circuit.cleaned(ablation=config.task.ablation)),
-        "search": {
-            "metric": config.task.metric,
-            "start": NOISE[config.precision.name] / 10,
-            "final": 0.2,
-            "smallest_margin": 1e-4,
-        },
+        "seconds": 0.002 * len(lines),
+        "search": {"start": NOISE[config.precision.name] / 10},
         "fresh": {
             "kl": (1 - quality) ** 2,
             "metric": own,
@@ -108,19 +100,53 @@ def make_cell(root: Path, config: CellConfig, edges: Iterable[str], **changes: A
             "corrupted": corrupted,
             "faithfulness": quality,
         },
-        "seconds": 0.002 * len(lines),
-        "peak_bytes": 50 * 2**20,
-        "resumed": False,
-        "versions": {"pahq": "0.1.0", "torch": "2.13.0", "python": "3.11.0"},
-        "device": "cpu",
-        "threads": 1,
-    } | changes
+    }
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    write_json(folder / "provenance.json", {"model": "0" * 16, "pahq": "0.1.0"})
+    write_json(folder / "provenance.json", {"model": "0" * 64, "pahq": "0.1.0"})
     (folder / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(folder / "circuit.json", circuit.to_json(ablation=config.task.ablation))
-    write_result(folder, result)
+    write_result(folder, make_result(config, **_merged(counts, changes)))
     return config.id
+
+
+def make_result(config: CellConfig, **changes: Any) -> Result:
+    """What a small search of that cell might have come to; ``changes`` replace entries, of nested ones those named."""
+    values = {
+        "id": config.id,
+        "config": config.model_dump(mode="json"),
+        "model_digest": "0" * 64,
+        **{"edges_addition": 6, "edges_direct": 3, "tests": 9, "kept": 2, "kept_addition": 1, "kept_cleaned": 2},
+        "search": {"start": 0.0, "final": 0.2, "smallest_margin": 1e-4},
+        "certainty": {
+            **{"noise": 1e-7, "sample": 8, "largest_error": 1e-8, "safety": 10.0, "confidence": 0.95, "beyond": 0.3},
+            **{"settled": 0, "settled_share": 0.0, "overturned": 0, "at_risk": 0, "drift": None, "audit": None},
+        },
+        "fresh": {"kl": 0.1, "metric": "nll", "value": 1.0, "clean": 2.0, "corrupted": 0.0, "faithfulness": 0.5},
+        "task_check": None,
+        **{"seconds": 0.018, "set_up_seconds": 0.5, "peak_bytes": 50 * 2**20, "levels": None, "store": "plain"},
+        **{"resumed": False, "device": "cpu", "threads": 1},
+        "versions": {"pahq": "0.1.0", "torch": "2.13.0", "python": "3.11.0"},
+    }
+    return Result.from_json(_merged(values, changes), Path("made"))
+
+
+def change_result(folder: Path, **changes: Any) -> None:
+    """Write a finished cell's result anew, with other entries, and with the digests that its files have now."""
+    old = read_result(folder).to_json()
+    write_result(folder, Result.from_json(_merged(old, changes), folder / "result.json"))
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {key: (values[key], new) for key, new in changes.items() if key in values}
+    nested = {key: _merged(*pair) for key, pair in both.items() if all(isinstance(part, dict) for part in pair)}
+    return values | changes | nested
+
+
+BAND = {  # of an audited cell's certainty
+    **{"kind": "band", "tests": 20, "share": 0.2, "overturned": 3, "layers": {"tested": 2, "calibrated": 2}},
+    **{"sample": 4, "outside": {"drawn": 3, "overturned": 0}, "confidence": 0.95, "safety": 2.5, "band": 0.1},
+    **{"largest_error": 0.05, "could_differ": 1.5, "hopeless": False, "hopeless_at": None, "bits_share": 0.4},
+}
 
 
 def make_experiment(root: Path, thresholds: tuple[float, ...] = (0.001, 0.01, 0.1, 0.5)) -> list[str]:

@@ -175,8 +175,9 @@ def test_the_command_line_says_it_in_one_line(tmp_path: Path, swapped: bool) -> 
 def test_a_cell_records_it_whatever_its_store(tmp_path: Path, store: Any) -> None:
     [(cell, _)] = compose_runs(["task=nano-ioi", "model=nano", "method=pahq", "precision=int8", "threshold=100"])
     run = RunConfig(root=str(tmp_path), wandb="disabled", progress=False, store=store)
-    values = run_cell(cell, run).values["task_check"]
-    assert (values["done"], values["among_top"], values["items"]) == (1.0, 1.0, 16)
+    found = run_cell(cell, run).result.task_check
+    assert found is not None
+    assert (found.done, found.among_top, found.items) == (1.0, 1.0, 16)
 
 
 DOORS: dict[str, Callable[..., Any]] = {

@@ -163,5 +163,5 @@ def test_a_search_goes_on_after_its_file_moved(tmp_path):
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:20]))
     (whole.folder / "result.json").unlink()
     again = run_cell(cells[1], run)
-    assert (again.folder, again.values["resumed"]) == (whole.folder, True)
-    assert again.values["kept"] == whole.values["kept"]
+    assert (again.folder, again.result.resumed) == (whole.folder, True)
+    assert again.result.kept == whole.result.kept

@@ -238,7 +238,7 @@ def test_tests_that_float64_settled_are_told(tmp_path: Path, capsys: pytest.Capt
     settled = sum(line.rough is not None for line in read_journal(folder / "decisions.jsonl"))
     assert settled > 0
     assert main([str(folder)]) == 0
-    tests = read_result(folder)["tests"]
+    tests = read_result(folder).tests
     told = f"{tests} of {tests} tests equal, {settled} settled in float64, worst difference of effect "
     assert told in capsys.readouterr().out
     assert main([str(folder), "--dtype", "float64"]) == 0  # float64 has nothing to settle

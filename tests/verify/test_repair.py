@@ -109,7 +109,7 @@ def test_a_folder_that_no_longer_says_what_it_is_is_told(root: Path, capsys: pyt
 
 def test_damage_beside_a_whole_cell_is_moved_aside(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = cell_folder(root, IDS[0])
-    names = ("faithfulness.json", "stability/bootstrap-000.json")
+    names = ("faithfulness.json", "stability/resample-000.json")
     for name in names:
         write_sealed(folder / name, {"name": name})
         flip(folder / name)

@@ -1,4 +1,6 @@
 # From the cells' files alone: judgement, tables, figures.
+from pahq.analysis.names import EVALUATED, FIGURES
+
 ANALYSIS = f"{ROOT}/analysis/{EXPERIMENT}"
 
 
@@ -7,10 +9,7 @@ rule evaluate:
         CELLS,
         STABLE,
     output:
-        expand(
-            f"{ANALYSIS}/{{name}}.parquet",
-            name=["cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects"],
-        ),
+        expand(f"{ANALYSIS}/{{name}}.parquet", name=EVALUATED),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/evaluate.log",
     conda:
@@ -44,10 +43,7 @@ rule figures:
         rules.evaluate.output,
         FAITHFULNESS,
     output:
-        expand(
-            f"{ANALYSIS}/figures/{{name}}.png",
-            name=["roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto"],
-        ),
+        expand(f"{ANALYSIS}/figures/{{name}}.png", name=FIGURES),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",
     conda:

@@ -1,5 +1,5 @@
 # The cells whose rows say stability, searched again on resampled prompts, in other orders and with other seeds. What a job
-# declares is a marker a cell that names how much was asked, so that asking more measures more. The replicates and
+# declares is a marker a cell that names how much was asked, so that asking more measures more. The searches and
 # stability.json are undeclared: they outlive a killed job.
 # Numbers of searches, for every row: --config stability="--n 20 --seeds 5". Of every cell, marked or not, or of none:
 # --config stability_of=all|none.

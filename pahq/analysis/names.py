@@ -1,0 +1,28 @@
+"""Names that several steps of an analysis share: its files, its figures, the columns that say which series a row is.
+
+What can be set of a precision is declared in ``PrecisionConfig`` alone; columns of it follow from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pahq.config.cell import PrecisionConfig
+
+EVALUATED = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects")  # parquet files
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
+
+NAMED = ("task", "method", "precision", "variant")  # enough to tell a series of an experiment from all others
+SHOWN = ("task", "search_metric", "method", "precision", "bits", "variant")  # what most tables show of one
+SERIES = (  # what a row of any file says of its series
+    *("task", "kind", "ablation", "search_metric", "model", "method", "precision", "format", "bits", "variant"),
+    "series",
+)
+
+
+def precision_columns(precision: PrecisionConfig) -> dict[str, Any]:
+    """A precision's name as ``precision``, and each of its settings by its own name."""
+    return {"precision": precision.name} | precision.model_dump(mode="json", exclude={"name"})
+
+
+SETTINGS = tuple(name for name in PrecisionConfig.model_fields if name != "name")  # of a precision, as columns
