@@ -1,6 +1,6 @@
 """Trains the embedded model ``nano``: 4 layers, 8 heads, word level, the four language tasks at once.
 
-    python -m pahq.nano --out pahq/data/models/nano        (or: make nano)
+    python tools/train_nano.py --out pahq/data/models/nano        (or: make nano)
 
 Deterministic: fixed seeds, fixed threads, torch's deterministic algorithms; the same machine and torch give the same
 bits. A command, never a path that a search takes. Prompts come from the tasks' own generators, in more variations than
@@ -46,7 +46,7 @@ from pahq.tasks.words import (
     VOCABULARY,
 )
 
-log = logging.getLogger("pahq.nano")
+log = logging.getLogger("train_nano")
 
 TASKS = ("ioi", "greaterthan", "docstring", "induction")
 SEED = 20261124
@@ -213,7 +213,7 @@ def state_checksums(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure, save; exit status 1 if a task stays below 95%."""
-    parser = argparse.ArgumentParser(prog="python -m pahq.nano", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(prog="train_nano.py", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     options = parser.parse_args(argv)

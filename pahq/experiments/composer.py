@@ -8,7 +8,10 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from pahq.config.cell import PrecisionConfig
+
 FREE = ("threshold", "precision")
+DEFAULTS = {name: field.default for name, field in PrecisionConfig.model_fields.items() if not field.is_required()}
 
 
 class Composer:
@@ -43,7 +46,7 @@ class Composer:
             assert precision is not None
             typed = {word.partition("=")[0] for word in rest}
             own = {name: value for name, value in found["precision"].items() if f"precision.{name}" in typed}
-            found["precision"] = precision | own
+            found["precision"] = DEFAULTS | precision | own
         return found
 
     def _precision(self, name: str) -> dict[str, str] | None:
