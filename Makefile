@@ -7,7 +7,7 @@ SHELL := bash
 SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	if $$name -c '$(SUPPORTED)' 2>/dev/null; then echo $$name; break; fi; done)
-# CUDA users name the index of their build here; the README has the line.
+# CUDA users name the index of their build here; docs/running.md has the line.
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch' requirements-torch.txt)
 
@@ -25,7 +25,7 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 triton reproduce test oracle nano format lock clean
+.PHONY: setup smollm2 triton reproduce check test oracle nano format lock clean
 
 setup: $(STAMP)
 
@@ -68,7 +68,13 @@ test: $(STAMP) $(SMOLLM2) $(TRITON)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+# The fast loop: linters, types, the quick tests of the rooms that a change touches. ROOMS=all, or ROOMS="engine search".
+ROOMS ?=
+
+check: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/check.py $(ROOMS)
 
 # Random searches beside a slow implementation of our own in numpy (tests/support/numpy_oracle); make test has a short one.
 oracle: $(STAMP)

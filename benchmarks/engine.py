@@ -29,8 +29,8 @@ from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import SuffixEngine
-from pahq.model.forward import run_senders, sender_outputs
 from pahq.model.memory import PeakMemory
+from pahq.model.run import run_senders, sender_outputs
 from pahq.search.acdc import Decision
 from pahq.search.speculate import speculate
 from pahq.tasks.metrics import gather_items

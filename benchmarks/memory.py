@@ -39,8 +39,8 @@ from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
 from pahq.engine.suffix.budget import least_bytes
-from pahq.model.forward import sender_outputs
 from pahq.model.memory import PeakMemory
+from pahq.model.run import sender_outputs
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.sources.find import open_model, save_model
 from pahq.model.weights import Model, ModelConfig

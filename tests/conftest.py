@@ -1,4 +1,8 @@
-"""What holds for every test: one thread, nothing sent anywhere, GPU tests only where there is one."""
+"""What holds for every test: one thread, nothing sent anywhere, GPU tests only where there is one.
+
+``SLOW`` names what takes seconds: ``make check`` leaves it out, and ``make test`` begins with it, so that no worker
+ends long after the other.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,34 @@ if importlib.util.find_spec("triton"):  # which reads this when it is first impo
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
+SLOW = (  # beginnings of test ids, the longest first; ``pytest --durations=60`` shows what belongs here
+    "tests/test_snakemake.py",
+    "tests/experiments/test_paper.py",
+    "tests/search/test_certainty.py",
+    "tests/test_oracle.py::TestRandomSearches",
+    "tests/verify/",
+    "tests/resamples/",
+    "tests/test_notebook.py",
+    "tests/model/test_smollm2.py",
+    "tests/model/test_fused.py",
+    "tests/experiments/test_compose.py",
+    "tests/experiments/test_conf.py",
+    "tests/tasks/test_ability.py",
+    "tests/engine/test_stores.py",
+    "tests/engine/test_suffix.py",
+    "tests/precision/test_schedule.py",
+    "tests/test_packaging.py",
+    "tests/cell/test_run.py::test_a_search_killed_again_and_again",
+    "tests/search/test_audited.py::test_a_cut_journal",
+    "tests/search/test_band.py::test_what_the_band_missed",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _rank(item) < len(SLOW):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=_rank)  # a stable sort: a module's tests stay together
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -27,3 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+def _rank(item: pytest.Item) -> int:
+    """Where in ``SLOW`` a test stands; behind its end, if it is not there."""
+    return next((rank for rank, name in enumerate(SLOW) if item.nodeid.startswith(name)), len(SLOW))

@@ -7,7 +7,6 @@ import re
 import pytest
 import torch
 from support import small_models
-from support.places import ROOT
 
 import pahq
 from pahq.config.cell import PrecisionConfig
@@ -86,12 +85,3 @@ def test_faulty_prompts_are_refused_in_one_sentence(change, sentence):
     with pytest.raises(pahq.PahqError, match=re.escape(sentence)) as caught:
         pahq.prompts(model, **(good | change))
     assert "\n" not in str(caught.value)
-
-
-def test_the_readme_example_runs():
-    text = (ROOT / "README.md").read_text()
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "pahq.acdc(" in block]
-    assert len(blocks) == 1
-    scope: dict = {}
-    exec(compile(blocks[0], "README.md", "exec"), scope)
-    assert len(scope["found"].edges) > 0

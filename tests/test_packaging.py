@@ -162,6 +162,18 @@ def test_the_two_commands_exist_and_the_check_is_the_second() -> None:
     assert "make test" in check.read_text()
 
 
+def test_every_push_and_pull_request_runs_the_readmes_test_command() -> None:
+    content = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert set(content[True]) == {"push", "pull_request"}  # YAML reads the key `on` as a truth
+    assert content["permissions"] == {"contents": "read"}
+    [job] = content["jobs"].values()
+    assert (job["runs-on"], job["timeout-minutes"]) == ("ubuntu-latest", 45)
+    steps = [step.get("uses", step.get("run")) for step in job["steps"]]
+    assert steps[0].startswith("actions/checkout@")
+    assert steps[-1] == "make test"
+    assert "\nmake test " in (ROOT / "README.md").read_text()
+
+
 def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """The check comes before anything is created, so it can be tried with a stand-in for Python."""
     for name in ("Makefile", "requirements.lock", "requirements-torch.txt", "pyproject.toml"):

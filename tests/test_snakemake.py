@@ -19,7 +19,6 @@ from support.places import ROOT
 from pahq.cell.journal import read_journal
 from pahq.experiments.compose import cells, groups
 
-pytestmark = pytest.mark.xdist_group("snakemake")  # one worker, since the tests share a finished run
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
 
 

@@ -213,7 +213,9 @@ def state_checksums(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure, save; exit status 1 if a task stays below 95%."""
-    parser = argparse.ArgumentParser(prog="train_nano.py", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python tools/train_nano.py", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     options = parser.parse_args(argv)

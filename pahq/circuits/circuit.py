@@ -52,60 +52,33 @@ class Circuit:
         live input takes its corrupted value either way. Not so under zero and mean ``ablation``: what a node makes of
         ablated inputs (its biases, at least) differs from its ablated output, so there every sender counts as a start.
         """
-        every = ablation != "corrupted"
-        live = [True] * len(self.graph.senders) if every else self._reached_from_embedding()
-        used = self._reaching_logits()
-        graph = self.graph
+        graph, every = self.graph, ablation != "corrupted"
+        live = [True] * len(graph.senders) if every else self._reached_from_embedding()
+        reaching = graph.reaching_logits(self.present)
         kept = []
         for receiver in graph.receivers:
-            if not self._input_used(receiver, used):
+            if not graph.is_read(receiver, self.present, reaching):
                 continue
-            parents = [i for i in graph.incoming(receiver) if self.present[i] and live[i - graph.incoming(receiver)[0]]]
+            parents = [i for n, i in enumerate(graph.incoming(receiver)) if self.present[i] and live[n]]
             kept += parents
             direct = graph.direct(receiver) if receiver.kind == "head" else None
             if direct is not None and parents and self.present[direct]:
                 kept.append(direct)
         return Circuit.from_indices(graph, kept)
 
-    def _online(self, receiver: Receiver) -> bool:
-        """Whether a head's projection follows its input (its Direct edge is present, or the graph has none)."""
-        direct = self.graph.direct(receiver) if receiver.kind == "head" else None
-        return direct is None or self.present[direct]
-
     def _reached_from_embedding(self) -> list[bool]:
         """By sender: whether some path of present edges leads to it from an embedding."""
-        graph, shape = self.graph, self.graph.shape
+        graph = self.graph
         live: list[bool] = []
 
         def fed(receiver: Receiver) -> bool:
-            if not self._online(receiver):
+            if not graph.online(receiver, self.present):
                 return False
             return any(self.present[i] and live[n] for n, i in enumerate(graph.incoming(receiver)))
 
-        for node in graph.senders:
-            if node.kind == "mlp":
-                live.append(fed(Receiver("mlp", node.layer)))
-            elif node.kind == "head":
-                group = node.head // (shape.heads // shape.kv_heads)
-                heads = {"q": node.head, "k": group, "v": group}
-                live.append(any(fed(Receiver("head", node.layer, heads[letter], letter)) for letter in heads))
-            else:
-                live.append(True)
+        for sender, node in enumerate(graph.senders):
+            live.append(node.kind in ("embed", "pos") or any(fed(receiver) for receiver in graph.inputs(sender)))
         return live
-
-    def _reaching_logits(self) -> list[bool]:
-        """By sender: whether some path of present edges leads from it to the logits."""
-        used = [False] * len(self.graph.senders)
-        for receiver in reversed(self.graph.receivers):
-            if self._input_used(receiver, used):
-                for n, i in enumerate(self.graph.incoming(receiver)):
-                    used[n] = used[n] or self.present[i]
-        return used
-
-    def _input_used(self, receiver: Receiver, used: list[bool]) -> bool:
-        if receiver.kind == "logits":
-            return True
-        return self._online(receiver) and any(used[i] for i in outputs_of(self.graph, receiver))
 
     def to_json(self, *, ablation: str = "corrupted") -> dict[str, Any]:
         """What ``circuit.json`` holds; ``ablation`` decides what cleaning may drop."""
@@ -123,13 +96,3 @@ class Circuit:
             return cls.from_names(graph, data["edges"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PahqError(f"{path} is not a readable circuit: {error}") from error
-
-
-def outputs_of(graph: Graph, receiver: Receiver) -> list[int]:
-    """The senders computed from this receiver's input: a head (or its key-value group), an MLP, or none (logits)."""
-    if receiver.kind == "logits":
-        return []
-    first = graph.upstream(receiver)
-    if receiver.kind == "mlp":
-        return [first]
-    return [first + head for head in graph.shape.query_heads(receiver.letter, receiver.head)]

@@ -5,11 +5,12 @@ Conmy et al. 2023 (ACDC, arXiv 2304.14997), section 2 and its released code. Pur
 Three facts carry everything below. Senders are listed in the order in which the model computes them, so the
 senders upstream of a receiver are always a *prefix* of that list. An Addition edge's index is therefore its
 receiver's offset plus its sender's index. Placeholder edges (a head's q, k, v to its output, an MLP's input to its
-output) are never tested and never counted, so they have no representation at all.
+output) are never tested and never counted; which sender a receiver feeds is what ``Graph.outputs`` says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,7 @@ class ModelShape:
 
     ``kv_heads`` < ``heads`` is grouped-query attention: k and v inputs exist once per key-value head.
     ``split_embed`` makes token and position embedding two senders (as ACDC's ``use_pos_embed``).
+    ``parallel``: a layer's MLP reads the stream that its heads read, so that no edge leads from these heads to it.
     """
 
     layers: int
@@ -31,6 +33,7 @@ class ModelShape:
     kv_heads: int
     mlp: bool
     split_embed: bool = False
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         if any(type(count) is not int for count in (self.layers, self.heads, self.kv_heads)):
@@ -39,6 +42,8 @@ class ModelShape:
             raise PahqError(f"a model needs at least one layer, head and key-value head; got {self}")
         if self.heads % self.kv_heads:
             raise PahqError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
+        if self.parallel and not self.mlp:
+            raise PahqError("a model without MLPs has none that could run in parallel with its heads")
 
     def letter_heads(self, letter: str) -> int:
         """How many inputs the letter has in one layer: heads for q, key-value heads for k and v."""
@@ -106,8 +111,8 @@ class Edge:
 class Graph:
     """All nodes and edges of one model shape; an edge's position in ``edges`` is its index.
 
-    ``edges`` lists the Addition edges receiver by receiver (each over ``senders[:upstream(receiver)]``), then the
-    Direct edges in the order of ``head_inputs``.
+    ``senders`` and ``receivers`` stand in the order of computation. ``edges`` lists the Addition edges receiver by
+    receiver (each over ``senders[:upstream(receiver)]``), then the Direct edges in the order of ``head_inputs``.
     """
 
     shape: ModelShape
@@ -150,6 +155,44 @@ class Graph:
         i = self.receiver_index[receiver]
         return self.offsets[i + 1] - self.offsets[i]
 
+    def head_senders(self, layer: int) -> range:
+        """The heads of a layer, as indices of ``senders``."""
+        first = self.sender_index[Node("head", layer)]
+        return range(first, first + self.shape.heads)
+
+    def outputs(self, receiver: Receiver) -> range:
+        """The senders computed from this receiver's input: a head (or its key-value group), an MLP, or none (logits).
+
+        They are no receiver's upstream count: a parallel MLP is sent behind heads that it does not read.
+        """
+        return self._outputs[receiver]
+
+    def inputs(self, sender: int) -> tuple[Receiver, ...]:
+        """The receivers that sender number ``sender`` is computed from: q, k and v of a head, an MLP's input, none."""
+        return self._inputs[sender]
+
+    @cached_property
+    def _outputs(self) -> dict[Receiver, range]:
+        return {receiver: self._outputs_of(receiver) for receiver in self.receivers}
+
+    def _outputs_of(self, receiver: Receiver) -> range:
+        if receiver.kind == "logits":
+            return range(0)
+        if receiver.kind == "mlp":
+            sender = self.sender_index[Node("mlp", receiver.layer)]
+            return range(sender, sender + 1)
+        heads = self.shape.query_heads(receiver.letter, receiver.head)
+        first = self.head_senders(receiver.layer).start
+        return range(first + heads.start, first + heads.stop)
+
+    @cached_property
+    def _inputs(self) -> tuple[tuple[Receiver, ...], ...]:
+        inputs: list[list[Receiver]] = [[] for _ in self.senders]
+        for receiver in self.receivers:
+            for sender in self.outputs(receiver):
+                inputs[sender].append(receiver)
+        return tuple(map(tuple, inputs))
+
     def addition(self, sender: int, receiver: Receiver) -> int:
         """Index of the edge from sender number ``sender`` to ``receiver``."""
         if not 0 <= sender < self.upstream(receiver):
@@ -165,6 +208,29 @@ class Graph:
         """Index of the Direct edge of a head's input; None where the graph has no Direct edges."""
         return self._direct_index[receiver] if self.n_direct else None
 
+    def online(self, receiver: Receiver, present: Sequence[bool]) -> bool:
+        """Whether what is computed from this receiver's input follows it: no Direct edge of it is absent.
+
+        ``present`` says of every edge whether it is there.
+        """
+        direct = self.direct(receiver) if receiver.kind == "head" else None
+        return direct is None or present[direct]
+
+    def reaching_logits(self, present: Sequence[bool]) -> list[bool]:
+        """By sender: whether some path of ``present`` edges leads from it to the logits."""
+        reaching = [False] * len(self.senders)
+        for receiver in reversed(self.receivers):
+            if self.is_read(receiver, present, reaching):
+                for sender, edge in enumerate(self.incoming(receiver)):
+                    reaching[sender] = reaching[sender] or present[edge]
+        return reaching
+
+    def is_read(self, receiver: Receiver, present: Sequence[bool], reaching: Sequence[bool]) -> bool:
+        """Whether the logits hang on the receiver's input, given which senders have a path to them."""
+        if receiver.kind == "logits":
+            return True
+        return self.online(receiver, present) and any(reaching[sender] for sender in self.outputs(receiver))
+
     def index_of(self, name: str) -> int:
         """Index of the edge called ``name``; PahqError if this graph has none of that name."""
         try:
@@ -178,6 +244,10 @@ class Graph:
 def build_graph(shape: ModelShape, *, direct_edges: bool = True) -> Graph:
     """The graph of a model shape, every edge included; without ``direct_edges`` projections are always online.
 
+    The loop below states the order of computation; everything that walks a graph takes it from here (searches come
+    down it: ``pahq.circuits.order``). ``pahq.model.block`` says how layers are wired, and the shape what of that a
+    graph must know.
+
     Counts (Addition + Direct) agree with ACDC's own: 32,491 + 432 for GPT-2 small.
     """
     if not isinstance(shape, ModelShape):
@@ -189,20 +259,21 @@ def build_graph(shape: ModelShape, *, direct_edges: bool = True) -> Graph:
     offsets = [0]
     edges: list[Edge] = []
 
-    def receive(receiver: Receiver) -> None:
+    def receive(receiver: Receiver, upstream: int) -> None:
         receivers.append(receiver)
-        edges.extend(Edge(sender, receiver) for sender in senders)
+        edges.extend(Edge(sender, receiver) for sender in senders[:upstream])
         offsets.append(len(edges))
 
     for layer in range(shape.layers):
+        below = len(senders)
         for letter in LETTERS:
             for head in range(shape.letter_heads(letter)):
-                receive(Receiver("head", layer, head, letter))
+                receive(Receiver("head", layer, head, letter), below)
         senders.extend(Node("head", layer, head) for head in range(shape.heads))
         if shape.mlp:
-            receive(Receiver("mlp", layer))
+            receive(Receiver("mlp", layer), below if shape.parallel else len(senders))
             senders.append(Node("mlp", layer))
-    receive(Receiver("logits"))
+    receive(Receiver("logits"), len(senders))
     if direct_edges:
         edges.extend(Edge(None, receiver) for receiver in receivers if receiver.kind == "head")
     return Graph(shape, tuple(senders), tuple(receivers), tuple(offsets), tuple(edges))

@@ -1,13 +1,15 @@
-"""The order of visits and tests (Conmy et al. 2023 and its code): a setting, since it changes the circuit."""
+"""The order of visits and tests (Conmy et al. 2023 and its code): a setting, since it changes the circuit.
+
+Searches come down the graph, so visits are its order of computation (``Graph.receivers``) turned round.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from pahq.circuits.graph import Graph, Receiver
-
-LETTER_ORDER = ("v", "k", "q")
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,44 @@ class Visit:
     direct: bool
 
 
-def visits(graph: Graph) -> Iterator[Visit]:
-    """Every node once, from the output down.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Visits next to each other whose tests may be measured together, since none of them hangs on another.
+
+    They are of the logits, of one layer's MLP, or of one layer's head inputs of one letter, all ``direct`` or none.
+    """
+
+    receivers: tuple[Receiver, ...]
+    direct: bool
+
+    @property
+    def kind(self) -> str:
+        return self.receivers[0].kind
+
+    @property
+    def layer(self) -> int:
+        return self.receivers[0].layer
+
+    @property
+    def visits(self) -> tuple[Visit, ...]:
+        return tuple(Visit(receiver, self.direct) for receiver in self.receivers)
+
+
+def stages(graph: Graph) -> Iterator[Stage]:
+    """Every stage once, from the output down.
 
     Per layer: the MLP input; the Direct edges of all heads, letter by letter v, k, q; then the Addition inputs in the
     same letter order. Within a letter heads run from the last to the first, whatever ``Order.indices`` says of senders.
     """
-    shape = graph.shape
-    yield Visit(Receiver("logits"), direct=False)
-    for layer in reversed(range(shape.layers)):
-        if shape.mlp:
-            yield Visit(Receiver("mlp", layer), direct=False)
-        for direct in (True, False) if graph.n_direct else (False,):
-            for letter in LETTER_ORDER:
-                for head in reversed(range(shape.letter_heads(letter))):
-                    yield Visit(Receiver("head", layer, head, letter), direct)
+    for (kind, _), members in groupby(reversed(graph.receivers), key=lambda at: (at.kind, at.layer)):
+        letters = [tuple(of) for _, of in groupby(members, key=lambda at: at.letter)]
+        for direct in (True, False) if kind == "head" and graph.n_direct else (False,):
+            yield from (Stage(receivers, direct) for receivers in letters)
+
+
+def visits(graph: Graph) -> Iterator[Visit]:
+    """Every node's visits, in the order of ``stages``."""
+    return (visit for stage in stages(graph) for visit in stage.visits)
 
 
 def sender_order(graph: Graph, receiver: Receiver, order: Order) -> list[int]:

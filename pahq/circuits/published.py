@@ -1,10 +1,13 @@
 """Circuits that others published: readable tables (``data/circuits/*.yaml``), expanded to edge names.
 
-A table says who sends to whom, in one of two forms or both. ``receivers`` lists the senders of single receivers.
-``rules`` connect whole classes of nodes, as papers do: every node of ``from`` to every node of ``to`` that lies
-downstream of it; for heads ``into`` says which of the inputs q, k and v. One rule completes a table: a head input that
-receives anything has its Direct edge too (as in ACDC's own ground truths). A published circuit belongs to one model
-shape; a task of the same kind on another model has none.
+A table says which node sends to which, in one of two forms or both:
+
+- ``receivers`` lists the senders of single receivers.
+- ``rules`` connect whole classes of nodes, as papers do: every node of ``from`` to every node of ``to`` that lies
+  downstream of it. For heads ``into`` says which of the inputs q, k and v are meant.
+
+A head input that receives anything also has its Direct edge (as in ACDC's own ground truths), so tables do not list
+those. A published circuit belongs to one model shape; a task of the same kind on another model has none.
 """
 
 from __future__ import annotations

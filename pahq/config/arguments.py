@@ -1,4 +1,4 @@
-"""Options of a command: what argparse refuses is one sentence, as every bad input is. No torch."""
+"""Options of a command. What argparse refuses is told in one sentence, as every bad input is. No torch."""
 
 from __future__ import annotations
 

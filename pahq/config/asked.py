@@ -1,6 +1,6 @@
-"""What Python asks of a search, checked as the command line's words are: by making a cell's configuration of it.
+"""What Python asks of a search, checked as the command line's words are: a cell's configuration is made of it.
 
-So there is one validation with two doors, and no torch is needed for it.
+So Python and the command line share one validation. It needs no torch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pahq.sentences import one_sentence
 class Setting(TypedDict, total=False):
     """What is searched: metric (default kl), what absent edges carry, precision and focus.
 
-    ``precision`` is a name of ``conf/precision`` (``int8``) or a PrecisionConfig; with ``focus="receiver"`` it makes it
-    PAHQ, alone RTN-Q.
+    ``precision`` is a name of ``conf/precision`` (``int8``) or a PrecisionConfig. With ``focus="receiver"`` the search
+    is PAHQ, without a focus it is RTN-Q.
     """
 
     metric: str
@@ -84,7 +84,7 @@ def _ordered(order: Order) -> dict[str, str]:
 
 
 def thresholds_of(given: object) -> list[object]:
-    """A list of thresholds, each still to be checked; PahqError for what is none, or empty."""
+    """A list of thresholds, each still to be checked. PahqError for anything else and for an empty list."""
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise PahqError(f"thresholds: a list of numbers was expected (got {given!r})")
     found = list(given)

@@ -1,4 +1,4 @@
-"""Names of models: those that this package and others carry, and what a cell records of a typed one. No torch."""
+"""Names of models: which ones this package and others carry, and what a cell records of a typed one. No torch."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def embedded_models() -> tuple[str, ...]:
 def settled(model: Mapping[str, Any], typed: Container[str] = ()) -> dict[str, Any]:
     """A composed configuration's ``model`` as its cell records it; ``typed``: the keys of the command line.
 
-    A folder is recorded by its absolute path, so that the same words in two working folders are two cells; names of
-    ours go before folders, as they do when the model is loaded. A ``model.source`` that was typed is another model than
-    the YAML file's: it has its own name (unless one was typed too), and no revision unless it is a hub name or one was
-    typed.
+    A folder is recorded by its absolute path, so that the same words in two working folders are two cells. Names of
+    this package's models go before folders, as they do when the model is loaded. A ``model.source`` that was typed is
+    another model than the YAML file's. So it has its own name, unless a name was typed too; and it has no revision,
+    unless it is a hub name or a revision was typed.
     """
     found, source = dict(model), model.get("source")
     if not isinstance(source, str) or not source:

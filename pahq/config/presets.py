@@ -1,4 +1,4 @@
-"""The files below ``conf`` that give a setting its name, read as they stand: no Hydra, no torch."""
+"""Named settings, the files below ``conf/<group>``, read as they stand. No Hydra, no torch."""
 
 from __future__ import annotations
 

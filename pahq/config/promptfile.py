@@ -1,6 +1,6 @@
 """Files of your own prompts: CSV or JSONL with clean, corrupted, answer and perhaps wrong and split. No torch.
 
-Read when a configuration is checked, so a faulty row is told in one sentence before any heavy work.
+A file is read when a configuration is checked, so a faulty row is told in one sentence before any heavy work.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def read_pairs(path: Path, *, sha256: str | None = None) -> list[Pair]:
     """All rows of a prompt file.
 
     A byte order mark, and lines that end in CRLF, make no difference. Raises PahqError naming row and column: a column
-    that is missing, unknown, empty, or filled in some rows alone. With ``sha256`` (``pairs_digest``, or of the file's
-    bytes, as cells recorded it once), also where the file holds something else.
+    that is missing, unknown, empty, or filled in some rows only. With ``sha256`` (``pairs_digest``, or that of the
+    file's bytes, as older cells recorded it) it is raised too if the file holds something else.
     """
     content = _content(path)
     text = _text(path, content)

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pahq.circuits.circuit import outputs_of
-from pahq.circuits.graph import Graph, Receiver
+from pahq.circuits.graph import Receiver
 from pahq.engine.problem import Problem
 from pahq.model.forward import attention, mlp, project
 from pahq.model.weights import LayerWeights
@@ -48,25 +47,33 @@ class _Pass:
         self.delta = problem.corrupted_senders.new_empty(len(present), len(self.graph.senders), math.prod(self.shape))
         self.on = present.to(self.delta)
         self.somewhere = present.any(0).tolist()
-        self.used = used_senders(self.graph, self.somewhere)
+        self.used = self.graph.reaching_logits(self.somewhere)
 
     def logits(self) -> Float[Tensor, "circuit item vocab"]:
-        graph, corrupted, (_, mid) = self.graph, self.problem.corrupted, self.problem.corrupted_streams
-        for i, part in enumerate(self.problem.clean):
-            self.delta[:, i] = (part - self.problem.corrupted_senders[i]).flatten()
+        for i, embedded in enumerate(self.problem.clean):
+            self.delta[:, i] = (embedded - self.problem.corrupted_senders[i]).flatten()
         for layer in range(self.config.layers):
             weights = self.problem.store.layer(layer, NO_FOCUS)
-            first = graph.upstream(Receiver("head", layer, 0, "q"))
-            heads = [head for head in range(graph.shape.heads) if self.used[first + head]]
-            if heads:
-                self._attention(layer, weights, first, heads)
-            if graph.shape.mlp and self.used[first + graph.shape.heads]:
-                x = self._read(mid[layer], [Receiver("mlp", layer)])[0]
-                self._send(first + graph.shape.heads, mlp(self.config, weights, x))
-        final = self._read(corrupted.final, [Receiver("logits")])[0]
+            for part in self.config.parts:
+                if part.kind == "heads":
+                    self._heads(layer, weights)
+                else:
+                    self._mlp(layer, weights)
+        final = self._read(self.problem.corrupted.final, [Receiver("logits")])[0]
         return self.problem.item_logits(final.view(-1, *self.shape))
 
-    def _attention(self, layer: int, weights: LayerWeights, first: int, heads: list[int]) -> None:
+    def _mlp(self, layer: int, weights: LayerWeights) -> None:
+        receiver = Receiver("mlp", layer)
+        (sender,) = self.graph.outputs(receiver)
+        if self.used[sender]:
+            x = self._read(self.problem.corrupted_streams[1][layer], [receiver])[0]
+            self._send(sender, mlp(self.config, weights, x))
+
+    def _heads(self, layer: int, weights: LayerWeights) -> None:
+        first = self.graph.head_senders(layer).start
+        heads = [head for head in range(self.config.heads) if self.used[first + head]]
+        if not heads:
+            return
         group = self.config.heads // self.config.kv_heads
         of = {"q": heads, "k": [head // group for head in heads], "v": [head // group for head in heads]}
         at = {}
@@ -103,10 +110,8 @@ class _Pass:
 
     def _live(self, receiver: Receiver) -> bool:
         """Whether in any circuit an edge enters this head's input and its projection follows it."""
-        direct = self.graph.direct(receiver)
         incoming = self.graph.incoming(receiver)
-        online = direct is None or self.somewhere[direct]
-        return online and any(self.somewhere[incoming.start : incoming.stop])
+        return self.graph.online(receiver, self.somewhere) and any(self.somewhere[incoming.start : incoming.stop])
 
     def _read(
         self, ablated: Float[Tensor, "batch pos d_model"], receivers: Sequence[Receiver]
@@ -127,16 +132,3 @@ class _Pass:
     def _send(self, sender: int, output: Float[Tensor, "circuit*batch pos d_model"]) -> None:
         ablated = self.problem.corrupted_senders[sender]
         self.delta[:, sender] = (output.view(-1, *self.shape) - ablated).flatten(1)
-
-
-def used_senders(graph: Graph, present: Sequence[bool]) -> list[bool]:
-    """By sender: whether a path of present edges leads from it to the logits."""
-    used = [False] * len(graph.senders)
-    for receiver in reversed(graph.receivers):
-        direct = graph.direct(receiver) if receiver.kind == "head" else None
-        follows = direct is None or present[direct]
-        if receiver.kind != "logits" and not (follows and any(used[i] for i in outputs_of(graph, receiver))):
-            continue
-        for sender, edge in enumerate(graph.incoming(receiver)):
-            used[sender] = used[sender] or present[edge]
-    return used

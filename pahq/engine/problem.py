@@ -15,18 +15,15 @@ from pahq.config.cell import CellConfig, PrecisionConfig
 from pahq.errors import PahqError, unknown
 from pahq.model.finite import watch_run
 from pahq.model.forward import (
-    all_streams,
     embeddings,
     final_stream,
     normalise,
     project,
-    run_senders,
-    sender_outputs,
     unembed,
 )
 from pahq.model.logs import clean_log_probabilities
 from pahq.model.memory import frugal
-from pahq.model.run import Fixed, Narrow, Run
+from pahq.model.run import Fixed, Narrow, Run, run_senders, sender_outputs, streams
 from pahq.model.sources.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
@@ -82,10 +79,10 @@ class Problem:
             return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
-    def corrupted_streams(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The ablated run's residual streams [batch, pos, d_model] before each layer's heads, and before its MLP."""
+    def corrupted_streams(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The ablated run's residual streams [batch, pos, d_model] that heads read, by layer, and that MLPs read."""
         with torch.no_grad(), frugal():
-            return all_streams(self.store.network(), self.corrupted)
+            return streams(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:

@@ -20,6 +20,7 @@ from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.finite import Watch
 from pahq.model.forward import attend, mlp
+from pahq.model.weights import LayerWeights
 from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 from pahq.tasks.metrics import gather_items
@@ -89,62 +90,84 @@ def circuit_stream(
     outputs), which is right while nothing below that layer is patched. A baseline of the benchmarks, as auto-circuit's
     ACDC runs; the engine never skips.
     """
-    graph, corrupted, store = problem.graph, problem.corrupted, problem.store
-    pre, mid = problem.corrupted_streams
-    shape, config = graph.shape, store.config
-    corrupted_senders = problem.corrupted_senders
-    delta = torch.empty_like(corrupted_senders)  # online minus corrupted, by sender; filled from the embedding up
-    on = present.to(delta)
-
-    def read(corrupted_resid: Tensor, receivers: list[Receiver]) -> Float[Tensor, "receiver batch pos d_model"]:
-        upstream = graph.upstream(receivers[0])
-        mask = torch.stack([on[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
-        changes: Tensor = mask @ delta[:upstream].flatten(1)
-        return corrupted_resid + changes.view(-1, *delta.shape[1:])
-
-    for i, part in enumerate(problem.clean):
-        delta[i] = part - corrupted_senders[i]
-    sent = len(problem.clean)
+    forward = _Patched(problem, present, focus, watch)
     if from_layer:
         assert clean is not None
-        sent = graph.upstream(Receiver("head", from_layer, 0, "q"))
-        delta[:sent] = clean[:sent]
-    for layer in range(from_layer, config.layers):
-        weights = store.layer(layer, focus)
-        at = {}
-        for letter in "qkv":
-            inputs = [Receiver("head", layer, head, letter) for head in range(shape.letter_heads(letter))]
-            x = read(pre[layer], inputs)
-            online = project_mixed(store, weights, letter, x)
-            if watch is not None:
-                watch.heads(layer, letter, x, "input")
-                watch.heads(layer, letter, online, "projection")
-            if graph.n_direct:
-                first = graph.direct(inputs[0])
-                direct = present[first : first + len(inputs)]  # type: ignore[operator]
-                # A head in focus takes its ablated projection in full precision too, so that no change of precision
-                # is ever booked on its Direct edge.
-                ablated = problem.corrupted_projections[layer][letter]
-                if any(at == layer for at, _ in focus) and not direct.all():
-                    ablated = project_mixed(store, weights, letter, pre[layer][None])
-                online = torch.where(direct.to(online.device)[:, None, None, None], online, ablated)
-            at[letter] = online
-        outputs = outputs_mixed(store, weights, attend(config, at["q"], at["k"], at["v"]))
-        if watch is not None:
-            watch.outputs(layer, outputs)
-        delta[sent : sent + shape.heads] = outputs - corrupted_senders[sent : sent + shape.heads]
-        sent += shape.heads
-        if shape.mlp:
-            x = read(mid[layer], [Receiver("mlp", layer)])[0]
-            output = mlp(config, weights, x)
-            if watch is not None:
-                watch.mlp(layer, x, output)
-            delta[sent] = output - corrupted_senders[sent]
-            sent += 1
-    final = read(corrupted.final, [Receiver("logits")])[0]
+        below = problem.graph.head_senders(from_layer).start
+        forward.delta[:below] = clean[:below]
+    for layer in range(from_layer, problem.store.config.layers):
+        weights = problem.store.layer(layer, focus)
+        for part in problem.store.config.parts:
+            if part.kind == "heads":
+                forward.heads(layer, weights)
+            else:
+                forward.mlp(layer, weights)
+    final = forward.read(problem.corrupted.final, [Receiver("logits")])[0]
     if watch is not None:
         watch.final(final)
     return final
+
+
+class _Patched:
+    """One patched forward on its way up. ``delta`` is online minus corrupted outputs, by sender; filled from the
+    embedding on."""
+
+    def __init__(self, problem: Problem, present: Bool[Tensor, " edge"], focus: Focus, watch: Watch | None) -> None:
+        self._problem, self._present, self._focus, self._watch = problem, present, focus, watch
+        self._ablated = problem.corrupted_senders
+        self._heads_read, self._mlp_reads = problem.corrupted_streams
+        self.delta = torch.empty_like(self._ablated)
+        self._on = present.to(self.delta)
+        for i, embedded in enumerate(problem.clean):
+            self.delta[i] = embedded - self._ablated[i]
+
+    def read(self, ablated: Tensor, receivers: list[Receiver]) -> Float[Tensor, "receiver batch pos d_model"]:
+        """The inputs of receivers that have the same senders upstream, from their input in the ablated run."""
+        graph = self._problem.graph
+        upstream = graph.upstream(receivers[0])
+        mask = torch.stack([self._on[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
+        changes: Tensor = mask @ self.delta[:upstream].flatten(1)
+        return ablated + changes.view(-1, *self.delta.shape[1:])
+
+    def heads(self, layer: int, weights: LayerWeights) -> None:
+        """Compute a layer's heads from their inputs."""
+        store, at = self._problem.store, {}
+        for letter in "qkv":
+            at[letter] = self._projections(layer, weights, letter)
+        outputs = outputs_mixed(store, weights, attend(store.config, at["q"], at["k"], at["v"]))
+        if self._watch is not None:
+            self._watch.outputs(layer, outputs)
+        heads = self._problem.graph.head_senders(layer)
+        self.delta[heads.start : heads.stop] = outputs - self._ablated[heads.start : heads.stop]
+
+    def _projections(self, layer: int, weights: LayerWeights, letter: str) -> Float[Tensor, "letter_head *rest"]:
+        problem, graph, store = self._problem, self._problem.graph, self._problem.store
+        inputs = [Receiver("head", layer, head, letter) for head in range(graph.shape.letter_heads(letter))]
+        x = self.read(self._heads_read[layer], inputs)
+        online: Tensor = project_mixed(store, weights, letter, x)
+        if self._watch is not None:
+            self._watch.heads(layer, letter, x, "input")
+            self._watch.heads(layer, letter, online, "projection")
+        if not graph.n_direct:
+            return online
+        first = graph.direct(inputs[0])
+        direct = self._present[first : first + len(inputs)]  # type: ignore[operator]
+        # A head in focus takes its ablated projection in full precision too, so that no change of precision
+        # is ever booked on its Direct edge.
+        ablated = problem.corrupted_projections[layer][letter]
+        if any(at == layer for at, _ in self._focus) and not direct.all():
+            ablated = project_mixed(store, weights, letter, self._heads_read[layer][None])
+        return torch.where(direct.to(online.device)[:, None, None, None], online, ablated)
+
+    def mlp(self, layer: int, weights: LayerWeights) -> None:
+        """Compute a layer's MLP from its input."""
+        receiver = Receiver("mlp", layer)
+        (sender,) = self._problem.graph.outputs(receiver)
+        x = self.read(self._mlp_reads[layer], [receiver])[0]
+        output = mlp(self._problem.store.config, weights, x)
+        if self._watch is not None:
+            self._watch.mlp(layer, x, output)
+        self.delta[sender] = output - self._ablated[sender]
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from pahq.circuits.circuit import outputs_of
 from pahq.circuits.graph import Graph
 
 PATIENCE = 30  # paths in a row without a new edge, after which edges are drawn one by one
@@ -24,12 +23,12 @@ class Paths:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._sources = [i for i, node in enumerate(graph.senders) if node.kind in ("embed", "pos")]
-        self._steps: list[list[tuple[list[int], list[int]]]] = [[] for _ in graph.senders]  # edges, next senders
+        self._steps: list[list[tuple[list[int], range]]] = [[] for _ in graph.senders]  # edges, next senders
         for receiver in graph.receivers:
             direct = graph.direct(receiver) if receiver.kind == "head" else None
             for sender, edge in enumerate(graph.incoming(receiver)):
                 edges = [edge] if direct is None else [edge, direct]
-                self._steps[sender].append((edges, outputs_of(graph, receiver)))
+                self._steps[sender].append((edges, graph.outputs(receiver)))
 
     def path(self, rng: Random) -> list[int]:
         """Edges from an embedding to the logits, in order."""

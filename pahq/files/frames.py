@@ -1,4 +1,4 @@
-"""The analysis folder ``<root>/analysis/<experiment>/``: whole files or none, and parquet in and out."""
+"""The analysis folder ``<root>/analysis/<experiment>/``: files written whole or not at all, Parquet in and out."""
 
 from __future__ import annotations
 

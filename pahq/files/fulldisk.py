@@ -1,4 +1,4 @@
-"""A full disk as one sentence: what is written is written whole or line by line, so nothing is lost by it. No torch."""
+"""A full disk is told in one sentence. Files are written whole or line by line, so nothing is lost by it. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def told_if_full(folder: Path | None = None) -> Iterator[None]:
     """Turn the errors of a full disk, or of a quota that is used up, into a PahqError.
 
-    ``folder`` is where most is written; which disk it was the error does not say, as a rule.
+    ``folder`` is where most files are written; the error itself seldom says which disk is full.
     """
     try:
         yield

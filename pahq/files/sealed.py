@@ -1,6 +1,6 @@
-"""JSON files that cannot lie: the last entry of a sealed file is the sha256 of everything before it.
+"""JSON files in which any change is noticed: the last entry of a sealed file is the sha256 of everything before it.
 
-One flipped byte anywhere, be it in a number, in a space or in the seal, and the file is refused by name. No torch.
+If one byte is changed anywhere, in a number, a space or the seal itself, the file is refused by name. No torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SEALED = re.compile(rb'(.*),\n "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 
 
 class Damaged(PahqError):
-    """A file is not what was written: ``path`` says which, ``what`` is wrong with it, and what the ``way_on`` is."""
+    """A file is not what was written. ``path`` says which, ``what`` is wrong with it, and ``way_on`` what to do."""
 
     def __init__(self, path: Path, what: str, way_on: str) -> None:
         super().__init__(f"{path} is damaged: {what}; {way_on}")

@@ -12,7 +12,7 @@ from pahq.errors import PahqError
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or none: temporary name in the same folder, flushed, then renamed."""
+    """Write a file whole or not at all: under a temporary name in the same folder, flushed, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -28,7 +28,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def dump_json(values: Any) -> str:
-    """Standard JSON over several lines. ValueError for NaN and infinities, which JSON has no words for."""
+    """Standard JSON over several lines. ValueError for NaN and infinity, which JSON cannot hold."""
     return json.dumps(values, indent=1, allow_nan=False) + "\n"
 
 

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.block import Part, through
 from pahq.model.forward import attend, head_outputs, mlp, project
-from pahq.model.weights import Network
+from pahq.model.weights import LayerWeights, Network
 
 
 class Watch:
@@ -59,17 +60,19 @@ def watch_run(model: Network, start: Sequence[Float[Tensor, "batch pos d_model"]
     config, watch = model.config, Watch(where)
     resid = torch.stack(list(start)).sum(0)
     watch.one("the embedding", "the residual stream", resid)
-    for index, layer in enumerate(model.layers):
+
+    def send(index: int, layer: LayerWeights, part: Part, read: Tensor) -> Tensor:
+        if part.kind == "mlp":
+            output = mlp(config, layer, read)
+            watch.mlp(index, read, output)
+            return output
         at = {}
         for letter in "qkv":
-            watch.heads(index, letter, resid[None].expand(config.count(letter), *resid.shape), "input")
-            at[letter] = project(config, layer, letter, resid[None])
+            watch.heads(index, letter, read[None].expand(config.count(letter), *read.shape), "input")
+            at[letter] = project(config, layer, letter, read[None])
             watch.heads(index, letter, at[letter], "projection")
-        outputs = head_outputs(layer, attend(config, at["q"], at["k"], at["v"]))
-        watch.outputs(index, outputs)
-        resid = resid + outputs.sum(0) + layer.b_O
-        if layer.W_in is not None:
-            output = mlp(config, layer, resid)
-            watch.mlp(index, resid, output)
-            resid = resid + output
-    watch.final(resid)
+        z = attend(config, at["q"], at["k"], at["v"])
+        watch.outputs(index, head_outputs(layer, z))
+        return z
+
+    watch.final(through(config.parts, model.layers, resid, send))

@@ -2,12 +2,12 @@
 
 One set of functions serves GPT-2-like, attention-only, Tracr and Llama/Qwen-like models; ``ModelConfig``
 decides. Every head reads an input of its own ([head, ..., d_model]), since an edge search patches heads one
-by one.
+by one. Here stands what the parts of a layer compute; what they read and where it is added, in ``pahq.model.block``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.block import Part, through
 from pahq.model.products import product
 from pahq.model.rows import put, take
-from pahq.model.run import Fixed, Run
 from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -229,78 +229,15 @@ def embeddings(
     return [token, position] if split else [token + position]
 
 
-def run_senders(
-    model: Network, start: Sequence[Float[Tensor, "batch pos d_model"]], *, fixed: Fixed | None = None
-) -> Run:
-    """Run the model from the embedding senders ``start``, keeping what every sender computed.
-
-    With ``fixed`` each sender's value is replaced before it is read.
-    """
-    config = model.config
-    sent = tuple(start) if fixed is None else fixed.start
-    resid = torch.stack(list(sent)).sum(0)
-    zs, mlps = [], []
-    for i, layer in enumerate(model.layers):
-        if fixed is None:
-            at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
-            zs.append(attend(config, at["q"], at["k"], at["v"]))
-        else:
-            zs.append(fixed.z[i])
-        resid = after_attention(layer, resid, zs[-1])
-        if layer.W_in is not None:
-            mlps.append(mlp(config, layer, resid) if fixed is None else fixed.mlp[i])
-            resid = resid + mlps[-1]
-    return Run(sent, tuple(zs), tuple(mlps), resid)
-
-
-def after_attention(
-    layer: LayerWeights, resid: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "head batch pos d_head"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream behind a layer's heads."""
-    together = z.permute(1, 2, 0, 3).flatten(2)  # one product for all heads; their outputs are nowhere
-    return resid + together @ layer.W_O.flatten(0, 1) + layer.b_O
-
-
-def streams(
-    model: Network, run: Run
-) -> Iterator[tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]]:
-    """Layer by layer the residual stream of a run before attention and before the MLP (behind attention without one).
-
-    Bit for bit what ``run_senders`` added up.
-    """
-    resid = torch.stack(list(run.start)).sum(0)
-    for i, layer in enumerate(model.layers):
-        mid = after_attention(layer, resid, run.z[i])
-        yield resid, mid
-        resid = mid + run.mlp[i] if run.mlp else mid
-
-
-def all_streams(model: Network, run: Run) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Those before the heads of every layer, and those before every MLP."""
-    pre, mid = zip(*streams(model, run), strict=True)
-    return pre, mid
-
-
-def sender_outputs(
-    model: Network, run: Run, *, dtype: torch.dtype | None = None
-) -> Float[Tensor, "sender batch pos d_model"]:
-    """Every sender's output, d_model wide, in the order of ``Graph.senders`` (the result-caches of ACDC's own code).
-
-    ``dtype``: what they are held in; the run's own if not said.
-    """
-    count = len(run.start) + model.config.layers * model.config.heads + len(run.mlp)
-    senders = run.final.new_empty((count, *run.final.shape), dtype=dtype)
-    parts = list(run.start)
-    for i, part in enumerate(parts):
-        senders[i] = part
-    at = len(parts)
-    for i, layer in enumerate(model.layers):
-        senders[at : at + model.config.heads] = head_outputs(layer, run.z[i])
-        at += model.config.heads
-        if run.mlp:
-            senders[at] = run.mlp[i]
-            at += 1
-    return senders
+def part_output(
+    config: ModelConfig, layer: LayerWeights, part: Part, read: Float[Tensor, "batch pos d_model"]
+) -> Tensor:
+    """What a part of a layer sends, from the stream that it reads: the heads' z [head, batch, pos, d_head], or the
+    MLP's output."""
+    if part.kind == "mlp":
+        return mlp(config, layer, read)
+    at = {letter: project(config, layer, letter, read[None]) for letter in "qkv"}
+    return attend(config, at["q"], at["k"], at["v"])
 
 
 def logits(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:
@@ -311,10 +248,8 @@ def logits(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "b
 def final_stream(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream before the final norm, nothing kept."""
     config = model.config
-    resid = torch.stack(embeddings(model, tokens, split=False)).sum(0)
-    for layer in model.layers:
-        at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
-        resid = after_attention(layer, resid, attend(config, at["q"], at["k"], at["v"]))
-        if layer.W_in is not None:
-            resid = resid + mlp(config, layer, resid)
-    return resid
+
+    def send(index: int, layer: LayerWeights, part: Part, read: Tensor) -> Tensor:
+        return part_output(config, layer, part, read)
+
+    return through(config.parts, model.layers, torch.stack(embeddings(model, tokens, split=False)).sum(0), send)

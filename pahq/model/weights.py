@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pahq.circuits.graph import ModelShape
 from pahq.errors import PahqError
+from pahq.model.block import Part, mlp_reads_heads, parts_of
 from pahq.model.codes import Coded
 from pahq.model.fused import Fused
 from pahq.model.rows import take
@@ -29,7 +30,7 @@ class ModelConfig(BaseModel):
 
     ``d_mlp`` 0 means attention only. ``positions`` learned: added to the embedding; rotary: RoPE on q and k;
     shortformer (Press et al. 2020, arXiv 2012.15832): a learned table added to the normalised q and k inputs alone,
-    never to the residual stream.
+    never to the residual stream. ``block`` is how a layer is put together (``pahq.model.block``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +54,7 @@ class ModelConfig(BaseModel):
     causal: bool = True
     tied_embedding: bool = False
     qk_norm: bool = False
+    block: Literal["serial", "parallel"] = "serial"
 
     # How a network multiplies (``pahq.model.products``): a search's choice, no fact of the model, so no file has it.
     _products: str = PrivateAttr(default="float32")
@@ -65,6 +67,11 @@ class ModelConfig(BaseModel):
     def mlp_products(self) -> str:
         """Of MLPs, whose weights are never in 8 bits."""
         return "bf16" if self._products in ("fp8", "int8") else self._products
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a layer in the order of computation, each with the stream that it reads."""
+        return parts_of(self.block, mlp=self.d_mlp > 0)
 
     def count(self, letter: str) -> int:
         """Heads of a letter: q, k, v, or o for the output."""
@@ -84,13 +91,16 @@ class ModelConfig(BaseModel):
             raise ValueError("rotary positions need an even d_head")
         if self.tied_embedding and self.d_vocab != self.d_vocab_out:
             raise ValueError(f"a tied embedding has one vocabulary, not {self.d_vocab} in and {self.d_vocab_out} out")
+        if self.block != "serial" and not self.d_mlp:
+            raise ValueError(f"a {self.block} block has an MLP, and d_mlp is 0")
         return self
 
     def shape(self, *, split_embed: bool = False) -> ModelShape:
         """The graph's view of this model; ``split_embed`` needs learned positions."""
         if split_embed and self.positions != "learned":
             raise PahqError(f"model {self.name!r} has no position embedding to split from the token embedding")
-        return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed)
+        parallel = self.d_mlp > 0 and not mlp_reads_heads(self.parts)
+        return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed, parallel)
 
 
 @dataclass(frozen=True)

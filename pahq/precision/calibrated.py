@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.errors import PahqError
-from pahq.model.forward import after_attention, attend, mlp, normalise, project
+from pahq.model.block import Part, add, cross
+from pahq.model.forward import normalise, part_output
 from pahq.model.weights import LayerWeights, ModelConfig, Network
 from pahq.precision.formats import GROUPS, HALF, Format, Quantised, dequantise, levels, quantise
 
@@ -53,33 +54,42 @@ def grams(
     hang on float noise, and one layer of the model at a time. Raises PahqError for activations that are no finite
     numbers.
     """
-    config = model.config
     runs = [torch.stack([part.double() for part in parts]).sum(0) for parts in (clean, corrupted)]
-    ablated = None if change is None else torch.stack([change(part.double()) for part in corrupted]).sum(0)
+    if change is not None:
+        runs.append(torch.stack([change(part.double()) for part in corrupted]).sum(0))
+    levels = {0: runs}
+    del runs
     for layer in model.layers:
-        wide = _in_float64(layer)
-        read = [runs[0], runs[1] if ablated is None else ablated]
-        z = [_attended(config, wide, resid) for resid in runs]
-        sent = z if change is None else [z[0], change(z[1])]
-        runs = [after_attention(wide, resid, values) for resid, values in zip(runs, z, strict=True)]
-        added = [mlp(config, wide, resid) for resid in runs] if wide.W_in is not None else []
-        if change is not None and ablated is not None:
-            ablated = after_attention(wide, ablated, sent[1])
-            ablated = ablated + change(added[1]) if added else ablated
-        runs = [resid + values for resid, values in zip(runs, added, strict=True)] if added else runs
-        found = _grams_of(config, wide, read, sent)
-        del layer, wide, read, z, sent, added  # while this waits for the next call, the layer's memory is another's
+        found = _layer_grams(model.config, _in_float64(layer), levels, change)
+        del layer  # while this waits for the next call, the layer's memory is another's
         yield found
+
+
+def _layer_grams(
+    config: ModelConfig,
+    layer: LayerWeights,
+    levels: dict[int, list[Float[Tensor, "batch pos d_model"]]],
+    change: Callable[[Tensor], Tensor] | None,
+) -> Grams:
+    """Carry the streams of all runs through a layer (``block.cross``): the clean run, the corrupted one, and where
+    ablation changes what senders send, the ablated one."""
+    found: list[Grams] = []
+
+    def advance(part: Part, read: list[Tensor], streams: list[Tensor]) -> list[Tensor]:
+        sent = [part_output(config, layer, part, stream) for stream in read[:2]]
+        if change is not None:
+            sent.append(change(sent[1]))
+        if part.kind == "heads":
+            found.append(_grams_of(config, layer, (read[0], read[-1]), (sent[0], sent[-1])))
+        return [add(part, layer, stream, output) for stream, output in zip(streams, sent, strict=True)]
+
+    cross(config.parts, levels, advance)
+    return found[0]
 
 
 def _in_float64(layer: LayerWeights) -> LayerWeights:
     values = {field.name: getattr(layer, field.name) for field in fields(layer)}
     return replace(layer, **{name: value.double() for name, value in values.items() if value is not None})
-
-
-def _attended(config: ModelConfig, layer: LayerWeights, resid: Tensor) -> Float[Tensor, "head batch pos d_head"]:
-    at = {letter: project(config, layer, letter, resid[None]) for letter in "qkv"}
-    return attend(config, at["q"], at["k"], at["v"])
 
 
 def _grams_of(config: ModelConfig, layer: LayerWeights, read: Sequence[Tensor], z: Sequence[Tensor]) -> Grams:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pahq.circuits.circuit import Circuit, outputs_of
+from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph, Receiver
 from pahq.circuits.order import Order, Visit, sender_order, visits
 from pahq.engine.base import Engine, Trial
@@ -87,7 +87,7 @@ class Liveness:
         receiver = visit.receiver
         if receiver.kind == "logits":
             return True
-        if not any(self._children[sender] for sender in outputs_of(self.graph, receiver)):
+        if not any(self._children[sender] for sender in self.graph.outputs(receiver)):
             return False
         return visit.direct or receiver not in self._offline
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Protocol
 
-from pahq.circuits.order import Order, Visit, visits
+from pahq.circuits.order import Order, stages
 from pahq.engine.base import Engine, Trial
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
@@ -50,9 +49,9 @@ def speculate(
     """
     search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive)
     live, drifted = Liveness(engine.graph), 0.0
-    for key, members in groupby(visits(engine.graph), key=_stage):
+    for stage in stages(engine.graph):
         edges: list[int] = []
-        for visit in members:
+        for visit in stage.visits:
             tests = visit_edges(engine.graph, visit, order)
             if live.needed(visit):
                 edges += tests
@@ -61,7 +60,7 @@ def speculate(
                 for edge in tests:
                     live.take(edge)
         asked = drift
-        for decision in search.run(edges, FIRST_GUESS["direct" if key[3] else key[0]]):
+        for decision in search.run(edges, FIRST_GUESS["direct" if stage.direct else stage.kind]):
             if decision.removed:
                 live.take(decision.edge)
             if asked is not None and decision.index >= len(done):
@@ -72,10 +71,6 @@ def speculate(
                 yield decision
     if search.tests < len(done):
         raise PahqError(f"{len(done)} decisions are recorded, this search has {search.tests} tests")
-
-
-def _stage(visit: Visit) -> tuple[str, int, str, bool]:
-    return visit.receiver.kind, visit.receiver.layer, visit.receiver.letter, visit.direct
 
 
 class _Search:

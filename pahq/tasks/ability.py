@@ -1,4 +1,4 @@
-"""Whether a model does a task at all, asked of its clean logits before any search for what does it."""
+"""Whether a model does a task at all: its clean logits are looked at before any search for a circuit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TaskCheck:
     """``done``: the share of items on which the model does the task, in the sense of ``means``.
 
     ``among_top``: the share on which the answer is among the ten likeliest tokens; None where no single token answers.
-    ``warning``: a sentence, where there is one to be said.
+    ``warning``: a sentence to be logged, or None.
     """
 
     items: int
@@ -69,7 +69,7 @@ def warned_check(model: Model | ModelFile, prompts: Prompts, place: str = "") ->
 
 
 def check_task(model: Reader, prompts: Prompts, logits: Float[Tensor, "item vocab"]) -> TaskCheck:
-    """What clean logits at the items of prompts with answers say of the task."""
+    """Whether the model does the task, by its clean logits at the items of prompts that have answers."""
     logits = logits.float().cpu()
     targets = {name: value.cpu() for name, value in prompts.targets.items()}
     done, means = _done(logits, targets)

@@ -1,4 +1,4 @@
-"""What there is to say about the token that prompts begin with: one of them, and which, is never a silent choice."""
+"""Notes about the token that prompts begin with, so that neither a second one nor a missing one goes unnoticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a prompt set can be searched on at all: what is said before any forward pass, however it was made."""
+"""Whether a prompt set can be searched on at all, checked before any forward pass, however the set was made."""
 
 from __future__ import annotations
 

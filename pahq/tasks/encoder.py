@@ -1,7 +1,7 @@
-"""Words into tokens: one a token for word-level models, as ordinary text for models with a tokenizer.
+"""Words into tokens: one token a word for word-level models, ordinary text for models with a tokenizer.
 
 Tasks are written in words. A word-level model looks each of them up. For a model that reads text they are first written
-as a person would (``written``), so that the same sentence serves both.
+as a person would write them (``written``), so the same sentence serves both kinds of models.
 """
 
 from __future__ import annotations

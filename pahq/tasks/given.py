@@ -22,7 +22,7 @@ _VALUES = "a list of token texts or token ids"
 def token_rows(
     model: Reader, given: object, what: str, bos: str | None = None
 ) -> tuple[Int[Tensor, "batch pos"], tuple[str, ...]]:
-    """Prompts as token ids, and what is to be said of them: ids as they are, all else through the model's own words.
+    """Prompts as token ids, and notes about them. Ids are taken as they are, all else through the model's own words.
 
     ``bos``, a token's text, goes before prompts that are no ids. Raises PahqError naming the first prompt that is
     neither text, words nor ids, that is empty, that has another length or an id that the model lacks.

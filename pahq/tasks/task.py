@@ -49,7 +49,7 @@ class Task:
     """Prompts to search on and fresh prompts; ``metric`` is the task's own metric beside KL.
 
     ``different``: how many different prompts (or at least so many) there are to draw from, where prompts are drawn.
-    ``notes``: sentences that whoever takes the task is to be told.
+    ``notes``: sentences that the user of the task is to be told.
     """
 
     name: str
@@ -97,7 +97,7 @@ E = TypeVar("E", bound=Example)
 
 
 def draw_distinct(draw: Callable[[Random], E], count: int, rng: Random, task: str) -> list[E]:
-    """``count`` examples with different clean prompts; PahqError where the generator has no so many."""
+    """``count`` examples with different clean prompts; PahqError where the generator has not that many."""
     drawn: dict[tuple[Any, ...], E] = {}
     for _ in range(200 * count):
         example = draw(rng)

@@ -27,7 +27,7 @@ Composed = Callable[[str], Mapping[str, CellConfig]]
 
 
 def main(argv: Sequence[str], composed: Composed) -> int:
-    """``composed``: the configurations of an experiment by id. 0 if all is whole at the end, 1 if not, 2 on bad input.
+    """``composed`` gives the configurations of an experiment by id. Exit status 0 if all is whole at the end, else 1.
 
     One line for each file that was found damaged and each cell that was computed anew, and a last one with counts.
     """

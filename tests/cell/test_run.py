@@ -96,7 +96,7 @@ def test_the_result_follows_from_the_journal(finished: Path) -> None:
     cell, result = make(), read_result(finished)
     lines = read_journal(finished / "decisions.jsonl")
     kept = [line.edge for line in lines if not line.removed]
-    assert (result["schema"], result["id"], result["config"]) == (2, cell.id, cell.model_dump(mode="json"))
+    assert (result["schema"], result["id"], result["config"]) == (3, cell.id, cell.model_dump(mode="json"))
     assert result["graph"] == {"addition": 32, "direct": 6}
     assert result["tests"] == len(lines)
     assert result["kept"] == len(kept)

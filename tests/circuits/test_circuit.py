@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import small_models
 
-from pahq.circuits.circuit import Circuit, outputs_of
+from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import ModelShape, Receiver, build_graph
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import circuit_logits
@@ -88,9 +88,23 @@ def test_under_zero_and_mean_ablation_a_node_without_input_still_speaks() -> Non
 
 def test_a_key_value_head_is_used_by_any_head_of_its_group() -> None:
     graph = build_graph(ModelShape(1, 4, 2, False))
-    assert [str(graph.senders[i]) for i in outputs_of(graph, Receiver("head", 0, 1, "k"))] == ["a0.h2", "a0.h3"]
+    assert [str(graph.senders[i]) for i in graph.outputs(Receiver("head", 0, 1, "k"))] == ["a0.h2", "a0.h3"]
     circuit = Circuit.from_names(graph, ["a0.h3->logits", "a0.h1<k>", "embed->a0.h1<k>", "a0.h0<v>", "embed->a0.h0<v>"])
     assert set(circuit.cleaned().edges) == {"a0.h3->logits", "a0.h1<k>", "embed->a0.h1<k>"}
+
+
+def test_a_parallel_mlp_is_on_no_path_from_the_heads_beside_it() -> None:
+    graph = build_graph(ModelShape(1, 2, 2, True, parallel=True))
+    path = ("embed->m0", "m0->logits")
+    dead = ("embed->a0.h1<v>", "a0.h1<v>", "a0.h0->logits")  # h1 leads nowhere, h0 comes from nowhere
+    circuit = Circuit.from_names(graph, path + dead)
+    assert set(circuit.cleaned().edges) == set(path)
+    reaching = graph.reaching_logits(circuit.present)
+    assert [str(node) for node, reaches in zip(graph.senders, reaching, strict=True) if reaches] == [
+        "embed",
+        "a0.h0",
+        "m0",
+    ]
 
 
 def test_full_and_empty_circuits() -> None:
@@ -104,7 +118,14 @@ def test_full_and_empty_circuits() -> None:
 
 
 @pytest.mark.parametrize("direct_edges", [True, False])
-@pytest.mark.parametrize("shape", [ModelShape(2, 4, 2, True), ModelShape(1, 1, 1, False, split_embed=True)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ModelShape(2, 4, 2, True),
+        ModelShape(1, 1, 1, False, split_embed=True),
+        ModelShape(2, 2, 2, True, parallel=True),
+    ],
+)
 def test_a_file_leads_back_to_the_circuit(tmp_path: Path, shape: ModelShape, direct_edges: bool) -> None:
     graph = build_graph(shape, direct_edges=direct_edges)
     circuit = Circuit(graph, tuple(i % 3 == 0 for i in range(len(graph.edges))))

@@ -15,8 +15,10 @@ from pahq.errors import PahqError
 TRUTH = SHARED / "truth"
 
 shapes = st.builds(
-    lambda layers, kv_heads, group, mlp, split: ModelShape(layers, kv_heads * group, kv_heads, mlp, split),
-    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans(),
+    lambda layers, kv_heads, group, mlp, split, parallel: ModelShape(
+        layers, kv_heads * group, kv_heads, mlp, split, mlp and parallel
+    ),
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
 
 
@@ -44,12 +46,12 @@ def test_counts(shape: ModelShape, addition: int, direct: int) -> None:
 
 
 def is_upstream(graph: Graph, sender: int, receiver: Receiver) -> bool:
-    """By the model's own order: a layer's heads read nothing of that layer, its MLP reads its heads."""
+    """By the model's own order: a layer's heads read nothing of that layer, its MLP its heads if it is behind them."""
     node = graph.senders[sender]
     if receiver.kind == "logits" or node.kind in ("embed", "pos"):
         return True
     return node.layer < receiver.layer or (
-        node.layer == receiver.layer and (node.kind, receiver.kind) == ("head", "mlp")
+        node.layer == receiver.layer and (node.kind, receiver.kind) == ("head", "mlp") and not graph.shape.parallel
     )
 
 
@@ -99,6 +101,49 @@ def test_names_read_as_documented() -> None:
     assert "m5->m5" not in names
     assert "a5.h1->a5.h1<q>" not in names
     assert [str(node) for node in graph.senders[:6]] == ["embed", "pos", "a0.h0", "a0.h1", "a0.h2", "m0"]
+
+
+def test_a_parallel_mlp_reads_nothing_of_the_heads_beside_it() -> None:
+    """Written out: two layers of one head and one MLP each."""
+    graph = build_graph(ModelShape(2, 1, 1, True, parallel=True))
+    assert [str(node) for node in graph.senders] == ["embed", "a0.h0", "m0", "a1.h0", "m1"]
+    layer_1 = ["a1.h0<q>", "a1.h0<k>", "a1.h0<v>", "m1"]
+    assert [str(edge) for edge in graph.edges] == [
+        "embed->a0.h0<q>", "embed->a0.h0<k>", "embed->a0.h0<v>", "embed->m0",
+        *(f"{sender}->{receiver}" for receiver in layer_1 for sender in ("embed", "a0.h0", "m0")),
+        *(f"{sender}->logits" for sender in ("embed", "a0.h0", "m0", "a1.h0", "m1")),
+        "a0.h0<q>", "a0.h0<k>", "a0.h0<v>", "a1.h0<q>", "a1.h0<k>", "a1.h0<v>",
+    ]  # fmt: skip
+    serial = {str(edge) for edge in build_graph(ModelShape(2, 1, 1, True)).edges}
+    assert serial - {str(edge) for edge in graph.edges} == {"a0.h0->m0", "a1.h0->m1"}
+
+
+def test_parallel_needs_mlps() -> None:
+    with pytest.raises(PahqError, match="a model without MLPs has none that could run in parallel with its heads"):
+        ModelShape(2, 1, 1, False, parallel=True)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_what_a_receiver_feeds_and_what_a_sender_is_computed_from(parallel: bool) -> None:
+    graph = build_graph(ModelShape(2, 4, 2, True, parallel=parallel))
+    outputs = {str(receiver): [str(graph.senders[i]) for i in graph.outputs(receiver)] for receiver in graph.receivers}
+    assert outputs["a1.h1<q>"] == ["a1.h1"]
+    assert outputs["a1.h1<k>"] == outputs["a1.h1<v>"] == ["a1.h2", "a1.h3"]
+    assert (outputs["m0"], outputs["m1"], outputs["logits"]) == (["m0"], ["m1"], [])
+    assert [str(graph.senders[i]) for i in graph.head_senders(1)] == ["a1.h0", "a1.h1", "a1.h2", "a1.h3"]
+    inputs = {str(node): [str(receiver) for receiver in graph.inputs(i)] for i, node in enumerate(graph.senders)}
+    assert inputs["a0.h3"] == ["a0.h3<q>", "a0.h1<k>", "a0.h1<v>"]
+    assert (inputs["m1"], inputs["embed"]) == (["m1"], [])
+
+
+@given(shapes)
+def test_outputs_and_inputs_say_the_same(shape: ModelShape) -> None:
+    graph = build_graph(shape)
+    forward = {(receiver, sender) for receiver in graph.receivers for sender in graph.outputs(receiver)}
+    assert forward == {(receiver, sender) for sender in range(len(graph.senders)) for receiver in graph.inputs(sender)}
+    for receiver, sender in forward:  # computed from what is upstream, so never upstream itself
+        assert sender >= graph.upstream(receiver)
+        assert graph.senders[sender].kind == receiver.kind
 
 
 def test_grouped_queries_read_their_key_value_head() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pahq.circuits.graph import ModelShape, Receiver, build_graph
-from pahq.circuits.order import Order, sender_order, visits
+from pahq.circuits.order import Order, sender_order, stages, visits
 from pahq.search.acdc import visit_edges
 
 
@@ -73,9 +73,38 @@ def test_an_mlp_reads_its_own_layers_heads_first() -> None:
     assert senders(ModelShape(2, 2, 2, False), Receiver("head", 0, 1, "k"), Order()) == ["embed"]
 
 
+def test_a_parallel_layer_is_visited_in_the_same_order() -> None:
+    serial, parallel = ModelShape(2, 2, 1, True), ModelShape(2, 2, 1, True, parallel=True)
+    assert visited(parallel) == visited(serial)
+    assert senders(parallel, Receiver("mlp", 1), Order()) == ["m0", "a0.h1", "a0.h0", "embed"]
+    assert senders(parallel, LOGITS, Order()) == senders(serial, LOGITS, Order())
+
+
+@pytest.mark.parametrize("direct_edges", [True, False])
+def test_a_stage_is_one_letter_of_one_layer(direct_edges: bool) -> None:
+    graph = build_graph(ModelShape(2, 4, 2, True), direct_edges=direct_edges)
+    found = [(stage.kind, stage.layer, stage.receivers[0].letter, stage.direct) for stage in stages(graph)]
+    layers = [
+        [("mlp", layer, "", False)]
+        + [("head", layer, letter, True) for letter in "vkq" if direct_edges]
+        + [("head", layer, letter, False) for letter in "vkq"]
+        for layer in (1, 0)
+    ]
+    assert found == [("logits", -1, "", False), *layers[0], *layers[1]]
+    for stage in stages(graph):
+        assert {(visit.receiver.kind, visit.receiver.layer) for visit in stage.visits} == {(stage.kind, stage.layer)}
+        assert len({visit.receiver.letter for visit in stage.visits}) == 1
+    assert [visit for stage in stages(graph) for visit in stage.visits] == list(visits(graph))
+
+
 @given(
     shape=st.builds(
-        ModelShape, st.integers(1, 3), st.just(4), st.sampled_from([1, 2, 4]), st.booleans(), st.booleans()
+        lambda layers, kv_heads, mlp, split, parallel: ModelShape(layers, 4, kv_heads, mlp, split, mlp and parallel),
+        st.integers(1, 3),
+        st.sampled_from([1, 2, 4]),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
     ),
     heads=st.sampled_from(["descending", "ascending"]),
     nearest=st.sampled_from(["nearest", "farthest"]),

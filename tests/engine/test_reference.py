@@ -68,7 +68,7 @@ def test_random_circuits_equal_the_slow_twin(family: str, ablation: str, direct_
         assert (circuit_logits(problem, present) - slow).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("family", ["gpt2", "attention-only", "llama", "qwen"])
+@pytest.mark.parametrize("family", ["gpt2", "attention-only", "llama", "parallel", "qwen"])
 @pytest.mark.parametrize("focus", [frozenset(), frozenset({(1, 0)}), frozenset({(0, 0), (1, 0)})])
 def test_mixed_precision_equals_the_slow_twin(family: str, focus: frozenset[tuple[int, int]]) -> None:
     """Heads in focus take their weights, and so their ablated projections, from the full-precision model."""

@@ -154,6 +154,25 @@ def test_float32_searches_take_the_references_decisions(spec: dict, search: dict
         assert choices(suffix_run(problem, search, way)) == choices(expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("metric", "threshold"), [("kl", 0.02), ("logit_diff", 0.05)])
+@pytest.mark.parametrize(("low", "focus_rule", "direct"), [("float32", "none", True), ("int8", "receiver", False)])
+def test_parallel_blocks(
+    dtype: torch.dtype, metric: str, threshold: float, low: str, focus_rule: str, direct: bool
+) -> None:
+    """An MLP that reads what the heads beside it read: heads' changes must pass it by."""
+    spec = {"family": "parallel", "seed": 4, "layers": 3, "metric": metric, "ablation": "corrupted", "split": False}
+    problem = make(spec | {"every_item": False, "direct": direct, "format": low, "focus": focus_rule}, dtype)
+    search = {"order": Order(), "threshold": threshold, "absolute": metric == "logit_diff"}
+    expected = reference_run(problem, search)
+    assert len({decision.removed for decision in expected}) == 2
+    assert margin(expected, search) > (0 if dtype == torch.float64 else 1e-5)  # float32 itself decides every test
+    for way in WAYS:
+        found = suffix_run(problem, search, way)
+        assert choices(found) == choices(expected)
+        assert worst(found, expected) < (1e-9 if dtype == torch.float64 else 1e-4)
+
+
 @pytest.mark.parametrize("folder", ["attn2l_t0.008", "tracr_reverse", "tracr_proportion"])
 @pytest.mark.parametrize("way", WAYS)
 def test_recorded_runs(folder: str, way: str) -> None:

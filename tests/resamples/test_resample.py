@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import small_models, text_models
+from support import gpt2_tokenizer, small_models, text_models
 
 from pahq.circuits.order import Order
 from pahq.config.cell import PrecisionConfig, TaskConfig

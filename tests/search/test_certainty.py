@@ -150,7 +150,6 @@ def settled() -> Found:
     return found
 
 
-@pytest.mark.xdist_group("certainty")
 class TestRandomSearches:
     def test_enough_was_in_doubt(self, settled: Found) -> None:
         assert settled.count["tests"] > 2500

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pahq.circuits.circuit import outputs_of
 from pahq.circuits.graph import Graph, ModelShape, build_graph
 from pahq.engine.base import Trial
 
@@ -38,7 +37,7 @@ class Costs:
         graph, total = self.graph, 0.0
         used = [False] * len(graph.senders)
         for receiver in reversed(graph.receivers):
-            if receiver.kind != "logits" and not any(used[sender] for sender in outputs_of(graph, receiver)):
+            if receiver.kind != "logits" and not any(used[sender] for sender in graph.outputs(receiver)):
                 continue
             direct = graph.direct(receiver) if receiver.kind == "head" else None
             if direct in gone:

@@ -114,14 +114,19 @@ class _Cache:
         self.out = values
 
     def upstream(self, layer, kind):
+        """Names of the senders that a node of a layer may read; of its own layer an MLP reads the heads, in a serial
+        block."""
         names = ["embed", "pos"] if self.split else ["embed"]
         heads = [f"h{head}" for head in range(self.model.config.heads)]
         for below in range(layer):
             names += [f"a{below}.{head}" for head in heads] + ([f"m{below}"] if self.model.config.d_mlp else [])
-        return names + ([f"a{layer}.{head}" for head in heads] if kind == "mlp" else [])
+        return names + ([f"a{layer}.{head}" for head in heads] if self.reads_own_heads(kind) else [])
+
+    def reads_own_heads(self, kind):
+        return kind == "mlp" and self.model.config.block == "serial"
 
     def residual(self, layer, kind):
-        biases = [self.model.layers[below].b_O for below in range(layer + (kind == "mlp"))]
+        biases = [self.model.layers[below].b_O for below in range(layer + self.reads_own_heads(kind))]
         terms = [self.out[name] for name in self.upstream(layer, kind)]
         return [sum(values) + sum(biases) for values in zip(*terms, strict=True)]
 

@@ -1,7 +1,7 @@
 """An independent forward pass over TransformerLens-named tensors, one example, head and position at a time.
 
 Written from the definitions (Vaswani et al. 2017; Elhage et al. 2021), sharing nothing with the package. For
-models with learned positions: LayerNorm or no norm, with or without MLPs, causal or bidirectional.
+models with learned positions: LayerNorm or no norm, with or without MLPs, serial or parallel, causal or bidirectional.
 """
 
 from __future__ import annotations
@@ -21,14 +21,24 @@ def logits(
     activation: str,
     eps: float,
     shortformer: bool = False,
+    parallel: bool = False,
 ) -> Tensor:
-    """[batch, pos, vocab] logits in float64; ``shortformer``: positions enter at q and k alone (Press et al. 2020)."""
+    """[batch, pos, vocab] logits in float64; ``shortformer``: positions enter at q and k alone (Press et al. 2020).
+
+    ``parallel``: an MLP reads what the heads beside it read (Wang and Komatsuzaki 2021, GPT-J).
+    """
     weights = {name: tensor.to(torch.float64) for name, tensor in tensors.items()}
-    return torch.stack([_one(weights, row.tolist(), causal, activation, eps, shortformer) for row in tokens])
+    return torch.stack([_one(weights, row.tolist(), causal, activation, eps, shortformer, parallel) for row in tokens])
 
 
 def _one(
-    weights: Mapping[str, Tensor], row: list[int], causal: bool, activation: str, eps: float, shortformer: bool
+    weights: Mapping[str, Tensor],
+    row: list[int],
+    causal: bool,
+    activation: str,
+    eps: float,
+    shortformer: bool,
+    parallel: bool,
 ) -> Tensor:
     stream = [weights["embed.W_E"][token] for token in row]
     places = [weights["pos_embed.W_pos"][p] for p in range(len(row))]
@@ -38,9 +48,11 @@ def _one(
     layer = 0
     while f"blocks.{layer}.attn.W_Q" in weights:
         block = f"blocks.{layer}."
+        before = stream
         stream = _attention(weights, block, stream, places if shortformer else nowhere, causal, eps)
         if block + "mlp.W_in" in weights:
-            stream = [x + _mlp(weights, block, x, activation, eps) for x in stream]
+            read = before if parallel else stream
+            stream = [x + _mlp(weights, block, y, activation, eps) for x, y in zip(stream, read, strict=True)]
         layer += 1
     unembedding = weights["unembed.W_U"] if "unembed.W_U" in weights else weights["embed.W_E"].T
     final = [_norm(weights, "ln_final", x, eps) for x in stream]

@@ -64,11 +64,11 @@ def draw(seed: int) -> Case:
     changes: dict[str, object] = {"layers": rng.choice([1, 2, 2, 3]), "d_model": rng.choice([12, 16, 40])}
     if family in ("gpt2", "attention-only", "shortformer"):
         changes["heads"] = changes["kv_heads"] = rng.choice([1, 2, 3, 4])
-    if family in ("llama", "qwen"):
+    if family in ("llama", "parallel", "qwen"):
         changes["heads"], changes["kv_heads"] = rng.choice([(2, 1), (2, 2), (4, 1), (4, 2), (3, 3)])
     if family == "gpt2":
         changes["activation"] = rng.choice(["gelu_new", "gelu_new", "gelu", "relu"])
-    learned = family not in ("shortformer", "llama", "qwen")
+    learned = family not in ("shortformer", "llama", "parallel", "qwen")
     method = rng.choice(["acdc", "acdc", "pahq", "pahq", "pahq", "rtn-q"])
     heads, reach = rng.choice(FORMATS) if method != "acdc" else ("float32", "row")
     mlp = rng.choice(["float32", "bf16", "fp16"]) if method != "acdc" else "float32"
@@ -171,6 +171,7 @@ def facts_of(model: Model, *, split: bool, direct: bool) -> Facts:
         rotary_base=c.rotary_base,
         causal=c.causal,
         qk_norm=c.qk_norm,
+        parallel=c.block == "parallel",
     )
 
 

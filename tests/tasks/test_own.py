@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
-from support.places import ROOT
 
 import pahq
 from pahq.__main__ import main
@@ -149,26 +146,6 @@ def test_from_the_command_line_to_a_circuit(tmp_path, capsys):
     write(path, content)
     assert main(typed) == 2
     assert "own.jsonl, row 2, column answer is empty" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("page", ["docs/prompts.md", "README.md"])
-def test_the_walk_through_runs(page, tmp_path, monkeypatch, capsys):
-    """The table, the command and the lines of Python of a page, as they stand."""
-    text = (ROOT / page).read_text()
-    blocks = re.findall(r"```(csv|sh|python)\n(.*?)```", text, re.DOTALL)
-    [table] = [content for kind, content in blocks if kind == "csv"] or [None]
-    if table is None:
-        pytest.skip(f"{page} shows no table")
-    [command] = [content for kind, content in blocks if kind == "sh" and "task=own" in content]
-    [python] = [content for kind, content in blocks if kind == "python" and "read_prompts(" in content]
-    monkeypatch.chdir(tmp_path)
-    Path("gifts.csv").write_text(table)
-    line = next(line for line in command.splitlines() if "task=own" in line)
-    assert main([*shlex.split(line, comments=True)[1:], "wandb=disabled", "run.progress=false"]) == 0
-    assert " kept, " in capsys.readouterr().out
-    scope: dict = {}
-    exec(compile(python, page, "exec"), scope)
-    assert {len(found.edges) > 0 for found in scope["circuits"].values()} == {True}
 
 
 def test_a_search_goes_on_after_its_file_moved(tmp_path):

@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from pahq.circuits.circuit import outputs_of
 from pahq.circuits.graph import Graph, Receiver
+from pahq.circuits.order import Stage, Visit, stages
 from pahq.engine.base import Trial
 from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
@@ -28,7 +28,6 @@ from pahq.engine.suffix.headlogits import HeadLogits
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
-from pahq.engine.suffix.stages import Stage, stages
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need
 from pahq.engine.suffix.trials import addition_trials, direct_trials, stream_trials
 from pahq.engine.suffix.wave import Wave
@@ -103,7 +102,8 @@ class SuffixEngine:
                 self._head_logits = HeadLogits(ends, capacity_bytes=budget.head_logits_bytes)
         self._loss = self._losses(self._at_items(self._state.clean_final))
         self._settled = len(self.graph.senders)
-        self._stages, self._at = stages(self.graph), -1
+        self._stages, self._at = tuple(stages(self.graph)), -1
+        self._place = {visit: at for at, stage in enumerate(self._stages) for visit in stage.visits}
         self._open: list[Receiver] = []
         self._ablated_values: dict[tuple[Receiver, Focus], Tensor] = {}  # of this stage
         self._wave: Wave | None = None
@@ -143,7 +143,7 @@ class SuffixEngine:
 
     def _wave_need(self, receiver: Receiver) -> int:
         """Positions that a wave from this receiver computes: those its outputs are needed at."""
-        outputs = outputs_of(self.graph, receiver)
+        outputs = self.graph.outputs(receiver)
         return max(self._state.need[i] for i in outputs) if outputs else self._state.receiver_need(receiver)
 
     @torch.no_grad()
@@ -215,8 +215,7 @@ class SuffixEngine:
     def _enter(self, edge: int) -> None:
         """Move on to the stage of ``edge``, through every stage on the way: resuming may skip whole stages."""
         tested = self.graph.edges[edge]
-        receiver = tested.receiver
-        wanted = self._stages.index((receiver.kind, receiver.layer, receiver.letter, tested.direct))
+        wanted = self._place[Visit(tested.receiver, tested.direct)]
         if wanted < self._at:
             raise PahqError(f"the suffix engine tests from the output down; {tested} comes before what was tested last")
         while self._at < wanted:
@@ -231,20 +230,20 @@ class SuffixEngine:
 
     def _begin(self, stage: Stage) -> None:
         """Settle which positions the stage's nodes still need, and open the receivers that are connected."""
-        kind, layer, letter, direct = stage
+        before = self._stages[self._at - 1] if self._at else stage
         self._ablated_values = {}
-        if kind == "mlp" or (kind == "head" and direct and letter == "v" and not self.graph.shape.mlp):
-            self._rebase(layer)
-        heads = range(self.graph.shape.letter_heads(letter)) if kind == "head" else range(1)
-        receivers = [Receiver(kind, layer, head, letter) for head in heads]
-        lowest = self.graph.upstream(receivers[0])
+        if stage.layer != before.layer:
+            self._rebase(stage.layer)
+        lowest = self.graph.upstream(stage.receivers[0])
         while self._settled > lowest:
             self._settled -= 1
             self._state.settle(self._settled)
-        if kind == "head" and direct and letter == "v":
-            self._state.enter(layer)
-        for receiver in receivers:
-            if not direct and self._state.receiver_need(receiver) != NOWHERE and self._state.online.get(receiver, True):
+        if stage.kind == "head" and (before.kind, before.layer) != ("head", stage.layer):
+            self._state.enter(stage.layer)
+        if stage.direct:
+            return
+        for receiver in reversed(stage.receivers):  # changes are added up from the first head to the last
+            if self._state.receiver_need(receiver) != NOWHERE and self._state.online.get(receiver, True):
                 self._state.open(receiver)
                 self._open.append(receiver)
 
@@ -267,19 +266,19 @@ class SuffixEngine:
 
     def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
         """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
-        kind, layer, _, direct = self._stages[self._at]
+        stage = self._stages[self._at]
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # before the next one is made: two would be in memory
         wave = self._new_wave(len(trials))
-        if kind == "head":
-            if direct:
-                direct_trials(wave, layer, trials, self._ablated)
+        if stage.kind == "head":
+            if stage.direct:
+                direct_trials(wave, stage.layer, trials, self._ablated)
             else:
-                addition_trials(wave, layer, self._open, trials)
-            final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
+                addition_trials(wave, stage.layer, self._open, trials)
+            final = wave.run("heads", stage.layer)
         else:
-            final = stream_trials(wave, Receiver(kind, layer), trials)
+            final = stream_trials(wave, stage.receivers[0], trials)
         losses = (
             self._loss.expand(len(trials)) if final is None else self._final_losses(final, wave).expand(len(trials))
         )
@@ -337,7 +336,7 @@ class SuffixEngine:
                 self._composites.forget(sender)
             if self._head_logits is not None:
                 self._head_logits.forget(sender)
-        final = wave.run(layer, heads_from=layer + 1, mlp_from=layer)
+        final = wave.run("heads", layer)
         loss = None if final is None else self._final_losses(final, wave)[0]
         wave.choose(0)
         self._state_focus = self._focus

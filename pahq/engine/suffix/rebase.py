@@ -17,18 +17,28 @@ from pahq.model.forward import attention, mlp
 
 def rebase(state: State, first_layer: int) -> Float[Tensor, "batch some d_model"]:
     """Form every alive value of layers ``first_layer`` on anew; return the final residual stream at its need."""
+    for layer in range(first_layer, state.config.layers):
+        for part in state.config.parts:
+            if part.kind == "heads":
+                _heads(state, layer)
+            else:
+                _mlp(state, layer)
+    return _input(state, Receiver("logits"))
+
+
+def _heads(state: State, layer: int) -> None:
     shape = state.graph.shape
-    for layer in range(first_layer, shape.layers):
-        for letter in "qkv":
-            for index in range(shape.letter_heads(letter)):
-                _head_input(state, Receiver("head", layer, index, letter))
-        for head in range(shape.heads):
-            _head(state, layer, head)
-        receiver = Receiver("mlp", layer)
-        if shape.mlp and state.receiver_need(receiver) != NOWHERE:
-            overwrite(state.mlp[layer], mlp(state.config, state.weights(layer), _input(state, receiver)))
-    logits = Receiver("logits")
-    return _input(state, logits)
+    for letter in "qkv":
+        for index in range(shape.letter_heads(letter)):
+            _head_input(state, Receiver("head", layer, index, letter))
+    for head in range(shape.heads):
+        _head(state, layer, head)
+
+
+def _mlp(state: State, layer: int) -> None:
+    receiver = Receiver("mlp", layer)
+    if state.receiver_need(receiver) != NOWHERE:
+        overwrite(state.mlp[layer], mlp(state.config, state.weights(layer), _input(state, receiver)))
 
 
 def _input(state: State, receiver: Receiver) -> Tensor:
@@ -50,9 +60,6 @@ def _head(state: State, layer: int, head: int) -> None:
     need = state.need[state.first_sender(layer) + head]
     if need == NOWHERE:
         return
-    shape = state.graph.shape
-    group = head * shape.kv_heads // shape.heads
-    parts = {"q": head, "k": group, "v": group}
-    receivers = [Receiver("head", layer, index, letter) for letter, index in parts.items()]
+    receivers = state.graph.inputs(state.first_sender(layer) + head)
     q, k, v = (state.whole(receiver, state.projections[receiver]) for receiver in receivers)
     overwrite(state.z[layer][head], attention(state.config, at_need(q, need), k, v))

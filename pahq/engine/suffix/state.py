@@ -22,8 +22,10 @@ from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.kept import KeptInputs
 from pahq.engine.suffix.streams import Streams
-from pahq.model.forward import all_streams, project, run_senders
+from pahq.model.block import Kind
+from pahq.model.forward import project
 from pahq.model.rows import take
+from pahq.model.run import run_senders, streams
 from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus
 
@@ -55,7 +57,7 @@ class State:
         network, ablated = problem.store.network(), problem.corrupted_streams if hold_streams else None
         run = run_senders(network, problem.clean)
         # of all positions: earlier keys and values come from them
-        self._streams = Streams(problem.store, run, all_streams(network, run) if hold_streams else None)
+        self._streams = Streams(problem.store, run, streams(network, run) if hold_streams else None)
         self._ablated_streams = Streams(problem.store, problem.corrupted, ablated)
         run, self.corrupted = run.since(self.first), problem.corrupted.since(self.first)
         self.start, self.z, self.mlp, self.clean_final = run.start, list(run.z), list(run.mlp), run.final
@@ -71,18 +73,14 @@ class State:
 
     def first_sender(self, layer: int) -> int:
         """Index of the layer's head 0 among the senders."""
-        return self.graph.upstream(Receiver("head", layer, 0, "q"))
+        return self.graph.head_senders(layer).start
 
     def receiver_need(self, receiver: Receiver) -> int:
         """At which positions the receiver's input matters."""
         if receiver.kind == "logits":
             return self._output_need
-        first = self.graph.upstream(receiver)
-        if receiver.kind == "mlp":
-            return self.need[first]
-        heads = self.graph.shape.query_heads(receiver.letter, receiver.head)
-        need = max(self.need[first + head] for head in heads)
-        return need if receiver.letter == "q" or need == NOWHERE else EVERYWHERE
+        need = max(self.need[sender] for sender in self.graph.outputs(receiver))
+        return EVERYWHERE if receiver.letter in ("k", "v") and need != NOWHERE else need
 
     def settle(self, sender: int) -> int:
         """Fix ``need`` of a sender whose children have all been visited."""
@@ -98,7 +96,8 @@ class State:
             alive = [receiver for receiver in receivers if self.receiver_need(receiver) != NOWHERE]
             if not alive:
                 continue
-            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, self._streams.pre(layer)[None])
+            stream = self._streams.read("heads", layer)[None]
+            values = project(self.config, self._store.layer(layer, NO_FOCUS), letter, stream)
             for receiver in alive:
                 value, need = values[receiver.head], self.receiver_need(receiver)
                 self.projections[receiver] = at_need(value[:, self.first :], need).clone()
@@ -120,8 +119,7 @@ class State:
         """The receiver's input in the unpatched run, at its need; to be asked for while its senders are clean."""
         if receiver.kind == "logits":
             return at_need(self.clean_final, self._output_need)
-        layer = receiver.layer
-        stream = self._streams.mid(layer) if receiver.kind == "mlp" else self._streams.pre(layer)
+        stream = self._streams.read(_part(receiver), receiver.layer)
         return at_need(stream[:, self.first :], self.receiver_need(receiver))
 
     def fresh_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
@@ -137,8 +135,7 @@ class State:
         """The receiver's input in the ablated run."""
         if receiver.kind == "logits":
             return self.corrupted.final
-        layer, of = receiver.layer, self._ablated_streams
-        return (of.mid(layer) if receiver.kind == "mlp" else of.pre(layer))[:, self.first :]
+        return self._ablated_streams.read(_part(receiver), receiver.layer)[:, self.first :]
 
     def difference(self, senders: Sequence[int], need: int) -> Float[Tensor, "sender batch some d_model"]:
         """What the current outputs of ``senders`` (ascending) differ by from the ablated run."""
@@ -191,6 +188,11 @@ class State:
             return
         if gone.receiver in self.present:
             self.present[gone.receiver][edge - self.graph.incoming(gone.receiver)[0]] = False
+
+
+def _part(receiver: Receiver) -> Kind:
+    """The part of a layer that the receiver's input belongs to."""
+    return "mlp" if receiver.kind == "mlp" else "heads"
 
 
 def first_change(problem: Problem) -> int:

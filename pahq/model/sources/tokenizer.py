@@ -1,4 +1,4 @@
-"""The tokenizer of a model's folder as tokenizer.json's text: read, checked, never fetched, no code of a repository.
+"""The tokenizer of a model's folder as the text of a tokenizer.json: read and checked, never fetched, no code is run.
 
 Folders without a tokenizer.json may hold GPT-2's older pair, vocab.json (a mapping) and merges.txt.
 """

@@ -1,7 +1,7 @@
 """Models in TransformerLens' own terms: its configuration and state dictionary, read without TransformerLens.
 
-Some models exist only so: a config.json of TransformerLens' names and a pickle. This package reads no pickle; what the
-user's own Python read from one becomes a Model here, and ``save_model`` makes a folder of it (docs/models.md).
+Some models exist only as a config.json with TransformerLens' names and a pickle. This package reads no pickle. What the
+user's own Python has read from one becomes a Model here, and ``save_model`` makes a folder of it (docs/models.md).
 """
 
 from __future__ import annotations

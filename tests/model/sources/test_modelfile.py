@@ -14,7 +14,8 @@ from support import small_models
 
 from pahq.errors import PahqError
 from pahq.model import load_model, open_model, save_model
-from pahq.model.forward import logits, run_senders
+from pahq.model.forward import logits
+from pahq.model.run import run_senders
 from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.sources.tensorfile import TensorReader, write_tensors
 

@@ -98,7 +98,7 @@ def plain_run(facts: Facts, w: Weights, start: dict[str, np.ndarray]) -> dict[st
 def residual(facts: Facts, w: Weights, outputs: dict[str, np.ndarray], receiver: str) -> np.ndarray:
     """The whole residual stream at a receiver: all senders upstream, and the b_O of all attention before it."""
     at = head_of(receiver)
-    before = at[0] if at else facts.layers if receiver == "logits" else int(receiver[1:]) + 1
+    before = at[0] if at else facts.layers if receiver == "logits" else int(receiver[1:]) + (not facts.parallel)
     bias = sum(w[f"blocks.{layer}.attn.b_O"] for layer in range(before))
     return sum(outputs[sender] for sender in upstream(facts, receiver)) + bias
 

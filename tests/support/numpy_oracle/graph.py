@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 HEAD = re.compile(r"a(\d+)\.h(\d+)(?:<([qkv])>)?$")
 
@@ -24,6 +24,7 @@ class Shape:
     mlp: bool
     split: bool
     direct: bool
+    parallel: bool = field(default=False, kw_only=True)
 
     def count(self, letter: str) -> int:
         """How many inputs of a letter a layer has."""
@@ -58,12 +59,13 @@ def senders(shape: Shape) -> list[str]:
 
 
 def upstream(shape: Shape, receiver: str) -> list[str]:
-    """The senders that a receiver may read: of lower layers, and for an MLP the heads of its own layer too."""
+    """The senders that a receiver may read: of lower layers, and for an MLP that is not parallel to them the heads of
+    its own layer too."""
     if receiver == "logits":
         return senders(shape)
     own = layer_of(receiver)
-    is_mlp = head_of(receiver) is None
-    return [s for s in senders(shape) if layer_of(s) < own or (is_mlp and layer_of(s) == own and head_of(s))]
+    reads_heads = head_of(receiver) is None and not shape.parallel
+    return [s for s in senders(shape) if layer_of(s) < own or (reads_heads and layer_of(s) == own and head_of(s))]
 
 
 def inputs(shape: Shape, layer: int, letter: str) -> list[str]:

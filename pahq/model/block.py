@@ -1,0 +1,123 @@
+"""How a layer is put together: the one place that says what its parts read and what they add to the stream.
+
+A layer has two parts, its heads and its MLP, computed in this order. Each reads the residual stream as it stands when
+some of the layer's parts have been added to it, and in the end every part is added:
+
+    serial (GPT-2, Llama):         parallel (GPT-NeoX, GPT-J):
+        mid = pre + heads(pre)         mid = pre + heads(pre)
+        post = mid + mlp(mid)          post = mid + mlp(pre)
+
+So all that tells one from the other is what the MLP reads, and ``WIRINGS`` says it with one number a part: how many of
+the layer's parts stand in the stream that the part reads. The plain forward, the calibration of formats and every
+engine walk these parts; the graph has edges from heads into their own layer's MLP where it reads them
+(``ModelConfig.shape``). Norms are no matter of wiring: a parallel block with one norm for both parts has the same
+numbers in ``ln1`` and ``ln2``.
+
+To wire a new kind of block, write a line in ``WIRINGS`` and its name in ``ModelConfig.block``. The line
+
+    "parallel": (Part("heads", reads=0), Part("mlp", reads=0)),
+
+reads: heads come first and read the stream before the layer, the MLP reads the same. A block whose parts come in
+another order, or that has a third part, also needs ``build_graph`` (``pahq.circuits.graph``) to list its nodes so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pahq.model.weights import LayerWeights
+
+Kind = Literal["heads", "mlp"]
+Stream = TypeVar("Stream")
+Send = Callable[[int, "LayerWeights", "Part", Tensor], Tensor]  # layer's number and weights, part, what the part reads
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a layer: ``reads`` is how many of the layer's parts stand in the stream that it reads."""
+
+    kind: Kind
+    reads: int
+
+
+WIRINGS: dict[str, tuple[Part, ...]] = {
+    "serial": (Part("heads", reads=0), Part("mlp", reads=1)),
+    "parallel": (Part("heads", reads=0), Part("mlp", reads=0)),
+}
+
+
+def parts_of(block: str, *, mlp: bool) -> tuple[Part, ...]:
+    """The parts of a layer in the order of computation; without MLPs the heads alone."""
+    return tuple(part for part in WIRINGS[block] if mlp or part.kind != "mlp")
+
+
+def part_of(parts: Sequence[Part], kind: str) -> Part:
+    return next(part for part in parts if part.kind == kind)
+
+
+def mlp_reads_heads(parts: Sequence[Part]) -> bool:
+    """Whether a layer's MLP reads what its heads have added to the stream."""
+    kinds = [part.kind for part in parts]
+    return "mlp" in kinds and part_of(parts, "mlp").reads > kinds.index("heads")
+
+
+def behind(parts: Sequence[Part], kind: str, layer: int, layers: int) -> Iterator[tuple[int, Kind]]:
+    """Layer and kind of every part that reads what ``kind`` of ``layer`` adds, in the order of computation."""
+    kinds: list[str] = [part.kind for part in parts]
+    place = kinds.index(kind)
+    yield from ((layer, part.kind) for part in parts if part.reads > place)
+    yield from ((above, part.kind) for above in range(layer + 1, layers) for part in parts)
+
+
+def after_attention(
+    layer: LayerWeights, resid: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "head batch pos d_head"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """A residual stream with what a layer's heads send."""
+    together = z.permute(1, 2, 0, 3).flatten(2)  # one product for all heads; their outputs are nowhere
+    return resid + together @ layer.W_O.flatten(0, 1) + layer.b_O
+
+
+def add(part: Part, layer: LayerWeights, stream: Tensor, output: Tensor) -> Float[Tensor, "batch pos d_model"]:
+    """The stream with what a part sends: heads by their z, before W_O, an MLP by its output."""
+    return after_attention(layer, stream, output) if part.kind == "heads" else stream + output
+
+
+def cross(parts: Sequence[Part], levels: dict[int, Stream], advance: Callable[[Part, Stream, Stream], Stream]) -> None:
+    """Carry a stream through one layer: ``levels[0]`` is the stream before it, and afterwards the one behind it.
+
+    ``advance`` gives the stream with a part added, from the part, the stream that it reads and the stream so far.
+    ``levels`` is the caller's one hold on the stream: what no later part reads is let go, since streams are large.
+    """
+    for place, part in enumerate(parts):
+        levels[place + 1] = advance(part, levels[part.reads], levels[place])
+        wanted = {place + 1, *(later.reads for later in parts[place + 1 :])}
+        for level in levels.keys() - wanted:
+            del levels[level]
+    levels[0] = levels.pop(len(parts))
+
+
+def through(
+    parts: Sequence[Part],
+    layers: Iterable[LayerWeights],
+    stream: Tensor,
+    send: Send,
+) -> Float[Tensor, "batch pos d_model"]:
+    """Carry a stream through all layers; ``send`` gives what a part sends (see ``add``), from the stream it reads."""
+    levels = {0: stream}
+    del stream
+    for index, layer in enumerate(layers):
+        cross(parts, levels, partial(_send_and_add, send, index, layer))
+    return levels[0]
+
+
+def _send_and_add(
+    send: Send, index: int, layer: LayerWeights, part: Part, read: Tensor, stream: Tensor
+) -> Float[Tensor, "batch pos d_model"]:
+    return add(part, layer, stream, send(index, layer, part, read))

@@ -1,0 +1,83 @@
+"""The fast loop: linters, types, and the quick tests of what a change touches, in under two minutes on two cores.
+
+    make check              the rooms in which files differ from the last commit; without any, a fast set of all rooms
+    make check ROOMS=all    every room's quick tests
+    make check ROOMS="engine search"
+
+A test that takes long is marked ``slow`` (tests/conftest.py) and runs in ``make test`` alone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ALWAYS = ("tests/test_layers.py",)
+FAST = ("circuits", "config", "files", "search", "tasks")  # where nothing has changed
+LINTERS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("snakefmt", "--check", "Snakefile", "workflow"),
+    ("mypy",),
+)
+
+
+def changed(root: Path = ROOT) -> list[str]:
+    """Files that differ from the last commit, new ones too, by their paths below ``root``."""
+    tracked = ("git", "diff", "--name-only", "HEAD")
+    new = ("git", "ls-files", "--others", "--exclude-standard")
+    return sorted({line for words in (tracked, new) for line in _output(words, root).splitlines()})
+
+
+def rooms_of(files: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The rooms (folders of ``tests/``) that those files belong to: code by its folder, tests by theirs."""
+    parts = [Path(file).parts for file in files]
+    return sorted({part[1] for part in parts if len(part) > 2 and part[0] in ("pahq", "tests") and part[1] in known})
+
+
+def known_rooms(root: Path = ROOT) -> list[str]:
+    """The rooms that have tests."""
+    return sorted(
+        {path.parent.relative_to(root / "tests").parts[0] for path in (root / "tests").glob("*/**/test_*.py")}
+    )
+
+
+def chosen_tests(words: Sequence[str], known: Sequence[str], files: Sequence[str]) -> list[str]:
+    """What pytest is given: the rooms named, or all, or those of the changed files. ValueError for an unknown room."""
+    unknown = [word for word in words if word not in (*known, "all")]
+    if unknown:
+        raise ValueError(f"unknown room {unknown[0]!r}; known: all, {', '.join(known)}")
+    if "all" in words:
+        return ["tests"]
+    chosen = list(words) or rooms_of(files, known) or list(FAST)
+    touched = [file for file in files if Path(file).match("tests/test_*.py") and (ROOT / file).is_file()]
+    return [*ALWAYS, *(f"tests/{room}" for room in chosen), *sorted(set(touched) - set(ALWAYS))]
+
+
+def main(words: Sequence[str]) -> int:
+    try:
+        tests = chosen_tests(words, known_rooms(), changed())
+    except ValueError as error:
+        sys.stderr.write(f"make check: {error}\n")
+        return 2
+    pytest = ("pytest", "-q", "-n", "2", "--dist", "loadscope", "-m", "not slow", *tests)
+    clock = time.monotonic()
+    for command in (*LINTERS, pytest):
+        print("==", " ".join(command), flush=True)
+        done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT)
+        if done.returncode:
+            return done.returncode
+    print(f"make check: all is well, {time.monotonic() - clock:.0f} s")
+    return 0
+
+
+def _output(words: Sequence[str], root: Path) -> str:
+    return subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
