@@ -1,6 +1,11 @@
 # From configuration to tables and figures:
-#   snakemake --cores all [--config experiment=NAME root=FOLDER wandb=MODE ...]
-# Hydra's files under conf/ say what is computed; nothing here does.
+#   snakemake --cores all [--config KEY=VALUE ...]
+# Hydra's files under conf/ say what is computed; nothing here does. Keys:
+#   experiment=NAME  of conf/experiment (default)      root=FOLDER  where results lie (results)
+#   wandb=MODE       online, offline or disabled       lock=false   where the file system cannot lock files
+#   stability_of=marked|all|none                       of which circuits stability is measured: those whose rows say so
+#   resamples=20 seeds=5                               of stability, for every row; unsaid, the row's own numbers
+#   random_circuits=100 inflated=100                   sample sizes of faithfulness; unsaid, 30 each
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +14,8 @@ from snakemake.exceptions import WorkflowError
 
 from pahq.errors import PahqError
 from pahq.experiments.compose import groups
-from pahq.experiments.jobs import stability_jobs
+from pahq.experiments.jobs import done_marker, stability_jobs
+from pahq.experiments.progress import write_plan
 from pahq.experiments.workflow import Settings, join_runs
 
 # Rules say `python` and mean the one that runs Snakemake, whether or not its environment is activated. A prefix takes the
@@ -27,11 +33,14 @@ LIVE = join_runs(ROOT)  # after a kill the same command goes on; two runs at onc
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
-include: "workflow/rules/acdc.smk"
-include: "workflow/rules/pahq.smk"
+include: "workflow/rules/cells.smk"
 include: "workflow/rules/stability.smk"
 include: "workflow/rules/faithfulness.smk"
 include: "workflow/rules/analysis.smk"
+
+
+onstart:
+    write_plan(Path(PLAN), [cell_id for group in GROUPS for cell_id in group.cells])
 
 
 rule all:

@@ -10,13 +10,16 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pahq.cell.result import Certainty
 from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
 from pahq.files.fulldisk import told_if_full
+
+if TYPE_CHECKING:
+    from pahq.experiments.progress import Progress
 
 HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sweep over lists of values
        pahq COMMAND [ARGUMENT ...]       do one of the things below (COMMAND --help tells more)
@@ -108,15 +111,29 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
-    """Run cells one after the other, one line for each that is finished."""
+    """Run cells one after the other, one line for each that is finished; of several, how many are left too."""
     from pahq.cell.run import run_cell
 
+    runs = list(runs)
+    progress = _progress(runs)
     for cell, run in runs:
         found = run_cell(cell, run)
         result = found.result
         numbers = f"{result.tests} tests, {result.kept} kept, {result.seconds:.1f} s{_doubts(result.certainty)}"
         sys.stdout.write(f"{result.id}: {numbers}, {found.folder}\n")
         sys.stdout.flush()
+        if progress is not None:
+            sys.stderr.write(f"{progress.sentence()}\n")
+
+
+def _progress(runs: Sequence[tuple[CellConfig, RunConfig]]) -> Progress | None:
+    """How far the run is that these cells are part of, or all of; None of a single cell."""
+    from pahq.experiments.progress import Progress
+
+    for _, run in runs:
+        if run.plan is not None:
+            return Progress.planned(run.plan, run.root)
+    return Progress.begun(runs) if len(runs) > 1 else None
 
 
 def _doubts(certainty: Certainty) -> str:

@@ -18,6 +18,7 @@ from pahq.cell import run as cell
 from pahq.cell.files import SearchResult, cell_folder
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
+from pahq.experiments.compose import compose_runs
 
 SMALL = ("task=tracr-proportion", "task.examples=4", "wandb=disabled")
 
@@ -56,9 +57,35 @@ def test_a_sweep_runs_every_combination_once(
     assert main(["-m", "method=pahq,rtn-q", "precision=int8,int4,auto", "threshold=0.1,0.2,0.10"]) == 0
     names = {(c.method.name, c.precision.name, c.threshold) for c, _ in ran}
     assert len(ran) == len(names) == 2 * 2 * 2
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
     assert len(lines) == 8
     assert lines[0] == f"{ran[0][0].id}: 24 tests, 9 kept, 1.2 s, results/cells/{ran[0][0].id}"
+    assert len(shown.err.splitlines()) == 8  # how many are left
+
+
+def test_a_sweep_says_how_many_are_left_and_a_single_cell_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", *SMALL, "method=acdc", "threshold=0.1,0.2", f"run.root={tmp_path}", "run.progress=false"]
+    assert main(sweep) == 0
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "1 of 2 cells done, less than a minute left"
+    assert last == "2 of 2 cells done"
+    assert main([*SMALL, "method=acdc", "threshold=0.3", f"run.root={tmp_path}", "run.progress=false"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cell_of_a_planned_run_says_how_many_of_it_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "a, b.txt"
+    cell = [*SMALL, "method=acdc", "threshold=0.3", f"run.root={tmp_path}", "run.progress=false", f"run.plan={plan}"]
+    assert main(cell) == 2
+    assert capsys.readouterr().err == f"pahq: error: run.plan: {plan}: No such file or directory\n"
+    plan.write_text(f"{compose_runs(cell)[0][0].id}\nother/cell\n")
+    assert main(cell) == 0
+    assert capsys.readouterr().err == "1 of 2 cells done, less than a minute left\n"
 
 
 FAULTS = [
@@ -66,7 +93,10 @@ FAULTS = [
     (["model=gpt5"], "unknown model 'gpt5'; known: attn-only-4l, gpt2, nano"),
     (["thresold=0.1"], "unknown key 'thresold'; known: audit, band, engine, focus, method, model"),
     (["task.exampels=1"], "unknown key 'exampels' in 'task'; known: ablation, examples, kind"),
-    (["run.rot=x"], "unknown key 'rot' in 'run'; known: device, experiment, lock, memory_gb, progress, repair, root"),
+    (
+        ["run.rot=x"],
+        "unknown key 'rot' in 'run'; known: device, experiment, lock, memory_gb, plan, progress, repair, root",
+    ),
     (["+task.colour=red"], "unknown key 'task.colour'; known: ablation, bos, examples"),
     (["precision=int4,int8"], "several values in 'precision=int4,int8' are a sweep; put -m in front"),
     (["threshold=["], "cannot read the override 'threshold='"[:-1]),

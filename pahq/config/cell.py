@@ -295,6 +295,7 @@ class RunConfig(_Frozen):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     experiment: str = "adhoc"
     progress: bool = True
+    plan: str | None = None  # file that lists all cells of the run, one a line: how many are left is told of these
     store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
     repair: bool = False  # a finished cell of which a byte has changed is set aside and computed anew

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pahq.config.cell import CellConfig
 from pahq.errors import unknown
@@ -19,7 +20,8 @@ CELLS = 16  # of stability in one process: their searches, not its start, are wh
 class Asked:
     """What an experiment's row asks for beside its cells; of rows that share a cell, all.
 
-    ``together``: all its precisions in one process, being short searches. ``resamples``: of its circuits' stability.
+    ``together``: all its methods and precisions in one process, being short searches. ``resamples``: of its circuits'
+    stability.
     """
 
     together: bool = False
@@ -50,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in threshold, and maybe precision, alone; ``name`` is unique in its experiment."""
+    """Cells that differ in threshold, and maybe precision and method, alone; ``name`` is unique in its experiment."""
 
     name: str
     cells: Mapping[str, Cell]
@@ -72,30 +74,43 @@ def _sweep(typed: Sequence[Sequence[str]]) -> str:
 
 
 def joined(groups: Sequence[Group]) -> list[Group]:
-    """Groups whose rows say ``together`` and that differ in precision alone become one, in the first one's place."""
-    found: dict[tuple[object, ...], list[Group]] = {}
+    """Groups whose rows say ``together`` and that differ in precision or method alone become one, in the first's place.
+
+    Methods join where they have the same precisions, so that the whole is one sweep.
+    """
+    found = _joined(_joined(groups, "precision"), "method")
+    alone = {id(group) for group in groups}
+    used = {group.name: 1 for group in found if id(group) in alone}
+    return [group if id(group) in alone else _renamed(group, used) for group in found]
+
+
+def _joined(groups: Sequence[Group], key: str) -> list[Group]:
+    """One group for those whose words are equal but for ``key``'s."""
+    alike: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
-        found.setdefault(_alike(group), []).append(group)
-    used: dict[str, int] = {}
-    result: list[Group] = []
-    for members in found.values():
-        if len(members) == 1:
-            result += members
-            continue
-        config = members[0].config
-        name = f"{config.task.name}-{config.method.name}"
-        used[name] = used.get(name, 0) + 1
-        cells = dict(itertools.chain.from_iterable(group.cells.items() for group in members))
-        result.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", cells))
-    return result
+        alike.setdefault(_words_but(group, key), []).append(group)
+    return [
+        members[0]
+        if len(members) == 1
+        else Group(members[0].name, dict(itertools.chain.from_iterable(group.cells.items() for group in members)))
+        for members in alike.values()
+    ]
 
 
-def _alike(group: Group) -> tuple[object, ...]:
-    """Equal for groups that may be joined: the same words but for the precision's, and the same thresholds."""
+def _words_but(group: Group, key: str) -> tuple[object, ...]:
+    """The words of all cells without ``key``'s values; of a group that may not be joined, its name too."""
     cells = list(group.cells.values())
-    words = ["precision" if text.startswith("precision=") else text for cell in cells for text in cell.overrides]
-    apart = "precision" not in words or not all(cell.asked.together for cell in cells)
+    words = [key if text.startswith(f"{key}=") else text for cell in cells for text in cell.overrides]
+    apart = key not in words or not all(cell.asked.together for cell in cells)
     return (group.name, *words) if apart else tuple(words)
+
+
+def _renamed(group: Group, used: dict[str, int]) -> Group:
+    """By task and methods, with a number where an earlier group is ``used`` to that name."""
+    methods = dict.fromkeys(cell.config.method.name for cell in group.cells.values())
+    name = "-".join((group.config.task.name, *methods))
+    used[name] = used.get(name, 0) + 1
+    return Group(name if used[name] == 1 else f"{name}-{used[name]}", group.cells)
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,11 @@ class StabilityJob:
     name: str
     cells: tuple[str, ...]
     asked: Asked
+
+
+def done_marker(folder: Path, resamples: int, seeds: int) -> Path:
+    """The file in a cell's folder that says that so many resamples and seeds, or more, are measured."""
+    return folder / "stability" / f"resamples{resamples}-seeds{seeds}.done"
 
 
 def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[StabilityJob]:

@@ -5,27 +5,33 @@ from __future__ import annotations
 import difflib
 import fcntl
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 from pahq.errors import PahqError
-from pahq.faithfulness.asked import parse
-from pahq.resamples.command import check_words
+from pahq.experiments.jobs import Asked
+
+LEAST = {"resamples": 2, "seeds": 0, "random_circuits": 1, "inflated": 1}  # of the settings that are whole numbers
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``snakemake --config KEY=VALUE ...``, checked. ``stability`` and ``faithfulness``: words for these commands."""
+    """``snakemake --config KEY=VALUE ...``, checked.
+
+    ``resamples`` and ``seeds`` of every circuit whose stability is measured; None: what its row says.
+    ``random_circuits`` and ``inflated`` are sample sizes of ``pahq faithfulness``; None: its own.
+    """
 
     experiment: str = "default"
     root: str = "results"
     wandb: str | None = None
     stability_of: str = "marked"
-    stability: tuple[str, ...] = ()
-    faithfulness: tuple[str, ...] = ()
+    resamples: int | None = None
+    seeds: int | None = None
+    random_circuits: int | None = None
+    inflated: int | None = None
     lock: bool = True
 
     @classmethod
@@ -39,21 +45,27 @@ class Settings:
         found: dict[str, Any] = {
             key: str(config[key]) for key in ("experiment", "wandb", "stability_of") if key in config
         }
-        for key in ("stability", "faithfulness"):
-            found[key] = _words(key, config.get(key))
+        found |= {key: _whole(key, config[key]) for key in LEAST if key in config}
         return cls(**found, root=_root(config.get("root", cls.root)), lock=_truth("lock", config.get("lock", cls.lock)))
 
+    def counts(self, asked: Asked) -> tuple[int, int]:
+        """Resamples and seeds to measure of circuits whose rows ask for so much."""
+        return (
+            asked.resamples if self.resamples is None else self.resamples,
+            asked.seeds if self.seeds is None else self.seeds,
+        )
 
-def _words(key: str, value: Any) -> tuple[str, ...]:
-    try:
-        words = tuple(shlex.split("" if value is None else str(value)))
-        if key == "stability":
-            check_words(words)
-        elif parse(words)[0].what:
-            raise PahqError(f"options such as --random-circuits 100 were expected, got {value!r}")
-    except ValueError as error:  # a PahqError, or shlex's word on quotes
-        raise PahqError(f"--config {key}: {error}") from None
-    return words
+    @property
+    def sample_sizes(self) -> list[str]:
+        """What was said of sample sizes, as options of ``pahq faithfulness``."""
+        said = {"--random-circuits": self.random_circuits, "--inflated": self.inflated}
+        return [word for option, count in said.items() if count is not None for word in (option, str(count))]
+
+
+def _whole(key: str, value: Any) -> int:
+    if type(value) is not int or value < LEAST[key]:
+        raise PahqError(f"--config {key}: a whole number from {LEAST[key]} on was expected, got {value!r}")
+    return value
 
 
 def _root(value: Any) -> str:

@@ -26,6 +26,7 @@ from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
 from pahq.errors import PahqError
+from pahq.experiments.jobs import done_marker
 from pahq.files.frames import write_parquet
 from pahq.files.sealed import check_digests, digests, read_sealed, write_sealed
 from pahq.model.sources.find import check_device
@@ -36,7 +37,6 @@ from pahq.resamples.variants import (
     KINDS,
     Variant,
     check_counts,
-    done_marker,
     order_variants,
     resample_variants,
     seed_variants,

@@ -54,19 +54,6 @@ def main(argv: Sequence[str], marked_cells: Callable[[str], Mapping[str, Asked]]
     return 0
 
 
-def counts_of(words: Sequence[str], asked: Asked) -> tuple[int, int]:
-    """Resamples and seeds that a command line with these ``words`` gives a cell of which so much is asked."""
-    return _counts(_parser().parse_args(["-", *words]), asked)
-
-
-def check_words(words: Sequence[str]) -> None:
-    """Raise PahqError unless the ``words`` are options, with numbers that can be measured, and name no cell."""
-    given = _parser().parse_args(["-", *words])
-    if given.names != ["-"]:
-        raise PahqError(f"options such as --n 20 --seeds 5 were expected, got {' '.join(given.names[1:])!r}")
-    check_counts(RESAMPLES if given.n is None else given.n, given.seeds or 0)
-
-
 def _counts(given: argparse.Namespace, asked: Asked) -> tuple[int, int]:
     n, seeds = given.n, given.seeds
     return asked.resamples if n is None else n, asked.seeds if seeds is None else seeds

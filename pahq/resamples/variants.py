@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pahq.circuits.order import Order
@@ -25,11 +24,6 @@ class Variant:
     order: Order
     resample: int | None = None
     seed: int = 0
-
-
-def done_marker(folder: Path, resamples: int, seeds: int) -> Path:
-    """The file in a cell's folder that says that so many resamples and seeds, or more, are measured."""
-    return folder / "stability" / f"resamples{resamples}-seeds{seeds}.done"
 
 
 def check_counts(n: int, seeds: int = 0) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 
 from pahq.circuits.order import Order
 from pahq.errors import PahqError
 from pahq.experiments import compose as experiment
 from pahq.experiments.compose import cells, compose_runs, configuration_folder, groups
+from pahq.experiments.composer import Composer
 from pahq.experiments.jobs import Asked, Cell, stability_jobs
 from pahq.resamples.variants import order_variants
 
@@ -33,11 +37,59 @@ def default() -> dict[str, Cell]:
     return cells("default")
 
 
+@pytest.fixture(scope="module")
+def stability() -> dict[str, Cell]:
+    return cells("stability")
+
+
 def test_the_cells_are_those_that_composing_each_anew_gives(default: dict[str, Cell]) -> None:
     sample = [*cells("smoke").values(), *list(default.values())[::40]]
     for cell in sample:
         [(config, _)] = compose_runs(cell.overrides)
         assert config == cell.config
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["precision=int8,int4,auto,float32", "method=pahq", "precision.rounding=nearest,calibrated"],
+        ["precision.mlp=float32", "precision=fp8,nf4", "precision.compute=bf16", "precision.cache=fp16"],
+        ["precision=int8,plain,odd", "method=rtn-q", "threshold=0.1,0.2"],
+        ["precision=int8,int4", "task.name=${precision.name}-${threshold}", "threshold=0.1,0.2"],
+        ["precision=int8,int4", "++precision.kernel=codes", "precision.compute=int8"],
+        ["precision=fp8,int8", "threshold=1,1e-2,0.5"],
+        ["threshold=0.1,0.2"],
+    ],
+)
+def test_precisions_and_thresholds_are_what_each_composed_alone_is(conf: Path, words: list[str]) -> None:
+    (conf / "precision" / "plain.yaml").write_text((conf / "precision" / "int8-head.yaml").read_text())
+    odd = (conf / "precision" / "int8.yaml").read_text().replace("name: int8", "name: odd-${seed}")
+    (conf / "precision" / "odd.yaml").write_text(odd)
+    composed: list[dict[str, object]] = []
+    fast = Composer(_counted(experiment._compose, composed), conf)
+    lines = BasicSweeper.split_arguments(experiment.parse_overrides(words, sweep=True), max_batch_size=None)[0]
+    with experiment._hydra():
+        assert [fast.composed(line) for line in lines] == [experiment._compose(line) for line in lines]
+    assert len(composed) <= len(lines)
+
+
+def test_most_are_not_composed_at_all(conf: Path) -> None:
+    composed: list[dict[str, object]] = []
+    fast = Composer(_counted(experiment._compose, composed), conf)
+    with experiment._hydra():
+        for precision, at in product(("int8", "fp8", "bf16"), (0.1, 0.2)):
+            fast.composed([f"precision={precision}", "method=pahq", f"threshold={at}"])
+    assert len(composed) == 1
+
+
+def _counted(
+    compose: Callable[[Sequence[str]], dict[str, object]], into: list[dict[str, object]]
+) -> Callable[[Sequence[str]], dict[str, object]]:
+    def counted(words: Sequence[str]) -> dict[str, object]:
+        into.append(compose(words))
+        return into[-1]
+
+    return counted
 
 
 def test_the_default_experiment(default: dict[str, Cell]) -> None:
@@ -108,10 +160,8 @@ def test_precisions_of_a_row_share_a_process_where_it_says_so(conf: Path) -> Non
     assert list(cells("short"))[:16] == list(cells("apart"))
     found = {group.name: group for group in groups("short")}
     assert {name: len(group.cells) for name, group in found.items()} == {
-        "nano-ioi-pahq": 4,
-        "nano-ioi-rtn-q": 4,
-        "nano-docstring-pahq": 4,
-        "nano-docstring-rtn-q": 4,
+        "nano-ioi-pahq-rtn-q": 8,
+        "nano-docstring-pahq-rtn-q": 8,
         "nano-ioi-pahq-fp8": 2 + 1,
         "nano-ioi-pahq-bf16": 2,
         "nano-docstring-pahq-fp8": 2,
@@ -164,27 +214,60 @@ def test_what_rows_ask_for_goes_to_the_cells_of_their_rows_however_these_are_typ
     assert [cell.config.method.focus for cell in every.values()][-2:] == ["sender", "both"]
 
 
-def test_no_process_measures_the_stability_of_too_many(default: dict[str, Cell]) -> None:
-    jobs = stability_jobs(groups("default"))
+def test_methods_share_a_process_where_the_whole_is_one_sweep(conf: Path) -> None:
+    (conf / "experiment" / "uneven.yaml").write_text(
+        "- {task: nano-ioi, method: [pahq, rtn-q], precision: [int4, int8], threshold: 0.1, together: true}\n"
+        "- {task: nano-ioi, method: pahq, precision: fp8, threshold: 0.1, together: true}\n"  # more than RTN-Q has
+        "- {task: nano-docstring, method: [pahq, rtn-q], precision: int8, threshold: 0.1, together: true}\n"
+        "- {task: nano-induction, method: [pahq, rtn-q], precision: int8, threshold: 0.1}\n"
+    )
+    found = {group.name: len(group.cells) for group in groups("uneven")}
+    assert found == {
+        "nano-ioi-pahq": 3,
+        "nano-ioi-rtn-q": 2,
+        "nano-docstring-pahq-rtn-q": 2,
+        "nano-induction-pahq-int8": 1,
+        "nano-induction-rtn-q-int8": 1,
+    }
+    for group in groups("uneven"):
+        assert [cell.id for cell, _ in compose_runs(group.overrides, sweep=True)] == list(group.cells)
+
+
+def test_no_process_measures_the_stability_of_too_many(stability: dict[str, Cell]) -> None:
+    jobs = stability_jobs(groups("stability"))
     assert max(len(job.cells) for job in jobs) == 16
     assert len({job.name for job in jobs}) == len(jobs)
     measured = [cell_id for job in jobs for cell_id in job.cells]
-    assert sorted(measured) == sorted(cell_id for cell_id, cell in default.items() if cell.asked.resamples)
+    assert sorted(measured) == sorted(cell_id for cell_id, cell in stability.items() if cell.asked.resamples)
 
 
-def test_the_default_experiment_measures_every_circuits_stability(default: dict[str, Cell]) -> None:
+def test_the_stability_experiment_measures_every_circuits_stability(stability: dict[str, Cell]) -> None:
     """On five resamples, and at one threshold a task, of ACDC and PAHQ at int8, on twenty.
 
     Of the serial schedule's no more: they are their twins' circuits.
     """
-    unmeasured = [cell.config.engine.schedule for cell in default.values() if not cell.asked.resamples]
+    unmeasured = [cell.config.engine.schedule for cell in stability.values() if not cell.asked.resamples]
     assert unmeasured == ["serial"] * len(unmeasured)
-    assert {cell.asked.resamples for cell in default.values()} == {0, 5, 20}
-    surely = [cell.config for cell in default.values() if cell.asked.resamples == 20]
-    tasks = {cell.config.task.name for cell in default.values()}
+    assert {cell.asked.resamples for cell in stability.values()} == {0, 5, 20}
+    surely = [cell.config for cell in stability.values() if cell.asked.resamples == 20]
+    tasks = {cell.config.task.name for cell in stability.values()}
     assert sorted((c.task.name, c.method.name, c.precision.name) for c in surely) == sorted(
         (task, *series) for task in tasks for series in (("acdc", "float32"), ("pahq", "int8"))
     )
+
+
+def test_the_default_experiment_is_a_part_of_it(default: dict[str, Cell], stability: dict[str, Cell]) -> None:
+    """Of which the stability of ACDC's and PAHQ's circuits of the nano tasks alone is measured."""
+    assert set(default) < set(stability)
+    marked = [cell.config for cell in default.values() if cell.asked.resamples]
+    assert {(c.method.name, c.precision.name, c.threshold) for c in marked} == {
+        ("acdc", "float32", 0.03),
+        ("pahq", "int8", 0.03),
+    }
+    assert len(marked) == 2 * 4
+    assert all(cell.asked.resamples <= stability[cell_id].asked.resamples for cell_id, cell in default.items())
+    kinds = {(c.method.name, c.precision.rounding, c.audit) for c in (cell.config for cell in default.values())}
+    assert {("pahq", "calibrated", "none"), ("pahq", "calibrated", "band")} < kinds
 
 
 @pytest.mark.parametrize(
@@ -237,7 +320,7 @@ def test_two_models_of_one_name_are_refused_unless_one_is_named(conf: Path, tmp_
 
 def test_an_unknown_experiment_names_the_known_ones() -> None:
     with pytest.raises(
-        PahqError, match="unknown experiment 'papr'; known: ablations, default, paper, products, real, smoke"
+        PahqError, match="unknown experiment 'papr'; known: ablations, default, paper, products, real, smoke, stability"
     ):
         cells("papr")
 

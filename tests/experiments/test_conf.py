@@ -42,8 +42,8 @@ def test_every_file_composes(group: str, name: str, tmp_path: Path) -> None:
     assert chosen.name == ("float32" if name == "auto" else name)
 
 
-# The default experiment, the one that takes seconds to compose, has its tests in test_experiment.py.
-@pytest.mark.parametrize("name", sorted({*options("experiment")} - {"default"}))
+# Those that take seconds to compose have tests in test_compose.py.
+@pytest.mark.parametrize("name", sorted({*options("experiment")} - {"default", "stability"}))
 def test_every_experiment_composes(name: str) -> None:
     found = cells(name)
     assert found

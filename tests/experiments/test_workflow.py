@@ -16,23 +16,43 @@ import pytest
 
 from pahq.__main__ import main
 from pahq.errors import PahqError
-from pahq.experiments.workflow import Settings, join_runs
+from pahq.experiments.jobs import Asked
+from pahq.experiments.workflow import LEAST, Settings, join_runs
+from pahq.faithfulness import settings as faithfulness
+from pahq.faithfulness.asked import parse
+from pahq.resamples.variants import check_counts
 
 
 def test_settings_and_what_they_are_unsaid() -> None:
     assert Settings.of({}) == Settings()
     said = {"experiment": "smoke", "root": "a,b (ü)", "wandb": "offline", "stability_of": "all", "lock": "false"}
-    said |= {"stability": "--n 3 --seeds 1", "faithfulness": "--random-circuits 40 --edges 9"}
-    assert Settings.of(said) == Settings(
-        "smoke",
-        "a,b (ü)",
-        "offline",
-        "all",
-        ("--n", "3", "--seeds", "1"),
-        ("--random-circuits", "40", "--edges", "9"),
-        lock=False,
-    )
-    assert Settings.of({"lock": True, "stability": None}).lock is True
+    said |= {"resamples": 3, "seeds": 0, "random_circuits": 40, "inflated": 9}
+    assert Settings.of(said) == Settings("smoke", "a,b (ü)", "offline", "all", 3, 0, 40, 9, lock=False)
+    assert Settings.of({"lock": True}).lock is True
+
+
+def test_numbers_of_searches_are_the_rows_unless_said() -> None:
+    assert Settings().counts(Asked(resamples=8)) == (8, 2)
+    assert Settings(seeds=7).counts(Asked(resamples=8)) == (8, 7)
+    assert Settings(resamples=40).counts(Asked(resamples=8)) == (40, 2)
+    assert Settings(resamples=3, seeds=0).counts(Asked(resamples=8)) == (3, 0)
+
+
+def test_sample_sizes_are_words_that_faithfulness_reads() -> None:
+    assert Settings().sample_sizes == []
+    words = Settings(random_circuits=40, inflated=9).sample_sizes
+    assert parse(words)[1] == faithfulness.Settings(random_circuits=40, inflated=9)
+    for name in ("random_circuits", "inflated"):  # the least that is accepted here is the least that is accepted there
+        with pytest.raises(PahqError, match=f"{name} must be at least {LEAST[name]}"):
+            faithfulness.Settings(**{name: LEAST[name] - 1})
+
+
+@pytest.mark.parametrize("key", ["resamples", "seeds"])
+def test_the_least_numbers_are_those_that_can_be_measured(key: str) -> None:
+    numbers = {"resamples": 2, "seeds": 0}
+    check_counts(*(numbers | {key: LEAST[key]}).values())
+    with pytest.raises(PahqError):
+        check_counts(*(numbers | {key: LEAST[key] - 1}).values())
 
 
 @pytest.mark.parametrize(
@@ -40,20 +60,16 @@ def test_settings_and_what_they_are_unsaid() -> None:
     [
         ({"experment": "smoke"}, r"unknown --config key 'experment' \(is it experiment\?\); known: experiment, root, "),
         ({"stabilty_of": "all"}, r"unknown --config key 'stabilty_of' \(is it stability_of\?\); known: "),
+        ({"resample": 3}, r"unknown --config key 'resample' \(is it resamples\?\); known: "),
         ({"zzz": 1}, r"unknown --config key 'zzz'; known: experiment, root"),
-        ({"stability": "--n x"}, "--config stability: pahq stability: argument --n: invalid int value: 'x'"),
-        ({"stability": "--nn 3"}, "unrecognized arguments: --nn 3"),
-        ({"stability": "--n"}, "argument --n: expected one argument"),
-        ({"stability": "--n 1"}, "--config stability: n=1 resamples cannot be compared"),
-        ({"stability": "--seeds -1"}, "seeds=-1 is no number of further seeds"),
-        ({"stability": 20}, "--config stability: options such as --n 20 --seeds 5 were expected, got '20'"),
-        ({"stability": "--n '3"}, "--config stability: No closing quotation"),
-        (
-            {"faithfulness": "--random-circuit x"},
-            "--config faithfulness: pahq faithfulness: argument --random-circuits",
-        ),
-        ({"faithfulness": "--edges 0"}, "--config faithfulness: edges must be at least 1, got 0"),
-        ({"faithfulness": 40}, "--config faithfulness: options such as --random-circuits 100 were expected, got 40"),
+        ({"resamples": "x"}, "--config resamples: a whole number from 2 on was expected, got 'x'"),
+        ({"resamples": 1}, "--config resamples: a whole number from 2 on was expected, got 1"),
+        ({"resamples": 2.5}, "--config resamples: a whole number from 2 on was expected, got 2.5"),
+        ({"resamples": None}, "--config resamples: a whole number from 2 on was expected, got None"),
+        ({"seeds": -1}, "--config seeds: a whole number from 0 on was expected, got -1"),
+        ({"seeds": True}, "--config seeds: a whole number from 0 on was expected, got True"),
+        ({"random_circuits": 0}, "--config random_circuits: a whole number from 1 on was expected, got 0"),
+        ({"inflated": "1 2"}, "--config inflated: a whole number from 1 on was expected, got '1 2'"),
         ({"root": 2024}, "--config root: the name of a folder was expected, got 2024; write ./ before a name"),
         ({"root": ["x"]}, "--config root: the name of a folder was expected"),
         ({"root": None}, "--config root: the name of a folder was expected, got None"),

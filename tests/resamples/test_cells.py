@@ -422,5 +422,3 @@ def test_an_experiments_rows_say_how_much_where_the_command_does_not(
         found.clear()
         command.main([*names, "--root", str(tmp_path)], twice.__getitem__)
         assert found == {ids[0]: (20, 5)}
-    assert command.counts_of([], Asked(resamples=5)) == (5, 1)
-    assert command.counts_of(["--seeds", "7", "--memory-gb", "2"], Asked(resamples=5)) == (5, 7)

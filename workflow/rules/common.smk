@@ -1,4 +1,5 @@
 # Paths and command lines of an experiment's cells.
+PLAN = f"{ROOT}/logs/{EXPERIMENT}/cells.txt"  # of this run, so that its cells can say how many are left
 SEARCHES = {cell_id: job.asked.searches for job in STABILITY for cell_id in job.cells}
 MODELS = {group.config.model.name: group.config.model for group in GROUPS}
 
@@ -8,11 +9,6 @@ def model_arguments(wildcards):
     model = MODELS[wildcards.model]
     revision = ["--revision", model.revision] if model.revision else []
     return shlex.join([model.source, *revision])
-
-
-def of(method):
-    """The groups of cells of one method."""
-    return [group for group in GROUPS if group.config.method.name == method]
 
 
 def model_file(group):
@@ -32,10 +28,27 @@ def urgency(group):
 
 def sweep(group):
     """The group as typed behind `python -m pahq -m`."""
-    run = [f"run.root={ROOT}", f"run.experiment={EXPERIMENT}", "run.progress=false"]
+    run = [f"run.root={ROOT}", f"run.experiment={EXPERIMENT}", "run.progress=false", f"run.plan={PLAN}"]
     wandb = [f"wandb={SAID.wandb}"] if SAID.wandb is not None else []
     lock = [] if SAID.lock else ["run.lock=false"]
     return shlex.join([*group.overrides, *run, *wandb, *lock])
+
+
+def folders(job):
+    """Of a stability job's cells."""
+    return [f"{ROOT}/cells/{cell_id}" for cell_id in job.cells]
+
+
+def markers(job):
+    """What says that the stability of the job's cells is measured."""
+    return [str(done_marker(Path(folder), *SAID.counts(job.asked))) for folder in folders(job)]
+
+
+def stability_arguments(job):
+    """The job as typed behind `python -m pahq stability`."""
+    n, seeds = SAID.counts(job.asked)
+    lock = [] if SAID.lock else ["--no-lock"]
+    return shlex.join([*folders(job), "--root", ROOT, "--no-progress", "--n", str(n), "--seeds", str(seeds), *lock])
 
 
 def task_cells(wildcards):
@@ -46,7 +59,7 @@ def task_cells(wildcards):
 def task_arguments(wildcards):
     """The task's cells as typed behind `python -m pahq faithfulness`."""
     ids = [cell_id for group in TASK_GROUPS[wildcards.task] for cell_id in group.cells]
-    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *SAID.faithfulness, "--cells", *ids])
+    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *SAID.sample_sizes, "--cells", *ids])
 
 
 CELLS = [path for group in GROUPS for path in results(group)]

@@ -1,6 +1,6 @@
 # How faithful the circuits are, one job a task: its cells share model, prompts and, where circuits coincide, numbers.
 # A task's table is the declared output; each cell's faithfulness.json beside its result.json is undeclared, so what was
-# measured outlives a job that fails. Sample sizes: --config faithfulness="--random-circuits 100 --inflated 100".
+# measured outlives a job that fails.
 rule faithfulness:
     input:
         task_cells,

@@ -1,11 +1,11 @@
-# The baseline: ACDC in full precision. One job per group of cells that differ in threshold alone, since start-up
-# costs seconds and most cells do not. A cell's declared output is its result.json; the journal beside it is
-# undeclared, so what was computed outlives a job that fails or is killed.
-for group in of("acdc"):
+# The searches, by whatever method: one job per group of cells that a sweep can name, since start-up costs seconds and most
+# cells do not. A cell's declared output is its result.json; the journal beside it is undeclared, so what was computed
+# outlives a job that fails or is killed.
+for group in GROUPS:
 
     rule:
         name:
-            f"acdc_{group.name}"
+            f"cells_{group.name}"
         input:
             model_file(group),
         output:
