@@ -66,6 +66,11 @@ def stages(graph: Graph) -> Iterator[Stage]:
             yield from (Stage(receivers, direct) for receivers in letters)
 
 
+def stage_numbers(graph: Graph) -> dict[Visit, int]:
+    """The number of every visit's stage, counted from the output down."""
+    return {visit: number for number, stage in enumerate(stages(graph)) for visit in stage.visits}
+
+
 def visits(graph: Graph) -> Iterator[Visit]:
     """Every node's visits, in the order of ``stages``."""
     return (visit for stage in stages(graph) for visit in stage.visits)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
-from pahq.circuits.order import Stage, Visit, stages
+from pahq.circuits.order import Stage, Visit, stage_numbers, stages
 from pahq.engine.base import Trial
 from pahq.engine.losses import KlLosses, Losses, PlainLosses, carefully, losses_for, rows_of
 from pahq.engine.problem import Problem
@@ -103,7 +103,7 @@ class SuffixEngine:
         self._loss = self._losses(self._at_items(self._state.clean_final))
         self._settled = len(self.graph.senders)
         self._stages, self._at = tuple(stages(self.graph)), -1
-        self._place = {visit: at for at, stage in enumerate(self._stages) for visit in stage.visits}
+        self._stage_numbers = stage_numbers(self.graph)
         self._open: list[Receiver] = []
         self._ablated_values: dict[tuple[Receiver, Focus], Tensor] = {}  # of this stage
         self._wave: Wave | None = None
@@ -215,7 +215,7 @@ class SuffixEngine:
     def _enter(self, edge: int) -> None:
         """Move on to the stage of ``edge``, through every stage on the way: resuming may skip whole stages."""
         tested = self.graph.edges[edge]
-        wanted = self._place[Visit(tested.receiver, tested.direct)]
+        wanted = self._stage_numbers[Visit(tested.receiver, tested.direct)]
         if wanted < self._at:
             raise PahqError(f"the suffix engine tests from the output down; {tested} comes before what was tested last")
         while self._at < wanted:
