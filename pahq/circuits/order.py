@@ -1,6 +1,6 @@
 """The order of visits and tests (Conmy et al. 2023 and its code): a setting, since it changes the circuit.
 
-Searches come down the graph, so visits are its order of computation (``Graph.receivers``) turned round.
+A search goes from the output down, so its visits follow the order of computation (``Graph.receivers``) reversed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Visits next to each other whose tests may be measured together, since none of them hangs on another.
+    """Consecutive visits whose tests may be measured together, since none of these nodes reads another one.
 
-    They are of the logits, of one layer's MLP, or of one layer's head inputs of one letter, all ``direct`` or none.
+    A stage holds the logits, one layer's MLP, or one layer's head inputs of one letter (their Direct edges, or their
+    Addition edges).
     """
 
     receivers: tuple[Receiver, ...]
