@@ -1,6 +1,6 @@
 """The order of visits and tests (Conmy et al. 2023 and its code): a setting, since it changes the circuit.
 
-Searches come down the graph, so visits are its order of computation (``Graph.receivers``) turned round.
+A search goes from the output down, so its visits follow the order of computation (``Graph.receivers``) reversed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from pahq.circuits.graph import Edge, Graph, Receiver
+from pahq.circuits.graph import Graph, Receiver
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,12 @@ class Visit:
     direct: bool
 
 
-StageKey = tuple[str, int, str, bool]  # kind, layer and letter of the receivers; whether their Direct edges are tested
-
-
-def stage_of(tested: Edge | Visit) -> StageKey:
-    """The stage that an edge or a visit belongs to (``Stage.key``): what may be measured, or removed, together."""
-    receiver = tested.receiver
-    return receiver.kind, receiver.layer, receiver.letter, tested.direct
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Visits next to each other whose tests may be measured together, since none of them hangs on another.
+    """Consecutive visits whose tests may be measured together, since none of these nodes reads another one.
 
-    They are of the logits, of one layer's MLP, or of one layer's head inputs of one letter, all ``direct`` or none.
+    A stage holds the logits, one layer's MLP, or one layer's head inputs of one letter (their Direct edges, or their
+    Addition edges).
     """
 
     receivers: tuple[Receiver, ...]
@@ -57,10 +49,6 @@ class Stage:
     @property
     def layer(self) -> int:
         return self.receivers[0].layer
-
-    @property
-    def key(self) -> StageKey:
-        return stage_of(self.visits[0])
 
     @property
     def visits(self) -> tuple[Visit, ...]:
@@ -77,6 +65,11 @@ def stages(graph: Graph) -> Iterator[Stage]:
         letters = [tuple(of) for _, of in groupby(members, key=lambda at: at.letter)]
         for direct in (True, False) if kind == "head" and graph.n_direct else (False,):
             yield from (Stage(receivers, direct) for receivers in letters)
+
+
+def stage_numbers(graph: Graph) -> dict[Visit, int]:
+    """The number of every visit's stage, counted from the output down."""
+    return {visit: number for number, stage in enumerate(stages(graph)) for visit in stage.visits}
 
 
 def visits(graph: Graph) -> Iterator[Visit]:

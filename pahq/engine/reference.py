@@ -113,8 +113,7 @@ def circuit_stream(
 
 
 class _Patched:
-    """One patched forward on its way up. ``delta`` is online minus corrupted outputs, by sender; filled from the
-    embedding on."""
+    """One patched forward. ``delta`` is what each sender computes minus its corrupted value, filled layer by layer."""
 
     def __init__(self, problem: Problem, present: Bool[Tensor, " edge"], focus: Focus, watch: Watch | None) -> None:
         self._problem, self._present, self._focus, self._watch = problem, present, focus, watch

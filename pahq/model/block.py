@@ -1,24 +1,25 @@
 """How a layer is put together: the one place that says what its parts read and what they add to the stream.
 
-A layer has two parts, its heads and its MLP, computed in this order. Each reads the residual stream as it stands when
-some of the layer's parts have been added to it, and in the end every part is added:
+A layer has two parts, its heads and its MLP, computed in this order. Each part reads the residual stream with none or
+some of the layer's other parts added, and what it sends is added to the stream:
 
     serial (GPT-2, Llama):         parallel (GPT-NeoX, GPT-J):
         mid = pre + heads(pre)         mid = pre + heads(pre)
         post = mid + mlp(mid)          post = mid + mlp(pre)
 
-So all that tells one from the other is what the MLP reads, and ``WIRINGS`` says it with one number a part: how many of
-the layer's parts stand in the stream that the part reads. The plain forward, the calibration of formats and every
-engine walk these parts; the graph has edges from heads into their own layer's MLP where it reads them
-(``ModelConfig.shape``). Norms are no matter of wiring: a parallel block with one norm for both parts has the same
-numbers in ``ln1`` and ``ln2``.
+The two differ only in what the MLP reads. ``WIRINGS`` says it with one number for each part: how many of the layer's
+parts have been added to the stream that the part reads. The plain forward, the calibration of formats and every engine
+loop over these parts. ``ModelConfig.shape`` derives from them whether the graph has edges from a layer's heads to its
+MLP. Norms do not belong here: a parallel block with one norm for both parts stores it twice, as ``ln1`` and ``ln2``.
 
 To wire a new kind of block, write a line in ``WIRINGS`` and its name in ``ModelConfig.block``. The line
 
     "parallel": (Part("heads", reads=0), Part("mlp", reads=0)),
 
-reads: heads come first and read the stream before the layer, the MLP reads the same. A block whose parts come in
-another order, or that has a third part, also needs ``build_graph`` (``pahq.circuits.graph``) to list its nodes so.
+means: the heads are computed first, from the stream before the layer, and the MLP reads that same stream. Add a random
+model of it to ``tests/support/small_models.py``, and the tests of all engines run on it. A block whose parts come in
+another order, or that has a third part, also needs a change of ``build_graph`` (``pahq.circuits.graph``), which lists a
+layer's heads before its MLP.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Send = Callable[[int, "LayerWeights", "Part", Tensor], Tensor]  # layer's number
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a layer: ``reads`` is how many of the layer's parts stand in the stream that it reads."""
+    """A part of a layer; the stream that it reads has the layer's first ``reads`` parts added."""
 
     kind: Kind
     reads: int
@@ -79,13 +80,13 @@ def behind(parts: Sequence[Part], kind: str, layer: int, layers: int) -> Iterato
 def after_attention(
     layer: LayerWeights, resid: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "head batch pos d_head"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """A residual stream with what a layer's heads send."""
+    """The residual stream ``resid`` with what a layer's heads send, and their common bias b_O, added."""
     together = z.permute(1, 2, 0, 3).flatten(2)  # one product for all heads; their outputs are nowhere
     return resid + together @ layer.W_O.flatten(0, 1) + layer.b_O
 
 
 def add(part: Part, layer: LayerWeights, stream: Tensor, output: Tensor) -> Float[Tensor, "batch pos d_model"]:
-    """The stream with what a part sends: heads by their z, before W_O, an MLP by its output."""
+    """The stream with what a part sends added; ``output`` is the heads' z (before W_O) or the MLP's output."""
     return after_attention(layer, stream, output) if part.kind == "heads" else stream + output
 
 
@@ -93,7 +94,7 @@ def cross(parts: Sequence[Part], levels: dict[int, Stream], advance: Callable[[P
     """Carry a stream through one layer: ``levels[0]`` is the stream before it, and afterwards the one behind it.
 
     ``advance`` gives the stream with a part added, from the part, the stream that it reads and the stream so far.
-    ``levels`` is the caller's one hold on the stream: what no later part reads is let go, since streams are large.
+    Streams are large, so ``levels`` should hold the only reference to them: one that no later part reads is deleted.
     """
     for place, part in enumerate(parts):
         levels[place + 1] = advance(part, levels[part.reads], levels[place])

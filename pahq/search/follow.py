@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from itertools import groupby
 
-from pahq.circuits.order import stage_of
+from pahq.circuits.order import Visit, stage_numbers
 from pahq.engine.base import Engine, Trial
 
 
@@ -19,6 +19,7 @@ class Follower:
 
     def __init__(self, engine: Engine, focus: Callable[[int], Hashable] = lambda edge: None) -> None:
         self._engine, self._focus = engine, focus
+        self._stages = stage_numbers(engine.graph)
         self._gone: list[int] = []  # removed by the search, not yet by the engine
         self._found: tuple[float, float] | None = None  # of the test at hand
         self._current: float | None = None  # the engine's loss under the focus ``_under``, if nothing is to be removed
@@ -26,12 +27,10 @@ class Follower:
 
     def losses(self, edge: int) -> tuple[float, float]:
         """The loss before and after removing ``edge``, in the state of the search."""
-        edges = self._engine.graph.edges
-        stage = stage_of(edges[edge])
         rest: tuple[int, ...] = ()
-        for other, members in groupby(self._gone, key=lambda gone: stage_of(edges[gone])):
+        for stage, members in groupby(self._gone, key=self._stage):
             rest = tuple(members)
-            if other != stage:
+            if stage != self._stage(edge):
                 self._engine.remove(rest)
                 rest, self._current = (), None
         self._gone = list(rest)
@@ -51,3 +50,8 @@ class Follower:
         (before, after), self._found = self._found, None
         self._engine.remove([*self._gone, edge] if removed else self._gone)
         self._gone, self._current, self._under = [], after if removed else before, self._focus(edge)
+
+    def _stage(self, edge: int) -> int:
+        """The number of the edge's stage: edges of one stage an engine may take away at once."""
+        tested = self._engine.graph.edges[edge]
+        return self._stages[Visit(tested.receiver, tested.direct)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pahq.circuits.graph import ModelShape, Receiver, build_graph
-from pahq.circuits.order import Order, sender_order, stages, visits
+from pahq.circuits.order import Order, sender_order, stage_numbers, stages, visits
 from pahq.search.acdc import visit_edges
 
 
@@ -95,6 +95,9 @@ def test_a_stage_is_one_letter_of_one_layer(direct_edges: bool) -> None:
         assert {(visit.receiver.kind, visit.receiver.layer) for visit in stage.visits} == {(stage.kind, stage.layer)}
         assert len({visit.receiver.letter for visit in stage.visits}) == 1
     assert [visit for stage in stages(graph) for visit in stage.visits] == list(visits(graph))
+    numbers = stage_numbers(graph)
+    assert {numbers[visit] for visit in visits(graph)} == set(range(len(found)))
+    assert [numbers[visit] for visit in visits(graph)] == sorted(numbers.values())
 
 
 @given(

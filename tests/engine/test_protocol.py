@@ -13,7 +13,7 @@ import torch
 from support.small_models import random_model, random_prompts
 
 from pahq.circuits.graph import Receiver
-from pahq.circuits.order import Order, stage_of, stages, visits
+from pahq.circuits.order import Order, Visit, stage_numbers
 from pahq.config.cell import PrecisionConfig
 from pahq.engine.base import Engine, Resettable, Trial, takes_windows
 from pahq.engine.problem import Problem, build_problem
@@ -53,10 +53,11 @@ def found_in(family: str, *, metric: str = "kl", focus: str = "none", dtype: Any
 
 def windows(problem: Problem, decisions: list[Decision]) -> list[list[Decision]]:
     """The tests of a search, up to five at a time that may be measured together."""
+    numbers = stage_numbers(problem.graph)
 
     def alike(decision: Decision) -> object:
         edge = problem.graph.edges[decision.edge]
-        return stage_of(edge), focus_of(problem.graph, edge, problem.focus)
+        return numbers[Visit(edge.receiver, edge.direct)], focus_of(problem.graph, edge, problem.focus)
 
     groups = [list(members) for _, members in groupby(decisions, key=alike)]
     return [group[i : i + 5] for group in groups for i in range(0, len(group), 5)]
@@ -180,14 +181,3 @@ def test_edges_of_two_stages_and_trials_of_two_foci_are_refused_before_anything_
     with pytest.raises(PahqError, match=re.escape(foci)):
         engine.measure([Trial(head, ()) for head in heads])
     assert engine.measure([Trial(logits, ())]) == SuffixEngine(problem).measure([Trial(logits, ())])
-
-
-@pytest.mark.parametrize("family", ["gpt2", "attention-only"])
-def test_stages_come_in_the_order_of_visits(family: str) -> None:
-    graph = problem_of(family).graph
-    visited = list(dict.fromkeys(map(stage_of, visits(graph))))
-    assert visited == [stage.key for stage in stages(graph)]
-    assert {stage_of(edge) for edge in graph.edges} == set(visited)
-    assert [stage_of(edge) for edge in graph.edges if edge.direct] == [
-        (edge.receiver.kind, edge.receiver.layer, edge.receiver.letter, True) for edge in graph.edges if edge.direct
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pahq.circuits.graph import Graph
-from pahq.circuits.order import Stage, stage_of, stages
+from pahq.circuits.order import Stage, Visit, stage_numbers, stages
 from pahq.engine.base import Trial
 from pahq.errors import PahqError
 from pahq.precision.store import Focus, focus_of
@@ -20,8 +20,8 @@ class Descent:
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self._stages = graph, tuple(stages(graph))
-        places = {stage.key: place for place, stage in enumerate(self._stages)}
-        self._places = [places[stage_of(edge)] for edge in graph.edges]
+        places = stage_numbers(graph)
+        self._places = [places[Visit(edge.receiver, edge.direct)] for edge in graph.edges]
         self.restart()
 
     def __len__(self) -> int:
