@@ -65,7 +65,7 @@ class WindowEngine(Engine, Protocol):
 
     @property
     def drift(self) -> float:
-        """The largest difference so far between a loss that was carried along and the same computed anew."""
+        """The largest difference, since the last ``reset``, of a loss that was carried along from the same anew."""
 
 
 def takes_windows(engine: Engine) -> TypeGuard[WindowEngine]:

@@ -111,7 +111,7 @@ class SuffixEngine:
 
     @property
     def drift(self) -> float:
-        """The largest difference that a loss had from its value computed anew, so far."""
+        """The largest difference that a loss had from its value computed anew, since the last ``reset``."""
         return float(self._drift)
 
     @property
