@@ -32,7 +32,7 @@ from synthetic import GPT2_XL, LLAMA_3_8B, Shape, make_model, make_prompts
 from torch import Tensor
 
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem

@@ -9,7 +9,7 @@ import torch
 from support import small_models
 
 import pahq
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.search.acdc import Decision
 from pahq.search.sweep import common_prefix, sweep
 

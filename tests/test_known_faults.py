@@ -17,7 +17,8 @@ from support import small_models
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
-from pahq.config.cell import CellConfig, PrecisionConfig
+from pahq.config.cell import CellConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits

@@ -14,7 +14,7 @@ from support import small_models
 
 import pahq
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
 from pahq.tasks.task import Prompts, last_items
 

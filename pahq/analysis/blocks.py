@@ -16,7 +16,7 @@ from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, pareto_point, p
 from pahq.analysis.summary import Evaluation, cost_of, kl_of_logits
 from pahq.analysis.table import Table
 from pahq.circuits.agreement import Curve, Point
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.experiments.grids import GRIDS, Grid
 
 THRESHOLDS = (0.001, 0.005, 0.01)  # the PAHQ paper's

@@ -18,7 +18,8 @@ from pahq.cell.journal import read_journal
 from pahq.cell.result import BandAudit, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
-from pahq.config.cell import BITS, CellConfig, EngineConfig, PrecisionConfig
+from pahq.config.cell import CellConfig, EngineConfig
+from pahq.config.precision import BITS, PrecisionConfig
 from pahq.errors import PahqError
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pahq.analysis.summary import METHODS
-from pahq.config.cell import FORMATS
+from pahq.config.precision import FORMATS
 
 _OKABE_ITO = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442")
 COLOURS = dict(zip(FORMATS, _OKABE_ITO, strict=True))

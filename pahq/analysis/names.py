@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 
 EVALUATED = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects")  # parquet files
 FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypedDict
 from pydantic import BaseModel, ValidationError
 
 from pahq.circuits.order import Order
-from pahq.config.cell import CellConfig, PrecisionConfig
+from pahq.config.cell import CellConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError, unknown
 from pahq.sentences import one_sentence
 

@@ -10,11 +10,10 @@ import json
 import math
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
@@ -22,44 +21,19 @@ from pydantic import (
     model_validator,
 )
 
+from pahq.config.frozen import Frozen
 from pahq.config.modelnames import settled
+from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
 from pahq.config.promptfile import cut, pairs_digest, read_pairs
 from pahq.errors import PahqError
 from pahq.sentences import one_sentence
 
-Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
-Scales = Literal["row", "head", "group32", "group64", "none"]
 Focus = Literal["receiver", "sender", "both", "none"]
-# How many bits a number takes, by format.
-BITS = {"float32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4, "int4s": 4, "nf4": 4}
-FORMATS: tuple[str, ...] = tuple(BITS)
-# How far one scale may reach, for the formats that have scales.
-SCALES: dict[str, tuple[str, ...]] = {
-    "fp8": ("row", "head", "none"),
-    "int8": ("row", "head"),
-    "int4": ("group32", "row", "head"),
-    "int4s": ("group32", "row", "head"),
-    "nf4": ("group64",),
-}
 METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, values: Any) -> Any:
-        """Pydantic would take true for 1."""
-        for key, value in values.items() if isinstance(values, dict) else ():
-            kind = cls.model_fields[key].annotation if key in cls.model_fields else None
-            if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
-                raise ValueError(f"a number was expected as {key}, not {str(value).lower()}")
-        return values
-
-
-class TaskConfig(_Frozen):
+class TaskConfig(Frozen):
     """Prompts and metric. ``kind`` names the builder in ``pahq.tasks``; ``metric`` what the search minimises.
 
     ``bos`` is the text of a token that stands before every prompt. ``positions`` is the length of an induction prompt
@@ -100,7 +74,7 @@ class TaskConfig(_Frozen):
         return found
 
 
-class ModelChoice(_Frozen):
+class ModelChoice(Frozen):
     """``source``: an embedded model's name, a folder, or a hub name (then ``revision`` must be a commit)."""
 
     name: str
@@ -108,7 +82,7 @@ class ModelChoice(_Frozen):
     revision: str | None = None
 
 
-class MethodConfig(_Frozen):
+class MethodConfig(Frozen):
     """The search. ``order`` and ``senders`` say in which order edges are tested, which changes the circuit.
 
     ``order``: of the heads of a layer as senders. ``senders``: those of the nearest layer first, or of the farthest.
@@ -122,60 +96,7 @@ class MethodConfig(_Frozen):
     absolute: bool = False
 
 
-class PrecisionConfig(_Frozen):
-    """Formats of the attention weights out of focus (``format``), of the MLPs, of what absent edges carry (``cache``).
-
-    ``rounding``: each attention weight to the nearest level, or all to those by which outputs on the search's own
-    prompts are off by least.
-    ``compute``: of the operands of q, k and v projections out of focus and of MLPs (in 8 bits of the former alone, and
-    MLPs in bf16). ``kernel``: unpack weights before products, multiply 8-bit codes as they are, or unpack inside the
-    product. ``auto`` is settled by the method.
-    """
-
-    name: str
-    format: Format | Literal["auto"] = "auto"
-    scales: Scales = "row"
-    rounding: Literal["nearest", "calibrated"] = "nearest"
-    mlp: Literal["float32", "bf16", "fp16"] = "float32"
-    cache: Literal["float32", "bf16", "fp16"] = "float32"
-    compute: Literal["float32", "tf32", "bf16", "fp8", "int8"] = "float32"
-    kernel: Literal["unpack", "codes", "fused"] = "unpack"
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all numbers are float32, so that a search in it is ACDC's."""
-        return {self.format, self.mlp, self.cache, self.compute} == {"float32"}
-
-    @model_validator(mode="after")
-    def _scales_fit(self) -> PrecisionConfig:
-        allowed = SCALES.get(self.format)
-        if allowed and self.scales not in allowed:
-            raise ValueError(f"format {self.format} has no scales {self.scales!r}; known: {', '.join(allowed)}")
-        if self.rounding == "calibrated" and self.format not in (*SCALES, "auto"):
-            raise ValueError(f"rounding=calibrated needs a format among {', '.join(SCALES)}, not {self.format}")
-        if self.compute in ("fp8", "int8") and self.format != self.compute:
-            raise ValueError(
-                f"compute={self.compute} multiplies weights of that format, and precision.format is {self.format}"
-            )
-        if self.compute in ("fp8", "int8") and self.scales not in ("row", "head"):
-            raise ValueError(f"compute={self.compute} needs scales row or head, not {self.scales!r}")
-        if self.kernel == "codes" and self.compute not in ("fp8", "int8"):
-            raise ValueError(f"kernel=codes needs compute=fp8 or int8, not {self.compute}")
-        if self.kernel == "fused" and (self.format not in _FUSED or self.scales == "none"):
-            raise ValueError(
-                f"kernel=fused needs scales and a format of {', '.join(_FUSED)}, not {self.format} with {self.scales}"
-            )
-        if self.kernel == "fused" and self.compute in ("fp8", "int8"):
-            raise ValueError(
-                f"kernel=fused multiplies in float32, tf32 or bf16; compute={self.compute} has kernel=codes"
-            )
-        return self
-
-
-_FUSED = ("fp8", "int8", "int4", "int4s")
-
-
-class EngineConfig(_Frozen):
+class EngineConfig(Frozen):
     """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions.
 
     (With rounded operands, ``precision.compute``, in float64 alone.)
@@ -190,7 +111,7 @@ class EngineConfig(_Frozen):
     doubts: Literal["float64", "leave"] = "float64"
 
 
-class BandConfig(_Frozen):
+class BandConfig(Frozen):
     """``audit=band``: what is measured in both precisions, and how the band follows from it.
 
     The band is ``safety`` times the largest difference of all tests measured in both, and at least ``least``; in each
@@ -209,7 +130,7 @@ class BandConfig(_Frozen):
     hopeless: float = Field(default=0.5, gt=0, le=1)
 
 
-class CellConfig(_Frozen):
+class CellConfig(Frozen):
     """One cell: task x model x method x precision x engine x threshold x seed."""
 
     task: TaskConfig
@@ -286,7 +207,7 @@ class CellConfig(_Frozen):
         return f"{self.task.name}/{self.method.name}-{self.precision.name}-t{self.threshold:g}-{self.digest}"
 
 
-class RunConfig(_Frozen):
+class RunConfig(Frozen):
     """Where and how loudly, never what."""
 
     root: str = "results"

@@ -17,7 +17,7 @@ from torch import Tensor
 from pahq.circuits.graph import Receiver
 from pahq.engine.problem import Problem
 from pahq.model.forward import attention, mlp, project
-from pahq.model.weights import LayerWeights
+from pahq.model.layerweights import LayerWeights
 from pahq.precision.store import NO_FOCUS
 
 BATCH_BYTES = (

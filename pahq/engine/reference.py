@@ -20,7 +20,7 @@ from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.finite import Watch
 from pahq.model.forward import attend, mlp
-from pahq.model.weights import LayerWeights
+from pahq.model.layerweights import LayerWeights
 from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 from pahq.tasks.metrics import gather_items

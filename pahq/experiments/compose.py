@@ -22,7 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pahq.config.cell import CellConfig, ModelChoice, PrecisionConfig, RunConfig, parse_config
+from pahq.config.cell import CellConfig, ModelChoice, RunConfig, parse_config
+from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, unknown
 from pahq.experiments.composer import Composer

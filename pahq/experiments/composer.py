@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 
 FREE = ("threshold", "precision")
 DEFAULTS = {name: field.default for name, field in PrecisionConfig.model_fields.items() if not field.is_required()}

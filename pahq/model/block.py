@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pahq.model.weights import LayerWeights
+    from pahq.model.layerweights import LayerWeights
 
 Kind = Literal["heads", "mlp"]
 Stream = TypeVar("Stream")

@@ -15,7 +15,8 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.model.block import Part, through
 from pahq.model.forward import attend, head_outputs, mlp, project
-from pahq.model.weights import LayerWeights, Network
+from pahq.model.layerweights import LayerWeights
+from pahq.model.weights import Network
 
 
 class Watch:

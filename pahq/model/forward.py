@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.block import Part, through
-from pahq.model.products import product
+from pahq.model.layerweights import LayerWeights
+from pahq.model.products import mlp_products, product
 from pahq.model.rows import put, take
-from pahq.model.weights import Ends, LayerWeights, ModelConfig, Network
+from pahq.model.weights import Ends, ModelConfig, Network
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -74,7 +75,7 @@ def project(
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
-    products, by_codes = config.products, layer.by_codes
+    products, by_codes = layer.products, layer.by_codes
     if layer.exact and (by_codes or products != "float32"):
         heads = list(range(config.count(letter)) if rows is None else rows)
         exact = layer.are_exact(letter, heads)
@@ -194,13 +195,13 @@ def mlp(
     assert layer.W_out is not None
     assert layer.b_out is not None
     normed = normalise(config, x, layer.ln2_w, layer.ln2_b)
-    activation = ACTIVATIONS[config.activation]
+    activation, products = ACTIVATIONS[config.activation], mlp_products(layer.products)
     if layer.W_gate is not None:
-        gate = activation(product(normed, layer.W_gate, config.mlp_products))
-        hidden = gate * (product(normed, layer.W_in, config.mlp_products) + layer.b_in)
+        gate = activation(product(normed, layer.W_gate, products))
+        hidden = gate * (product(normed, layer.W_in, products) + layer.b_in)
     else:
-        hidden = activation(product(normed, layer.W_in, config.mlp_products) + layer.b_in)
-    return product(hidden, layer.W_out, config.mlp_products) + layer.b_out
+        hidden = activation(product(normed, layer.W_in, products) + layer.b_in)
+    return product(hidden, layer.W_out, products) + layer.b_out
 
 
 def unembed(model: Ends, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:

@@ -1,7 +1,7 @@
 """A layer's tensors in memory, and what every kind of layer has in common.
 
-``pahq.model.weights.LayerWeights`` says what a forward asks of a layer. ``PlainLayer`` holds all of it. Layers of other
-kinds make their tensors as they are read (``pahq.precision.packedlayer``, ``pahq.precision.wide``).
+``pahq.model.layerweights.LayerWeights`` says what a forward asks of a layer. ``PlainLayer`` holds all of it. Layers of
+other kinds make their tensors as they are read (``pahq.precision.packedlayer``, ``pahq.precision.wide``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pahq.model.fused import Fused
 from pahq.model.rows import take
 
 if TYPE_CHECKING:
-    from pahq.model.weights import LayerWeights
+    from pahq.model.layerweights import LayerWeights
 
 
 class ByLetter:
@@ -72,6 +72,10 @@ class PlainLayer(SmallWeights, ByLetter):
     W_in: Float[Tensor, "d_model d_mlp"] | None = None
     W_gate: Float[Tensor, "d_model d_mlp"] | None = None
     W_out: Float[Tensor, "d_mlp d_model"] | None = None
+
+    @property
+    def products(self) -> str:
+        return "float32"
 
     @property
     def exact(self) -> frozenset[int]:

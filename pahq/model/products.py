@@ -21,6 +21,11 @@ from pahq.model.codes import LARGEST, encode
 PRODUCTS = ("float32", "tf32", "bf16", "fp8", "int8")
 
 
+def mlp_products(products: str) -> str:
+    """How MLPs multiply in a network that multiplies in ``products``: their weights are never in 8 bits."""
+    return "bf16" if products in LARGEST else products
+
+
 def product(
     a: Float[Tensor, "*batch rows inner"], b: Float[Tensor, "*batch inner out"], products: str
 ) -> Float[Tensor, "*batch rows out"]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pahq.model.block import Kind, Part, through
 from pahq.model.forward import head_outputs, part_output
-from pahq.model.weights import LayerWeights, Network
+from pahq.model.layerweights import LayerWeights
+from pahq.model.weights import Network
 
 
 @dataclass(frozen=True)

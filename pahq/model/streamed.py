@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.model.layers import PlainLayer
-from pahq.model.weights import Embedding, Ends, LayerWeights, ModelConfig
+from pahq.model.layerweights import LayerWeights
+from pahq.model.weights import Embedding, Ends, ModelConfig
 
 
 @dataclass(frozen=True)

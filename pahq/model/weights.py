@@ -6,21 +6,20 @@ is what recorded runs, compiled Tracr programs and the field's notebooks use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from pahq.circuits.graph import ModelShape
 from pahq.errors import PahqError
 from pahq.model.block import Part, mlp_reads_heads, parts_of
-from pahq.model.codes import Coded
-from pahq.model.fused import Fused
 from pahq.model.layers import PLACES, PlainLayer
+from pahq.model.layerweights import LayerWeights
 
 Activation = Literal["relu", "gelu", "gelu_new", "silu"]
 
@@ -56,18 +55,6 @@ class ModelConfig(BaseModel):
     qk_norm: bool = False
     block: Literal["serial", "parallel"] = "serial"
 
-    # How a network multiplies (``pahq.model.products``): a search's choice, no fact of the model, so no file has it.
-    _products: str = PrivateAttr(default="float32")
-
-    @property
-    def products(self) -> str:
-        return self._products
-
-    @property
-    def mlp_products(self) -> str:
-        """Of MLPs, whose weights are never in 8 bits."""
-        return "bf16" if self._products in ("fp8", "int8") else self._products
-
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of a layer in the order of computation, each with the stream that it reads."""
@@ -76,12 +63,6 @@ class ModelConfig(BaseModel):
     def count(self, letter: str) -> int:
         """Heads of a letter: q, k, v, or o for the output."""
         return self.kv_heads if letter in "kv" else self.heads
-
-    def computing(self, products: str) -> ModelConfig:
-        """The same model, whose q, k and v projections and MLPs multiply in ``products``."""
-        changed = self.model_copy()
-        changed._products = products
-        return changed
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -101,99 +82,6 @@ class ModelConfig(BaseModel):
             raise PahqError(f"model {self.name!r} has no position embedding to split from the token embedding")
         parallel = self.d_mlp > 0 and not mlp_reads_heads(self.parts)
         return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed, parallel)
-
-
-class LayerWeights(Protocol):
-    """A layer's weights under a focus: what a forward asks for.
-
-    Where its numbers lie and in how many bits, a forward never learns: a store's layer may make a matrix when it is
-    read, so whoever needs some heads asks for their ``rows``. What the fields mean: ``pahq.model.layers.PlainLayer``.
-    """
-
-    @property
-    def W_Q(self) -> Float[Tensor, "head d_model d_head"]: ...
-
-    @property
-    def W_K(self) -> Float[Tensor, "kv_head d_model d_head"]: ...
-
-    @property
-    def W_V(self) -> Float[Tensor, "kv_head d_model d_head"]: ...
-
-    @property
-    def W_O(self) -> Float[Tensor, "head d_head d_model"]: ...
-
-    @property
-    def b_Q(self) -> Float[Tensor, "head d_head"]: ...
-
-    @property
-    def b_K(self) -> Float[Tensor, "kv_head d_head"]: ...
-
-    @property
-    def b_V(self) -> Float[Tensor, "kv_head d_head"]: ...
-
-    @property
-    def b_O(self) -> Float[Tensor, " d_model"]: ...
-
-    @property
-    def ln1_w(self) -> Float[Tensor, " d_model"] | None: ...
-
-    @property
-    def ln1_b(self) -> Float[Tensor, " d_model"] | None: ...
-
-    @property
-    def ln2_w(self) -> Float[Tensor, " d_model"] | None: ...
-
-    @property
-    def ln2_b(self) -> Float[Tensor, " d_model"] | None: ...
-
-    @property
-    def q_norm(self) -> Float[Tensor, " d_head"] | None: ...
-
-    @property
-    def k_norm(self) -> Float[Tensor, " d_head"] | None: ...
-
-    @property
-    def W_in(self) -> Float[Tensor, "d_model d_mlp"] | None: ...
-
-    @property
-    def W_gate(self) -> Float[Tensor, "d_model d_mlp"] | None: ...
-
-    @property
-    def W_out(self) -> Float[Tensor, "d_mlp d_model"] | None: ...
-
-    @property
-    def b_in(self) -> Float[Tensor, " d_mlp"] | None: ...
-
-    @property
-    def b_out(self) -> Float[Tensor, " d_model"] | None: ...
-
-    @property
-    def W_pos(self) -> Float[Tensor, "context d_model"] | None: ...
-
-    @property
-    def exact(self) -> frozenset[int]:
-        """Key-value groups that are in focus: their products are in full precision."""
-
-    def are_exact(self, letter: str, heads: Iterable[int]) -> list[bool]:
-        """Whether each of these heads is in focus; letter o means the output."""
-
-    def weight(self, letter: str) -> Float[Tensor, "letter_head d_model d_head"]:
-        """The weights of a letter: q, k or v."""
-
-    def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]: ...
-
-    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        """W_O of one head."""
-
-    def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
-        """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""
-
-    @property
-    def by_codes(self) -> bool:
-        """Whether q, k and v weights out of focus are multiplied as ``coded`` gives them, in any kind of products."""
-
-    def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
-        """Codes of q, k or v weights (``heads``: these alone), focus or not; for layers that go ``by_codes``."""
 
 
 class Reader(Protocol):

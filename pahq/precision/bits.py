@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.model.weights import Model
 from pahq.precision.formats import BITS
 from pahq.precision.store import ATTENTION, MLP

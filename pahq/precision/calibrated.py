@@ -17,8 +17,9 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.model.block import Part, add, cross
 from pahq.model.forward import normalise, part_output
+from pahq.model.layerweights import LayerWeights
 from pahq.model.streamed import in_memory
-from pahq.model.weights import LayerWeights, ModelConfig, Network
+from pahq.model.weights import ModelConfig, Network
 from pahq.precision.formats import GROUPS, HALF, Format, Quantised, dequantise, levels, quantise
 
 SWEEPS = 6  # through all inputs

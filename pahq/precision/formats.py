@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config.cell import BITS as BITS
-from pahq.config.cell import FORMATS, SCALES
+from pahq.config.precision import BITS as BITS
+from pahq.config.precision import FORMATS, SCALES
 from pahq.errors import PahqError, unknown
 
 FP8_MAX = 448.0

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.model.forward import head_outputs, project
+from pahq.model.layerweights import LayerWeights
 from pahq.model.rows import put, take
-from pahq.model.weights import LayerWeights
 from pahq.precision.store import WeightStore
 
 

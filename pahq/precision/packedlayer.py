@@ -35,6 +35,7 @@ class PackedLayer(SmallWeights, ByLetter):
     store: Matrices
     index: int
     focus: Focus
+    products: str
 
     def __repr__(self) -> str:
         return f"PackedLayer({self.index}, {set(self.focus)})"

@@ -9,23 +9,23 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.buffers import Buffers
 from pahq.model.codes import Coded, check_card
 from pahq.model.fused import Fused, check_fused
 from pahq.model.layers import SmallWeights
+from pahq.model.layerweights import LayerWeights
 from pahq.model.products import rounded
 from pahq.model.rows import take
 from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.streamed import EndWeights
-from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
+from pahq.model.weights import Ends, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams
 from pahq.precision.formats import Format
 from pahq.precision.packed import Packed, unpack
@@ -52,16 +52,17 @@ class PackedStore:
         *,
         cached_layers: int = 2,
         kernel: str = "unpack",
+        products: str = "float32",
     ) -> None:
         """``packed[layer]`` holds W_Q .. W_out, ``small[layer]`` all else.
 
-        ``kernel``: how q, k and v weights out of focus are multiplied.
+        ``kernel`` and ``products``: how q, k and v weights out of focus are multiplied.
         """
         if cached_layers < 1:
             raise PahqError(f"cached_layers must be at least 1, got {cached_layers}")
         self.ends, self._packed, self._small = ends, tuple(packed), tuple(small)
         self._cached, self.schedule, self.master = cached_layers, schedule, master
-        self.by_codes = kernel != "unpack"
+        self.by_codes, self.products = kernel != "unpack", products
         coded = packed if self.by_codes else ()
         self._coded = [{letter: codes_of(layer, letter, kernel) for letter in "qkv"} for layer in coded]
         first = self._packed[0]
@@ -103,13 +104,14 @@ class PackedStore:
             packed.append(by_output(held) if kernel == "codes" else held)
             small.append(small_weights(model, index))
         ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
-        ends = replace(ends, config=model.config.computing(precision.compute))
         master: Master
         if device.type == "cuda":
             master = PinnedMaster(model)
         else:
             master = model if isinstance(model, ModelFile) else spill(model, device="cpu")
-        return cls(ends, packed, small, master, order, cached_layers=cached_layers, kernel=kernel)
+        return cls(
+            ends, packed, small, master, order, cached_layers=cached_layers, kernel=kernel, products=precision.compute
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -118,7 +120,7 @@ class PackedStore:
     @property
     def uniform(self) -> bool:
         formats = {layer[name].form.name for layer in self._packed for name in ATTENTION}
-        return (formats, self.config.products) == ({"float32"}, "float32")
+        return (formats, self.products) == ({"float32"}, "float32")
 
     @property
     def nbytes(self) -> int:
@@ -148,7 +150,7 @@ class PackedStore:
 
     def layer(self, index: int, focus: Focus) -> LayerWeights:
         """A layer under a focus; its matrices are unpacked when they are first read."""
-        return PackedLayer(**vars(self._small[index]), store=self, index=index, focus=focus)
+        return PackedLayer(**vars(self._small[index]), store=self, index=index, focus=focus, products=self.products)
 
     def rows(self, index: int, letter: str, heads: Sequence[int], focus: Focus) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads, and no others unpacked."""
@@ -160,7 +162,7 @@ class PackedStore:
         if self._exact_at_rest(name):
             return take(packed.codes, heads)
         size = packed.shape[0] // self.config.kv_heads
-        out = rounded(unpack(packed, rows=heads), products_of(name, self.config.products))
+        out = rounded(unpack(packed, rows=heads), products_of(name, self.products))
         for place, head in enumerate(heads):
             if head // size in groups:
                 out[place] = self._exact((index, head // size), name)[head % size]
@@ -188,7 +190,7 @@ class PackedStore:
     def _exact_at_rest(self, name: str) -> bool:
         """Whether what is packed is what any focus asks for."""
         form = self._packed[0][name].form.name
-        return form == "float32" and products_of(name, self.config.products) == "float32"
+        return form == "float32" and products_of(name, self.products) == "float32"
 
     def prefetch(self, focus: Focus) -> None:
         if self.schedule.name != "serial":
@@ -198,7 +200,7 @@ class PackedStore:
     def _unpack(self, index: int, name: str, groups: Groups) -> Tensor:
         packed = self._packed[index][name]
         out = unpack(packed, out=self._buffers[name].lend())
-        products = products_of(name, self.config.products)
+        products = products_of(name, self.products)
         if not _read_as_it_is(packed.form.name, products):
             for part in _parts(out):  # rounding takes several times the memory that it rounds
                 part.copy_(rounded(part, products))

@@ -16,13 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Edge, Graph
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.codes import LARGEST
 from pahq.model.layers import PlainLayer
+from pahq.model.layerweights import LayerWeights
 from pahq.model.products import rounded
 from pahq.model.streamed import Streamed
-from pahq.model.weights import Ends, LayerWeights, Model, ModelConfig, Network
+from pahq.model.weights import Ends, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams, calibrate
 from pahq.precision.formats import Format, dequantise, round_trip
 from pahq.precision.schedule import Schedule, Serial
@@ -50,6 +51,10 @@ class WeightStore(Protocol):
     @property
     def uniform(self) -> bool:
         """Whether a focus changes no weight: heads are in full precision anyway."""
+
+    @property
+    def products(self) -> str:
+        """How layers multiply out of focus (``pahq.model.products``)."""
 
     @property
     def schedule(self) -> Schedule:
@@ -97,9 +102,14 @@ def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
 
 @dataclass(frozen=True, kw_only=True)
 class FocusedLayer(PlainLayer):
-    """A layer of which some groups are in full precision."""
+    """A layer of which some groups are in full precision, and the others multiply in ``multiplied``."""
 
+    multiplied: str = "float32"
     groups: frozenset[int] = frozenset()
+
+    @property
+    def products(self) -> str:
+        return self.multiplied
 
     @property
     def exact(self) -> frozenset[int]:
@@ -113,6 +123,7 @@ class PrecisionStore:
     full: Model
     low: Model
     uniform: bool
+    products: str = "float32"
 
     @classmethod
     def build(cls, model: Model, precision: PrecisionConfig, inputs: Iterable[Grams] | None = None) -> PrecisionStore:
@@ -125,8 +136,9 @@ class PrecisionStore:
             raise PahqError(f"precision.kernel={precision.kernel} needs a packed store: a plain store has no codes")
         given = by_layer(inputs, precision)
         layers = tuple(_rounded(layer, precision, next(given)) for layer in model.layers)
-        low = replace(model, layers=layers, config=model.config.computing(precision.compute))
-        return cls(full=model, low=low, uniform=(precision.format, precision.compute) == ("float32", "float32"))
+        low = replace(model, layers=layers)
+        uniform = (precision.format, precision.compute) == ("float32", "float32")
+        return cls(full=model, low=low, uniform=uniform, products=precision.compute)
 
     @property
     def config(self) -> ModelConfig:
@@ -171,9 +183,8 @@ class PrecisionStore:
             return weight
 
         rows = {"W_Q": heads, "W_K": list(groups), "W_V": list(groups), "W_O": heads}
-        return FocusedLayer(
-            **vars(low) | {name: splice(name, at) for name, at in rows.items()}, groups=frozenset(groups)
-        )
+        chosen = {name: splice(name, at) for name, at in rows.items()}
+        return FocusedLayer(**vars(low) | chosen | {"multiplied": self.products, "groups": frozenset(groups)})
 
 
 def by_layer(inputs: Iterable[Grams] | None, precision: PrecisionConfig) -> Iterator[Grams | None]:
@@ -198,7 +209,8 @@ def _rounded(layer: PlainLayer, precision: PrecisionConfig, inputs: Grams | None
         attention = {name: dequantise(*chosen[name], heads).to(weight.dtype) for name, weight in attention.items()}
     names = [name for name in MLP if getattr(layer, name) is not None]
     low = attention | {name: round_trip(getattr(layer, name), mlp) for name in names}
-    return replace(layer, **{name: rounded(value, products_of(name, precision.compute)) for name, value in low.items()})
+    stored = {name: rounded(value, products_of(name, precision.compute)) for name, value in low.items()}
+    return FocusedLayer(**vars(layer) | stored | {"multiplied": precision.compute})
 
 
 def products_of(name: str, products: str) -> str:

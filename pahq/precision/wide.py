@@ -19,8 +19,9 @@ from pahq.errors import PahqError
 from pahq.model.codes import Coded
 from pahq.model.fused import Fused
 from pahq.model.layers import ByLetter
+from pahq.model.layerweights import LayerWeights
 from pahq.model.streamed import EndWeights, Streamed, in_memory
-from pahq.model.weights import Embedding, Ends, LayerWeights, ModelConfig, Network
+from pahq.model.weights import Embedding, Ends, ModelConfig, Network
 from pahq.precision.schedule import Schedule, Serial
 from pahq.precision.store import ATTENTION, NO_FOCUS, Focus, WeightStore, streamed
 
@@ -52,6 +53,10 @@ class WideStore:
     @property
     def uniform(self) -> bool:
         return self._store.uniform
+
+    @property
+    def products(self) -> str:
+        return self._store.products
 
     @property
     def schedule(self) -> Schedule:
@@ -96,6 +101,10 @@ class WideLayer(ByLetter):
 
     def __repr__(self) -> str:
         return f"WideLayer({self._index}, {set(self._focus)})"
+
+    @property
+    def products(self) -> str:
+        return self._store.products
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:

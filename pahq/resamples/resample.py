@@ -8,7 +8,7 @@ from random import Random
 
 import torch
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.tasks.task import Prompts
 

@@ -15,7 +15,7 @@ from pahq.analysis.figures import bits_figure, edges_figure, main, roc_figure, w
 from pahq.analysis.names import FIGURES, precision_columns
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.circuits.published import published_circuit
-from pahq.config.cell import FORMATS, PrecisionConfig
+from pahq.config.precision import FORMATS, PrecisionConfig
 from pahq.config.presets import preset
 from pahq.errors import PahqError
 from pahq.experiments.compose import options

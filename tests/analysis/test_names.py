@@ -12,7 +12,8 @@ from pahq.analysis import audits
 from pahq.analysis.blocks import models_frame
 from pahq.analysis.collect import cell_row, collect, variants
 from pahq.analysis.names import SETTINGS, precision_columns
-from pahq.config.cell import CellConfig, PrecisionConfig
+from pahq.config.cell import CellConfig
+from pahq.config.precision import PrecisionConfig
 
 
 class WiderPrecision(PrecisionConfig):

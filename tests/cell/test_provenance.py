@@ -13,7 +13,8 @@ from support import small_models
 
 from pahq.cell.files import cell_folder, read_result, write_result
 from pahq.cell.run import rerun, run_cell
-from pahq.config.cell import CellConfig, PrecisionConfig, RunConfig
+from pahq.config.cell import CellConfig, RunConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pahq.config.cell import CellConfig, EngineConfig, MethodConfig, PrecisionConfig, RunConfig, parse_config
+from pahq.config.cell import CellConfig, EngineConfig, MethodConfig, RunConfig, parse_config
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError, unknown
 
 

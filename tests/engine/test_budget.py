@@ -15,7 +15,7 @@ from support.places import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.losses import losses_for
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine, budget, engine

@@ -9,7 +9,8 @@ import pytest
 import torch
 from support import small_models
 
-from pahq.config.cell import CellConfig, PrecisionConfig, RunConfig
+from pahq.config.cell import CellConfig, RunConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine

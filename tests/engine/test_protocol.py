@@ -14,7 +14,7 @@ from support.small_models import random_model, random_prompts
 
 from pahq.circuits.graph import Receiver
 from pahq.circuits.order import Order, Visit, stage_numbers
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Engine, Resettable, Trial, takes_windows
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine

@@ -9,7 +9,7 @@ from support.patched_forward import circuit_logits as slow_logits
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine import reference
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem

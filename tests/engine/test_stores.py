@@ -19,7 +19,7 @@ from support import small_models
 from support.places import ROOT
 
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
@@ -142,7 +142,7 @@ WIDE = ModelConfig(
 CHILD = """
 import json, sys, torch
 from pathlib import Path
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine

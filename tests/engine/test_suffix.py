@@ -15,7 +15,7 @@ from support.places import GOLDEN
 
 from pahq.circuits.graph import Receiver
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine

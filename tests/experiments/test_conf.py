@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pahq.config.cell import METRICS, CellConfig, PrecisionConfig, RunConfig
+from pahq.config.cell import METRICS, CellConfig, RunConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
 from pahq.errors import PahqError
 from pahq.experiments.compose import GROUPS, cells, compose_runs, configuration_folder, options

@@ -17,8 +17,9 @@ from support.small_models import random_model, random_prompts
 from pahq.circuits.graph import Receiver, build_graph
 from pahq.model.block import WIRINGS, Part, behind, cross, mlp_reads_heads, part_of, parts_of, through
 from pahq.model.forward import logits, part_output
+from pahq.model.layerweights import LayerWeights
 from pahq.model.sources.find import load_model, save_model
-from pahq.model.weights import LayerWeights, ModelConfig
+from pahq.model.weights import ModelConfig
 
 SERIAL, PARALLEL, HEADS = (
     parts_of("serial", mlp=True),

@@ -13,7 +13,7 @@ import torch
 from support import small_models
 
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine
 from pahq.errors import PahqError

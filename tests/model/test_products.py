@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.small_models import random_model
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model.codes import LARGEST, Coded, check_card, encode, multiply
 from pahq.model.forward import mlp, project
-from pahq.model.products import PRODUCTS, product, rounded
+from pahq.model.products import PRODUCTS, mlp_products, product, rounded
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import NO_FOCUS, PrecisionStore
 
@@ -91,8 +91,9 @@ def test_heads_in_focus_multiply_in_full_precision_and_all_else_does_not(store: 
     low = store.build(model, PrecisionConfig(name="x", format="float32", compute="bf16"))
     assert not low.uniform
     plain, config = model.config, low.config
-    assert (plain.products, config.products) == ("float32", "bf16")
-    assert plain.model_dump() == config.model_dump()  # no file would say so
+    layers = model.layers[0], low.layer(0, frozenset())
+    assert [layer.products for layer in layers] == ["float32", low.products] == ["float32", "bf16"]
+    assert plain == config  # the model is the same
     count, focus = plain.kv_heads, frozenset({(1, 1)})
     x = torch.randn(count, 2, 3, plain.d_model, generator=torch.Generator().manual_seed(0))
     exact = project(plain, model.layers[1], "k", x)
@@ -211,7 +212,7 @@ def test_a_network_that_multiplies_codes_is_the_one_that_unpacks_them(
                 )
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert len(multiplied) >= 9  # without a focus in every call
-    assert coded.config.mlp_products == "bf16"
+    assert mlp_products(coded.products) == "bf16"
     with pytest.raises(PahqError, match="needs a packed store"):
         PrecisionStore.build(model, policy.model_copy(update={"kernel": "codes"}))
 

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from support import small_models
 from torch import Tensor
 
-from pahq.config.cell import PrecisionConfig, TaskConfig
+from pahq.config.cell import TaskConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.model import load_model, open_model, save_model
 from pahq.model.forward import embeddings, final_stream, normalise
+from pahq.model.layerweights import LayerWeights
 from pahq.model.run import Run, run_senders
 from pahq.model.streamed import Streamed
-from pahq.model.weights import LayerWeights, Model
+from pahq.model.weights import Model
 from pahq.precision.calibrated import calibrated, damped, grams
 from pahq.precision.formats import Format, dequantise, quantise
 from pahq.precision.packedstore import PackedStore

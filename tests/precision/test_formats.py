@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pahq.config.cell import FORMATS
+from pahq.config.precision import FORMATS
 from pahq.errors import PahqError
 from pahq.precision.formats import BITS, Format, nf4_levels, round_trip
 

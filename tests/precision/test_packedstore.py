@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from support.small_models import random_model
 from torch import Tensor
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError
 from pahq.model import open_model, save_model
 from pahq.model.layers import PlainLayer
+from pahq.model.layerweights import LayerWeights
 from pahq.model.products import rounded
 from pahq.model.sources.modelfile import ModelFile, spill
-from pahq.model.weights import LayerWeights, Model
+from pahq.model.weights import Model
 from pahq.precision import packedstore
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.schedule import Threaded, Wait

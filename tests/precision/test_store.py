@@ -7,7 +7,7 @@ import torch
 from support.small_models import random_model
 
 from pahq.circuits.graph import ModelShape, build_graph
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.precision.formats import Format, round_trip
 from pahq.precision.store import NO_FOCUS, PrecisionStore, focus_of
 

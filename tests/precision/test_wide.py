@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.small_models import FAMILIES, random_model, random_prompts
 
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine

@@ -10,7 +10,7 @@ from support import small_models
 import pahq
 from pahq.circuits.order import Order
 from pahq.circuits.published import published_circuit
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.experiments.compose import compose_runs
 from pahq.resamples import cells, library
 from pahq.resamples.resample import draw, resample

@@ -11,7 +11,8 @@ import torch
 from support import gpt2_tokenizer, small_models, text_models
 
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig, TaskConfig
+from pahq.config.cell import TaskConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import circuit_logits, logits_in_parts
 from pahq.errors import PahqError

@@ -16,7 +16,8 @@ from support import small_models
 from support.cost_engines import GRAPH, Costs
 
 from pahq.circuits.order import Order
-from pahq.config.cell import BandConfig, PrecisionConfig
+from pahq.config.cell import BandConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine

@@ -18,7 +18,7 @@ from support.small_models import FAMILIES, random_model, random_prompts
 
 from pahq.cell.run import load
 from pahq.circuits.order import Order
-from pahq.config.cell import PrecisionConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.reference import ReferenceEngine

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from pahq.circuits.order import Order
-from pahq.config.cell import METRICS, SCALES, PrecisionConfig
+from pahq.config.cell import METRICS
+from pahq.config.precision import SCALES, PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.model.weights import Model
 from pahq.tasks.task import Prompts

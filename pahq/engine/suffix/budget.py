@@ -88,7 +88,7 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0, beside:
     left -= held if hold_streams else 0
     more = left // 3
     left -= more
-    composite_bytes = min(COMPOSITE_BYTES, left // 4) if config.products == "float32" else 0
+    composite_bytes = min(COMPOSITE_BYTES, left // 4) if problem.store.products == "float32" else 0
     head_logits_bytes = min(HEAD_LOGITS_BYTES, left // 3)
     left -= composite_bytes + head_logits_bytes
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pahq.engine.suffix.norms import centred, scale_of
 from pahq.model.forward import ACTIVATIONS
-from pahq.model.weights import LayerWeights, ModelConfig
+from pahq.model.layerweights import LayerWeights
+from pahq.model.weights import ModelConfig
 
 
 class Composites:

@@ -31,8 +31,8 @@ from pahq.engine.suffix.trials import addition_trials, direct_trials, present_ed
 from pahq.engine.suffix.wave import Wave
 from pahq.engine.suffix.windows import hold_bytes, widest_window
 from pahq.errors import PahqError
+from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import frugal, give_back, release
-from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
 
@@ -97,7 +97,7 @@ class SuffixEngine:
             )
         self._composites: Composites | None = None
         # a composite's product rounds other operands than the MLP's own
-        if self._keep_composites and self.problem.store.config.products == "float32":
+        if self._keep_composites and self.problem.store.products == "float32":
             self._composites = Composites(ends.config, capacity_bytes=budget.composite_bytes)
         self._finals.restart(budget.head_logits_bytes if self._keep_composites else None)
         self._loss = self._finals.whole(self._state, self._state.clean_final)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.state import State
 from pahq.model.forward import project
-from pahq.model.weights import LayerWeights
+from pahq.model.layerweights import LayerWeights
 
 
 def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> Float[Tensor, "set batch pos d_model"]:

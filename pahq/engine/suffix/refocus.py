@@ -10,7 +10,7 @@ from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
 from pahq.engine.suffix.state import NOWHERE, at_need
 from pahq.engine.suffix.wave import Wave
-from pahq.model.weights import LayerWeights
+from pahq.model.layerweights import LayerWeights
 
 
 def change_weights(

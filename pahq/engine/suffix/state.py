@@ -24,9 +24,9 @@ from pahq.engine.suffix.kept import KeptInputs
 from pahq.engine.suffix.streams import Streams
 from pahq.model.block import Kind
 from pahq.model.forward import project
+from pahq.model.layerweights import LayerWeights
 from pahq.model.rows import take
 from pahq.model.run import run_senders, streams
-from pahq.model.weights import LayerWeights
 from pahq.precision.store import NO_FOCUS, Focus
 
 NOWHERE, LAST, EVERYWHERE = 0, 1, 2

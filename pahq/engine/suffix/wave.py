@@ -20,7 +20,7 @@ from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
 from pahq.model.block import Kind, behind
 from pahq.model.forward import attention, mlp, project
-from pahq.model.weights import LayerWeights
+from pahq.model.layerweights import LayerWeights
 
 TOGETHER = 1024  # rows of inputs that are projected in one go; more gain no speed and take memory
 
