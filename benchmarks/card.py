@@ -55,7 +55,7 @@ WARM = 300  # tests
 class Way:
     """How a search is run: precision of heads (float32: ACDC), its settings, those of the engine and of the store."""
 
-    heads: str = "float32"
+    format: str = "float32"
     compute: str = "float32"
     kernel: str = "unpack"
     schedule: str = "overlapped"
@@ -63,12 +63,12 @@ class Way:
     engine: dict[str, Any] = field(default_factory=dict)
 
     def problem(self, model: Model, prompts: Prompts) -> Problem:
-        if self.heads == "float32":
+        if self.format == "float32":
             policy = PrecisionConfig(name="float32", format="float32", compute=self.compute)
             return build_problem(model, prompts, metric="kl", precision=policy)
-        scales = "group32" if self.heads.startswith("int4") else "row"
+        scales = "group32" if self.format.startswith("int4") else "row"
         settings: dict[str, Any] = {"compute": self.compute, "kernel": self.kernel, "mlp": "bf16", "scales": scales}
-        policy = PrecisionConfig(name=self.heads, format=self.heads, **settings)
+        policy = PrecisionConfig(name=self.format, format=self.format, **settings)
         return build_problem(
             model,
             prompts,

@@ -24,6 +24,7 @@ if importlib.util.find_spec("triton"):  # which reads this when it is first impo
 SLOW = (  # beginnings of test ids, the longest first; ``pytest --durations=60`` shows what belongs here
     "tests/test_snakemake.py",
     "tests/experiments/test_paper.py",
+    "tests/test_docs.py",
     "tests/search/test_certainty.py",
     "tests/test_oracle.py::TestRandomSearches",
     "tests/verify/",

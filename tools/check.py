@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALWAYS = ("tests/test_layers.py",)
+DOORS = ("tests/test_api.py", "tests/test_main.py", "tests/test_one_door.py")  # of modules at the package's root
+BESIDE = {"tools": "tools", "conf": "experiments", "workflow": "experiments", "Snakefile": "experiments"}
 FAST = ("circuits", "config", "files", "search", "tasks")  # where nothing has changed
 LINTERS = (
     ("ruff", "check", "."),
@@ -35,8 +37,11 @@ def changed(root: Path = ROOT) -> list[str]:
 
 def rooms_of(files: Sequence[str], known: Sequence[str]) -> list[str]:
     """The rooms (folders of ``tests/``) that those files belong to: code by its folder, tests by theirs."""
-    parts = [Path(file).parts for file in files]
-    return sorted({part[1] for part in parts if len(part) > 2 and part[0] in ("pahq", "tests") and part[1] in known})
+    rooms = set()
+    for file in files:
+        top, *rest = Path(file).parts
+        rooms.add(BESIDE.get(top, rest[0] if top in ("pahq", "tests") and len(rest) > 1 else ""))
+    return sorted(rooms & set(known))
 
 
 def known_rooms(root: Path = ROOT) -> list[str]:
@@ -55,6 +60,7 @@ def chosen_tests(words: Sequence[str], known: Sequence[str], files: Sequence[str
         return ["tests"]
     chosen = list(words) or rooms_of(files, known) or list(FAST)
     touched = [file for file in files if Path(file).match("tests/test_*.py") and (ROOT / file).is_file()]
+    touched += DOORS if any(Path(file).match("pahq/*.py") and len(Path(file).parts) == 2 for file in files) else ()
     return [*ALWAYS, *(f"tests/{room}" for room in chosen), *sorted(set(touched) - set(ALWAYS))]
 
 

@@ -103,10 +103,9 @@ def draw_circuit(circuit: Circuit, title: str) -> Figure:
 
 
 def title_of(folder: Path, circuit: Circuit) -> str:
-    values = read_result(folder)
-    config = values["config"]
+    config = read_result(folder).config
     counts = f"{len(circuit):,} of {len(circuit.graph.edges):,} edges"
-    return f"{config['task']['name']}, {config['method']['name']}, threshold {config['threshold']:g}: {counts}"
+    return f"{config.task.name}, {config.method.name}, threshold {config.threshold:g}: {counts}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -117,13 +116,12 @@ def main(argv: Sequence[str]) -> int:
     folder, out = Path(argv[0]), Path(argv[1])
     try:
         found = Circuit.read(folder / "circuit.json")
-        title = title_of(folder, found)
-    except PahqError as error:
+        title, ablation = title_of(folder, found), read_result(folder).config.task.ablation
+        figure = draw_circuit(found.cleaned(ablation=ablation), title)
+        figure.savefig(out, dpi=110, metadata={"Software": None} if out.suffix == ".png" else None)
+    except (PahqError, OSError, ValueError) as error:  # ValueError: a suffix that matplotlib cannot write
         print(f"draw_circuit: {error}", file=sys.stderr)
         return 2
-    ablation = read_result(folder)["config"]["task"]["ablation"]
-    figure = draw_circuit(found.cleaned(ablation=ablation), title)
-    figure.savefig(out, dpi=110, metadata={"Software": None} if out.suffix == ".png" else None)
     return 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,7 +48,8 @@ def key(axes: Axes, x: float, y: float, words: str, colour: str) -> None:
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, style: str = "-") -> None:
-    tip = {"arrowstyle": "-|>", "mutation_scale": 9, "linewidth": 1.5, "color": colour, "linestyle": style}
+    tip: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9}
+    tip |= {"linewidth": 1.5, "color": colour, "linestyle": style}
     axes.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, **tip))
 
 
@@ -78,8 +80,8 @@ def graph_picture() -> Figure:
 def search_picture(folder: Path) -> Figure:
     """Every test of a search in its order: the effect of removing the edge, and whether the edge was kept."""
     lines = read_journal(folder / "decisions.jsonl")
-    config = read_result(folder)["config"]
-    threshold = config["threshold"]
+    config = read_result(folder).config
+    threshold = config.threshold
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for removed, colour, label in ((True, REMOVED, "removed"), (False, KEPT, "kept")):
@@ -93,7 +95,7 @@ def search_picture(folder: Path) -> Figure:
     axes.set_yscale("symlog", linthresh=1e-3)
     axes.set_xlabel("test, from the logits down to the embedding")
     axes.set_ylabel("effect: KL divergence gained, nats")
-    axes.set_title(f"{config['task']['name']}, {config['method']['name']}: {len(lines)} tests", fontsize=10)
+    axes.set_title(f"{config.task.name}, {config.method.name}: {len(lines)} tests", fontsize=10)
     figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     return figure
 
@@ -182,9 +184,10 @@ def main(argv: Sequence[str]) -> int:
         "precision": precision_picture,
     }
     try:
+        Path(argv[1]).mkdir(parents=True, exist_ok=True)
         for name, draw in pictures.items():
             draw().savefig(Path(argv[1]) / f"{name}.png", dpi=110, metadata={"Software": None})
-    except PahqError as error:
+    except (PahqError, OSError) as error:
         print(f"draw_how_it_works: {error}", file=sys.stderr)
         return 2
     return 0

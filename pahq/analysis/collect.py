@@ -20,17 +20,14 @@ from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig, EngineConfig
 from pahq.config.precision import BITS, PrecisionConfig
+from pahq.config.presets import preset
 from pahq.errors import PahqError
 
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
 _FREE = ("method.name", "method.focus", "precision", "engine", "audit", "band")
-_PLAIN = {  # what a variant leaves unsaid: defaults of how a search is measured, not of what is searched
-    f"{part}.{name}": field.default
-    for part, model in (("precision", PrecisionConfig), ("engine", EngineConfig))
-    for name, field in model.model_fields.items()
-} | {"audit": "none"}
+_PLAIN = {"audit": "none"} | {f"engine.{name}": field.default for name, field in EngineConfig.model_fields.items()}
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,8 @@ def cell_row(result: Result) -> dict[str, Any]:
         "resumed": result.resumed,
         "device": result.device,
         "threads": result.threads,
+        "pahq_version": result.versions.pahq,
+        "torch_version": result.versions.torch,
         **_audit(result.band),
     }
 
@@ -164,12 +163,24 @@ def variants(configs: Iterable[CellConfig]) -> list[str]:
         keys = sorted(set(flat) - {"threshold"})
         differing = [key for key in keys if _differs(key, [other for other in group if _applies(key, other)])]
         # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
-        told = [key for key in differing if flat[key] != _PLAIN.get(key, ...) and _applies(key, flat)]
+        plain = _plain(flat["precision.name"])
+        told = [key for key in differing if flat[key] != plain.get(key, ...) and _applies(key, flat)]
         # Calibrated rounding is no part of a precision's name, so it is always told.
         rounding = "precision.rounding"
-        told += [rounding] if rounding not in told and flat[rounding] != _PLAIN[rounding] else []
+        told += [rounding] if rounding not in told and flat[rounding] != "nearest" else []
         found.append(" ".join(f"{key}={flat[key]}" for key in told))
     return found
+
+
+def _plain(precision: str) -> dict[str, Any]:
+    """Settings that a variant leaves unsaid: the usual engine, no audit, and what the precision's name stands for."""
+    fields = PrecisionConfig.model_fields.items()
+    usual = {name: field.default for name, field in fields if not field.is_required()}
+    try:
+        usual |= preset("precision", precision)
+    except PahqError:  # a name of one's own stands for nothing, so all of it that differs is told
+        usual = {}
+    return _PLAIN | {f"precision.{name}": value for name, value in usual.items()}
 
 
 def _differs(key: str, flats: Iterable[Mapping[str, Any]]) -> bool:

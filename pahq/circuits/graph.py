@@ -194,12 +194,6 @@ class Graph:
                 inputs[sender].append(receiver)
         return tuple(map(tuple, inputs))
 
-    def addition(self, sender: int, receiver: Receiver) -> int:
-        """Index of the edge from sender number ``sender`` to ``receiver``."""
-        if not 0 <= sender < self.upstream(receiver):
-            raise PahqError(f"{self.senders[sender]} is not upstream of {receiver}")
-        return self.offsets[self.receiver_index[receiver]] + sender
-
     def incoming(self, receiver: Receiver) -> range:
         """Indices of the receiver's Addition edges, in the order of ``senders``."""
         i = self.receiver_index[receiver]

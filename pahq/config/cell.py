@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -30,7 +30,8 @@ from pahq.errors import PahqError
 from pahq.sentences import one_sentence
 
 Focus = Literal["receiver", "sender", "both", "none"]
-METRICS: tuple[str, ...] = ("kl", "logit_diff", "prob_diff", "margin", "nll", "mse")
+Metric = Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
+METRICS: tuple[str, ...] = get_args(Metric)
 
 
 class TaskConfig(Frozen):
@@ -44,7 +45,7 @@ class TaskConfig(Frozen):
     name: str
     kind: str
     examples: PositiveInt
-    metric: Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
+    metric: Metric
     ablation: Literal["corrupted", "zero", "mean"] = "corrupted"
     split_embed: bool = False
     bos: str | None = None

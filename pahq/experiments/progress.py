@@ -34,6 +34,8 @@ class Progress:
             ids, since = Path(plan).read_text().splitlines(), Path(plan).stat().st_mtime
         except OSError as error:
             raise PahqError(f"run.plan: {plan}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise PahqError(f"run.plan: {plan} is no list of cells, one a line in UTF-8") from None
         return cls(tuple(_result(root, cell_id) for cell_id in ids), since)
 
     def sentence(self) -> str:

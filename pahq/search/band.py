@@ -48,6 +48,7 @@ class Calibration:
     threshold: float
     absolute: bool = False
     layer_of: Callable[[int], Hashable] = lambda edge: None
+    seed: int = SAMPLE_SEED
     hopeless_at: int | None = None  # the test that showed it
     largest: float = 0.0  # difference of any test measured by both; one that is no number makes the band endless
     layers: dict[Hashable, int] = field(default_factory=dict)  # tests measured by both within ``settings.near``
@@ -108,7 +109,7 @@ class Calibration:
         return index < self.settings.first or self._sampled(index)
 
     def _sampled(self, index: int) -> bool:
-        return drawn(SAMPLE_SEED, index, self.settings.share)
+        return drawn(self.seed, index, self.settings.share)
 
     def _mostly_inside(self) -> bool:
         """Whether so few tests outside the band would be rare if the share of tests inside were the one set.

@@ -155,14 +155,14 @@ def _tokens(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _order(recorded: Mapping[str, Any]) -> Order:
-    heads = {"normal": "descending", "reverse": "ascending"}
+    within = {"normal": "descending", "reverse": "ascending"}
     senders = {"normal": "nearest", "reverse": "farthest"}
     indices, names = recorded.get("indices_mode", "normal"), recorded.get("names_mode", "normal")
-    if indices not in heads:
-        raise unknown("indices_mode", indices, heads)
+    if indices not in within:
+        raise unknown("indices_mode", indices, within)
     if names not in senders:
         raise unknown("names_mode", names, senders)
-    return Order(heads[indices], senders[names])
+    return Order(within[indices], senders[names])
 
 
 def edge_name(sender: str, receiver: str) -> str:

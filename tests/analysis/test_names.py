@@ -43,6 +43,22 @@ def test_a_new_setting_is_a_column_and_tells_series_apart() -> None:
     assert variants(cells)[1] == "precision.biases=bf16"
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("int8", {"mlp": "float32"}, "precision.mlp=float32"),
+        ("int8-head", {"scales": "row"}, "precision.scales=row"),
+        ("int8", {"cache": "bf16"}, "precision.cache=bf16"),
+        ("int8", {"rounding": "calibrated"}, "precision.rounding=calibrated"),
+    ],
+)
+def test_what_a_precisions_name_stands_for_stays_unsaid(name: str, change: dict[str, str], told: str) -> None:
+    of_name = {"name": name, "format": "int8", "mlp": "bf16", "scales": "head" if name.endswith("head") else "row"}
+    values = make_config("nano-induction", "rtn-q", "int8", 0.1).model_dump()
+    plain, odd = (CellConfig.model_validate(values | {"precision": of_name | more}) for more in ({}, change))
+    assert variants([plain, odd]) == ["", told]
+
+
 def test_columns_are_the_fields() -> None:
     precision = make_config("nano-induction", "rtn-q", "int4", 0.1).precision
     columns = precision_columns(precision)

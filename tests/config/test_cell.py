@@ -182,7 +182,7 @@ def test_values_are_frozen() -> None:
             {"run": {"devise": "cpu"}},
             [
                 "unknown key 'run.devise'",
-                "known: device, experiment, lock, memory_gb, progress, repair, root, store, threads",
+                "known: device, experiment, lock, memory_gb, plan, progress, repair, root, store, threads",
             ],
         ),
         ({"run": "fast"}, ["run", "'fast'"]),

@@ -1,6 +1,6 @@
 # The searches, by whatever method: one job per group of cells that a sweep can name, since start-up costs seconds and most
 # cells do not. A cell's declared output is its result.json; the journal beside it is undeclared, so what was computed
-# outlives a job that fails or is killed.
+# outlives a job that fails or is killed. update: finished cells of a group stay while others of it are computed.
 for group in GROUPS:
 
     rule:
@@ -9,7 +9,7 @@ for group in GROUPS:
         input:
             model_file(group),
         output:
-            results(group),
+            update(results(group)),
         log:
             f"{ROOT}/logs/{EXPERIMENT}/{group.name}.log",
         priority: urgency(group)
