@@ -118,6 +118,7 @@ def cell_row(result: Result) -> dict[str, Any]:
         "threads": result.threads,
         "pahq_version": result.versions.pahq,
         "torch_version": result.versions.torch,
+        "python_version": result.versions.python,
         **_audit(result.band),
     }
 
