@@ -207,14 +207,17 @@ def test_what_config_says_wrongly_is_told_before_anything_runs(tmp_path: Path, s
 
 def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) -> None:
     """A job that fails loses its declared outputs; the journal makes the cell anew without a single test."""
-    [cell, *_] = cells("smoke")
+    [cell, beside, *_] = cells("smoke")
     folder = finished / "results" / "cells" / cell
+    other = finished / "results" / "cells" / beside / "result.json"
+    left = other.read_bytes()
     journal, result = (folder / "decisions.jsonl").read_bytes(), json.loads((folder / "result.json").read_text())
     (folder / "result.json").unlink()
     snakemake(finished)
     again = json.loads((folder / "result.json").read_text())
     assert (folder / "decisions.jsonl").read_bytes() == journal
     assert again["resumed"] is True
+    assert other.read_bytes() == left  # a finished cell of the same job is as it was
     same = ("id", "config", "model_digest", "tests", "kept", "fresh", "seconds")
     assert {key: again[key] for key in same} == {key: result[key] for key in same}
 

@@ -150,13 +150,13 @@ def a_few(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     return chosen
 
 
-FASTER = "--random-circuits 4 --inflated 4"
+FASTER = ("random_circuits=4", "inflated=4")
 
 
 def run(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Run the rows as an experiment; the folder of its analysis."""
     (folder / "conf" / "experiment" / "standins.yaml").write_text(json.dumps(rows))
-    code, output = snakemake(folder, "--config", "experiment=standins", "wandb=disabled", f"faithfulness={FASTER}")
+    code, output = snakemake(folder, "--config", "experiment=standins", "wandb=disabled", *FASTER)
     assert code == 0, output
     return folder / "results" / "analysis" / "standins"
 
