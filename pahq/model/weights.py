@@ -170,7 +170,7 @@ class Model:
         changed = _mapped(self, change)
         positions = changed["W_pos"] if self.config.positions == "shortformer" else None
         changed["layers"] = tuple(
-            PlainLayer(**_mapped(replace(layer, W_pos=None), change) | {"W_pos": positions}) for layer in self.layers
+            type(layer)(**_mapped(replace(layer, W_pos=None), change) | {"W_pos": positions}) for layer in self.layers
         )
         if self.config.tied_embedding:
             changed["W_U"] = changed["W_E"].T

@@ -96,7 +96,8 @@ def test_the_default_experiment(default: dict[str, Cell]) -> None:
     assert all(cell_id == cell.config.id for cell_id, cell in default.items())
     found = [cell.config for cell in default.values()]
     series = {(c.task.name, c.method.name, c.precision.name) for c in found}
-    for task in ("tracr-reverse", "tracr-proportion", "nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction"):
+    nano = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
+    for task in ("tracr-reverse", "tracr-proportion", *nano):
         for method in ("pahq", "rtn-q"):
             for precision in ("fp8", "int8", "int4", "bf16"):
                 assert (task, method, precision) in series
