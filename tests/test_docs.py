@@ -23,7 +23,7 @@ from pahq.experiments.compose import GROUPS, options
 from pahq.experiments.workflow import Settings
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pahq/data/models/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pahq/data/models/README.md", "results/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
