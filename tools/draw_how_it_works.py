@@ -93,6 +93,7 @@ def search_picture(folder: Path) -> Figure:
     axes.axhline(threshold, color=TESTED, linewidth=1, label=f"threshold: {threshold:g}")
     axes.axhline(0, color="black", linewidth=0.5)
     axes.set_yscale("symlog", linthresh=1e-3)
+    axes.margins(y=0.08)  # or the largest effects would be cut off
     axes.set_xlabel("test, from the logits down to the embedding")
     axes.set_ylabel("effect: KL divergence gained, nats")
     axes.set_title(f"{config.task.name}, {config.method.name}: {len(lines)} tests", fontsize=10)

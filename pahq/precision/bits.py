@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pahq.config.precision import PrecisionConfig
+from pahq.config.precision import BITS, PrecisionConfig
 from pahq.model.weights import Model
-from pahq.precision.formats import BITS
 from pahq.precision.store import ATTENTION, MLP
 
 

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.config.precision import BITS as BITS
 from pahq.config.precision import FORMATS, SCALES
 from pahq.errors import PahqError, unknown
 

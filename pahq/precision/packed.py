@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from pahq.config.precision import BITS
 from pahq.errors import PahqError
 from pahq.model.rows import take
-from pahq.precision.formats import BITS, HALF, Format, Quantised, dequantise, quantise
+from pahq.precision.formats import HALF, Format, Quantised, dequantise, quantise
 
 
 @dataclass(frozen=True)

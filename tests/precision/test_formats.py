@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pahq.config.precision import FORMATS
+from pahq.config.precision import BITS, FORMATS
 from pahq.errors import PahqError
-from pahq.precision.formats import BITS, Format, nf4_levels, round_trip
+from pahq.precision.formats import Format, nf4_levels, round_trip
 
 ALL = [
     ("float32", "row"), ("bf16", "row"), ("fp16", "row"), ("fp8", "row"), ("fp8", "head"), ("fp8", "none"),

@@ -1,4 +1,6 @@
 # Paths and command lines of an experiment's cells.
+from pahq.experiments.progress import write_plan
+
 PLAN = f"{ROOT}/logs/{EXPERIMENT}/cells.txt"  # of this run, so that its cells can say how many are left
 SEARCHES = {cell_id: job.asked.searches for job in STABILITY for cell_id in job.cells}
 MODELS = {group.config.model.name: group.config.model for group in GROUPS}
@@ -67,3 +69,7 @@ TASK_GROUPS = {}
 for group in GROUPS:
     TASK_GROUPS.setdefault(group.config.task.name, []).append(group)
 FAITHFULNESS = expand(f"{ROOT}/analysis/{EXPERIMENT}/faithfulness/{{task}}.parquet", task=TASK_GROUPS)
+
+
+onstart:
+    write_plan(Path(PLAN), [cell_id for group in GROUPS for cell_id in group.cells])
