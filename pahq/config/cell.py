@@ -32,6 +32,7 @@ from pahq.sentences import one_sentence
 Focus = Literal["receiver", "sender", "both", "none"]
 Metric = Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
 METRICS: tuple[str, ...] = get_args(Metric)
+ROUND = 32  # tests
 
 
 class TaskConfig(Frozen):
@@ -87,6 +88,8 @@ class MethodConfig(Frozen):
     """The search. ``order`` and ``senders`` say in which order edges are tested, which changes the circuit.
 
     ``order``: of the heads of a layer as senders. ``senders``: those of the nearest layer first, or of the farthest.
+    ``arithmetic``: what is in low precision, the whole network (the paper's PAHQ) or the changes that a test makes;
+    ``round`` then is after how many tests the full-precision state takes over what was removed.
     """
 
     name: Literal["acdc", "pahq", "rtn-q"]
@@ -95,6 +98,13 @@ class MethodConfig(Frozen):
     senders: Literal["nearest", "farthest"] = "nearest"
     direct_edges: bool = True
     absolute: bool = False
+    arithmetic: Literal["network", "changes"] = "network"
+    round: PositiveInt = ROUND
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables, figures and folders: of ``conf/method``."""
+        return self.name if self.arithmetic == "network" else f"{self.name}-changes"
 
 
 class EngineConfig(Frozen):
@@ -178,6 +188,14 @@ class CellConfig(Frozen):
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
+        if method.arithmetic == "changes" and method.name == "acdc":
+            raise ValueError("arithmetic=changes is for low precision (method pahq or rtn-q); acdc has none")
+        if method.arithmetic == "changes" and precision.cache != "float32":
+            raise ValueError(
+                f"arithmetic=changes keeps its state in full precision, so precision.cache cannot be {precision.cache}"
+            )
+        if method.arithmetic == "network" and method.round != ROUND:
+            raise ValueError("method.round is for arithmetic=changes; elsewhere removals do not wait")
         if precision.kernel == "fused" and self.engine.dtype != "float32":
             raise ValueError(f"kernel=fused multiplies float32, not engine.dtype={self.engine.dtype}")
         if precision.kernel == "fused" and self.audit == "float64":
@@ -199,13 +217,15 @@ class CellConfig(Frozen):
         """16 hex digits of the sha256 of everything that decides the result."""
         values = self.model_dump(mode="json")
         values["task"].pop("prompts", None)  # where a file lies decides nothing: its sha256 does
+        if self.method.arithmetic == "network":  # cells that were named before there was another keep their names
+            del values["method"]["arithmetic"], values["method"]["round"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def id(self) -> str:
         """``<task>/<method>-<precision>-t<threshold>-<digest>``: the cell's folder below ``cells/``."""
-        return f"{self.task.name}/{self.method.name}-{self.precision.name}-t{self.threshold:g}-{self.digest}"
+        return f"{self.task.name}/{self.method.label}-{self.precision.name}-t{self.threshold:g}-{self.digest}"
 
 
 class RunConfig(Frozen):

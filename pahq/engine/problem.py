@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, build_graph
-from pahq.config.cell import CellConfig
+from pahq.config.cell import ROUND, CellConfig
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.ablation import ablated_run, change_of, corrupted_parts, narrowed
 from pahq.errors import PahqError, unknown
@@ -52,6 +52,10 @@ class Problem:
     ``clean`` holds the embedding senders of the clean prompts; ``corrupted`` the run that absent edges take their
     values from, made once with every head in its low format. ``objective`` compares with the full-precision clean
     model, of which ``reference`` is the final residual stream where the metric reads.
+
+    ``changes``: where only changes are in low precision (``method.arithmetic=changes``), the weights that these are
+    multiplied with, by the focus of a trial; ``store`` then is the full-precision network, and the state's.
+    ``round_size``: tests after which a search lets removals enter that state (``pahq.search.rounds``).
     """
 
     graph: Graph
@@ -64,6 +68,21 @@ class Problem:
     corrupted: Run
     paired: bool  # whether absent edges carry what the network computes on the corrupted prompts as they are
     made: Made
+    changes: WeightStore | None = None
+    round_size: int | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights here: where changes are apart, of both stores."""
+        if self.changes is None:
+            return self.store.nbytes
+        if isinstance(self.store, PrecisionStore):
+            return self.changes.nbytes  # which holds the full-precision model as well
+        return self.store.nbytes + self.changes.nbytes
+
+    def exactly(self) -> Problem:
+        """The same problem without low precision anywhere: that of ACDC. For problems with ``changes``."""
+        return replace(self, changes=None, round_size=None, focus="none")
 
     def in_float64(self, kept_bytes: int = KEPT_BYTES) -> Problem:
         """The same problem in float64, the very same rounded weights in it; itself, if it is in float64 already.
@@ -131,6 +150,8 @@ def build_problem(
     focus: str = "none",
     store: str = "plain",
     schedule: str = "overlapped",
+    arithmetic: str = "network",
+    round_size: int = ROUND,
 ) -> Problem:
     """Set up a search on ``model`` (its dtype and device are the search's).
 
@@ -142,7 +163,8 @@ def build_problem(
     ``store``: plain keeps the full-precision model and its rounded copy; packed keeps low-bit weights alone, and the
     full-precision ones in the model's file (a model that is loaded already goes into a temporary one), or where the
     search is on a GPU in pinned memory of the host. Both give the same numbers. ``schedule``: of a packed store, see
-    ``SCHEDULES``. Raises PahqError when prompts and model do not fit each other.
+    ``SCHEDULES``. ``arithmetic``: what is in low precision, the whole network or the changes alone;
+    ``round_size`` then is how many tests share a full-precision state. Raises PahqError when prompts and model do not fit each other.
     """
     if store not in STORES:
         raise unknown("store", store, STORES)
@@ -163,18 +185,22 @@ def build_problem(
     if policy.rounding == "calibrated":
         parts = (embeddings(full, prompts.clean, split=True), corrupted_parts(full, prompts))
         inputs = grams(full, *parts, change_of(ablation))
+    apart = arithmetic == "changes"
     if store == "packed":
-        weights = PackedStore.build(model, policy, inputs, schedule=schedule)
+        weights = PackedStore.build(model, policy, inputs, schedule=schedule, whole_master=apart)
     else:
         assert isinstance(model, Model)
         weights = PrecisionStore.build(model, policy, inputs)
+    changes = weights if apart else None
+    if apart:
+        weights = weights.full() if isinstance(weights, PackedStore) else PrecisionStore.of(weights.full)
     with frugal():  # the ablated run's temporaries
         corrupted = ablated_run(weights.network(), prompts, ablation, split_embed)
         if not torch.isfinite(corrupted.final).all():
             watch_run(weights.network(), corrupted_parts(weights.network(), prompts), "on the corrupted prompts")
         if policy.cache != "float32":
             corrupted = narrowed(weights.network(), corrupted, policy.cache)
-    same = {policy.format, policy.mlp, policy.compute} == {"float32"}
+    same = apart or {policy.format, policy.mlp, policy.compute} == {"float32"}
     if isinstance(weights, PackedStore) and isinstance(weights.master, ModelFile):
         full = weights.master.network()  # a model that was loaded is not kept alive for this
     return Problem(
@@ -188,6 +214,8 @@ def build_problem(
         corrupted=corrupted,
         paired=ablation == "corrupted" and prompts.position_order is None and policy.cache == "float32",
         made=Made(metric, ablation, split_embed, None if same else full),
+        changes=changes,
+        round_size=round_size if apart else None,
     )
 
 
@@ -214,6 +242,7 @@ def _in_float64(problem: Problem, kept_bytes: int) -> Problem:
         reference=reference,
         clean=tuple(embeddings(store.ends, prompts.clean, split=made.split_embed)),
         corrupted=corrupted,
+        changes=None if problem.changes is None else WideStore(problem.changes, kept_bytes),
     )
 
 
@@ -244,6 +273,8 @@ def cell_problem(
         focus="none" if full else cell.method.focus,
         store=store or ("packed" if coded else "plain"),
         schedule=cell.engine.schedule,
+        arithmetic="network" if full else cell.method.arithmetic,
+        round_size=cell.method.round,
     )
 
 

@@ -44,11 +44,15 @@ class ReferenceEngine:
         """The loss of each trial, in the units of the problem's objective."""
         losses = []
         for trial in trials:
-            focus = focus_of(self.graph, self.graph.edges[trial.edge], self.problem.focus)
-            resid = gather_items(circuit_stream(self.problem, self._present(trial), focus), self._rows)
+            resid = gather_items(self._stream(trial), self._rows)
             losses.append(float(finite(self._losses, resid)))
         check_finite(self.problem, losses, trials, self._present)
         return losses
+
+    def _stream(self, trial: Trial) -> Float[Tensor, "batch pos d_model"]:
+        """The final residual stream of a trial."""
+        focus = focus_of(self.graph, self.graph.edges[trial.edge], self.problem.focus)
+        return circuit_stream(self.problem, self._present(trial), focus)
 
     def _present(self, trial: Trial) -> Bool[Tensor, " edge"]:
         present = self.present.clone()
@@ -120,17 +124,13 @@ class _Patched:
         self._ablated = problem.corrupted_senders
         self._heads_read, self._mlp_reads = problem.corrupted_streams
         self.delta = torch.empty_like(self._ablated)
-        self._on = present.to(self.delta)
+        self._on = present
         for i, embedded in enumerate(problem.clean):
             self.delta[i] = embedded - self._ablated[i]
 
     def read(self, ablated: Tensor, receivers: list[Receiver]) -> Float[Tensor, "receiver batch pos d_model"]:
         """The inputs of receivers that have the same senders upstream, from their input in the ablated run."""
-        graph = self._problem.graph
-        upstream = graph.upstream(receivers[0])
-        mask = torch.stack([self._on[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
-        changes: Tensor = mask @ self.delta[:upstream].flatten(1)
-        return ablated + changes.view(-1, *self.delta.shape[1:])
+        return read_inputs(self._problem.graph, self._on, self.delta, ablated, receivers)
 
     def heads(self, layer: int, weights: LayerWeights) -> None:
         """Compute a layer's heads from their inputs."""
@@ -171,6 +171,23 @@ class _Patched:
         if self._watch is not None:
             self._watch.mlp(layer, x, output)
         self.delta[sender] = output - self._ablated[sender]
+
+
+def read_inputs(
+    graph: Graph,
+    present: Bool[Tensor, " edge"],
+    delta: Float[Tensor, "sender batch pos d_model"],
+    ablated: Float[Tensor, "batch pos d_model"],
+    receivers: Sequence[Receiver],
+) -> Float[Tensor, "receiver batch pos d_model"]:
+    """The inputs of receivers that have the same senders upstream.
+
+    ``delta``: what senders compute less their ablated values; ``ablated``: the receivers' input in the ablated run.
+    """
+    upstream = graph.upstream(receivers[0])
+    mask = torch.stack([present[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
+    changes: Tensor = mask.to(delta) @ delta[:upstream].flatten(1)
+    return ablated + changes.view(-1, *delta.shape[1:])
 
 
 @torch.no_grad()

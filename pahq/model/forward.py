@@ -75,19 +75,36 @@ def project(
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
+    normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
+    if layer.W_pos is not None and letter != "v":
+        normed = normed + layer.W_pos[first : first + normed.shape[-2]]
+    out = multiply(config, layer, letter, normed, rows=rows)
+    return finish_projection(config, layer, letter, out, first=first)
+
+
+def multiply(
+    config: ModelConfig,
+    layer: LayerWeights,
+    letter: str,
+    normed: Float[Tensor, "letter_head batch pos d_model"],
+    *,
+    rows: Sequence[int] | None = None,
+    bias: bool = True,
+) -> Float[Tensor, "letter_head batch pos d_head"]:
+    """Product (and bias) of a projection: what ``project`` does between norm and rotation.
+
+    Without its ``bias`` it is linear, so that changes of a norm may pass through it too.
+    """
     products, by_codes = layer.products, layer.by_codes
     if layer.exact and (by_codes or products != "float32"):
         heads = list(range(config.count(letter)) if rows is None else rows)
         exact = layer.are_exact(letter, heads)
         if any(exact) and not all(exact):
-            return _apart(config, layer, letter, x, first, heads, exact)
+            return _apart(config, layer, letter, normed, heads, exact, bias)
         if all(exact):
             products, by_codes = "float32", False
-    normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
-    if layer.W_pos is not None and letter != "v":
-        normed = normed + layer.W_pos[first : first + normed.shape[-2]]
-    out = _multiplied(layer, letter, normed.flatten(1, -2), rows, products, by_codes)
-    return finish_projection(config, layer, letter, out.view(-1, *normed.shape[1:-1], config.d_head), first=first)
+    out = _multiplied(layer, letter, normed.flatten(1, -2), rows, products, by_codes, bias)
+    return out.view(-1, *normed.shape[1:-1], config.d_head)
 
 
 def _multiplied(
@@ -97,9 +114,12 @@ def _multiplied(
     rows: Sequence[int] | None,
     products: str,
     by_codes: bool,
+    with_bias: bool,
 ) -> Float[Tensor, "letter_head row d_head"]:
     """Product and bias of a projection, all heads of ``x`` alike."""
-    bias = (layer.bias(letter) if rows is None else take(layer.bias(letter), rows))[:, None]
+    bias: Tensor | float = 0.0
+    if with_bias:
+        bias = (layer.bias(letter) if rows is None else take(layer.bias(letter), rows))[:, None]
     if by_codes:
         return layer.coded(letter, rows).multiply(x, products) + bias
     weight = layer.weight(letter) if rows is None else layer.rows(letter, rows)
@@ -107,7 +127,7 @@ def _multiplied(
         together = product(x[0], weight.permute(1, 0, 2).flatten(1), products)
         return torch.movedim(together.view(x.shape[1], weight.shape[0], -1), -2, 0) + bias
     # One product per head over all its rows: broadcasting the weight over the batch would copy it.
-    if products == "float32":
+    if products == "float32" and isinstance(bias, Tensor):
         return torch.baddbmm(bias, x, weight)
     return product(x, weight, products) + bias
 
@@ -116,17 +136,18 @@ def _apart(
     config: ModelConfig,
     layer: LayerWeights,
     letter: str,
-    x: Float[Tensor, "letter_head batch pos d_model"],
-    first: int,
+    normed: Float[Tensor, "letter_head batch pos d_model"],
     heads: list[int],
     exact: list[bool],
+    bias: bool,
 ) -> Float[Tensor, "letter_head batch pos d_head"]:
-    """``project`` of heads of which some multiply in full precision (``exact``), others not."""
-    out = x.new_empty(len(heads), *x.shape[1:-1], config.d_head)
-    x = x.expand(len(heads), *x.shape[1:])
+    """``multiply`` of heads of which some are in full precision (``exact``), others not."""
+    out = normed.new_empty(len(heads), *normed.shape[1:-1], config.d_head)
+    normed = normed.expand(len(heads), *normed.shape[1:])
     for kind in (True, False):
         at = [i for i, is_exact in enumerate(exact) if is_exact == kind]
-        put(out, at, project(config, layer, letter, take(x, at), first=first, rows=[heads[i] for i in at]))
+        chosen = multiply(config, layer, letter, take(normed, at), rows=[heads[i] for i in at], bias=bias)
+        put(out, at, chosen)
     return out
 
 
@@ -190,18 +211,31 @@ def mlp(
     config: ModelConfig, layer: LayerWeights, x: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
     """Norm, MLP (gated or not) and its output bias."""
-    assert layer.W_in is not None
-    assert layer.b_in is not None
     assert layer.W_out is not None
     assert layer.b_out is not None
-    normed = normalise(config, x, layer.ln2_w, layer.ln2_b)
-    activation, products = ACTIVATIONS[config.activation], mlp_products(layer.products)
-    if layer.W_gate is not None:
-        gate = activation(product(normed, layer.W_gate, products))
-        hidden = gate * (product(normed, layer.W_in, products) + layer.b_in)
-    else:
-        hidden = activation(product(normed, layer.W_in, products) + layer.b_in)
-    return product(hidden, layer.W_out, products) + layer.b_out
+    hidden = activated(config, mlp_before(layer, normalise(config, x, layer.ln2_w, layer.ln2_b)))
+    return product(hidden, layer.W_out, mlp_products(layer.products)) + layer.b_out
+
+
+def mlp_before(
+    layer: LayerWeights, normed: Float[Tensor, "*batch d_model"], *, bias: bool = True
+) -> tuple[Float[Tensor, "*batch d_mlp"], ...]:
+    """What an MLP computes of its normed input before its activation: one value, or (gated) the gate's as well.
+
+    Without ``bias`` it is linear, so that changes of a norm may pass through it too.
+    """
+    assert layer.W_in is not None
+    assert layer.b_in is not None
+    products = mlp_products(layer.products)
+    gate = () if layer.W_gate is None else (product(normed, layer.W_gate, products),)
+    value = product(normed, layer.W_in, products)
+    return (value + layer.b_in if bias else value, *gate)
+
+
+def activated(config: ModelConfig, before: tuple[Float[Tensor, "*batch d_mlp"], ...]) -> Float[Tensor, "*batch d_mlp"]:
+    """The hidden layer, from what ``mlp_before`` gives."""
+    activation = ACTIVATIONS[config.activation]
+    return activation(before[0]) if len(before) == 1 else activation(before[1]) * before[0]
 
 
 def unembed(model: Ends, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:

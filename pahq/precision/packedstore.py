@@ -28,6 +28,7 @@ from pahq.model.streamed import EndWeights
 from pahq.model.weights import Ends, Model, ModelConfig, Network
 from pahq.precision.calibrated import Grams
 from pahq.precision.formats import Format
+from pahq.precision.masterstore import MasterStore
 from pahq.precision.packed import Packed, unpack
 from pahq.precision.packedlayer import PackedLayer
 from pahq.precision.packing import by_output, codes_of, pack_attention, pack_matrix, small_weights
@@ -81,12 +82,13 @@ class PackedStore:
         *,
         schedule: str = "overlapped",
         cached_layers: int = 2,
+        whole_master: bool = False,
     ) -> PackedStore:
         """Pack a model, one matrix at a time. The model's own layers are not kept.
 
         Its master is the file (a temporary one for a model that is loaded), or on a GPU pinned memory of the host.
         ``inputs``, by layer, are what calibrated rounding needs; it takes a layer's attention in full precision at a
-        time. Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
+        time. ``whole_master``: it has the MLPs' weights as well (``full``). Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
         """
         heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
         device = model.device if isinstance(model, ModelFile) else model.W_E.device
@@ -106,7 +108,7 @@ class PackedStore:
         ends = model.ends if isinstance(model, ModelFile) else EndWeights.of(model)
         master: Master
         if device.type == "cuda":
-            master = PinnedMaster(model)
+            master = PinnedMaster(model, fields=tuple(packed[0]) if whole_master else ATTENTION)
         else:
             master = model if isinstance(model, ModelFile) else spill(model, device="cpu")
         return cls(
@@ -144,6 +146,12 @@ class PackedStore:
     def packed_nbytes(self) -> int:
         """Bytes of attention and MLP weights at rest."""
         return sum(weight.nbytes for layer in self._packed for weight in layer.values())
+
+    def full(self) -> MasterStore:
+        """The full-precision network beside this one, its weights read from the master as they are needed."""
+        return MasterStore(
+            self.ends, self._small, self.master, {name: weight.shape for name, weight in self._packed[0].items()}
+        )
 
     def network(self) -> Network:
         return streamed(self)

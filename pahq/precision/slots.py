@@ -6,7 +6,7 @@ a number, so a reader that comes too early or too late is told, and never comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,10 +34,17 @@ class Master(Protocol):
 
 
 class PinnedMaster:
-    """Attention weights of a model in page-locked host memory, from where a GPU copies without waiting."""
+    """Weights of a model in page-locked host memory, from where a GPU copies without waiting.
 
-    def __init__(self, model: Model | ModelFile, pin: Callable[[Tensor], Tensor] = Tensor.pin_memory) -> None:
-        fields = ("W_Q", "W_K", "W_V", "W_O")
+    ``fields``: which of a layer's; those of attention are what a focus takes.
+    """
+
+    def __init__(
+        self,
+        model: Model | ModelFile,
+        pin: Callable[[Tensor], Tensor] = Tensor.pin_memory,
+        fields: Sequence[str] = ("W_Q", "W_K", "W_V", "W_O"),
+    ) -> None:
         layers = range(model.config.layers)
         self._layers = [{name: pin(_host_copy(model, index, name)) for name in fields} for index in layers]
 

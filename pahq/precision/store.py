@@ -140,6 +140,11 @@ class PrecisionStore:
         uniform = (precision.format, precision.compute) == ("float32", "float32")
         return cls(full=model, low=low, uniform=uniform, products=precision.compute)
 
+    @classmethod
+    def of(cls, model: Model) -> PrecisionStore:
+        """A model in full precision everywhere."""
+        return cls(full=model, low=model, uniform=True)
+
     @property
     def config(self) -> ModelConfig:
         return self.low.config

@@ -13,6 +13,7 @@ from pahq.circuits.graph import Graph, Receiver
 from pahq.circuits.order import Order, Visit, sender_order, visits
 from pahq.engine.base import Engine, Trial
 from pahq.errors import PahqError
+from pahq.search.rounds import Rounds, stages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def acdc(
     focus: Callable[[int], Hashable] = lambda edge: None,
     done: Sequence[Decision] = (),
     judge: Judge = as_measured,
+    round_size: int | None = None,
 ) -> Iterator[Decision]:
     """Test every connected edge once, from the output down; yield each decision as it falls.
 
@@ -125,26 +127,31 @@ def acdc(
     names what runs in full precision while an edge is under test: where it changes, the current state is measured again
     under the new focus first, so that no change of precision is booked on an edge.
     ``done`` resumes: decisions already taken are applied, checked against the order, and not yielded again.
-    ``judge`` sees every new decision in its turn and may replace it.
+    ``judge`` sees every new decision in its turn and may replace it. ``round_size``: see ``pahq.search.rounds``.
     Raises PahqError if ``done`` belongs to another search.
     """
     graph, live = engine.graph, Liveness(engine.graph)
-    past = iter(done)
+    past, rounds = iter(done), Rounds(round_size, stages_of(graph))
     index, current, in_focus = 0, float("nan"), None
     for visit in visits(graph):
         edges = visit_edges(graph, visit, order)
         if not live.needed(visit):
             for edge in edges:
                 live.take(edge)
+            if edges and rounds.begins(edges[0]):
+                engine.remove(rounds.over())
             engine.remove(edges)
             continue
         for edge in edges:
+            begins = rounds.begins(edge)
+            if begins:
+                engine.remove(rounds.over())
             decision = next(past, None)
             if decision is None:
-                wanted = focus(edge)
-                if index == 0 or wanted != in_focus:
-                    current = engine.measure([Trial(edge, ())])[0]
-                after = engine.measure([Trial(edge, (edge,))])[0]
+                wanted, waiting = focus(edge), tuple(rounds.waiting)
+                if index == 0 or begins or wanted != in_focus:
+                    current = engine.measure([Trial(edge, waiting)])[0]
+                after = engine.measure([Trial(edge, (*waiting, edge))])[0]
                 removed = is_removed(after - current, threshold, absolute=absolute)
                 decision = judge(Decision(index, edge, current, after, removed))
                 yield decision
@@ -152,7 +159,9 @@ def acdc(
                 check_done(graph, decision, index, edge)
             if decision.removed:
                 live.take(edge)
-                engine.remove([edge])
+            rounds.decided(edge, decision.removed)
+            if rounds.at_once:
+                engine.remove(rounds.over())
             current = decision.left
             in_focus = focus(edge)
             index += 1

@@ -19,14 +19,20 @@ Start = Callable[[Judge, Sequence[Decision]], Iterator[Decision]]  # begins a se
 
 
 def audited_search(
-    cell: CellConfig, exact: Engine, low: Start, full: Start, done: Sequence[Decision], doubts: Doubts
+    cell: CellConfig,
+    exact: Engine,
+    low: Start,
+    full: Start,
+    done: Sequence[Decision],
+    doubts: Doubts,
+    round_size: int | None = None,
 ) -> Iterator[Decision]:
     """The cell's search by ``low``, audited by the full-precision engine ``exact``, ended by ``full`` if hopeless.
 
-    ``doubts``, of the full-precision network, settle what float noise could decide.
+    ``doubts``, of the full-precision network, settle what float noise could decide. ``round_size``: see ``Auditor``.
     """
     calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph))
-    return banded(low, full, Auditor(exact, calibration, doubts), calibration, done)
+    return banded(low, full, Auditor(exact, calibration, doubts, round_size=round_size), calibration, done)
 
 
 def audit_record(cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision]) -> dict[str, Any]:

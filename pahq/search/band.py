@@ -31,6 +31,7 @@ from pahq.engine.base import Engine
 from pahq.search.acdc import Decision, Judge, as_measured, is_removed, margin
 from pahq.search.doubt import Doubts
 from pahq.search.follow import Follower
+from pahq.search.rounds import RoundFollower
 from pahq.search.sample import binomial, drawn, upper_rate
 
 SAMPLE_SEED = 0  # of the random sample, so that a search gone on with draws the same tests
@@ -138,11 +139,16 @@ def _finite_or_inf(value: float) -> float:
 class Auditor:
     """A judge: measures again by a full-precision ``engine``, which follows the state of the search.
 
-    ``doubts``, of the full-precision network, settles what float noise could decide.
+    ``doubts``, of the full-precision network, settles what float noise could decide. ``round_size``: where the search
+    itself moves the engine's state, by rounds (``pahq.search.rounds``).
     """
 
-    def __init__(self, engine: Engine, calibration: Calibration, doubts: Doubts | None = None) -> None:
-        self._follower, self._calibration, self.doubts = Follower(engine), calibration, doubts
+    def __init__(
+        self, engine: Engine, calibration: Calibration, doubts: Doubts | None = None, *, round_size: int | None = None
+    ) -> None:
+        self._follower: Follower | RoundFollower
+        self._follower = Follower(engine) if round_size is None else RoundFollower(engine, round_size, moves=False)
+        self._calibration, self.doubts = calibration, doubts
 
     def __call__(self, decision: Decision) -> Decision:
         if self._calibration.hopeless:

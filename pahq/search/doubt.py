@@ -24,6 +24,7 @@ from typing import Any
 from pahq.engine.base import Engine
 from pahq.search.acdc import Decision, is_removed, margin
 from pahq.search.follow import Follower
+from pahq.search.rounds import RoundFollower
 from pahq.search.sample import drawn, unseen_share
 
 SAFETY = 10.0  # an error counts as possible within this many times the largest of the sample
@@ -54,7 +55,7 @@ class Doubts:
     """A judge (``pahq.search.acdc.Judge``): sees every decision in its order and replaces those in doubt.
 
     ``twin`` makes the engine that settles them, at the whole graph. Without ``settle`` nothing is replaced, and the
-    sample alone is measured.
+    sample alone is measured. ``round_size``: of the search (``pahq.search.rounds``).
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Doubts:
         layer_of: Callable[[int], Hashable] = lambda edge: None,
         focus: Callable[[int], Hashable] = lambda edge: None,
         seed: int = 0,
+        round_size: int | None = None,
     ) -> None:
+        self._round_size = round_size
         self._make, self._noise, self._threshold, self._absolute = twin, noise, threshold, absolute
         self._settle, self._layer_of, self._focus, self._seed = settle, layer_of, focus, seed
-        self._twin: Follower | None = None
+        self._twin: Follower | RoundFollower | None = None
         self._log: list[tuple[Decision, bool]] = []  # not yet shown to the twin; whether it is to be measured
         self._layers: set[Hashable] = set()
         self.largest = 0.0  # error per unit in the sample
@@ -167,7 +170,8 @@ class Doubts:
     def _catch_up(self) -> None:
         """Show the twin what was decided, and measure what the sample asks for."""
         if self._twin is None:
-            self._twin = Follower(self._make(), self._focus)
+            engine, size = self._make(), self._round_size
+            self._twin = Follower(engine, self._focus) if size is None else RoundFollower(engine, size)
         for decision, wanted in self._log:
             if wanted:
                 self._see(decision, *self._twin.losses(decision.edge))

@@ -16,10 +16,12 @@ from pahq.circuits.order import Order, stages
 from pahq.engine.base import Trial, WindowEngine
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
+from pahq.search.rounds import Rounds, stages_of
 
 # Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
 FIRST_GUESS = {"logits": 0.5, "mlp": 0.1, "direct": 0.2, "head": 0.03}
 MEMORY = 0.9  # of the running share of wrong predictions
+_ANEW = object()  # no focus at all: the current loss is to be measured
 
 
 def speculate(
@@ -34,13 +36,14 @@ def speculate(
     widest: int | None = None,
     adaptive: bool = True,
     drift: Callable[[], float] | None = None,
+    round_size: int | None = None,
 ) -> Iterator[Decision]:
-    """The decisions of ``pahq.search.acdc.acdc``, in its order.
+    """The decisions of ``pahq.search.acdc.acdc``, in its order, by the same rounds.
 
     ``widest`` caps the windows (1: one test at a time); without ``adaptive`` every window is as wide as allowed.
     ``drift`` is asked once per stage, and noted with the stage's first decision if it has grown.
     """
-    search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive)
+    search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive, round_size)
     live, drifted = Liveness(engine.graph), 0.0
     for stage in stages(engine.graph):
         edges: list[int] = []
@@ -79,10 +82,11 @@ class _Search:
         judge: Judge,
         widest: int | None,
         adaptive: bool,
+        round_size: int | None,
     ) -> None:
         self._engine, self._threshold, self._absolute = engine, threshold, absolute
         self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
-        self._judge = judge
+        self._judge, self._rounds = judge, Rounds(round_size, stages_of(engine.graph))
         self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
 
     @property
@@ -96,6 +100,9 @@ class _Search:
         position = len(resumed)
         predicted: dict[int, bool] = {}  # edge -> removed
         while position < len(edges):
+            if self._rounds.begins(edges[position]):
+                self._engine.remove(self._rounds.over())
+                self._in_focus = _ANEW
             window = self._window(edges[position:], wrong)
             guesses = [predicted.get(edge, True) for edge in window]
             accepted = self._measure(window, guesses, predicted)
@@ -103,25 +110,29 @@ class _Search:
             position += len(accepted)
             missed = accepted[-1].removed != guesses[len(accepted) - 1]
             wrong = MEMORY * wrong + (1 - MEMORY) * (missed / len(accepted))
+        self._engine.remove(self._rounds.over())
 
     def _repeat(self, edges: list[int]) -> list[Decision]:
-        """The stage's decisions that were taken before; its removals are applied together."""
-        past = self._done[self._index : self._index + len(edges)]
+        """The stage's decisions that were taken before; its removals are applied together, as far as they may be."""
+        past, entered = self._done[self._index : self._index + len(edges)], list[int]()
         for decision, edge in zip(past, edges, strict=False):
             check_done(self._engine.graph, decision, self._index, edge)
+            if self._rounds.begins(edge):
+                entered += self._rounds.over()
             self._advance(decision)
-        self._engine.remove([decision.edge for decision in past if decision.removed])
+        self._engine.remove(entered + (self._rounds.over() if self._rounds.at_once else []))
         return past
 
     def _advance(self, decision: Decision) -> None:
         self._current = decision.left
         self._in_focus = self._focus(decision.edge)
+        self._rounds.decided(decision.edge, decision.removed)
         self._index += 1
 
     def _window(self, edges: list[int], wrong: float) -> list[int]:
         """The next edges to measure together: one focus, as many as pay off."""
         cap = self._engine.window(edges[0])
-        cap = min(cap, len(edges), self._widest or cap)
+        cap = min(cap, len(edges), self._widest or cap, self._rounds.left(edges[0]) or cap)
         if self._adaptive:
             cap = worthwhile(cap, wrong)
         in_focus = self._focus(edges[0])
@@ -132,7 +143,8 @@ class _Search:
 
     def _measure(self, window: list[int], guesses: list[bool], predicted: dict[int, bool]) -> list[Decision]:
         """Measure a window, accept up to the first wrong guess, take the accepted removals for good."""
-        trials, gone = [], list[int]()
+        waiting = tuple(self._rounds.waiting)
+        trials, gone = [], list(waiting)
         before = []  # index of the trial whose loss is each test's current loss; -1: the state's own
         last = -1
         for i, (edge, guess) in enumerate(zip(window, guesses, strict=True)):
@@ -142,10 +154,9 @@ class _Search:
                 gone.append(edge)
                 last = i
         if self._index == 0 or self._focus(window[0]) != self._in_focus:
-            self._current = self._engine.measure([Trial(window[0], ())])[0]
+            self._current = self._engine.measure([Trial(window[0], waiting)])[0]
         losses = self._engine.measure(trials)
         accepted: list[Decision] = []
-        taken: list[int] = []
         stopped = False
         for i, (edge, guess) in enumerate(zip(window, guesses, strict=True)):
             current = self._current if before[i] < 0 else losses[before[i]]
@@ -157,12 +168,11 @@ class _Search:
                 break  # it is asked for again, on its own: an engine says what is not finite where it is the first
             decision = self._judge(Decision(self._index + i, edge, current, losses[i], removed))
             accepted.append(decision)
-            if decision.removed:
-                taken.append(edge)
             stopped = decision.removed != guess
-        self._engine.remove(taken)
         for decision in accepted:
             self._advance(decision)
+        if self._rounds.at_once:
+            self._engine.remove(self._rounds.over())
         return accepted
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig
 from pahq.engine.base import Engine, Resettable, WindowEngine, takes_windows
+from pahq.engine.changereference import ChangeReference
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix import ChangeEngine, SuffixEngine
 from pahq.engine.suffix.budget import least_bytes
 from pahq.errors import PahqError, unknown
 from pahq.precision.store import Focus, focus_of
@@ -71,8 +72,18 @@ def search_by(
             done=done,
             judge=judge,
             drift=lambda: windows.drift,
+            round_size=problem.round_size,
         )
-    return acdc(engine, order, threshold, absolute=absolute, focus=focus, done=done, judge=judge)
+    return acdc(
+        engine,
+        order,
+        threshold,
+        absolute=absolute,
+        focus=focus,
+        done=done,
+        judge=judge,
+        round_size=problem.round_size,
+    )
 
 
 def build_engine(
@@ -81,12 +92,13 @@ def build_engine(
     """The engine of that name; PahqError for an unknown one, and for a ceiling of which its part is too little."""
     if name == "suffix":
         ceiling = None if memory_gb is None else int(memory_gb * 2**30)
-        return SuffixEngine(problem, memory_bytes=ceiling, share=share, beside=beside)
+        kind = SuffixEngine if problem.changes is None else ChangeEngine
+        return kind(problem, memory_bytes=ceiling, share=share, beside=beside)
     if name != "reference":
         raise unknown("engine", name, ENGINES)
     if memory_gb is not None:
         raise PahqError("memory_gb is a setting of engine=suffix; engine=reference takes what it takes")
-    return ReferenceEngine(problem)
+    return ReferenceEngine(problem) if problem.changes is None else ChangeReference(problem)
 
 
 def search(
@@ -105,23 +117,23 @@ def search(
     doubts = doubts or cell_doubts(cell, problem, full, memory_gb)
     if memory_gb is not None and _settles(cell):
         beside = twin_bytes(problem if full is None else full)
+    apart = problem.changes is not None  # one engine then, which audits itself
     least = {id(on): least_bytes(on) for on in (problem, full) if on is not None}
 
     def part(on: Problem) -> dict[str, Any]:
         """What an engine may take of the ceiling: with an audit there are two, which share it as they need it."""
-        return {"memory_gb": memory_gb, "share": least[id(on)] / sum(least.values()), "beside": beside}
+        share = 1.0 if apart else least[id(on)] / sum(least.values())
+        return {"memory_gb": memory_gb, "share": share, "beside": beside}
 
-    def start(on: Problem, judge: Judge, done: Sequence[Decision]) -> Iterator[Decision]:
-        return start_search(
-            cell.engine.name,
-            on,
-            Order(method.order, method.senders),
-            cell.threshold,
-            absolute=method.absolute,
-            done=done,
-            judge=judge,
-            **part(on),
-        )
+    def build(on: Problem) -> Resettable:
+        return build_engine(cell.engine.name, on, **part(on))
+
+    def start(
+        on: Problem, judge: Judge, done: Sequence[Decision], engine: Engine | None = None
+    ) -> Iterator[Decision]:
+        order = Order(method.order, method.senders)
+        engine = build(on) if engine is None else engine
+        return search_by(engine, on, order, cell.threshold, absolute=method.absolute, done=done, judge=judge)
 
     if cell.audit != "band":
         for decision in done:
@@ -129,8 +141,12 @@ def search(
         return start(problem, doubts, done)
     if full is None:
         raise PahqError("audit=band needs the full-precision network beside the other, which is not at hand here")
-    exact = build_engine(cell.engine.name, full, **part(full))
-    return audited_search(cell, exact, partial(start, problem), partial(start, full), done, doubts)
+    if problem.changes is None:
+        return audited_search(cell, build(full), partial(start, problem), partial(start, full), done, doubts)
+    engine = build(problem)  # whose state is in full precision, so that it audits itself
+    assert isinstance(engine, ChangeEngine | ChangeReference)
+    low = partial(start, problem, engine=engine)
+    return audited_search(cell, engine.exactly, low, partial(start, full), done, doubts, problem.round_size)
 
 
 def cell_doubts(

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from pahq.engine.changereference import ChangeReference
 from pahq.engine.base import Engine, Resettable
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.rounding import curved, per_unit, unit
-from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix import ChangeEngine, SuffixEngine
 from pahq.engine.suffix.budget import WORKSPACE, least_bytes, loss_rows, trial_bytes
 from pahq.model.run import Narrow
 from pahq.precision.store import focus_of
@@ -41,6 +42,7 @@ def doubts_for(
         settle=settle and problem.reference.dtype != torch.float64,
         focus=lambda edge: focus_of(problem.graph, problem.graph.edges[edge], problem.focus),
         layer_of=layers_of(problem.graph),
+        round_size=problem.round_size,
     )
 
 
@@ -52,13 +54,13 @@ def twin_engine(problem: Problem, *, tight: bool = False) -> Resettable:
     with torch.no_grad():
         wide = problem.in_float64(TIGHT_BYTES) if tight else problem.in_float64()
     if problem.focus in ("sender", "both"):
-        return ReferenceEngine(wide)
+        return ReferenceEngine(wide) if problem.changes is None else ChangeReference(wide)
     options: dict[str, Any] = {"composites": False}
     if tight:
-        options["memory_bytes"] = twin_bytes(problem) + problem.store.nbytes  # which the two share
+        options["memory_bytes"] = twin_bytes(problem) + problem.weight_bytes  # which the two share
     if problem.reference.dtype == torch.float64:
         options |= {"positions": False, "cheap_losses": False}
-    return SuffixEngine(wide, **options)
+    return SuffixEngine(wide, **options) if problem.changes is None else ChangeEngine(wide, **options)
 
 
 TIGHT_BYTES = 32 << 20  # of widened weights that a twin under a ceiling keeps
@@ -73,7 +75,7 @@ def twin_bytes(problem: Problem) -> int:
     """
     ends, run, config = problem.store.ends, problem.corrupted, problem.store.config
     wide = [x.numel() * 8 for x in (ends.W_pos, ends.ln_final_w, ends.ln_final_b, ends.W_U, ends.b_U) if x is not None]
-    own = least_bytes(problem) - problem.store.nbytes - WORKSPACE
+    own = least_bytes(problem) - problem.weight_bytes - WORKSPACE
     rows = loss_rows(problem, run.final.shape[0] * run.final.shape[1])
     narrow = 2 * run.nbytes if isinstance(run.z, Narrow) else 0  # held in 16 bits by the search
     return sum(wide) + TIGHT_BYTES + WORKSPACE + 2 * own + narrow + trial_bytes(config, rows, 8) + ROOM

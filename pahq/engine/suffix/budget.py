@@ -133,7 +133,7 @@ def reference_bytes(problem: Problem) -> int:
     """
     config, streams, senders, stream = _sizes(problem)
     heads = config.layers * (config.heads + 2 * config.kv_heads) * stream * config.d_head // config.d_model
-    return problem.store.nbytes + WORKSPACE + 2 * senders * stream + heads + (streams + 3 * config.heads) * stream
+    return problem.weight_bytes + WORKSPACE + 2 * senders * stream + heads + (streams + 3 * config.heads) * stream
 
 
 def _fixed(problem: Problem) -> int:
@@ -143,7 +143,14 @@ def _fixed(problem: Problem) -> int:
     heads = config.layers * (2 * config.heads + 2 * config.kv_heads) * narrow  # z and projections
     outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
-    return WORKSPACE + problem.store.nbytes + int(SLACK * (heads + outputs + layer + 12 * stream))
+    return WORKSPACE + problem.weight_bytes + _before(problem) + int(SLACK * (heads + outputs + layer + 12 * stream))
+
+
+def _before(problem: Problem) -> int:
+    """Where changes are apart: what MLPs compute before their activation, which changes are added to."""
+    config, _, _, stream = _sizes(problem)
+    width = config.layers * config.d_mlp * (2 if config.gated else 1)
+    return 0 if problem.changes is None else width * stream // config.d_model
 
 
 def _held_streams(problem: Problem) -> int:

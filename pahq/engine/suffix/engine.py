@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
@@ -135,7 +136,7 @@ class SuffixEngine:
         self._enter(trials[0].edge)
         self.measured += len(trials)
         with frugal(when=not self.budget.hold_streams):  # where memory is short: the window's tensors
-            values: list[float] = self._evaluate(trials).tolist()
+            values: list[float] = self._losses_of(trials).tolist()
         if self._finals.ask_again(values):
             self._loss = self._finals.current(self._state)  # was taken as they were
             return self.measure(trials)
@@ -220,13 +221,24 @@ class SuffixEngine:
 
     # ---- trials
 
+    def _losses_of(self, trials: Sequence[Trial]) -> Tensor:
+        """Losses [trial] in float64, as ``measure`` tells them."""
+        return self._evaluate(trials)
+
     def _evaluate(self, trials: Sequence[Trial]) -> Tensor:
         """Losses [trial] in float64; remembers the wave, so that ``remove`` can choose a trial of it."""
-        stage = self._descent.stage
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # before the next one is made
         wave = self._new_wave(len(trials))
+        losses = self._carry(wave, trials)
+        self._wave = wave
+        self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
+        return losses
+
+    def _carry(self, wave: Wave, trials: Sequence[Trial]) -> Float[Tensor, " trial"]:
+        """Losses of trials, whose changes ``wave`` carries on."""
+        stage = self._descent.stage
         if stage.kind == "head":
             if stage.direct:
                 direct_trials(wave, stage.layer, trials, self._ablated)
@@ -235,10 +247,7 @@ class SuffixEngine:
             final = wave.run("heads", stage.layer)
         else:
             final = stream_trials(wave, stage.receivers[0], trials)
-        losses = self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
-        self._wave = wave
-        self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
-        return losses
+        return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
     def _new_wave(self, trials: int) -> Wave:
         held = hold_bytes(self.problem, self.budget, self._state, trials)

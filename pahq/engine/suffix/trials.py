@@ -11,10 +11,9 @@ from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.base import Trial
-from pahq.engine.suffix.inputs import project_inputs, without
+from pahq.engine.suffix.inputs import without
 from pahq.engine.suffix.state import NOWHERE, State, at_need
 from pahq.engine.suffix.wave import Wave
-from pahq.model.forward import mlp
 
 
 def stream_trials(
@@ -26,7 +25,7 @@ def stream_trials(
     wave.set_input(receiver, x)
     if receiver.kind == "logits":
         return x
-    wave.set_mlp(receiver.layer, mlp(state.config, wave.weights(receiver.layer), x))
+    wave.send_mlp(receiver.layer, x)
     return wave.run("mlp", receiver.layer)
 
 
@@ -39,7 +38,7 @@ def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: 
         if not distinct:
             continue
         inputs = without(state, receiver, distinct)
-        projections = project_inputs(state, receiver, wave.weights(layer), inputs)
+        projections = wave.projections([receiver], inputs[None])[0]
         index = [distinct.index(members) + 1 if members else 0 for members in sets]
         by_trial = _Spread(index, inputs.device)
         old = at_need(state.projections[receiver], state.receiver_need(receiver))

@@ -7,7 +7,7 @@ all trials agree). Nothing is written to the state until one trial is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -103,6 +103,10 @@ class Wave:
         self._announce(sender, change)
         self.write(lambda j: overwrite(place, pick(z, j)))
 
+    def send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
+        """An MLP's new input."""
+        self.set_mlp(layer, mlp(self.state.config, self.weights(layer), x))
+
     def set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"]) -> None:
         (sender,) = self.state.graph.outputs(Receiver("mlp", layer))
         place, need = self.state.mlp[layer], self.state.need[sender]
@@ -194,13 +198,20 @@ class Wave:
         x = self._empty(len(receivers), need)
         for i, receiver in enumerate(receivers):
             self._sum(receiver, touched[receiver], x[i])
-        start = state.position(need)
-        rows = [receiver.head for receiver in receivers]
-        flat = project(state.config, self.weights(layer), letter, x.flatten(1, 2), first=start, rows=rows)
-        values = flat.view(*x.shape[:3], *flat.shape[2:])
+        values = self.projections(receivers, x)
         for i, receiver in enumerate(receivers):
             self.set_projection(receiver, values[i])
         return values
+
+    def projections(
+        self, receivers: Sequence[Receiver], x: Float[Tensor, "receiver trial batch pos d_model"]
+    ) -> Float[Tensor, "receiver trial batch pos d_head"]:
+        """What inputs of one layer, letter and need project, from their new values."""
+        state, first = self.state, receivers[0]
+        start, rows = state.position(state.receiver_need(first)), [receiver.head for receiver in receivers]
+        weights = self.weights(first.layer)
+        flat = project(state.config, weights, first.letter, x.flatten(1, 2), first=start, rows=rows)
+        return flat.view(*x.shape[:3], *flat.shape[2:])
 
     def _empty(self, receivers: int, need: int) -> Float[Tensor, "receiver trial batch pos d_model"]:
         state = self.state
@@ -226,7 +237,7 @@ class Wave:
         x = self._empty(1, need)[0]
         self._sum(receiver, senders, x)
         if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(layer, senders, x[0]):
-            self.set_mlp(layer, mlp(self.state.config, weights, x))
+            self.send_mlp(layer, x)
             if kept is not None:
                 self.write(lambda j: kept.stale(layer))
             return

@@ -1,0 +1,118 @@
+"""A wave in which only changes pass through low-precision products (``method.arithmetic=changes``).
+
+The current state is in full precision. A trial changes some inputs, and what a receiver computes becomes
+
+    its current value + W_low (norm(new input) - norm(current input)),
+
+so that the error of a format is in proportion to the change, and with it to the effect under test. Norms, activations
+and attention act on full sums. Nothing of such a wave ever becomes the state: what a search accepts is carried through
+the network once more, in full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.circuits.graph import Receiver
+from pahq.engine.suffix.state import State, at_need
+from pahq.engine.suffix.wave import Wave
+from pahq.model.forward import activated, finish_projection, mlp_before, multiply, normalise
+from pahq.model.layerweights import LayerWeights
+from pahq.model.products import mlp_products, product
+
+Before = tuple[Tensor, ...]  # what an MLP computes before its activation: see pahq.model.forward.mlp_before
+
+
+class Current:
+    """What the state computes in full precision where changes are added to it, beside what it keeps anyway.
+
+    Formed when it is first asked for; ``stale`` says that the state is another.
+    """
+
+    def __init__(self, state: State, weights: Callable[[int], LayerWeights]) -> None:
+        self._state, self._weights = state, weights
+        self._before: dict[int, Before] = {}
+        self._raw: dict[Receiver, Tensor] = {}
+
+    def stale(self) -> None:
+        """Removals entered the state."""
+        self._before.clear()
+        self._raw.clear()
+
+    def normed(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
+        """The receiver's current input, normed; at its need."""
+        return _normed(self._state, self._weights(receiver.layer), receiver, self._state.inputs[receiver])
+
+    def before(self, layer: int) -> Before:
+        """An MLP's values [batch, some, d_mlp] before its activation."""
+        if layer not in self._before:
+            self._before[layer] = mlp_before(self._weights(layer), self.normed(Receiver("mlp", layer)))
+        return self._before[layer]
+
+    def raw(self, receiver: Receiver) -> Float[Tensor, "batch some d_head"]:
+        """A projection before its own norm and rotation, which is not linear where queries and keys are normed."""
+        if receiver not in self._raw:
+            weights, normed = self._weights(receiver.layer), self.normed(receiver)[None]
+            self._raw[receiver] = multiply(
+                self._state.config, weights, receiver.letter, normed, rows=[receiver.head]
+            )[0]
+        return self._raw[receiver]
+
+
+class ChangeWave(Wave):
+    """``low(l)`` gives the weights that changes are multiplied with: the head in focus in full precision."""
+
+    def __init__(
+        self, state: State, trials: int, low: Callable[[int], LayerWeights], current: Current, hold_bytes: int
+    ) -> None:
+        super().__init__(state, trials, low, None, hold_bytes)
+        self._current = current
+
+    def write(self, action: Callable[[int], None]) -> None:
+        """Nothing is written."""
+
+    def choose(self, trial: int) -> NoReturn:
+        raise AssertionError("a trial in low precision never becomes the state")
+
+    def projections(
+        self, receivers: Sequence[Receiver], x: Float[Tensor, "receiver trial batch pos d_model"]
+    ) -> Float[Tensor, "receiver trial batch pos d_head"]:
+        state, first = self.state, receivers[0]
+        config, weights, need = state.config, self.weights(first.layer), state.receiver_need(first)
+        change = _normed(state, weights, first, x) - torch.stack([self._current.normed(r) for r in receivers])[:, None]
+        rows = [receiver.head for receiver in receivers]
+        made = multiply(config, weights, first.letter, change.flatten(1, 2), rows=rows, bias=False)
+        made = made.view(*x.shape[:-1], config.d_head)
+        start = state.position(need)
+        if config.qk_norm and first.letter != "v":
+            raw = torch.stack([self._current.raw(receiver) for receiver in receivers])[:, None]
+            return finish_projection(config, weights, first.letter, raw + made, first=start)
+        held = torch.stack([at_need(state.projections[receiver], need) for receiver in receivers])[:, None]
+        return held + finish_projection(config, weights, first.letter, made, first=start)
+
+    def send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
+        state, weights, receiver = self.state, self.weights(layer), Receiver("mlp", layer)
+        assert weights.W_out is not None
+        change = _normed(state, weights, receiver, x) - self._current.normed(receiver)
+        old = self._current.before(layer)
+        new = tuple(a + b for a, b in zip(old, mlp_before(weights, change, bias=False), strict=True))
+        hidden = activated(state.config, new) - activated(state.config, old)
+        (sender,) = state.graph.outputs(receiver)
+        self._announce(sender, product(hidden, weights.W_out, mlp_products(weights.products)))
+
+    def heads_into_logits(self) -> None:
+        """Products with the unembedding are kept for full precision alone."""
+
+
+def _normed(state: State, weights: LayerWeights, receiver: Receiver, x: Tensor) -> Tensor:
+    norm = (weights.ln2_w, weights.ln2_b) if receiver.kind == "mlp" else (weights.ln1_w, weights.ln1_b)
+    normed = normalise(state.config, x, *norm)
+    if weights.W_pos is None or receiver.letter not in ("q", "k"):
+        return normed
+    start = state.position(state.receiver_need(receiver))
+    return normed + weights.W_pos[start : start + normed.shape[-2]]
