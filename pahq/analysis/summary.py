@@ -134,7 +134,7 @@ def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame
         notes.append(f"{row['thresholds']} of {row['of_thresholds']} thresholds")
     elif row["method"] != "acdc" and row["agreement_thresholds"] < len(sweep):
         notes.append(f"ACDC at {row['agreement_thresholds']} of {len(sweep)} thresholds")
-    if row["against"] == AGAINST_ACDC and row["thresholds"] == 1:
+    if row["against"] == AGAINST_ACDC and row["thresholds"] == row["of_thresholds"] == 1:
         notes.append("one threshold")
     return notes
 
