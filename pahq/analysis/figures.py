@@ -118,7 +118,7 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
             plain_log(axes.xaxis, whole=True)
         else:
             axes.set_xscale("symlog", linthresh=1)
-            axes.set_xlim(-0.2, max(rows["kept"].max(), 1) * 1.25)
+            axes.set_xlim(-0.2, max(rows["kept"].max(), 1) * 2)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         # Float noise must not fill the axis: it reaches up to the empty circuit's error, or a thousandth of a nat.
         top = max(rows[column].max(), rows["corrupted"].max() if error else 1e-3)
@@ -157,7 +157,7 @@ def pareto_figure(cells: pd.DataFrame) -> Figure:
 
     title = "Time of a search against the error of its circuit on fresh prompts"
     title += "\ngrey steps pass the circuits that no other beats in both"
-    nothing = "No outputs of these models are logits (Tracr's are not), so there is no KL."
+    nothing = "What these models put out are no logits, so there is no KL."
     return with_legend(panels(shown, panel, title, nothing), shown)
 
 
@@ -203,7 +203,9 @@ def agreement_figure(agreement: pd.DataFrame, cells: pd.DataFrame) -> Figure:
         ["task", "method", "bits", "precision", "variant"], kind="stable"
     )
     shown = shown.assign(row=[label(row) for row in shown.to_dict("records")])  # type: ignore[arg-type]
-    many = shown.groupby("task")["threshold"].nunique().max() > MANY if len(shown) else False
+    sizes = shown.groupby("task")[["row", "threshold"]].nunique()
+    gaps = len(shown) < sizes.prod(axis=1).sum()
+    many = sizes["threshold"].max() > MANY
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         names, thresholds = list(dict.fromkeys(rows["row"])), sorted(rows["threshold"].unique())
@@ -224,11 +226,12 @@ def agreement_figure(agreement: pd.DataFrame, cells: pd.DataFrame) -> Figure:
         axes.set_xlabel("threshold")
 
     title = "How alike a circuit is to full-precision ACDC's at the same threshold\n"
-    title += "Jaccard index, 1: the same edges; in brackets: edges that differ; grey: not searched"
+    title += "Jaccard index, 1: the same edges; in brackets: edges that differ" + (
+        "; grey: not searched" if gaps else ""
+    )
     nothing = _nothing_to_compare(cells["method"])
     if shown.empty:
         return panels(shown, panel, title, nothing)
-    sizes = shown.groupby("task")[["row", "threshold"]].nunique()
     width = 0.9 + 0.06 * shown["row"].map(len).max() + (0.45 if many else 0.68) * sizes["threshold"].max()
     heights = {str(task): 0.8 + (0.32 if many else 0.2) * rows for task, rows in sizes["row"].items()}
     return panels(shown, panel, title, nothing, width=width, height=heights)
@@ -260,7 +263,7 @@ def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
         axes.set_xlabel("share of all edges, those with the largest effects first")
         axes.set_ylabel("faithfulness (0: no edge, 1: all edges)")
 
-    title = "Faithfulness over circuit sizes on fresh prompts, mean over the thresholds that were searched\n"
+    title = "Faithfulness by the size of the circuit on fresh prompts, mean over thresholds\n"
     title += "shaded: 0.1% to 5% of the edges, the sizes of a circuit"
     return with_legend(panels(shown, panel, title, "No circuit's faithfulness was measured."), shown)
 

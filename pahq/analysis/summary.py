@@ -152,6 +152,6 @@ def label(row: Mapping[str, Any]) -> str:
 
 
 def in_words(variant: str) -> str:
-    """A variant as figures name it: settings without the groups that they are in, the usual ones in a word."""
+    """A variant as figures name it: settings without their groups (names keep theirs), the usual ones in a word."""
     settings = re.split(r" (?=[\w.]+=)", variant)
-    return ", ".join(WORDS.get(text) or re.sub(r"^[\w.]+\.(?=\w+=)", "", text) for text in settings)
+    return ", ".join(WORDS.get(text) or re.sub(r"^[\w.]+\.(?!name=)(?=\w+=)", "", text) for text in settings)

@@ -86,7 +86,15 @@ def test_numbers_of_the_agreement_stay_in_their_cells(count: int) -> None:
         wide = axes.bbox.width / count
         assert len(axes.texts) == count * len(kinds)
         assert all(box.width < 0.95 * wide for box in boxes(list(axes.texts)))
+        assert "grey" not in figure.get_suptitle()
         assert "PAHQ int8, audited, calibrated" in [label.get_text() for label in axes.get_yticklabels()]
+
+
+def test_what_was_not_searched_is_grey_and_said_to_be() -> None:
+    rows = [row("pahq"), row("pahq", threshold=0.2), row("rtn-q")]
+    figure = agreement_figure(pd.DataFrame(rows), pd.DataFrame(rows))
+    assert "grey: not searched" in figure.get_suptitle().replace("\n", " ")
+    assert len(figure.axes[0].texts) == 3
 
 
 def test_panels_are_as_tall_as_their_rows() -> None:
@@ -184,7 +192,7 @@ def test_a_legend_of_many_stays_within_a_narrow_figure() -> None:
     [
         (AUDITED, "audited, calibrated"),
         ("band.share=0.5 task.prompts=my own.csv", "share=0.5, prompts=my own.csv"),
-        ("seed=1", "seed=1"),
+        ("engine.name=reference method.focus=both seed=1", "engine.name=reference, focus=both, seed=1"),
     ],
 )
 def test_variants_in_words(variant: str, words: str) -> None:
