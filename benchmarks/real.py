@@ -1,6 +1,7 @@
-"""The record of an experiment, such as real: one row a finished cell, from the cells' files alone.
+"""The record of experiments, such as real and real-more: one row a finished cell, from the cells' files alone.
 
     snakemake --cores all --config experiment=real
+    snakemake --cores all --config experiment=real-more
     python benchmarks/real.py --root results --json FILE
 
 Rows: what the cell is, tests, kept edges, edges that differ from ACDC's circuit at its threshold, faithfulness on fresh
@@ -62,10 +63,10 @@ def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("results"))
-    parser.add_argument("--experiment", default="real")
+    parser.add_argument("--experiment", nargs="+", default=["real", "real-more"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    every = {cell_id: cell.config for cell_id, cell in cells(options.experiment).items()}
+    every = {cell_id: cell.config for name in options.experiment for cell_id, cell in cells(name).items()}
     done = {cell_id: cell_folder(options.root, cell_id) for cell_id in every}
     done = {cell_id: folder for cell_id, folder in done.items() if is_done(folder)}
     acdc = {
@@ -78,7 +79,8 @@ def main() -> int:
         for cell_id, folder in done.items()
         if (place := (every[cell_id].task.name, every[cell_id].threshold)) in acdc
     ]
-    publish({"experiment": options.experiment, "cells": len(every), "finished": len(done), "rows": rows}, options.json)
+    said = {"experiments": options.experiment, "cells": len(every), "finished": len(done)}
+    publish(said | {"rows": rows}, options.json)
     return 0
 
 

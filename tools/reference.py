@@ -30,7 +30,7 @@ from pahq.files.frames import analysis_folder, read_parquet
 from pahq.files.text import write_json
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "reference"
-PIXELS, COLOURS = 1600, 256  # of a figure: the larger side at most; a palette in which formats keep their colours
+PIXELS, COLOURS = 1600, 256  # of a figure: its width at most; a palette in which formats keep their colours
 
 
 def copy_report(root: Path, experiment: str, out: Path, *, missing_ok: bool = False) -> Path:
@@ -67,7 +67,7 @@ def copy_report(root: Path, experiment: str, out: Path, *, missing_ok: bool = Fa
 
 def _small(path: Path, out: Path) -> None:
     image = Image.open(path).convert("RGB")
-    image.thumbnail((PIXELS, PIXELS))
+    image.thumbnail((PIXELS, image.height))
     image.quantize(COLOURS).save(out, optimize=True)
 
 

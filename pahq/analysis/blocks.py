@@ -59,8 +59,8 @@ def blocks(found: Evaluation) -> list[Table]:
         Table(
             "scheduler",
             "Scheduler on and off",
-            "PAHQ with the next focus brought in meanwhile (overlapped), and with it brought in when it is needed "
-            "(serial): the same decisions. On a CPU a thread reads it from the model's file; a GPU has a stream for "
+            "PAHQ with the weights of the next head in focus read ahead (overlapped), and read when they are needed "
+            "(serial): the same decisions. On a CPU a thread reads them from the model's file; a GPU has a stream for "
             "the copies and one for the head in focus. Seconds of all tests.",
             scheduler_frame(found.cells, found.serial),
         ),

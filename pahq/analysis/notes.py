@@ -1,8 +1,13 @@
-"""What a reader of the tables must know, printed below them."""
+"""What a reader of the tables must know, printed above them."""
 
 from __future__ import annotations
 
 NOTES = """\
+- **A row** is a method at a format of numbers. *acdc* searches in full precision; *pahq* rounds attention weights to
+  the format, except those of the head whose edges are tested just then (the head in focus); *rtn-q* rounds all of them.
+  *Variant* says which settings set the row apart from the plain one, as one types them:
+  `precision.rounding=calibrated` chooses the rounded values by what they do to outputs, `audit=band` decides tests near
+  the threshold again in full precision. *Threshold*: an edge is removed where that adds less than this to the loss.
 - **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight
   lines. They differ a lot where a sweep has few points. An area that rests on fewer than three distinct
   interior points has the note *few points*: read the circuits, not the area.

@@ -2,60 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from pahq.analysis.drawing import first_row, panels, style_of, with_legend
+from pahq.analysis.drawing import (
+    HEIGHT,
+    colour_of,
+    fills_of,
+    first_row,
+    legend_below,
+    paler,
+    panels,
+    plain_log,
+    style_of,
+    with_legend,
+)
 from pahq.analysis.summary import label
 
+NOTHING = "Of no circuit of this experiment was the stability measured."
+FEW = 5  # thresholds that are told one by one at the axis
+BESIDE = 1.04  # times the threshold, for the next circuit at it
+APART = 0.012  # of the whole height, by which the lines of one panel are moved so that equal ones all show
+PALEST = 0.7  # of the way to white
 CIRCUITS = 6  # lines in a panel of inclusion: more cannot be told apart
 
 
 def stability_figure(stability: pd.DataFrame) -> Figure:
     """Jaccard index of the circuit to those of resampled prompts, mean over these, against the threshold."""
+    shown = stability[stability["jaccard_circuit"].notna()]
+    fills = fills_of(shown)
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
-        for _, sweep in rows.groupby("series", sort=False):
-            style, ordered = style_of(first_row(sweep)), sweep.sort_values("threshold")
+        count = rows["series"].nunique()
+        for i, (_, sweep) in enumerate(rows.groupby("series", sort=False)):
+            style, ordered = style_of(first_row(sweep), fills), sweep.sort_values("threshold")
             if len(sweep) < 2:
                 style["linestyle"] = "none"
-            axes.plot(ordered["threshold"], ordered["jaccard_circuit"], lw=1, **style)
+            x = ordered["threshold"] * BESIDE ** (i - (count - 1) / 2)
+            axes.plot(x, ordered["jaccard_circuit"], lw=1, **style)
+            axes.vlines(x, ordered["jaccard_circuit_min"], ordered["jaccard_circuit"], color=style["color"], lw=0.8)
         axes.set_xscale("log")
+        places = sorted(rows["threshold"].unique())
+        if len(places) <= FEW:
+            axes.set_xlim(places[0] / 2, places[-1] * 2)
+            axes.set_xticks(places, [f"{value:g}" for value in places])
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            plain_log(axes.xaxis)
         axes.set_ylim(-0.03, 1.05)
         axes.set_xlabel("threshold")
-        axes.set_ylabel("Jaccard to circuits of resampled prompts")
+        axes.set_ylabel("Jaccard index (1: the same edges)")
 
-    title = "How alike a circuit is to those of resampled prompts (1: the same edges)"
-    shown = stability[stability["jaccard_circuit"].notna()]
-    return with_legend(panels(shown, panel, title, "No cell of this experiment has its stability measured."), shown)
+    counts = sorted({int(count) for count in shown["resamples"]})
+    of = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else ""
+    title = f"How alike a circuit is to those found on {of} resamples of the prompts\n"
+    title += "marker: mean; line: down to the least alike"
+    return with_legend(panels(shown, panel, title, NOTHING, height=0.8 * HEIGHT), shown)
 
 
 def inclusion_figure(inclusion: pd.DataFrame, stability: pd.DataFrame) -> Figure:
-    """Share of resamples that kept each edge, most often kept first; crosses: edges of the circuit itself.
+    """Share of resamples that kept each edge, most often kept first; thick: edges of the circuit itself.
 
     Of a task's circuits those with most resamples, ACDC's first, and no more than ``CIRCUITS``.
     """
     shown = inclusion[inclusion["id"].isin(_shown(stability))]
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
-        for _, edges in rows.groupby("id", sort=False):
-            ordered = edges[edges["resamples"] > 0].sort_values("resamples", ascending=False, kind="stable")
-            style, first = style_of(first_row(edges)), first_row(edges)
-            x = range(1, len(ordered) + 1)
-            name = f"{label(first)}, t={first['threshold']:g}: {first['kept']} kept"
-            line = {"color": style["color"], "linestyle": style["linestyle"], "lw": 1, "drawstyle": "steps-mid"}
-            axes.plot(x, ordered["resamples"], label=name, **line)
-            own = ordered["in_circuit"].to_numpy(dtype=bool)
-            at = [place for place, kept in zip(x, own, strict=True) if kept]
-            axes.plot(at, ordered["resamples"][own], color=style["color"], linestyle="none", marker="x", markersize=3)
-        axes.set_ylim(-0.03, 1.05)
-        axes.set_xlabel("edges, most often kept first (x: in the circuit)")
-        axes.set_ylabel("share of resamples that kept it")
-        axes.legend(fontsize=6, loc="lower left")
+        circuits = [edges for _, edges in rows.groupby("id", sort=False)]
+        for i, (edges, colour) in enumerate(zip(circuits, _colours(circuits), strict=True)):
+            ordered = edges[edges["resamples"] > 0].sort_values(["resamples", "in_circuit"], ascending=False)
+            first, y = first_row(edges), ordered["resamples"] - i * APART
+            x = pd.Series(range(1, len(ordered) + 1), index=ordered.index)
+            name = f"{label(first)}, threshold {first['threshold']:g}: {first['kept']} edges"
+            line = {"color": colour, "linestyle": style_of(first)["linestyle"], "lw": 0.8, "drawstyle": "steps-mid"}
+            axes.plot(x, y, **line)
+            own = ordered["in_circuit"].astype(bool)
+            axes.hlines(y[own], x[own] - 0.5, x[own] + 0.5, color=colour, lw=3, label=name)
+        axes.set_ylim(-0.03 - len(circuits) * APART, 1.05)
+        axes.set_xlabel("edges, most often kept first (thick: in the circuit)")
+        axes.set_ylabel("share of resamples that kept the edge")
+        legend_below(axes, columns=1)
 
-    title = "How often an edge is found when prompts are resampled"
-    return panels(shown, panel, title, "No cell of this experiment has its stability measured.")
+    title = "How often the same search finds an edge when prompts are resampled\nequal lines are drawn a little apart"
+    most = shown.groupby("task")["id"].nunique().max() if len(shown) else 0
+    return panels(shown, panel, title, NOTHING, height=HEIGHT + 0.2 + 0.17 * most)
+
+
+def _colours(circuits: Sequence[pd.DataFrame]) -> list[str]:
+    """Of each circuit its precision's colour, paler for every further one of that precision."""
+    own = [colour_of(first["precision"], first["format"]) for first in map(first_row, circuits)]
+    shares = [PALEST * own[:i].count(colour) / max(own.count(colour) - 1, 1) for i, colour in enumerate(own)]
+    return [paler(colour, share) for colour, share in zip(own, shares, strict=True)]
 
 
 def _shown(stability: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pahq.files.frames import analysis_folder, read_parquet
 AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
 HARMLESS = 0.01  # of the smallest threshold: a rounded model that starts with less loss can hardly lose an edge
+WORDS = {"audit=band": "audited", "precision.rounding=calibrated": "calibrated"}  # settings that figures name so
 METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
 
 
@@ -132,7 +134,7 @@ def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame
         notes.append(f"{row['thresholds']} of {row['of_thresholds']} thresholds")
     elif row["method"] != "acdc" and row["agreement_thresholds"] < len(sweep):
         notes.append(f"ACDC at {row['agreement_thresholds']} of {len(sweep)} thresholds")
-    if row["against"] == AGAINST_ACDC and row["thresholds"] == 1:
+    if row["against"] == AGAINST_ACDC and row["thresholds"] == row["of_thresholds"] == 1:
         notes.append("one threshold")
     return notes
 
@@ -146,4 +148,10 @@ def label(row: Mapping[str, Any]) -> str:
     """A series' name in a legend: ``PAHQ int8``, plain ``ACDC``, with its variant where it has one."""
     name = METHODS.get(row["method"], row["method"])
     text = name if row["method"] == "acdc" else f"{name} {row['precision']}"
-    return f"{text} ({row['variant']})" if row["variant"] else text
+    return f"{text}, {in_words(row['variant'])}" if row["variant"] else text
+
+
+def in_words(variant: str) -> str:
+    """A variant as figures name it: settings without their groups (names keep theirs), the usual ones in a word."""
+    settings = re.split(r" (?=[\w.]+=)", variant)
+    return ", ".join(WORDS.get(text) or re.sub(r"^[\w.]+\.(?!name=)(?=\w+=)", "", text) for text in settings)

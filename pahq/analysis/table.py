@@ -29,7 +29,7 @@ class Table:
                 markdown_table(_without_blank(rows.drop(columns=self.by))),
             ]
         if self.frame.empty:
-            parts.append("No row.")
+            parts.append("No row. Nothing in this experiment belongs in this table.")
         return "\n\n".join(parts) + "\n"
 
 

@@ -80,9 +80,9 @@ def circuit_table(cells: pd.DataFrame, stability: pd.DataFrame) -> Table:
     columns = ["id", *names.split(), "faithfulness"]
     shown = cells[columns].assign(kl=kl_of_logits(cells)).merge(stability[["id", *stable]], on="id", how="left")
     caption = (
-        "One row a circuit; KL and the task's metric on fresh prompts, on the full-precision model. Value: "
-        "of the circuit; clean: of the whole model; corrupted: of the empty circuit. Jaccard: to the circuits that the "
-        "same search finds on resampled prompts, in other orders and on other seeds' prompts (table Stability)."
+        "One row a circuit; KL and the task's metric on fresh prompts, on the full-precision model. Jaccard: to the "
+        "circuits that the same search finds on resampled prompts, in other orders and on other seeds' prompts "
+        "(table Stability)."
     )
     return Table("circuits", "Circuits", caption, shown.assign(note=notes).drop(columns="id"))
 
@@ -103,7 +103,8 @@ def stability_table(stability: pd.DataFrame) -> Table:
     caption = (
         "The whole search again: on prompts drawn with replacement (resamples), in the other orders of "
         "heads and senders, and on the prompts of other seeds. Jaccard indices of kept edges, of pairs of "
-        "resamples and to the circuit itself. Circuits whose row of the experiment says stability, or all if asked."
+        "resamples and to the circuit itself. Only circuits whose rows of the experiment ask for stability, or all "
+        "where the command did."
     )
     return Table("stability", "Stability", caption, stability[names.split()])
 
@@ -112,7 +113,7 @@ def faithfulness_tables(found: Evaluation) -> list[Table]:
     """One row a series for the report, and one row a circuit apart."""
     judged = by_cell(found.cells, found.faithfulness)
     series = (
-        "Means over a series' thresholds, on fresh prompts. f: faithfulness of the best edges, so many of them. "
+        "Means over a series' thresholds, on fresh prompts. Faithfulness at 0.1%: of the best 0.1% of the edges. "
         "Tests: share of the circuits that passed; a dash where the test cannot decide."
     )
     cells = (
@@ -199,7 +200,10 @@ def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
     if open_:
         parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]
     parts += ["## How to read the numbers", NOTES.rstrip(), "## Figures"]
-    parts.append("Circuits that coincide hide each other: the tables tell them apart.")
+    parts.append(
+        "Colour is the format of numbers, the marker the method; a half-filled marker has the settings that the legend "
+        "says. Circuits that coincide hide each other: the tables tell them apart."
+    )
     parts += [f"![{name}](../figures/{name}.png)" for name in FIGURES]
     parts += [table.markdown(level=2).rstrip() for table in made if table.name not in APART]
     parts.append(f"Apart, for their length: {', '.join(f'[{name}.md]({name}.md)' for name in APART)}.")

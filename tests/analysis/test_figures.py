@@ -112,11 +112,13 @@ def test_words_where_there_is_nothing(tmp_path: Path) -> None:
 def test_every_format_has_a_colour_of_its_own_and_a_place_in_the_legend() -> None:
     assert set(COLOURS) == set(FORMATS)
     names = options("precision")
-    frame = pd.DataFrame([{"method": "rtn-q", **precision_columns(one(name))} for name in names if name != "auto"])
+    frame = pd.DataFrame(
+        [{"method": "rtn-q", "variant": "", **precision_columns(one(name))} for name in names if name != "auto"]
+    )
     colours = {colour_of(*pair) for pair in zip(frame["precision"], frame["format"], strict=True)}
     assert len(colours) == len(names) - 1
     [legend] = with_legend(Figure(), frame).legends
-    assert {text.get_text() for text in legend.get_texts()} == {"RTN-Q", *names} - {"auto"}
+    assert {text.get_text() for text in legend.get_texts()} - {" "} == {"RTN-Q", *names} - {"auto"}
 
 
 def one(name: str) -> PrecisionConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from support import made_cells
 
 from pahq.analysis.evaluate import evaluate
@@ -66,9 +67,10 @@ def test_report_and_figure(tmp_path: Path) -> None:
     assert "## Stability" in report
     assert "figures/inclusion.png" in report
     [axes] = inclusion_figure(evaluation.inclusion, evaluation.stability).axes
-    curve, crosses = axes.lines
+    [curve], [thick] = axes.lines, axes.collections
     assert list(curve.get_ydata()) == [1.0, 0.5, 0.5]
-    assert list(crosses.get_xdata()) == [1, 2]
+    assert isinstance(thick, LineCollection)
+    assert [segment[:, 0].tolist() for segment in thick.get_segments()] == [[0.5, 1.5], [1.5, 2.5]]
 
 
 def test_each_circuits_stability_stands_beside_it(tmp_path: Path) -> None:
@@ -85,8 +87,13 @@ def test_one_line_a_series_over_its_thresholds(tmp_path: Path) -> None:
     [row] = evaluation.stability.to_dict("records")
     rows = pd.DataFrame([row, row | {"threshold": 0.01, "jaccard_circuit": 0.25}, row | {"series": "other"}])
     [axes] = stability_figure(rows).axes
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.01, 0.1], [0.1]]
-    assert list(axes.lines[0].get_ydata()) == pytest.approx([0.25, row["jaccard_circuit"]])
+    [both, single] = axes.lines
+    assert list(both.get_xdata()) == pytest.approx([0.01, 0.1], rel=0.03)
+    assert both.get_xdata()[1] < 0.1 < single.get_xdata()[0]  # side by side, so that equal ones both show
+    assert list(both.get_ydata()) == pytest.approx([0.25, row["jaccard_circuit"]])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.01", "0.1"]
+    least = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert least[1] == [row["jaccard_circuit_min"], row["jaccard_circuit"]]
     assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
 
 
@@ -99,16 +106,17 @@ def test_edges_are_drawn_of_the_circuits_with_most_resamples_and_not_of_many(tmp
     inclusion = pd.concat(edges.assign(id=one["id"], threshold=one["threshold"]) for one in every)
     [axes] = inclusion_figure(inclusion, pd.DataFrame(every)).axes
     shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert sorted(name.split("=")[1].split(":")[0] for name in shown) == ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"]
+    assert sorted(name.split()[2].strip(":") for name in shown) == ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"]
+    assert len({line.get_color() for line in axes.lines}) == len(shown)  # of one precision, in shades of its colour
 
 
 def test_without_any_stability_words_stand_there(tmp_path: Path) -> None:
     evaluation = found(tmp_path, [cell(tmp_path, config(TASK, "acdc", "float32", 0.5), [A])])
     assert "No row." in stability_table(evaluation.stability).markdown()
     figure = stability_figure(evaluation.stability)
-    assert "No cell of this experiment has its stability measured." in [text.get_text() for text in figure.texts]
+    assert "Of no circuit of this experiment was the stability measured." in [text.get_text() for text in figure.texts]
     figure = inclusion_figure(evaluation.inclusion, evaluation.stability)
-    assert "No cell of this experiment has its stability measured." in [text.get_text() for text in figure.texts]
+    assert "Of no circuit of this experiment was the stability measured." in [text.get_text() for text in figure.texts]
 
 
 @pytest.mark.parametrize(

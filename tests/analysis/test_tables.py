@@ -136,7 +136,7 @@ def test_agreement_over_fewer_thresholds_is_noted(tmp_path: Path) -> None:
     rows = summary(tmp_path, ids).set_index("method")
     assert rows.loc["pahq", "mean_jaccard"] == 1
     assert rows.loc["pahq", "note"] == "ACDC at 1 of 2 thresholds"
-    assert rows.loc["acdc", "note"] == "is the reference; 1 of 2 thresholds; one threshold"
+    assert rows.loc["acdc", "note"] == "is the reference; 1 of 2 thresholds"
 
 
 def test_circuit_notes(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_no_kl_where_outputs_are_no_logits(folder: Path) -> None:
 
 def test_labels() -> None:
     row = {"method": "pahq", "precision": "int8", "variant": "seed=1"}
-    assert label(row) == "PAHQ int8 (seed=1)"
+    assert label(row) == "PAHQ int8, seed=1"
     assert label({"method": "acdc", "precision": "float32", "variant": ""}) == "ACDC"
 
 

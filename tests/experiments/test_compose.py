@@ -124,7 +124,7 @@ def test_a_grid_of_thresholds_is_its_thresholds_typed_one_by_one(conf: Path) -> 
     assert list(cells("grid")) == list(cells("typed"))
 
 
-@pytest.mark.parametrize("name", ["smoke", "default", "real"])
+@pytest.mark.parametrize("name", ["smoke", "default", "real", "real-more"])
 def test_a_group_typed_as_a_sweep_is_its_cells(name: str) -> None:
     for group in groups(name):
         typed = compose_runs(group.overrides, sweep=True)
@@ -319,14 +319,18 @@ def test_two_models_of_one_name_are_refused_unless_one_is_named(conf: Path, tmp_
 
 
 def test_an_unknown_experiment_names_the_known_ones() -> None:
-    with pytest.raises(
-        PahqError, match="unknown experiment 'papr'; known: ablations, default, paper, products, real, smoke, stability"
-    ):
+    known = "ablations, default, paper, products, real, real-more, smoke, stability"
+    with pytest.raises(PahqError, match=f"unknown experiment 'papr'; known: {known}"):
         cells("papr")
 
 
-def test_the_real_model_has_every_method_and_no_row_that_is_lossless_by_construction() -> None:
-    found = [cell.config for cell in cells("real").values()]
+def test_the_real_models_two_experiments_have_every_method_and_no_row_that_is_lossless_by_construction() -> None:
+    first, more = cells("real"), cells("real-more")
+    found = [cell.config for cell in (first | more).values()]
+    assert (len(first), len(more), len(found)) == (28, 32, 56)
+    assert {first[cell_id].config.method.name for cell_id in set(first) & set(more)} == {"acdc"}
+    assert not any(cell.asked.resamples for cell in first.values())
+    assert [cell.config.method.name for cell in more.values() if cell.asked.resamples] == ["acdc"] * 4
     tasks = {config.task.name for config in found}
     assert tasks == {f"smollm2-{name}" for name in ("ioi", "greaterthan", "docstring", "induction")}
     assert {config.model.source for config in found} == {"smollm2"}

@@ -84,7 +84,7 @@ def test_logits_are_those_of_transformers_and_prose_is_likely(
 
 
 def test_asymmetric_int4_in_groups_of_32_is_lossless_on_weights_that_come_from_it(model: Model) -> None:
-    """Why the experiment ``real`` leaves that row out. Any other four bits change the weights."""
+    """Why the experiments ``real`` and ``real-more`` leave that row out. Any other four bits change the weights."""
     for layer in (model.layers[0], model.layers[29]):
         for weight in (layer.W_Q, layer.W_K, layer.W_V, layer.W_O):
             assert (round_trip(weight, Format("int4", "group32")) - weight).abs().max() <= 1e-6 * weight.abs().max()
