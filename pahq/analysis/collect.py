@@ -26,7 +26,7 @@ from pahq.errors import PahqError
 _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
-_FREE = ("method.name", "method.focus", "precision", "engine", "audit", "band")
+_FREE = ("method.name", "method.focus", "method.arithmetic", "method.round", "precision", "engine", "audit", "band")
 _PLAIN = {"audit": "none"} | {f"engine.{name}": field.default for name, field in EngineConfig.model_fields.items()}
 
 
@@ -90,7 +90,7 @@ def cell_row(result: Result) -> dict[str, Any]:
         "ablation": config.task.ablation,
         "search_metric": config.task.metric,
         "model": config.model.name,
-        "method": config.method.name,
+        "method": config.method.label,
         "focus": config.method.focus,
         "absolute": config.method.absolute,
         **precision_columns(config.precision),
@@ -194,7 +194,7 @@ def _applies(key: str, flat: Mapping[str, Any]) -> bool:
 
 
 def _group(flat: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(flat.get(key) for key in ("task.name", "method.name", "precision.name"))
+    return tuple(flat.get(key) for key in ("task.name", "method.name", "method.arithmetic", "precision.name"))
 
 
 def _why_missing(folder: Path) -> str:

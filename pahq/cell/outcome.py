@@ -11,7 +11,7 @@ from pahq.cell.result import BandAudit, Certainty, Float64Audit, Fresh, Search
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
 from pahq.engine.problem import Problem, build_problem, cell_problem
-from pahq.engine.reference import ReferenceEngine, circuit_stream, logits_in_parts
+from pahq.engine.reference import circuit_stream, logits_in_parts
 from pahq.engine.rounding import alike
 from pahq.errors import PahqError
 from pahq.model.finite import Watch
@@ -20,6 +20,7 @@ from pahq.search.acdc import Decision, margin
 from pahq.search.audit import audit
 from pahq.search.audited import audit_record
 from pahq.search.doubt import Doubts
+from pahq.search.start import build_engine
 from pahq.tasks.task import Task
 
 
@@ -66,22 +67,25 @@ def certainty(
     full: Problem | None,
     decisions: Sequence[Decision],
     doubts: Doubts,
+    unit: float = 1.0,
 ) -> Certainty:
     """Float noise of effects and how it is known, tests that float64 settled or that are at risk, and an audit's finds.
 
-    Ends ``doubts``. ``audit=float64`` measures the tests at risk again here; ``audit=band`` did so on its way.
+    Ends ``doubts``. ``unit``: of the band (``pahq.search.band.Calibration``). ``audit=float64`` measures the tests at
+    risk again here; ``audit=band`` did so on its way.
     """
     doubts.finish()
     drift = max((decision.drift for decision in decisions if decision.drift is not None), default=None)
     found: Float64Audit | BandAudit | None = None
     if cell.audit == "float64":
-        exact = ReferenceEngine(cell_problem(cell, model.to(dtype=torch.float64), task.search))
+        wide = cell_problem(cell, model.to(dtype=torch.float64), task.search)
+        exact, size = build_engine("reference", wide), wide.round_size
         risky = [decision.index for decision in doubts.at_risk(decisions)]
-        again = audit(exact, decisions, risky, cell.threshold, absolute=cell.method.absolute)
+        again = audit(exact, decisions, risky, cell.threshold, absolute=cell.method.absolute, round_size=size)
         flipped = tuple(str(exact.graph.edges[decisions[i].edge]) for i in again.flipped)
         found = Float64Audit(tests=len(again.tests), flipped=flipped, worst_difference=again.worst)
     if full is not None:
-        found = BandAudit(**audit_record(cell, model, full, decisions))
+        found = BandAudit(**audit_record(cell, model, full, decisions, unit))
     return Certainty(**doubts.record(decisions), drift=drift, audit=found)
 
 

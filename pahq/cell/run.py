@@ -19,7 +19,7 @@ from pahq.cell.result import Result, TaskCheck, Versions
 from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.cell.tracking import log_cell
 from pahq.config.cell import CellConfig, RunConfig
-from pahq.engine.problem import Problem, cell_problem
+from pahq.engine.problem import Problem, cell_problem, full_problem
 from pahq.errors import PahqError
 from pahq.files.fulldisk import told_if_full
 from pahq.files.text import write_json
@@ -86,9 +86,10 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
     memory, clock = PeakMemory(run.device), time.perf_counter()
     source, task, check, problem = _set_up(cell, run)
-    levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
+    low = problem.changes or problem.store
+    levels = levels_digest(low) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, source.digest, levels)
-    full = cell_problem(cell, source, task.search, full=True) if cell.audit == "band" else None
+    full = _full(cell, source, task, problem)
     set_up = time.perf_counter() - clock
     doubts = cell_doubts(cell, problem, full, run.memory_gb)
     lines = _search(cell, run, problem, full, folder, earlier, doubts)
@@ -108,14 +109,14 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         kept_addition=sum(not problem.graph.edges[i].direct for i in circuit.indices),
         kept_cleaned=len(circuit.cleaned(ablation=cell.task.ablation)),
         search=losses(cell, decisions),
-        certainty=certainty(cell, model, task, full, decisions, doubts),
+        certainty=certainty(cell, model, task, full, decisions, doubts, problem.format_error),
         fresh=judge(model, task, circuit, cell),
         task_check=None if check is None else TaskCheck(**check),
         seconds=sum(line.seconds for line in lines),
         set_up_seconds=set_up,
         peak_bytes=peak,
         levels=levels,
-        store="packed" if isinstance(problem.store, PackedStore) else "plain",
+        store="packed" if isinstance(low, PackedStore) else "plain",
         resumed=bool(earlier),
         versions=Versions(**versions()),
         device=device_name(run.device),
@@ -168,8 +169,12 @@ def rerun(cell: CellConfig, device: str) -> tuple[Problem, Iterator[Decision]]:
     """A cell's search from its start, writing nothing."""
     model, task = load(cell, device)
     problem = cell_problem(cell, model, task.search)
-    full = cell_problem(cell, model, task.search, full=True) if cell.audit == "band" else None
-    return problem, search(cell, problem, [], full=full)
+    return problem, search(cell, problem, [], full=_full(cell, model, task, problem))
+
+
+def _full(cell: CellConfig, model: Model | ModelFile, task: Task, problem: Problem) -> Problem | None:
+    """The full-precision problem that an audit needs beside the cell's."""
+    return full_problem(cell, model, task.search, problem) if cell.audit == "band" else None
 
 
 def _search(

@@ -25,9 +25,9 @@ def fault_of(cell: CellConfig, lines: Sequence[JournalLine]) -> tuple[int, str] 
     """The first line that ACDC's rule or the line before contradicts, with what is wrong; None if there is none.
 
     A test's loss before is what the test before it left, but where a change of focus, or an audit's other network, has
-    it measured again.
+    it measured again, or (where only changes are in low precision) a round ends, and its removals enter the state.
     """
-    chained = cell.method.focus == "none" and cell.audit != "band"
+    chained = cell.method.focus == "none" and cell.audit != "band" and cell.method.arithmetic == "network"
     left: float | None = None
     for line in lines:
         where = f"line {line.i + 1} ({line.edge})"

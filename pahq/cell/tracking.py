@@ -141,7 +141,7 @@ def _log(cell: CellConfig, run: RunConfig, folder: Path, mode: str) -> None:
         resume="allow",
         mode=mode,  # type: ignore[arg-type]
         group=run.experiment,
-        job_type=cell.method.name,
+        job_type=cell.method.label,
         name=cell.id,
         config=cell.model_dump(mode="json"),
         settings=wandb.Settings(init_timeout=20, console="off", silent=True, **REPLAYED),

@@ -21,7 +21,7 @@ class Setting(TypedDict, total=False):
     """What is searched: metric (default kl), what absent edges carry, precision and focus.
 
     ``precision`` is a name of ``conf/precision`` (``int8``) or a PrecisionConfig. With ``focus="receiver"`` the search
-    is PAHQ, without a focus it is RTN-Q.
+    is PAHQ, without a focus it is RTN-Q. ``arithmetic="changes"``: only what tests change is in low precision.
     """
 
     metric: str
@@ -30,10 +30,11 @@ class Setting(TypedDict, total=False):
     focus: str
     split_embed: bool
     direct_edges: bool
+    arithmetic: Literal["network", "changes"]
 
 
 _TASK = ("metric", "ablation", "split_embed")
-_METHOD = ("focus", "direct_edges")
+_METHOD = ("focus", "direct_edges", "arithmetic")
 
 
 def asked(

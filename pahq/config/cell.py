@@ -123,7 +123,10 @@ class EngineConfig(Frozen):
 
 
 class BandConfig(Frozen):
-    """``audit=band``: what is measured in both precisions, and how the band follows from it.
+    """``audit=band``: what is measured in both precisions, and how the band follows from it. ``BANDS``: what is usual.
+
+    ``least`` and ``near`` are parts of |effect| + threshold; with ``method.arithmetic=changes``, where errors are in
+    proportion to effects, they are multiples of the error that the format makes of a weight.
 
     The band is ``safety`` times the largest difference of all tests measured in both, and at least ``least``; in each
     layer anew it is at least ``near`` until ``enough`` tests so near have been measured there. The ``first`` tests, and
@@ -139,6 +142,12 @@ class BandConfig(Frozen):
     least: float = Field(default=0.05, ge=0)
     first: int = Field(default=1, ge=0)
     hopeless: float = Field(default=0.5, gt=0, le=1)
+
+
+BANDS = {  # by method.arithmetic
+    "network": BandConfig(),
+    "changes": BandConfig(share=0.0025, safety=1.5, near=3.0, enough=0, least=3.0),
+}
 
 
 class CellConfig(Frozen):
@@ -166,10 +175,12 @@ class CellConfig(Frozen):
     def _settle_precision(cls, values: Any) -> Any:
         """``precision=auto``: float32 for ACDC, the recommended int8 (MLPs in bf16, as the paper) elsewhere.
 
-        A name stands for the file of that name in ``conf/precision``.
+        Settings of the band that are None are what is usual with the method's arithmetic. A name stands for the file of
+        that name in ``conf/precision``.
         """
         if not isinstance(values, dict):
             return values
+        values = _with_band(values)
         if isinstance(values.get("precision"), str):
             values = values | {"precision": preset("precision", values["precision"])}
         precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
@@ -204,7 +215,7 @@ class CellConfig(Frozen):
             raise ValueError(f"engine.schedule is for method pahq; {method.name} has no head in focus to bring in")
         if self.audit == "band" and method.name == "acdc":
             raise ValueError("audit=band decides again in full precision, and method acdc is full precision already")
-        if self.audit != "band" and self.band != BandConfig():
+        if self.audit != "band" and self.band != BANDS[method.arithmetic]:
             raise ValueError("the settings band.* belong to audit=band")
         if self.engine.name == "suffix" and method.focus in ("sender", "both"):
             raise ValueError(
@@ -272,6 +283,15 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
         return cell, RunConfig(**{str(key): value for key, value in run.items()})
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig, prefix="run.")) from None
+
+
+def _with_band(values: dict[str, Any]) -> dict[str, Any]:
+    """A cell's values with its band complete; unchanged where either is not what it should be."""
+    method, band = _mapping(values.get("method")), _mapping(values.get("band", {}))
+    usual = BANDS.get((method or {}).get("arithmetic", "network"))
+    if method is None or band is None or usual is None:
+        return values
+    return values | {"band": usual.model_dump() | {key: value for key, value in band.items() if value is not None}}
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

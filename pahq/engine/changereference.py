@@ -29,7 +29,7 @@ from pahq.model.forward import (
 )
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products, product
-from pahq.precision.store import NO_FOCUS, focus_of
+from pahq.precision.store import NO_FOCUS, Focus, focus_of
 
 
 class ChangeReference(ReferenceEngine):
@@ -42,28 +42,37 @@ class ChangeReference(ReferenceEngine):
         return full
 
     def _stream(self, trial: Trial) -> Float[Tensor, "batch pos d_model"]:
-        pair = _Pair(self.problem, self.present, self._present(trial), trial)
-        for layer in range(self.problem.store.config.layers):
-            for part in self.problem.store.config.parts:
-                if part.kind == "heads":
-                    pair.heads(layer)
-                else:
-                    pair.mlp(layer)
-        return pair.read(self.problem.corrupted.final, [Receiver("logits")])[1, 0]
+        focus = focus_of(self.graph, self.graph.edges[trial.edge], self.problem.focus)
+        return changed_stream(self.problem, self.present, self._present(trial), focus)
 
-    def reset(self) -> None:
-        self.present.fill_(True)
+
+@torch.no_grad()
+def changed_stream(
+    problem: Problem, current: Bool[Tensor, " edge"], changed: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS
+) -> Float[Tensor, "batch pos d_model"]:
+    """The final residual stream of the circuit ``changed``, as a trial in the state ``current`` computes it.
+
+    ``focus``: whose changes are multiplied with full-precision weights.
+    """
+    pair = _Pair(problem, current, changed, focus)
+    for layer in range(problem.store.config.layers):
+        for part in problem.store.config.parts:
+            if part.kind == "heads":
+                pair.heads(layer)
+            else:
+                pair.mlp(layer)
+    return pair.read(problem.corrupted.final, [Receiver("logits")])[1, 0]
 
 
 class _Pair:
     """The current state's forward [0] and the trial's [1]; ``delta``: senders less their corrupted values."""
 
     def __init__(
-        self, problem: Problem, current: Bool[Tensor, " edge"], changed: Bool[Tensor, " edge"], trial: Trial
+        self, problem: Problem, current: Bool[Tensor, " edge"], changed: Bool[Tensor, " edge"], focus: Focus
     ) -> None:
         assert problem.changes is not None
         self._problem, self._low = problem, problem.changes
-        self._focus = focus_of(problem.graph, problem.graph.edges[trial.edge], problem.focus)
+        self._focus = focus
         self._ablated = problem.corrupted_senders
         self._heads_read, self._mlp_reads = problem.corrupted_streams
         self._present = torch.stack((current, changed))

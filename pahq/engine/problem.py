@@ -28,6 +28,7 @@ from pahq.model.run import Fixed, Narrow, Run, run_senders, sender_outputs, stre
 from pahq.model.sources.modelfile import ModelFile
 from pahq.model.weights import Model, ModelConfig, Network
 from pahq.precision.calibrated import grams
+from pahq.precision.error import format_error
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
 from pahq.precision.wide import KEPT_BYTES, WideStore, wide_network
@@ -79,6 +80,11 @@ class Problem:
         if isinstance(self.store, PrecisionStore):
             return self.changes.nbytes  # which holds the full-precision model as well
         return self.store.nbytes + self.changes.nbytes
+
+    @cached_property
+    def format_error(self) -> float:
+        """How far off the weights are that changes are multiplied with (``pahq.precision.error``); 1 without any."""
+        return 1.0 if self.changes is None else format_error(self.store, self.changes)
 
     def exactly(self) -> Problem:
         """The same problem without low precision anywhere: that of ACDC. For problems with ``changes``."""
@@ -164,7 +170,8 @@ def build_problem(
     full-precision ones in the model's file (a model that is loaded already goes into a temporary one), or where the
     search is on a GPU in pinned memory of the host. Both give the same numbers. ``schedule``: of a packed store, see
     ``SCHEDULES``. ``arithmetic``: what is in low precision, the whole network or the changes alone;
-    ``round_size`` then is how many tests share a full-precision state. Raises PahqError when prompts and model do not fit each other.
+    ``round_size`` then is how many tests share a full-precision state. Raises PahqError when prompts and model do not
+    fit each other.
     """
     if store not in STORES:
         raise unknown("store", store, STORES)
@@ -276,6 +283,11 @@ def cell_problem(
         arithmetic="network" if full else cell.method.arithmetic,
         round_size=cell.method.round,
     )
+
+
+def full_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, problem: Problem) -> Problem:
+    """The problem of the ACDC cell beside a cell's ``problem``; where changes are apart, on the very same state."""
+    return cell_problem(cell, model, prompts, full=True) if problem.changes is None else problem.exactly()
 
 
 def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:

@@ -210,7 +210,7 @@ def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
         if not own:
             continue
         config = next(iter(own.values())).config
-        name = f"{config.task.name}-{config.method.name}-{config.precision.name}"
+        name = f"{config.task.name}-{config.method.label}-{config.precision.name}"
         used[name] = used.get(name, 0) + 1
         named.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", own))
     return named

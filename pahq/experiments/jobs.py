@@ -107,7 +107,7 @@ def _words_but(group: Group, key: str) -> tuple[object, ...]:
 
 def _renamed(group: Group, used: dict[str, int]) -> Group:
     """By task and methods, with a number where an earlier group is ``used`` to that name."""
-    methods = dict.fromkeys(cell.config.method.name for cell in group.cells.values())
+    methods = dict.fromkeys(cell.config.method.label for cell in group.cells.values())
     name = "-".join((group.config.task.name, *methods))
     used[name] = used.get(name, 0) + 1
     return Group(name if used[name] == 1 else f"{name}-{used[name]}", group.cells)
@@ -139,7 +139,7 @@ def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[Stability
     for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
         config, resamples = cell.config, cell.asked.resamples or (RESAMPLES if of == "all" else 0)
         if resamples and of != "none":
-            key = (config.task.name, config.method.name, config.model.name, config.seed, resamples)
+            key = (config.task.name, config.method.label, config.model.name, config.seed, resamples)
             alike.setdefault(key, []).append(cell_id)
     result: list[StabilityJob] = []
     used: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""A full-precision network whose weights stay away from the search: in the model's file, or pinned in the host's memory.
+"""A full-precision network whose weights stay away from the search: in the model's file, or pinned host memory.
 
 A search in which only changes are in low precision (``method.arithmetic=changes``) needs full precision once a round,
 when removals enter its state. A layer's matrices are brought in when that pass reads them, and few of them are kept.

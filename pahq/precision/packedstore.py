@@ -88,7 +88,8 @@ class PackedStore:
 
         Its master is the file (a temporary one for a model that is loaded), or on a GPU pinned memory of the host.
         ``inputs``, by layer, are what calibrated rounding needs; it takes a layer's attention in full precision at a
-        time. ``whole_master``: it has the MLPs' weights as well (``full``). Raises PahqError if a weight does not fit its format, and for an unknown ``schedule``.
+        time. ``whole_master``: on a GPU it has the MLPs' weights as well, which ``full`` needs. Raises PahqError if a
+        weight does not fit its format, and for an unknown ``schedule``.
         """
         heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
         device = model.device if isinstance(model, ModelFile) else model.W_E.device

@@ -24,7 +24,7 @@ from pahq.cell.story import check_cell, sound_lines
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig, RunConfig
-from pahq.engine.problem import Problem, cell_problem
+from pahq.engine.problem import Problem, cell_problem, full_problem
 from pahq.errors import PahqError
 from pahq.experiments.jobs import done_marker
 from pahq.files.frames import write_parquet
@@ -184,8 +184,8 @@ def _prompts(cell: CellConfig, ground: _Ground, variant: Variant) -> Prompts:
 
 def _problems(cell: CellConfig, model: Model, prompts: Prompts) -> tuple[Problem, Problem | None]:
     """The cell's problem on these prompts, and the full-precision one beside it where the cell is audited."""
-    full = cell_problem(cell, model, prompts, full=True) if cell.audit == "band" else None
-    return cell_problem(cell, model, prompts), full
+    problem = cell_problem(cell, model, prompts)
+    return problem, full_problem(cell, model, prompts, problem) if cell.audit == "band" else None
 
 
 def _changed(cell: CellConfig, variant: Variant) -> CellConfig:

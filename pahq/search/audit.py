@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pahq.engine.base import Engine, Trial
+from pahq.engine.base import Engine
 from pahq.search.acdc import Decision, is_removed
+from pahq.search.follow import Follower
+from pahq.search.rounds import RoundFollower
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,20 @@ def audit(
     threshold: float,
     *,
     absolute: bool = False,
+    round_size: int | None = None,
 ) -> Audit:
     """Measure the chosen tests again, each in the state that the search was in, by a float64 ``engine``.
 
     The decisions before a test are taken as they fell: the audit asks of each test alone whether it would flip.
+    ``round_size``: of the search (``pahq.search.rounds``).
     """
     flipped, worst, wanted = [], 0.0, set(chosen)
+    follower = Follower(engine) if round_size is None else RoundFollower(engine, round_size)
     for decision in decisions:
         if decision.index in wanted:
-            before, after = engine.measure([Trial(decision.edge, ()), Trial(decision.edge, (decision.edge,))])
+            before, after = follower.losses(decision.edge)
             worst = max(worst, abs((after - before) - decision.effect))
             if is_removed(after - before, threshold, absolute=absolute) != decision.removed:
                 flipped.append(decision.index)
-        if decision.removed:
-            engine.remove([decision.edge])
+        follower.decided(decision.edge, decision.removed)
     return Audit(tuple(sorted(wanted)), tuple(flipped), worst)

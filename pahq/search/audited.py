@@ -25,20 +25,25 @@ def audited_search(
     full: Start,
     done: Sequence[Decision],
     doubts: Doubts,
+    *,
+    unit: float = 1.0,
     round_size: int | None = None,
 ) -> Iterator[Decision]:
     """The cell's search by ``low``, audited by the full-precision engine ``exact``, ended by ``full`` if hopeless.
 
-    ``doubts``, of the full-precision network, settle what float noise could decide. ``round_size``: see ``Auditor``.
+    ``doubts``, of the full-precision network, settle what float noise could decide. ``unit``: see ``Calibration``;
+    ``round_size``: see ``Auditor``.
     """
-    calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph))
+    calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph), unit)
     return banded(low, full, Auditor(exact, calibration, doubts, round_size=round_size), calibration, done)
 
 
-def audit_record(cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision]) -> dict[str, Any]:
+def audit_record(
+    cell: CellConfig, model: Model, full: Problem, decisions: Sequence[Decision], unit: float = 1.0
+) -> dict[str, Any]:
     """What the audit did, how sure it is, and the bits it all took."""
-    absolute, edges = cell.method.absolute, full.graph.edges
-    values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layers_of(full.graph))
+    absolute, edges, layer_of = cell.method.absolute, full.graph.edges, layers_of(full.graph)
+    values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layer_of, unit=unit)
     low = [decision for decision in decisions if decision.low or not decision.audited]
     focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
     values["bits_share"] = bits_share(

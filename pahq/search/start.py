@@ -128,9 +128,7 @@ def search(
     def build(on: Problem) -> Resettable:
         return build_engine(cell.engine.name, on, **part(on))
 
-    def start(
-        on: Problem, judge: Judge, done: Sequence[Decision], engine: Engine | None = None
-    ) -> Iterator[Decision]:
+    def start(on: Problem, judge: Judge, done: Sequence[Decision], engine: Engine | None = None) -> Iterator[Decision]:
         order = Order(method.order, method.senders)
         engine = build(on) if engine is None else engine
         return search_by(engine, on, order, cell.threshold, absolute=method.absolute, done=done, judge=judge)
@@ -146,7 +144,8 @@ def search(
     engine = build(problem)  # whose state is in full precision, so that it audits itself
     assert isinstance(engine, ChangeEngine | ChangeReference)
     low = partial(start, problem, engine=engine)
-    return audited_search(cell, engine.exactly, low, partial(start, full), done, doubts, problem.round_size)
+    unit, size = problem.format_error, problem.round_size
+    return audited_search(cell, engine.exactly, low, partial(start, full), done, doubts, unit=unit, round_size=size)
 
 
 def cell_doubts(

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pahq.engine.changereference import ChangeReference
 from pahq.engine.base import Engine, Resettable
+from pahq.engine.changereference import ChangeReference
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.rounding import curved, per_unit, unit

@@ -160,15 +160,29 @@ def _norm(config, x, weight, bias):
 
 
 def _project(model, layer, letter, index, stream):
-    config, weights = model.config, model.layers[layer]
+    weights = model.layers[layer]
     matrix, bias = weights.weight(letter)[index], weights.bias(letter)[index]
+    normed = read_by_heads(model, layer, letter, stream)
+    return turned(model, layer, letter, [x @ matrix + bias for x in normed])
+
+
+def read_by_heads(model, layer, letter, stream):
+    config, weights = model.config, model.layers[layer]
     out = []
     for position, x in enumerate(stream):
         normed = _norm(config, x, weights.ln1_w, weights.ln1_b)
         if config.positions == "shortformer" and letter in "qk":  # Press et al. 2020
             normed = [a + b for a, b in zip(normed, model.W_pos[position], strict=True)]
             normed = torch.stack(normed)
-        y = normed @ matrix + bias
+        out.append(normed)
+    return out
+
+
+def turned(model, layer, letter, values):
+    """Projections with their own norm and rotation."""
+    config, weights = model.config, model.layers[layer]
+    out = []
+    for position, y in enumerate(values):
         if config.qk_norm and letter != "v":
             scale = weights.q_norm if letter == "q" else weights.k_norm
             y = y / ((y * y).sum() / len(y) + config.eps).sqrt() * scale
@@ -177,21 +191,25 @@ def _project(model, layer, letter, index, stream):
             turns = torch.tensor(
                 [position * config.rotary_base ** (-2 * i / len(y)) for i in range(half)], dtype=y.dtype
             )
-            turned = torch.complex(y[:half], y[half:]) * torch.polar(torch.ones_like(turns), turns)
-            y = torch.cat((turned.real, turned.imag))
+            rotated = torch.complex(y[:half], y[half:]) * torch.polar(torch.ones_like(turns), turns)
+            y = torch.cat((rotated.real, rotated.imag))
         out.append(y)
     return out
 
 
 def _head(model, layer, head, parts):
+    return [z @ model.layers[layer].W_O[head] for z in mixed(model, parts)]
+
+
+def mixed(model, parts):
+    """What a head's pattern makes of its values, before W_O."""
     out = []
     for p, query in enumerate(parts["q"]):
         seen = range(p + 1) if model.config.causal else range(len(parts["k"]))
         scores = torch.stack([query @ parts["k"][other] for other in seen]) / math.sqrt(model.config.d_head)
         pattern = (scores - scores.max()).exp()
         pattern = pattern / pattern.sum()
-        z = sum(pattern[i] * parts["v"][other] for i, other in enumerate(seen))
-        out.append(z @ model.layers[layer].W_O[head])
+        out.append(sum(pattern[i] * parts["v"][other] for i, other in enumerate(seen)))
     return out
 
 
@@ -200,10 +218,14 @@ def _mlp(model, layer, x):
     normed = _norm(config, x, weights.ln2_w, weights.ln2_b)
     into = normed @ weights.W_in + weights.b_in
     gate = normed @ weights.W_gate if config.gated else into
+    return hidden(config, gate, into) @ weights.W_out + weights.b_out
+
+
+def hidden(config, gate, into):
     if config.activation == "relu":
         active = gate * (gate > 0)
     elif config.activation == "silu":
         active = gate / (1 + (-gate).exp())
     else:
         active = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
-    return (active * into if config.gated else active) @ weights.W_out + weights.b_out
+    return active * into if config.gated else active

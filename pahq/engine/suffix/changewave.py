@@ -58,9 +58,9 @@ class Current:
         """A projection before its own norm and rotation, which is not linear where queries and keys are normed."""
         if receiver not in self._raw:
             weights, normed = self._weights(receiver.layer), self.normed(receiver)[None]
-            self._raw[receiver] = multiply(
-                self._state.config, weights, receiver.letter, normed, rows=[receiver.head]
-            )[0]
+            self._raw[receiver] = multiply(self._state.config, weights, receiver.letter, normed, rows=[receiver.head])[
+                0
+            ]
         return self._raw[receiver]
 
 

@@ -194,7 +194,6 @@ class Wave:
     def _project(
         self, layer: int, letter: str, need: int, receivers: list[Receiver], touched: dict[Receiver, list[int]]
     ) -> Float[Tensor, "receiver trial batch pos d_head"]:
-        state = self.state
         x = self._empty(len(receivers), need)
         for i, receiver in enumerate(receivers):
             self._sum(receiver, touched[receiver], x[i])
