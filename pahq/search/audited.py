@@ -14,6 +14,7 @@ from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, Judge
 from pahq.search.band import Auditor, Calibration, banded, layers_of, record
 from pahq.search.doubt import Doubts
+from pahq.search.rounds import passes_of, stages_of
 
 Start = Callable[[Judge, Sequence[Decision]], Iterator[Decision]]  # begins a search after decisions that are done
 
@@ -46,7 +47,10 @@ def audit_record(
     values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layer_of, unit=unit)
     low = [decision for decision in decisions if decision.low or not decision.audited]
     focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
+    passes = 0
+    if cell.method.arithmetic == "changes":
+        passes = passes_of(decisions, cell.method.round, stages_of(full.graph))
     values["bits_share"] = bits_share(
-        model, cell.precision, low=len(low), focused=focused, full=values["tests"], tests=len(decisions)
+        model, cell.precision, low=len(low), focused=focused, full=values["tests"] + passes, tests=len(decisions)
     )
     return values

@@ -9,11 +9,15 @@ engine searches by the same rounds and takes the same decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING
 
 from pahq.circuits.graph import Graph
 from pahq.circuits.order import Visit, stage_numbers
 from pahq.engine.base import Engine, Trial
+
+if TYPE_CHECKING:
+    from pahq.search.acdc import Decision
 
 
 def stages_of(graph: Graph) -> Callable[[int], int]:
@@ -58,6 +62,16 @@ class Rounds:
         self._stage = stage
         if removed:
             self.waiting.append(edge)
+
+
+def passes_of(decisions: Iterable[Decision], size: int, stage_of: Callable[[int], Hashable]) -> int:
+    """How often removals entered the state in a search: so many passes in full precision."""
+    rounds, passes = Rounds(size, stage_of), 0
+    for decision in decisions:
+        if rounds.begins(decision.edge):
+            passes += bool(rounds.over())
+        rounds.decided(decision.edge, decision.removed)
+    return passes + bool(rounds.waiting)
 
 
 class RoundFollower:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pahq.config.cell import CellConfig, EngineConfig, MethodConfig, RunConfig, parse_config
+from pahq.config.cell import BANDS, BandConfig, CellConfig, EngineConfig, MethodConfig, RunConfig, parse_config
 from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError, unknown
+
+CHANGES = {"name": "pahq", "focus": "receiver", "arithmetic": "changes"}
 
 
 def composed(**changes: Any) -> dict[str, Any]:
@@ -144,6 +146,26 @@ def test_a_named_precision_stays_as_it_is() -> None:
     assert cell(method={"name": "rtn-q"}, precision=precision).precision == PrecisionConfig(**precision)
 
 
+def test_the_arithmetic_of_the_network_leaves_addresses_as_they_were() -> None:
+    """Cells from before there was another keep their folders; another arithmetic, and another round, are others."""
+    assert cell().id == "nano-ioi/acdc-float32-t0.01-ff7a99f4e49c6327"
+    pahq = {"name": "pahq", "focus": "receiver"}
+    network, changes = cell(method=pahq), cell(method=CHANGES)
+    assert cell(method=pahq | {"arithmetic": "network", "round": 32}).id == network.id
+    assert changes.id.startswith("nano-ioi/pahq-changes-int8-t0.01-")
+    assert len({network.digest, changes.digest, cell(method=CHANGES | {"round": 8}).digest}) == 3
+
+
+def test_a_band_is_what_is_usual_with_its_arithmetic() -> None:
+    pahq = {"name": "pahq", "focus": "receiver"}
+    for method, arithmetic in ((pahq, "network"), (CHANGES, "changes")):
+        found = cell(method=method, audit="band", band={"share": None, "safety": 4})
+        assert found.band == BANDS[arithmetic].model_copy(update={"safety": 4.0})
+        assert cell(method=method, audit="band").band == BANDS[arithmetic]
+        assert CellConfig(**found.model_dump()) == found
+    assert BANDS["network"] == BandConfig()
+
+
 def test_values_are_frozen() -> None:
     one = cell()
     with pytest.raises(ValidationError):
@@ -167,6 +189,15 @@ def test_values_are_frozen() -> None:
         ({"method__focus": "receiver"}, ["acdc", "'receiver'"]),
         ({"method": {"name": "pahq", "focus": "both"}}, ["engine suffix has no focus 'both'", "receiver", "reference"]),
         ({"method": {"name": "pahq"}}, ["pahq", "'none'"]),
+        ({"method__arithmetic": "change"}, ["method.arithmetic", "'change'", "'network' or 'changes'"]),
+        ({"method__arithmetic": "changes"}, ["arithmetic=changes is for low precision", "acdc has none"]),
+        ({"method__round": 5}, ["method.round is for arithmetic=changes"]),
+        (
+            {"method": CHANGES, "precision": {"name": "x", "format": "int8", "cache": "bf16"}},
+            ["arithmetic=changes keeps its state in full precision", "precision.cache cannot be bf16"],
+        ),
+        ({"method": CHANGES | {"round": 0}}, ["method.round", "0"]),
+        ({"method": CHANGES, "band": {"least": 1.0}}, ["band.* belong to audit=band"]),
         ({"precision": {"name": "int8", "format": "int8"}}, ["acdc is full precision", "'int8'"]),
         ({"precision": {"name": "int2", "format": "int2"}}, ["precision.format", "'int2'", "int4"]),
         (

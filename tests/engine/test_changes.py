@@ -1,4 +1,4 @@
-"""Changes alone in low precision: the reference against an independent twin, the suffix engine against the reference."""
+"""Changes alone in low precision: the reference against an independent twin, the suffix engine against that."""
 
 from __future__ import annotations
 

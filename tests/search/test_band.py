@@ -16,7 +16,7 @@ from support import small_models
 from support.cost_engines import GRAPH, Costs
 
 from pahq.circuits.order import Order
-from pahq.config.cell import BandConfig
+from pahq.config.cell import BANDS, BandConfig
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
@@ -138,6 +138,17 @@ def test_a_nan_makes_the_band_endless_and_gives_up() -> None:
         assert not known.hopeless
         known.note(answer(i, math.nan, 0.8))
     assert known.hopeless
+
+
+def test_where_only_changes_are_low_the_band_is_a_multiple_of_the_format_s_own_error() -> None:
+    settings = BANDS["changes"]
+    calibration = Calibration(settings, 0.1, unit=0.01)
+    assert calibration.band == pytest.approx(3 * 0.01)
+    assert calibration.wants(unaudited(1, 0.105))
+    assert not calibration.wants(unaudited(1, 0.12))
+    calibration.note(answer(1, 0.11, 0.10))  # off by a twentieth of effect and threshold
+    assert calibration.band == pytest.approx(1.5 * 0.01 / 0.21)
+    assert Calibration(settings, 0.1, unit=0.0).band == 0.0
 
 
 def test_threshold_nought_divides_by_nothing() -> None:

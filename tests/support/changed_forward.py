@@ -1,7 +1,7 @@
 """An independent trial of ``method.arithmetic=changes``: the recursion of ``patched_forward``, run twice side by side.
 
-Written from the definition (docs/changes.md). Every product of the trial is that of the current state, in full precision,
-plus low-precision weights times what the two read differently.
+Written from the definition (docs/changes.md). Every product of the trial is that of the current state, in full
+precision, plus low-precision weights times what the two read differently.
 """
 
 from __future__ import annotations
