@@ -5,7 +5,8 @@
 
 Rows: float32 with result-caches (every sender's output d_model wide, twice, and one layer's inputs: the layout of ACDC
 and its descendants; here the reference engine), float32 with z-caches (the suffix engine), and PAHQ in packed int8 and
-int4 with z-caches. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
+int4 with z-caches. "Changes" is ``method.arithmetic=changes``: low bits for trials, and the full precision that its
+state takes read from the file a layer at a time. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
 a few tests by the reference engine, whose every test takes the same. The suffix engine is given the least that it can
 do with (``--kept``: what it takes by itself), so that rows differ in layout alone. Peaks are VmHWM above the level
 before the model was opened, torch and its libraries warm. On a GPU they are the allocator's (``reserved_bytes``: what
@@ -23,6 +24,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -37,15 +39,15 @@ from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.engine.suffix import SuffixEngine
-from pahq.engine.suffix.budget import least_bytes
+from pahq.engine.suffix import ChangeEngine, SuffixEngine
+from pahq.engine.suffix.budget import before_bytes, least_bytes
 from pahq.model.memory import PeakMemory
 from pahq.model.run import sender_outputs
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.sources.find import open_model, save_model
 from pahq.model.weights import Model, ModelConfig
-from pahq.precision.store import focus_of
-from pahq.search.speculate import speculate
+from pahq.precision.masterstore import MasterStore
+from pahq.search.start import search_by
 
 GPT2 = Shape(vocabulary=50257, tied=True)
 LLAMA = ModelConfig(  # the proportions of Llama-3.2-1B at a size that fits this benchmark: grouped queries, gated MLPs
@@ -62,6 +64,8 @@ ROWS = {  # format of heads, engine, what absent edges carry (reference: what it
     "PAHQ int8, z-caches, ablated run in bf16": ("int8", "suffix", "bf16"),
     "PAHQ int4, z-caches": ("int4", "suffix", "float32"),
     "PAHQ int4, z-caches, ablated run in bf16": ("int4", "suffix", "bf16"),
+    "PAHQ int8, changes": ("int8", "suffix", "float32"),
+    "PAHQ int4, changes": ("int4", "suffix", "float32"),
     "PAHQ int8, result-caches": ("int8", "reference", "float32"),
     "PAHQ int8, result-caches in bf16": ("int8", "reference", "bf16"),
 }
@@ -70,6 +74,8 @@ _FULL = "float32, result-caches"
 RATIOS = {
     "pahq_int8_over_full": ("PAHQ int8, z-caches", _FULL),
     "pahq_int4_over_full": ("PAHQ int4, z-caches", _FULL),
+    "changes_int8_over_full": ("PAHQ int8, changes", _FULL),
+    "changes_int4_over_full": ("PAHQ int4, changes", _FULL),
     "z_caches_alone": ("float32, z-caches", _FULL),
     "bits_alone": ("PAHQ int8, result-caches", _FULL),
     "pahq_int8_bf16_cache_over_full": ("PAHQ int8, z-caches, ablated run in bf16", _FULL),
@@ -104,7 +110,7 @@ def parts(problem: Problem, engine: str, examples: int, width: int) -> dict[str,
     narrow = stream * config.d_head // config.d_model
     senders = len(problem.graph.senders)
     logits = examples * config.d_vocab_out * final.element_size()
-    values = {"weights": problem.store.nbytes, "clean logits": logits}
+    values = {"weights": problem.weight_bytes, "clean logits": logits}
     z = config.layers * config.heads * narrow + (config.layers * (config.d_mlp > 0) + 1) * stream
     projections = config.layers * (config.heads + 2 * config.kv_heads) * narrow
     if engine == "reference":
@@ -116,7 +122,10 @@ def parts(problem: Problem, engine: str, examples: int, width: int) -> dict[str,
             "a layer's inputs": config.heads * stream * (4 + width) // 4,  # what changed, and the inputs with it
             "logits": 2 * logits,
         }
-    return values | {"corrupted cache": problem.corrupted.nbytes, "clean cache": z + stream, "projections": projections}
+    values |= {"corrupted cache": problem.corrupted.nbytes, "clean cache": z + stream, "projections": projections}
+    if problem.changes is None:
+        return values
+    return values | {"MLPs before activation": before_bytes(problem)}
 
 
 def measure(
@@ -134,7 +143,13 @@ def measure(
         focus = "none" if name == "float32" else "receiver"
         carried = cache if engine_name == "suffix" else "float32"
         problem = build_problem(
-            file, prompts, metric="kl", precision=precision(name, carried), focus=focus, store="packed"
+            file,
+            prompts,
+            metric="kl",
+            precision=precision(name, carried),
+            focus=focus,
+            store="packed",
+            arithmetic="changes" if row.endswith("changes") else "network",
         )
         set_up = memory.bytes()
         if engine_name == "reference":
@@ -147,13 +162,13 @@ def measure(
             last = len(problem.graph.edges) - 1
             for edge in (last, last // 2, 0):
                 engine.measure([Trial(edge, (edge,))])
-            kept_edges = None
+            kept_edges, seconds = None, None
         else:
-            suffix = SuffixEngine(problem, memory_bytes=None if kept else least_bytes(problem))
-            decisions = speculate(
-                suffix, Order(), threshold, focus=lambda edge: focus_of(problem.graph, problem.graph.edges[edge], focus)
-            )
-            kept_edges = sum(not decision.removed for decision in decisions)
+            kind = SuffixEngine if problem.changes is None else ChangeEngine
+            suffix = kind(problem, memory_bytes=None if kept else least_bytes(problem))
+            clock = time.process_time()
+            kept_edges = sum(not found.removed for found in search_by(suffix, problem, Order(), threshold))
+            seconds = time.process_time() - clock
     card = {}
     if device != "cpu":
         card = {"reserved_bytes": torch.cuda.max_memory_reserved(), "device": torch.cuda.get_device_name()}
@@ -163,6 +178,8 @@ def measure(
         **card,
         "set_up_bytes": set_up,
         "kept_edges": kept_edges,
+        "cpu_seconds": None if seconds is None else round(seconds, 1),
+        "read_bytes": problem.store.read_bytes if isinstance(problem.store, MasterStore) else 0,
         "parts": parts(problem, engine_name, examples, 2 if engine_name == "reference" and cache == "bf16" else 4),
     }
 

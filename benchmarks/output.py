@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
-def publish(report: Mapping[str, Any], path: Path | None) -> None:
-    """Write a report as JSON."""
+def publish(report: Mapping[str, Any], path: Path | None, *, quietly: bool = False) -> None:
+    """Write a report as JSON; ``quietly``: to the file alone."""
     text = json.dumps(report, indent=1) + "\n"
-    sys.stdout.write(text)
+    if not quietly:
+        sys.stdout.write(text)
     if path is not None:
         path.write_text(text)

@@ -143,10 +143,12 @@ def _fixed(problem: Problem) -> int:
     heads = config.layers * (2 * config.heads + 2 * config.kv_heads) * narrow  # z and projections
     outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
-    return WORKSPACE + problem.weight_bytes + _before(problem) + int(SLACK * (heads + outputs + layer + 12 * stream))
+    return (
+        WORKSPACE + problem.weight_bytes + before_bytes(problem) + int(SLACK * (heads + outputs + layer + 12 * stream))
+    )
 
 
-def _before(problem: Problem) -> int:
+def before_bytes(problem: Problem) -> int:
     """Where changes are apart: what MLPs compute before their activation, which changes are added to."""
     config, _, _, stream = _sizes(problem)
     width = config.layers * config.d_mlp * (2 if config.gated else 1)
