@@ -5,12 +5,12 @@
     ... --tasks nano-ioi --thresholds 0.01 --precisions int8,tf32    # a part of it
 
 Each row is one problem, threshold, precision and arithmetic, searched three times. First every test is measured in low
-and in full precision and decided by the latter, so that all rows of a problem walk ACDC's own path and errors are of the
-very same tests: errors of effects relative to |effect| (of effects above a third of the threshold) and to |effect| +
-threshold (which is what an audit's band is told in), by layer and by size of the effect, and ``wrong``, the tests that
-low precision would have decided otherwise. Then without an audit and with ``audit=band`` as it is by default: kept edges
-that differ from ACDC's, and the share of tests that was audited. ``tf32`` and ``bf16-products`` round both operands of
-products. Seconds are of the process's own CPU time.
+and in full precision and decided by the latter, so that all rows of a problem walk ACDC's own path, and errors are of
+the very same tests: errors of effects relative to |effect| (of effects above a third of the threshold) and to |effect|
++ threshold (which is what an audit's band is told in), by layer and by size of the effect, and ``wrong``, the tests
+that low precision would have decided otherwise. Then without an audit and with ``audit=band`` as it is by default: kept
+edges that differ from ACDC's, and the share of tests that was audited. ``tf32`` and ``bf16-products`` round both
+operands of products. Seconds are of the process's own CPU time.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 Rows: float32 with result-caches (every sender's output d_model wide, twice, and one layer's inputs: the layout of ACDC
 and its descendants; here the reference engine), float32 with z-caches (the suffix engine), and PAHQ in packed int8 and
 int4 with z-caches. "Changes" is ``method.arithmetic=changes``: low bits for trials, and the full precision that its
-state takes read from the file a layer at a time. A row's process opens the model's file, sets the search up and runs it: whole by the suffix engine,
+state takes read from the file a layer at a time. A row's process opens the model's file, sets the search up and runs
+it: whole by the suffix engine,
 a few tests by the reference engine, whose every test takes the same. The suffix engine is given the least that it can
 do with (``--kept``: what it takes by itself), so that rows differ in layout alone. Peaks are VmHWM above the level
 before the model was opened, torch and its libraries warm. On a GPU they are the allocator's (``reserved_bytes``: what

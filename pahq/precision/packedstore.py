@@ -34,7 +34,7 @@ from pahq.precision.packedlayer import PackedLayer
 from pahq.precision.packing import by_output, codes_of, pack_attention, pack_matrix, small_weights
 from pahq.precision.schedule import Schedule, schedule_of
 from pahq.precision.slots import FocusSlots, Group, Master, PinnedMaster
-from pahq.precision.store import ATTENTION, MLP, Focus, by_layer, products_of, streamed
+from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, by_layer, products_of, streamed
 
 Groups = tuple[int, ...]  # key-value heads of one layer in focus
 _PART, _CARD_PART = 1 << 18, 1 << 22  # numbers that are rounded at a time
@@ -150,6 +150,9 @@ class PackedStore:
 
     def full(self) -> MasterStore:
         """The full-precision network beside this one, its weights read from the master as they are needed."""
+        for index in range(min(self._cached, len(self._packed))):  # nbytes counts what was read
+            for name in self._packed[index]:
+                self.matrix(index, name, NO_FOCUS)
         return MasterStore(
             self.ends, self._small, self.master, {name: weight.shape for name, weight in self._packed[0].items()}
         )

@@ -32,32 +32,37 @@ sys.path.insert(0, "benchmarks")
 from synthetic import Shape, make_model, make_prompts
 from pahq.model.memory import PeakMemory
 from pahq.engine.problem import build_problem
-from pahq.engine.suffix import SuffixEngine
 from pahq.circuits.order import Order
-from pahq.search.speculate import speculate
+from pahq.config.precision import PrecisionConfig
+from pahq.search.start import build_engine, search_by
 import torch
+INT8 = PrecisionConfig(name="int8", format="int8", mlp="bf16")
 torch.set_num_threads(1)
 torch.ones(64, 64) @ torch.ones(64, 64)
 memory = PeakMemory("cpu")
 shape = Shape(layers=4, heads=8, d_model=256, d_head=32, vocabulary=2003)
+changes = {"store": "packed", "precision": INT8, "focus": "receiver", "arithmetic": "changes"}
 with torch.no_grad():
-    problem = build_problem(make_model(shape), make_prompts(shape, 24), metric="kl")
+    model = make_model(shape)
+    setting = changes if sys.argv[2] == "changes" else {}
+    problem = build_problem(model, make_prompts(shape, 24), metric="kl", **setting)
 ceiling = int(float(sys.argv[1]) * 2**30)
-engine = SuffixEngine(problem, memory_bytes=ceiling)
-decisions = list(speculate(engine, Order(), 0.02))
+engine = build_engine("suffix", problem, ceiling / 2**30)
+decisions = list(search_by(engine, problem, Order(), 0.02))
 taken = hash(tuple((d.edge, d.removed) for d in decisions))
 print(len(decisions), engine.budget.peak_bytes, memory.bytes(), ceiling, taken)
 """
 
 
-def measured(ceiling_gb: float) -> tuple[int, int, int, int, str]:
-    command = [sys.executable, "-c", MEASURE, str(ceiling_gb)]
+def measured(ceiling_gb: float, arithmetic: str) -> tuple[int, int, int, int, str]:
+    command = [sys.executable, "-c", MEASURE, str(ceiling_gb), arithmetic]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     return int(output[0]), int(output[1]), int(output[2]), int(output[3]), output[4]
 
 
-def test_a_search_stays_below_its_ceiling_and_takes_the_same_decisions():
-    roomy, tight = measured(1.0), measured(0.17)
+@pytest.mark.parametrize("arithmetic", ["network", "changes"])
+def test_a_search_stays_below_its_ceiling_and_takes_the_same_decisions(arithmetic: str) -> None:
+    roomy, tight = measured(1.0, arithmetic), measured(0.17, arithmetic)
     for tests, estimate, peak, ceiling, _ in (roomy, tight):
         assert tests > 100
         assert estimate <= ceiling

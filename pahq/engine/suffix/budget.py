@@ -143,9 +143,8 @@ def _fixed(problem: Problem) -> int:
     heads = config.layers * (2 * config.heads + 2 * config.kv_heads) * narrow  # z and projections
     outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
-    return (
-        WORKSPACE + problem.weight_bytes + before_bytes(problem) + int(SLACK * (heads + outputs + layer + 12 * stream))
-    )
+    values = int(SLACK * (heads + outputs + layer + 12 * stream))
+    return WORKSPACE + problem.weight_bytes + before_bytes(problem) + values
 
 
 def before_bytes(problem: Problem) -> int:
