@@ -44,6 +44,7 @@ groups (GROUP=NAME)
 keys (KEY=VALUE; single settings too, as task.examples=8)
   threshold, seed   of the search
   focus             of method=pahq: receiver, or with engine=reference sender or both
+  method.arithmetic low precision for the network, or (method=pahq-changes) for the changes that tests make alone
   audit             none; float64: tests near float noise again; band: tests near the threshold in full precision
   wandb             auto, online, offline or disabled
   run.*             {run}
