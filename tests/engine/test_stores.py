@@ -68,21 +68,24 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
 def test_searches_are_the_same_bit_by_bit(
     engine: str, family: str, policy: PrecisionConfig, focus: str, ablation: str, tmp_path: Path
 ) -> None:
-    """Every decision with its losses, from a loaded model and from a file, in float32 as searches run."""
+    """Every decision with its losses, from a loaded model and from a file, in float32 as searches run.
+
+    At this threshold many senders lose all of their edges, so that fewer tests are left, of every layer.
+    """
     if engine == "suffix" and focus == "both":
         pytest.skip("the suffix engine has no such focus")
     model = random_model(family, 3, dtype=torch.float32)
     save_model(model, tmp_path)
     settings = {"metric": "kl", "ablation": ablation, "precision": policy, "focus": focus}
     prompts, order = random_prompts(model, 3), Order(indices="ascending" if focus == "none" else "descending")
-    expected = decisions(build_problem(model, prompts, **settings), engine, order, 0.05)
+    expected = decisions(build_problem(model, prompts, **settings), engine, order, 0.4)
     assert {decision.removed for decision in expected} == {True, False}
     for source in (model, open_model(tmp_path)):
         problem = build_problem(source, prompts, store="packed", **settings)
         assert isinstance(problem.store, PackedStore)
         assert not hasattr(problem.store, "full")
         assert not hasattr(problem.store, "low")
-        assert decisions(problem, engine, order, 0.05) == expected
+        assert decisions(problem, engine, order, 0.4) == expected
     if policy.format != "float32" and focus != "none" and model.config.kv_heads > 1:
         assert problem.store.slots.loads > 0  # the focus did come from the master
         assert problem.store.slots.hits > 0

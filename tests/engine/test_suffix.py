@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -277,19 +278,29 @@ def test_a_wave_is_freed_without_the_cycle_collector() -> None:
         gc.enable()
 
 
+@cache
+def with_room(family: str, threshold: float, absolute: bool, low: str) -> tuple[Problem, list[Decision], bool]:
+    """A search with room for everything, which is the reference's; and whether it kept inputs."""
+    model = random_model(family, layers=3)
+    precision = PrecisionConfig(name="low", format=low, scales="row")
+    focused = "none" if low == "float32" else "receiver"
+    problem = build_problem(model, random_prompts(model), metric="kl", precision=precision, focus=focused)
+    roomy = SuffixEngine(problem, memory_bytes=2**30)
+    assert roomy.budget.hold_streams
+    found = list(speculate(roomy, Order(), threshold, absolute=absolute, focus=focus(problem)))
+    search = {"order": Order(), "threshold": threshold, "absolute": absolute}
+    assert choices(found) == choices(reference_run(problem, search))
+    return problem, found, bool(roomy._state.inputs._kept)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize(("threshold", "absolute"), [(0.1, False), (1e-4, True)])  # hardly an edge kept; nearly all
 @pytest.mark.parametrize("low", ["float32", "int4"])
 @pytest.mark.parametrize("inputs", [0, 2000])
 def test_what_does_not_fit_is_formed_anew(family: str, threshold: float, absolute: bool, low: str, inputs: int) -> None:
     """Inputs, heads' outputs on their way, composites and residual streams, with no room at all for them."""
-    model = random_model(family, layers=3)
-    precision = PrecisionConfig(name="low", format=low, scales="row")
-    focused = "none" if low == "float32" else "receiver"
-    problem = build_problem(model, random_prompts(model), metric="kl", precision=precision, focus=focused)
-    search = {"order": Order(), "threshold": threshold, "absolute": absolute}
-    roomy, tight = SuffixEngine(problem, memory_bytes=2**30), SuffixEngine(problem, memory_bytes=2**30)
-    assert roomy.budget.hold_streams
+    problem, expected, kept = with_room(family, threshold, absolute, low)
+    tight = SuffixEngine(problem, memory_bytes=2**30)
     tight.budget = replace(
         tight.budget,
         input_bytes=inputs,
@@ -300,11 +311,10 @@ def test_what_does_not_fit_is_formed_anew(family: str, threshold: float, absolut
     )
     tight.reset()
     assert tight._new_wave(1)._left == 0
-    options = {"absolute": absolute, "focus": focus(problem)}
-    found, expected = (list(speculate(e, Order(), threshold, **options)) for e in (tight, roomy))
-    assert absolute or roomy._state.inputs._kept
+    found = list(speculate(tight, Order(), threshold, absolute=absolute, focus=focus(problem)))
+    assert absolute or kept
     assert inputs or not tight._state.inputs._kept
-    assert choices(found) == choices(expected) == choices(reference_run(problem, search))
+    assert choices(found) == choices(expected)
     assert worst(found, expected) < 1e-12
 
 

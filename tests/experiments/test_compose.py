@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -18,7 +19,7 @@ from pahq.circuits.order import Order
 from pahq.errors import PahqError
 from pahq.experiments import compose as experiment
 from pahq.experiments.compose import cells, compose_runs, configuration_folder, groups
-from pahq.experiments.composer import Composer
+from pahq.experiments.composer import FREE, Composer
 from pahq.experiments.jobs import Asked, Cell, stability_jobs
 from pahq.resamples.variants import order_variants
 
@@ -59,12 +60,26 @@ def test_the_cells_are_those_that_composing_each_anew_gives(default: dict[str, C
         ["precision=int8,int4", "++precision.kernel=codes", "precision.compute=int8"],
         ["precision=fp8,int8", "threshold=1,1e-2,0.5"],
         ["threshold=0.1,0.2"],
+        ["task=tracr-reverse-zero,gpt2-ioi", "model=nano", "method=rtn-q", "task.examples=3", "method.focus=none"],
+        [
+            "method=acdc,pahq",
+            "engine=reference",
+            "engine.schedule=serial",
+            "audit=band",
+            "band.safety=1e1",
+            "focus=null",
+        ],
+        ["seed=1,2", "run.root='a b'", "model.source='1'", "run.progress=false", "wandb=offline", "run={lock: false}"],
+        ["seed=1", "seed=2", "method=pahq,acdc"],
+        ["method=built,elsewhere,pahq", "task.metric=kl,mse"],
     ],
 )
-def test_precisions_and_thresholds_are_what_each_composed_alone_is(conf: Path, words: list[str]) -> None:
+def test_values_and_small_groups_are_what_each_composed_alone_is(conf: Path, words: list[str]) -> None:
     (conf / "precision" / "plain.yaml").write_text((conf / "precision" / "int8-head.yaml").read_text())
     odd = (conf / "precision" / "int8.yaml").read_text().replace("name: int8", "name: odd-${seed}")
     (conf / "precision" / "odd.yaml").write_text(odd)
+    (conf / "method" / "built.yaml").write_text("defaults: [_self_, rtn-q]\nname: built\norder: ascending\n")
+    (conf / "method" / "elsewhere.yaml").write_text("# @package task\nmetric: mse\n")
     composed: list[dict[str, object]] = []
     fast = Composer(_counted(experiment._compose, composed), conf)
     lines = BasicSweeper.split_arguments(experiment.parse_overrides(words, sweep=True), max_batch_size=None)[0]
@@ -79,7 +94,19 @@ def test_most_are_not_composed_at_all(conf: Path) -> None:
     with experiment._hydra():
         for precision, at in product(("int8", "fp8", "bf16"), (0.1, 0.2)):
             fast.composed([f"precision={precision}", "method=pahq", f"threshold={at}"])
-    assert len(composed) == 1
+            fast.composed(["task=nano-ioi", "method=acdc", f"precision={precision}", f"threshold={at}", "seed=1"])
+    assert len(composed) == 2
+
+
+def test_what_is_composed_apart_is_said_by_no_other_group() -> None:
+    """Composer takes a method, a precision and an engine from their own files alone."""
+    for path in configuration_folder().glob("*/*.yaml"):
+        said = yaml.safe_load(path.read_text())
+        if path.parent.name in FREE:
+            assert not {"method", "precision", "engine", "task", "model"} & set(said)
+        elif path.parent.name != "experiment":
+            assert not set(FREE) & {str(key).split(".")[0] for key in said}
+            assert not [said for group in FREE if f"/{group}" in str(said.get("defaults"))]
 
 
 def _counted(

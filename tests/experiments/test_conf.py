@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def own_prompts(folder: Path) -> list[str]:
     return [f"task.prompts={path}"]
 
 
+@cache
 def one(*overrides: str) -> tuple[CellConfig, RunConfig]:
     [run] = compose_runs(overrides)
     return run
