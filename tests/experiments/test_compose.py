@@ -122,15 +122,15 @@ def _counted(
 def test_the_default_experiment(default: dict[str, Cell]) -> None:
     assert all(cell_id == cell.config.id for cell_id, cell in default.items())
     found = [cell.config for cell in default.values()]
-    series = {(c.task.name, c.method.name, c.precision.name) for c in found}
+    series = {(c.task.name, c.method.label, c.precision.name) for c in found}
     nano = ("nano-ioi", "nano-greaterthan", "nano-docstring", "nano-induction")
     for task in ("tracr-reverse", "tracr-proportion", *nano):
-        for method in ("pahq", "rtn-q"):
+        for method in ("pahq", "pahq-changes", "rtn-q"):
             for precision in ("fp8", "int8", "int4", "bf16"):
                 assert (task, method, precision) in series
         assert (task, "acdc", "float32") in series
     for task, method, precision in series:
-        of = [c for c in found if (c.task.name, c.method.name, c.precision.name) == (task, method, precision)]
+        of = [c for c in found if (c.task.name, c.method.label, c.precision.name) == (task, method, precision)]
         assert len({c.threshold for c in of}) >= 3
 
 
@@ -284,17 +284,14 @@ def test_the_stability_experiment_measures_every_circuits_stability(stability: d
 
 
 def test_the_default_experiment_is_a_part_of_it(default: dict[str, Cell], stability: dict[str, Cell]) -> None:
-    """Of which the stability of ACDC's and PAHQ's circuits of three nano tasks alone is measured."""
+    """Of which the stability of ACDC's circuits of three nano tasks alone is measured."""
     assert set(default) < set(stability)
     marked = [cell.config for cell in default.values() if cell.asked.resamples]
-    assert {(c.method.name, c.precision.name, c.threshold) for c in marked} == {
-        ("acdc", "float32", 0.03),
-        ("pahq", "int8", 0.03),
-    }
-    assert len(marked) == 2 * 3
+    assert {(c.method.name, c.precision.name, c.threshold) for c in marked} == {("acdc", "float32", 0.03)}
+    assert len(marked) == 3
     assert all(cell.asked.resamples <= stability[cell_id].asked.resamples for cell_id, cell in default.items())
-    kinds = {(c.method.name, c.precision.rounding, c.audit) for c in (cell.config for cell in default.values())}
-    assert {("pahq", "calibrated", "none"), ("pahq", "calibrated", "band")} < kinds
+    kinds = {(c.method.label, c.precision.rounding, c.audit) for c in (cell.config for cell in default.values())}
+    assert {("pahq", "calibrated", "none"), ("pahq", "nearest", "band"), ("pahq-changes", "nearest", "band")} < kinds
 
 
 @pytest.mark.parametrize(
@@ -354,7 +351,7 @@ def test_an_unknown_experiment_names_the_known_ones() -> None:
 def test_the_real_models_two_experiments_have_every_method_and_no_row_that_is_lossless_by_construction() -> None:
     first, more = cells("real"), cells("real-more")
     found = [cell.config for cell in (first | more).values()]
-    assert (len(first), len(more), len(found)) == (28, 32, 56)
+    assert (len(first), len(more), len(found)) == (52, 32, 80)
     assert {first[cell_id].config.method.name for cell_id in set(first) & set(more)} == {"acdc"}
     assert not any(cell.asked.resamples for cell in first.values())
     assert [cell.config.method.name for cell in more.values() if cell.asked.resamples] == ["acdc"] * 4
@@ -363,14 +360,31 @@ def test_the_real_models_two_experiments_have_every_method_and_no_row_that_is_lo
     assert {config.model.source for config in found} == {"smollm2"}
     for task in tasks:
         own = [c for c in found if c.task.name == task and c.audit == "none"]
-        rows = [(c.method.name, c.precision.format) for c in own if c.precision.rounding == "nearest"]
+        rows = [(c.method.label, c.precision.format) for c in own if c.precision.rounding == "nearest"]
         low = [(method, form) for method in ("pahq", "rtn-q") for form in ("int8", "fp8", "int4s", "bf16")]
-        assert sorted(rows) == sorted([("acdc", "float32"), *low])
+        changes = [("pahq-changes", form) for form in ("int8", "fp8", "int4s")]
+        assert sorted(rows) == sorted([("acdc", "float32"), *low, *changes])
         calibrated = [(c.method.name, c.precision.format) for c in own if c.precision.rounding == "calibrated"]
         assert sorted(calibrated) == [("pahq", "fp8"), ("pahq", "int8")]
     assert "int4" not in {config.precision.format for config in found}
-    audited = {(c.method.name, c.precision.format) for c in found if c.audit == "band"}
-    assert audited == {("pahq", "int8"), ("pahq", "fp8")}
+    audited = {(c.method.label, c.precision.format) for c in found if c.audit == "band"}
+    assert audited == {("pahq", "int8"), ("pahq", "fp8"), *changes}
+
+
+def test_the_ablations_have_every_search_of_both_arithmetics_with_and_without_audits() -> None:
+    found = [cell.config for cell in cells("ablations").values()]
+    both = [c for c in found if c.method.focus == "receiver" and c.precision.rounding == "nearest"]
+    products = {("float32", "tf32"), ("bf16", "bf16")}
+    wanted = {(name, "float32") for name in ("bf16", "fp8", "int8", "int4s", "int4", "nf4")} | products
+    for task in {c.task.name for c in found}:
+        for label in ("pahq", "pahq-changes"):
+            own = [c for c in both if (c.task.name, c.method.label) == (task, label)]
+            kinds = [(c.threshold, c.audit, c.band.share == 1) for c in own]
+            for threshold in (0.01, 0.001, 0.0001):
+                for kind in (("none", False), ("band", False)) + ((("band", True),) if threshold == 0.01 else ()):
+                    here = [c for c, known in zip(own, kinds, strict=True) if known == (threshold, *kind)]
+                    assert wanted <= {(c.precision.name, c.precision.compute) for c in here}
+        assert {c.threshold for c in found if (c.task.name, c.method.name) == (task, "acdc")} == {0.01, 0.001, 0.0001}
 
 
 def test_composing_works_inside_another_hydra_and_gives_it_back(conf: Path) -> None:

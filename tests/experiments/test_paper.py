@@ -28,7 +28,7 @@ METRICS = {
     "attn4l-docstring": ("kl", "margin"),
     "redwood-induction": ("kl", "nll"),
 }
-LOW = {(method, name) for method in ("pahq", "rtn-q") for name in ("bf16", "int8", "fp8", "int4")}
+LOW = {(method, name) for method in ("pahq", "pahq-changes", "rtn-q") for name in ("bf16", "int8", "fp8", "int4")}
 OFFLINE = "import socket\n\ndef refuse(*_):\n    raise OSError('the test has no network')\n\n"
 OFFLINE += "socket.socket.connect = socket.getaddrinfo = refuse\n"
 
@@ -46,11 +46,11 @@ def test_every_method_and_format_has_pahqs_grids_on_the_same_prompts(
     metric = METRICS[task][which]
     prompts = {"gpt2-ioi": 50, "gpt2-greaterthan": 100}.get(task, 50)
     own = [c for c in paper if (c.task.name, c.task.metric, c.task.examples) == (task, metric, prompts)]
-    series = {(c.method.name, c.precision.name) for c in own}
+    series = {(c.method.label, c.precision.name) for c in own}
     assert series == LOW | {("acdc", "float32")}
     wanted = {0.001, 0.005, 0.01, *log_grid(-3, 0.5, 21)}
     for method, precision in series:
-        assert wanted <= {c.threshold for c in own if (c.method.name, c.precision.name) == (method, precision)}
+        assert wanted <= {c.threshold for c in own if (c.method.label, c.precision.name) == (method, precision)}
 
 
 def test_acdcs_sweeps_are_those_of_its_code(paper: list[CellConfig]) -> None:
@@ -67,9 +67,9 @@ def test_acdcs_sweeps_are_those_of_its_code(paper: list[CellConfig]) -> None:
 
 
 def test_tracr_is_there_with_both_ablations(paper: list[CellConfig]) -> None:
-    found = {(c.task.name, c.method.name) for c in paper if c.task.kind.startswith("tracr")}
+    found = {(c.task.name, c.method.label) for c in paper if c.task.kind.startswith("tracr")}
     for kind in ("tracr-reverse", "tracr-proportion"):
-        assert {(kind, method) for method in ("acdc", "pahq", "rtn-q")} <= found
+        assert {(kind, method) for method in ("acdc", "pahq", "pahq-changes", "rtn-q")} <= found
         assert (f"{kind}-zero", "acdc") in found
 
 
@@ -195,7 +195,7 @@ def test_every_row_of_the_paper_runs_on_stand_ins(tmp_path: Path, models: dict[s
     assert pd.read_parquet(analysis / "missing.parquet").empty
     done = pd.read_parquet(analysis / "cells.parquet")
     whole = {
-        (c.config.task.name, c.config.task.metric, c.config.method.name, c.config.precision.name)
+        (c.config.task.name, c.config.task.metric, c.config.method.label, c.config.precision.name)
         for group in groups("paper")
         for c in group.cells.values()
     }
