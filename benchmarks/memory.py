@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rows", default="", help="only rows whose name contains this, such as result-caches")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this, or one of these, with ; between")
     parser.add_argument("--jobs", type=int, default=1, help="how many rows at a time")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -219,7 +219,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             save_model(make(), folder)
             with ThreadPoolExecutor(options.jobs) as pool:
-                wanted = [row for row in ROWS if options.rows in row]
+                wanted = [row for row in ROWS if any(part in row for part in options.rows.split(";"))]
                 rows = list(pool.map(partial(fresh, Path(folder), options), wanted))
         peaks = {row["row"]: row["peak_bytes"] for row in rows}
         report[name] = {"rows": rows} | {

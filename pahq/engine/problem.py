@@ -249,7 +249,7 @@ def _in_float64(problem: Problem, kept_bytes: int) -> Problem:
         reference=reference,
         clean=tuple(embeddings(store.ends, prompts.clean, split=made.split_embed)),
         corrupted=corrupted,
-        changes=None if problem.changes is None else WideStore(problem.changes, kept_bytes),
+        changes=None if problem.changes is None else WideStore(problem.changes, kept_bytes, store.ends),
     )
 
 

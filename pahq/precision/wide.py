@@ -29,12 +29,15 @@ KEPT_BYTES = 256 << 20  # of widened weights; what does not fit is widened again
 
 
 class WideStore:
-    """See ``WeightStore``: ``store``'s weights in float64. At most ``kept_bytes`` of them are kept."""
+    """See ``WeightStore``: ``store``'s weights in float64. At most ``kept_bytes`` of them are kept.
 
-    def __init__(self, store: WeightStore, kept_bytes: int = KEPT_BYTES) -> None:
+    ``ends``: its ends in float64, where somebody has them already.
+    """
+
+    def __init__(self, store: WeightStore, kept_bytes: int = KEPT_BYTES, ends: Ends | None = None) -> None:
         self._store, self._room = store, kept_bytes
         self._kept: OrderedDict[tuple[int, str, Focus], Tensor] = OrderedDict()
-        self.ends: Ends = wide_ends(store.ends)
+        self.ends: Ends = wide_ends(store.ends) if ends is None else ends
 
     @property
     def config(self) -> ModelConfig:
