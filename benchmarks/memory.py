@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rows", default="", help="only rows whose name contains this, or one of these, with ; between")
+    parser.add_argument("--rows", default="", help="only rows with this in their name; several: a;b")
     parser.add_argument("--jobs", type=int, default=1, help="how many rows at a time")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

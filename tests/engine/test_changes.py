@@ -15,6 +15,7 @@ from pahq.engine.suffix import ChangeEngine
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore
 from pahq.search.acdc import Decision, Liveness, acdc
+from pahq.search.rounds import RoundFollower
 from pahq.search.start import build_engine, search_by
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
@@ -43,6 +44,9 @@ def problem_of(
     prompts = random_prompts(model, seed, length=length)
     values: dict[str, object] = {"metric": "kl", "focus": "receiver", "arithmetic": "changes", "round_size": 5}
     return build_problem(model, prompts, precision=precision, **values | setting)  # type: ignore[arg-type]
+
+
+LARGEST = 30  # times the format's own error: of any effect of a random model
 
 
 def search(name: str, problem: Problem, threshold: float = 0.01, **more: object) -> list[Decision]:
@@ -81,13 +85,21 @@ def test_a_trial_equals_the_independent_twin(family: str, ablation: str, focus: 
 
 @FAMILIES
 @ABLATIONS
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "float32"])
 def test_the_suffix_engine_decides_as_the_reference_does(family: str, ablation: str, form: str) -> None:
     for focus in ("receiver", "none"):
         problem = problem_of(family, FORMATS[form], ablation=ablation, focus=focus)
         slow, fast = search("reference", problem), search("suffix", problem)
         assert outcomes(slow) == outcomes(fast)
         assert max(abs(a.effect - b.effect) for a, b in zip(slow, fast, strict=True)) < 1e-11
+
+
+def test_a_window_takes_what_waits_from_some_receivers_before_others() -> None:
+    """Its trials of one head have a sender that waits and one more; those of the next head the one that waits alone."""
+    problem = problem_of("llama", FORMATS["int8"], layers=3, round_size=32)
+    slow, fast = search("reference", problem), search("suffix", problem)
+    assert outcomes(slow) == outcomes(fast)
+    assert max(abs(a.effect - b.effect) for a, b in zip(slow, fast, strict=True)) < 1e-11
 
 
 @FAMILIES
@@ -127,15 +139,18 @@ def test_the_state_is_in_full_precision_however_coarse_the_format(family: str) -
 def test_errors_of_effects_are_in_proportion_to_the_format(family: str, form: str) -> None:
     """Half of the effects of whole searches are off by less than the format's own error, all by less than 30 of it."""
     problem = problem_of(family, FORMATS[form], layers=3, round_size=32)
-    unit, full = problem.format_error, build_engine("reference", problem.exactly())
-    errors = []
-    for decision in search("reference", problem, 0.01):
-        before, after = full.measure([Trial(decision.edge, ()), Trial(decision.edge, (decision.edge,))])
-        errors.append(abs(decision.effect - (after - before)) / (abs(after - before) + 0.01) / unit)
-        if decision.removed:
-            full.remove([decision.edge])
+    engine, errors = ChangeEngine(problem), []
+    exact = RoundFollower(engine.exactly, 32, moves=False)
+
+    def judge(decision: Decision) -> Decision:
+        before, after = exact.losses(decision.edge)
+        errors.append(abs(decision.effect - (after - before)) / (abs(after - before) + 0.01) / problem.format_error)
+        exact.decided(decision.edge, decision.removed)
+        return decision
+
+    assert list(search_by(engine, problem, Order(), 0.01, judge=judge))
+    assert 0 < max(errors) < LARGEST
     assert sorted(errors)[len(errors) // 2] < 1
-    assert max(errors) < 30
 
 
 @FAMILIES
@@ -163,7 +178,8 @@ def test_the_float64_twin_is_the_same_search_to_float_noise(family: str) -> None
 def test_a_search_goes_on_from_anywhere_in_a_round(size: int, engine: str) -> None:
     problem = problem_of("gpt2", FORMATS["int8"], round_size=size)
     whole = search(engine, problem)
-    for stop in (1, 2, 5, len(whole) // 2, len(whole) - 1, len(whole)):
+    stops = (1, 2, 5, len(whole) // 2, len(whole) - 1, len(whole))
+    for stop in stops if engine == "suffix" else stops[2:4]:
         rest = search(engine, problem, done=whole[:stop])
         assert outcomes(rest) == outcomes(whole[stop:])
         assert all(abs(a.after - b.after) < 1e-12 for a, b in zip(rest, whole[stop:], strict=True))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pahq.engine.suffix.inputs import less_and_less, one_by_one
+from pahq.circuits.graph import Receiver
+from pahq.engine.suffix.inputs import less_and_less, one_by_one, without
 
 
 def by_hand(current: torch.Tensor, gone: torch.Tensor) -> list[torch.Tensor]:
@@ -38,6 +39,43 @@ def test_one_running_sum_is_a_subtraction_after_the_other(senders: int) -> None:
 )
 def test_a_running_sum_is_for_sets_that_take_senders_one_by_one(sets: list[tuple[int, ...]], falls: bool) -> None:
     assert one_by_one(sets, [0, 3, 5]) == falls
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [(5,), (5, 3), (5, 3, 0)],
+        [(5,), (5, 3), (5, 0), (5, 0, 3)],
+        [(5, 3), (5,)],  # the state that the first is one sender away from comes after it
+        [(5, 3, 0), (5, 3), (5,), (0,)],
+        [(3, 5), (3, 5, 0), (3, 0), (3,)],
+        [(0, 3, 5), (3, 5), (0, 5), (5, 0)],
+        [(5,), (), (5, 3)],
+    ],
+)
+def test_states_without_any_sets_of_senders_in_any_order(sets: list[tuple[int, ...]], monkeypatch) -> None:
+    """Memory that nobody has written to is full of NaN here, so that whoever reads it is seen."""
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
+    pieces = {sender: torch.randn(3, 5, 7, generator=generator, dtype=torch.float64) for sender in (0, 3, 5)}
+    receiver = Receiver("mlp", 1)
+
+    class Stand:
+        def __init__(self) -> None:
+            self.inputs = {receiver: current}
+
+        def receiver_need(self, _: Receiver) -> int:
+            return 2
+
+        def difference(self, senders: list[int], _: int) -> torch.Tensor:
+            return torch.stack([pieces[sender] for sender in senders])
+
+    made = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: made(*a, **k).fill_(float("nan")))
+    found = without(Stand(), receiver, sets)  # type: ignore[arg-type]
+    for values, members in zip(found, sets, strict=True):
+        expected = current - sum(pieces[sender] for sender in members)
+        assert (values - expected).abs().max() < 1e-12
 
 
 @pytest.mark.gpu

@@ -24,19 +24,35 @@ def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> 
     current = state.inputs[receiver]
     senders = sorted({sender for members in sets for sender in members})
     gone = state.difference(senders, state.receiver_need(receiver))
-    place = {sender: i for i, sender in enumerate(senders)}
-    index = {tuple(members): i for i, members in enumerate(sets)}
-    if all(members and (len(members) == 1 or tuple(members[:-1]) in index) for members in sets):
-        # As a window asks: each set is an earlier one and one sender more.
+    steps = in_steps(sets, senders)
+    if steps is not None:
         if current.is_cuda and one_by_one(sets, senders):
             return less_and_less(current, gone)
         x = current.new_empty(len(sets), *current.shape)
-        for i, members in enumerate(sets):
-            before = current if len(members) == 1 else x[index[tuple(members[:-1])]]
-            torch.sub(before, gone[place[members[-1]]], out=x[i])
+        for i, (earlier, rest) in enumerate(steps):
+            before = current if earlier is None else x[earlier]
+            for place in rest:
+                torch.sub(before, gone[place], out=x[i])
+                before = x[i]
         return x
     matrix = current.new_tensor([[float(sender in members) for sender in senders] for members in map(set, sets)])
     return current - (matrix.view(len(sets), len(senders)) @ gone.flatten(1)).view(len(sets), *gone.shape[1:])
+
+
+def in_steps(sets: Sequence[Sequence[int]], senders: Sequence[int]) -> list[tuple[int | None, list[int]]] | None:
+    """For each set an earlier one that it begins with (None: nothing), and the places of what it takes more.
+
+    As a window asks: most sets are an earlier one and one sender more. None where that saves too little, or a set is
+    empty.
+    """
+    place, index = {sender: i for i, sender in enumerate(senders)}, dict[tuple[int, ...], int]()
+    steps: list[tuple[int | None, list[int]]] = []
+    for i, members in enumerate(sets):
+        earlier = index.get(tuple(members[:-1]))
+        steps.append((earlier, [place[sender] for sender in (members if earlier is None else members[-1:])]))
+        index[tuple(members)] = i
+    total = sum(len(rest) for _, rest in steps)
+    return steps if all(map(len, sets)) and total <= 2 * (len(sets) + len(senders)) else None
 
 
 def one_by_one(sets: Sequence[Sequence[int]], senders: Sequence[int]) -> bool:
