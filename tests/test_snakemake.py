@@ -19,7 +19,7 @@ from support.places import ROOT
 from pahq.cell.journal import read_journal
 from pahq.experiments.compose import cells, groups
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion", "pareto")
 
 
 def command(folder: Path, *more: str) -> list[str]:

@@ -18,7 +18,7 @@ from pahq.cell.journal import read_journal
 from pahq.cell.result import BandAudit, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
-from pahq.config.cell import CellConfig, EngineConfig
+from pahq.config.cell import BANDS, CellConfig, EngineConfig
 from pahq.config.precision import BITS, PrecisionConfig
 from pahq.config.presets import preset
 from pahq.errors import PahqError
@@ -27,6 +27,7 @@ _ORDER = ["task", "method", "precision", "variant", "threshold"]
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
 _FREE = ("method.name", "method.focus", "method.arithmetic", "method.round", "precision", "engine", "audit", "band")
+_TOLD = {"precision.rounding": "nearest", "precision.compute": "float32"}
 _PLAIN = {"audit": "none"} | {f"engine.{name}": field.default for name, field in EngineConfig.model_fields.items()}
 
 
@@ -100,6 +101,7 @@ def cell_row(result: Result) -> dict[str, Any]:
         "dtype": config.engine.dtype,
         "schedule": config.engine.schedule,
         "audit": config.audit,
+        "usual_band": config.band == BANDS[config.method.arithmetic],
         "threshold": config.threshold,
         "series": _digest(flat, leave_out=("threshold",)),
         "pair": _digest(flat, leave_out=("threshold", *_FREE)),
@@ -164,24 +166,24 @@ def variants(configs: Iterable[CellConfig]) -> list[str]:
         keys = sorted(set(flat) - {"threshold"})
         differing = [key for key in keys if _differs(key, [other for other in group if _applies(key, other)])]
         # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
-        plain = _plain(flat["precision.name"])
+        plain = _plain(flat["precision.name"], flat["method.arithmetic"])
         told = [key for key in differing if flat[key] != plain.get(key, ...) and _applies(key, flat)]
-        # Calibrated rounding is no part of a precision's name, so it is always told.
-        rounding = "precision.rounding"
-        told += [rounding] if rounding not in told and flat[rounding] != "nearest" else []
+        # Calibrated rounding and low products are no part of a precision's name, so they are always told.
+        told += [key for key, usual in _TOLD.items() if key not in told and flat[key] != plain.get(key, usual)]
         found.append(" ".join(f"{key}={flat[key]}" for key in told))
     return found
 
 
-def _plain(precision: str) -> dict[str, Any]:
-    """Settings that a variant leaves unsaid: the usual engine, no audit, and what the precision's name stands for."""
+def _plain(precision: str, arithmetic: str) -> dict[str, Any]:
+    """Settings that a variant leaves unsaid: usual engine and band, no audit, what the precision's name stands for."""
     fields = PrecisionConfig.model_fields.items()
     usual = {name: field.default for name, field in fields if not field.is_required()}
     try:
         usual |= preset("precision", precision)
     except PahqError:  # a name of one's own stands for nothing, so all of it that differs is told
         usual = {}
-    return _PLAIN | {f"precision.{name}": value for name, value in usual.items()}
+    band = {f"band.{name}": value for name, value in BANDS[arithmetic].model_dump().items()}
+    return _PLAIN | band | {f"precision.{name}": value for name, value in usual.items()}
 
 
 def _differs(key: str, flats: Iterable[Mapping[str, Any]]) -> bool:

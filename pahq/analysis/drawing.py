@@ -39,7 +39,9 @@ COLOURS = dict(zip(FORMATS, _OKABE_ITO, strict=True))
 MARKS = {
     "acdc": Mark("o", "-", 11),
     "pahq": Mark("^", "-", 6.5, hollow=False),
+    "pahq-changes": Mark("v", "-.", 9.5),
     "rtn-q": Mark("s", "--", 8),
+    "rtn-q-changes": Mark("h", ":", 12.5),
 }
 OTHER = Mark("D", ":", 7)  # a method that has no mark of its own
 FILLS = ("left", "bottom", "right", "top")  # half a marker; more variants than these share one look
@@ -132,8 +134,11 @@ def with_legend(figure: Figure, frame: pd.DataFrame) -> Figure:
     """Add one legend for all panels: a line of methods by marker, of precisions by colour, of variants by filling."""
     if frame.empty:
         return figure
-    across = int(figure.get_figwidth() / BESIDE)
-    lines = _lines(_methods(frame), across) + _lines(_precisions(frame), across) + _lines(_variants(frame), across // 2)
+    width, variants = figure.get_figwidth(), list(_variants(frame))
+    wide = max([2 * BESIDE, *(0.55 + 0.065 * len(str(one.get_label())) for one in variants)])
+    beside = max(min(len(variants), int(width / wide)), 1 if variants else 0)
+    across = max(beside + int((width - beside * wide) / BESIDE), 1)  # the columns of variants are as wide as these
+    lines = _lines(_methods(frame), across) + _lines(_precisions(frame), across) + _lines(variants, beside or 1)
     columns = max(map(len, lines))
     nothing = Line2D([], [], linestyle="none", label=" ")
     handles = [line[i] if i < len(line) else nothing for i in range(columns) for line in lines]  # column by column

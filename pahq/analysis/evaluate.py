@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.collect import Collected, collect
-from pahq.analysis.effects import effect_rows
+from pahq.analysis.effects import effect_rows, error_rows, measured_twice
 from pahq.analysis.names import EVALUATED, SERIES
 from pahq.analysis.stability import collect_stability
 from pahq.circuits.agreement import Agreement, Curve, point
@@ -54,6 +54,7 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
         LOG.warning("%d of %d cells are not finished and left out: %s", len(missing), len(set(ids)), names)
     roc, auc = _curves(collected)
     stability, inclusion = collect_stability(root, collected.cells)
+    twice = measured_twice(root, collected.cells)
     frames = {
         "cells": collected.cells,
         "missing": missing,
@@ -62,7 +63,8 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
         "agreement": pd.DataFrame(_agreements(collected), columns=_AGREEMENT),
         "stability": stability,
         "inclusion": inclusion,
-        "effects": effect_rows(root, collected.cells),
+        "effects": effect_rows(twice),
+        "errors": error_rows(twice),
     }
     for name in EVALUATED:
         write_parquet(folder / f"{name}.parquet", frames[name])

@@ -25,6 +25,7 @@ from pahq.analysis.drawing import (
     style_of,
     with_legend,
 )
+from pahq.analysis.errorfigure import errors_figure
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithful import by_cell
 from pahq.analysis.names import FIGURES
@@ -51,6 +52,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "edges_kl": edges_figure(found.cells),
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement, found.cells),
+        "errors": errors_figure(found.errors),
         "stability": stability_figure(found.stability),
         "inclusion": inclusion_figure(found.inclusion, found.stability),
         "faithfulness": faithfulness_figure(found.cells, found.faithfulness),

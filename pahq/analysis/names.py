@@ -9,8 +9,18 @@ from typing import Any
 
 from pahq.config.precision import PrecisionConfig
 
-EVALUATED = ("cells", "missing", "roc", "auc", "agreement", "stability", "inclusion", "effects")  # parquet files
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "faithfulness", "stability", "inclusion", "pareto")
+EVALUATED = (
+    "cells",
+    "missing",
+    "roc",
+    "auc",
+    "agreement",
+    "stability",
+    "inclusion",
+    "effects",
+    "errors",
+)  # parquet files
+FIGURES = ("roc", "edges_kl", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion", "pareto")
 
 NAMED = ("task", "method", "precision", "variant")  # enough to tell a series of an experiment from all others
 SHOWN = ("task", "search_metric", "method", "precision", "bits", "variant")  # what most tables show of one

@@ -8,6 +8,9 @@ NOTES = """\
   *Variant* says which settings set the row apart from the plain one, as one types them:
   `precision.rounding=calibrated` chooses the rounded values by what they do to outputs, `audit=band` decides tests near
   the threshold again in full precision. *Threshold*: an edge is removed where that adds less than this to the loss.
+- **Network or changes.** *pahq* rounds the network, so that every effect, however small, carries the error of the whole
+  rounded network. *pahq-changes* (in figures: *changes*) keeps the state of the search in full precision and sends only
+  what a test changes through products in the format, so that the error of an effect is in proportion to the effect.
 - **Two areas.** *Steps* is ACDC's own, pessimistic area; *trapezoid* joins the same points by straight
   lines. They differ a lot where a sweep has few points. An area that rests on fewer than three distinct
   interior points has the note *few points*: read the circuits, not the area.

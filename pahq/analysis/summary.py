@@ -20,7 +20,13 @@ AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
 HARMLESS = 0.01  # of the smallest threshold: a rounded model that starts with less loss can hardly lose an edge
 WORDS = {"audit=band": "audited", "precision.rounding=calibrated": "calibrated"}  # settings that figures name so
-METHODS = {"acdc": "ACDC", "pahq": "PAHQ", "rtn-q": "RTN-Q"}
+METHODS = {
+    "acdc": "ACDC",
+    "pahq": "PAHQ",
+    "pahq-changes": "PAHQ, changes",
+    "rtn-q": "RTN-Q",
+    "rtn-q-changes": "RTN-Q, changes",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Evaluation:
     stability: pd.DataFrame
     inclusion: pd.DataFrame
     effects: pd.DataFrame
+    errors: pd.DataFrame
     faithfulness: pd.DataFrame
 
     @classmethod
@@ -145,10 +152,10 @@ def kl_of_logits(cells: pd.DataFrame) -> pd.Series[float]:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """A series' name in a legend: ``PAHQ int8``, plain ``ACDC``, with its variant where it has one."""
-    name = METHODS.get(row["method"], row["method"])
-    text = name if row["method"] == "acdc" else f"{name} {row['precision']}"
-    return f"{text}, {in_words(row['variant'])}" if row["variant"] else text
+    """A series' name in a legend: ``PAHQ int8, changes``, plain ``ACDC``, with its variant where it has one."""
+    name, *more = METHODS.get(row["method"], row["method"]).split(", ")
+    first = name if row["method"] == "acdc" else f"{name} {row['precision']}"
+    return ", ".join([first, *more, *([in_words(row["variant"])] if row["variant"] else [])])
 
 
 def in_words(variant: str) -> str:

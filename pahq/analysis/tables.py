@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pahq.analysis.arithmetic import arithmetic_rows
 from pahq.analysis.audits import audit_rows
 from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
@@ -35,6 +36,7 @@ def tables(found: Evaluation) -> list[Table]:
         area_table(series),
         block["grids"],
         block["printed"],
+        arithmetic_table(found),
         circuit_table(found.cells, found.stability),
         bits_table(series),
         stability_table(found.stability),
@@ -149,11 +151,21 @@ def audit_table(found: Evaluation) -> Table:
     return Table("audit", "Audited searches", caption, audit_rows(found.cells, found.agreement))
 
 
+def arithmetic_table(found: Evaluation) -> Table:
+    caption = (
+        "The same search with the whole network in low precision, and with only the changes that tests make in it "
+        "(method=pahq-changes). Differing: edges, from ACDC's circuit, without and with the usual audit (audit=band). "
+        "Audited: the share of the tests that the audit decided again. Only searches finished in both arithmetics."
+    )
+    return Table("arithmetic", "Network against changes", caption, arithmetic_rows(found.cells, found.agreement))
+
+
 def effect_table(effects: pd.DataFrame) -> Table:
     caption = (
-        "Searches whose every test was measured in both precisions (audit=band band.share=1): what focus, scales and "
-        "the re-measured baseline do to |effect - full-precision effect|, in the search metric's units, over all "
-        "tests of a search, all in ACDC's own states. Flipped: tests that fell on the other side of the threshold. "
+        "Searches whose every test was measured in both precisions (audit=band band.share=1): what arithmetic, focus, "
+        "scales and the re-measured baseline do to |effect - full-precision effect|, in the search metric's units. "
+        "Over all tests of a search, all in ACDC's own states; error / effect: over those whose full-precision effect "
+        "is more than a third of the threshold. Flipped: tests that fell on the other side of the threshold. "
         "Scales: precisions named -head have one a head, the others of their format one a row."
     )
     return Table("effects", "Ablations: errors of effects", caption, effects)
@@ -201,8 +213,8 @@ def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
         parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]
     parts += ["## How to read the numbers", NOTES.rstrip(), "## Figures"]
     parts.append(
-        "Colour is the format of numbers, the marker the method; a half-filled marker has the settings that the legend "
-        "says. Circuits that coincide hide each other: the tables tell them apart."
+        "Colour is the format of numbers (of *errors*: the arithmetic), the marker the method; a half-filled marker "
+        "has the settings that the legend says. Circuits that coincide hide each other: the tables tell them apart."
     )
     parts += [f"![{name}](../figures/{name}.png)" for name in FIGURES]
     parts += [table.markdown(level=2).rstrip() for table in made if table.name not in APART]

@@ -15,7 +15,6 @@ from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
-from pahq.config.cell import BandConfig
 
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
@@ -23,9 +22,9 @@ EDGES = sorted(graph_of(TASK).edge_index)[:6]
 BAND = made_cells.BAND
 
 
-def audited(threshold: float, **band: Any) -> Any:
-    update = {"audit": "band", "band": BandConfig(**band)}
-    return config(TASK, "pahq", "int8", threshold).model_copy(update=update)
+def audited(threshold: float, method: str = "pahq", precision: str = "int8", **band: Any) -> Any:
+    made = config(TASK, method, precision, threshold)
+    return made.model_copy(update={"audit": "band", "band": made.band.model_copy(update=band)})
 
 
 def test_the_table_of_audits(tmp_path: Path) -> None:
@@ -81,7 +80,20 @@ def test_only_audited_series_get_another_name(tmp_path: Path) -> None:
     rows = collect(tmp_path, ids).cells
     assert rows["pair"].nunique() == 1
     assert rows["series"].nunique() == 3
-    assert set(rows["variant"]) == {"", "audit=band band.share=0.01", "audit=band band.share=0.5"}
+    assert set(rows["variant"]) == {"", "audit=band", "audit=band band.share=0.5"}
+
+
+def test_an_audit_of_changes_is_compared_with_the_search_of_changes(tmp_path: Path) -> None:
+    ids = [
+        cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES),
+        cell(tmp_path, config(TASK, "pahq", "int8", 0.1), EDGES[:1], seconds=2.0),
+        cell(tmp_path, config(TASK, "pahq-changes", "int8", 0.1), EDGES[:4], seconds=3.0),
+        cell(tmp_path, audited(0.1, "pahq-changes"), EDGES, certainty={"audit": BAND | {"share": 0.04}}),
+    ]
+    evaluate(tmp_path, "audits", ids)
+    [row] = pd.read_parquet(write_tables(tmp_path, "audits").parent / "audit.parquet").to_dict("records")
+    assert (row["method"], row["audited_share"], row["variant"]) == ("pahq-changes", 0.04, "audit=band")
+    assert (row["differing_unaudited"], row["differing"], row["seconds_unaudited"]) == (2, 0, 3.0)
 
 
 def test_without_audits_the_table_is_empty(tmp_path: Path) -> None:

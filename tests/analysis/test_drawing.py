@@ -171,15 +171,15 @@ def test_more_variants_than_halves_share_a_look(method: str) -> None:
 
 
 def test_a_method_without_a_mark_of_its_own_is_told_from_the_others() -> None:
-    frame = pd.DataFrame([row(method) for method in (*MARKS, "pahq-changes")])
+    frame = pd.DataFrame([row(method) for method in (*MARKS, "pahq-new")])
     assert len({style_of(r)["marker"] for r in frame.to_dict("records")}) == len(MARKS) + 1
     [legend] = with_legend(panels(frame, lambda *_: None, "", ""), frame).legends
-    assert "pahq-changes" in [text.get_text() for text in legend.get_texts()]
+    assert "pahq-new" in [text.get_text() for text in legend.get_texts()]
 
 
 def test_a_legend_of_many_stays_within_a_narrow_figure() -> None:
     variants = ["", AUDITED, *(f"engine.kind=reference method.focus={i}" for i in range(5))]
-    frame = pd.DataFrame([row(method, variant) for method in (*MARKS, "pahq-changes") for variant in variants])
+    frame = pd.DataFrame([row(method, variant) for method in (*MARKS, "pahq-new") for variant in variants])
     figure = with_legend(panels(frame, lambda *_: None, "A title", ""), frame)
     drawn(figure)
     box = figure.legends[0].get_window_extent()

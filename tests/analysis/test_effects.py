@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from support import made_cells
 
-from pahq.analysis.effects import NAMES, ONCE, REMEASURED
+from pahq.analysis.effects import MOST, NAMES, ONCE, POINTS, REMEASURED
+from pahq.analysis.errorfigure import NOTHING, errors_figure
 from pahq.analysis.evaluate import evaluate
+from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
 from pahq.cell.files import read_result, write_result
-from pahq.config.cell import BandConfig
 
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
@@ -34,8 +35,9 @@ def audited(
     **band: Any,
 ) -> str:
     """A finished cell of threshold .2, whose effects in full precision are .1 for removed edges and .3 for others."""
-    update = {"audit": "band", "band": BandConfig(share=1.0), "seed": seed}
-    made = config(TASK, method, precision, 0.2).model_copy(update=update)
+    made = config(TASK, method, precision, 0.2)
+    every = made.band.model_copy(update={"share": 1.0})
+    made = made.model_copy(update={"audit": "band", "band": every, "seed": seed})
     made = made.model_copy(update={"precision": made.precision.model_copy(update={"rounding": rounding})})
     name: str = cell(root, made, EDGES, certainty={"audit": BAND | band})
     path = root / "cells" / name / "decisions.jsonl"
@@ -81,6 +83,11 @@ def test_errors_of_effects_with_and_without_the_baseline_of_the_focus(tmp_path: 
     shown = [focused[f"error_{name}"] for name in ("median", "q90", "largest")]
     assert shown == pytest.approx([middle * 0.5, middle * 0.9, middle])
     assert focused["flipped"] == flips
+    exact = [0.3 if str(edge) in EDGES else 0.1 for edge in graph_of(TASK).edges]
+    relative = [error / effect for error, effect in zip(errors, exact, strict=True)]
+    assert focused["relative_largest"] == pytest.approx(max(relative))
+    assert focused["relative_median"] == pytest.approx(sorted(relative)[n // 2])
+    assert n % 2 == 1
     assert once["error_largest"] == pytest.approx(max(SHIFT, middle - SHIFT))  # everything is SHIFT less
     assert unfocused["error_largest"] == pytest.approx(0.0, abs=1e-12)
     assert unfocused["flipped"] == 0
@@ -121,3 +128,71 @@ def test_a_baseline_that_was_not_remeasured_is_of_the_same_rounding(tmp_path: Pa
     frame = pd.read_parquet(write_tables(tmp_path, "effects").parent / "effects.parquet")
     [once] = frame[frame["baseline"] == ONCE].to_dict("records")
     assert once["error_largest"] == pytest.approx(SHIFT)
+
+
+def two_arithmetics(root: Path) -> list[str]:
+    """Errors of the network that are equal for all tests, of changes that are in proportion, one precision without."""
+    n = len(graph_of(TASK).edges)
+    exact = [0.3 if str(edge) in EDGES else 0.1 for edge in graph_of(TASK).edges]
+    return [
+        cell(root, config(TASK, "acdc", "float32", 0.2), EDGES),
+        audited(root, "pahq", low=losses(BEFORE, [0.05] * n)),
+        audited(root, "pahq-changes", low=losses(BEFORE, [0.01 * effect for effect in exact])),
+        audited(root, "pahq", low=losses(BEFORE, [0.5] * n), precision="fp8"),
+        audited(root, "rtn-q", low=losses(BEFORE, [0.5] * n)),
+    ]
+
+
+def test_points_of_the_figure_are_of_searches_in_both_arithmetics(tmp_path: Path) -> None:
+    evaluate(tmp_path, "errors", two_arithmetics(tmp_path))
+    points = Evaluation.read(tmp_path, "errors").errors
+    assert tuple(points.columns) == POINTS
+    assert set(zip(points["method"], points["precision"], strict=True)) == {("pahq", "int8"), ("pahq-changes", "int8")}
+    changes = points[points["method"] == "pahq-changes"]
+    assert 0 < len(changes) <= MOST
+    assert (changes["error"] / changes["effect"]).tolist() == pytest.approx([0.01] * len(changes))
+    assert points[points["method"] == "pahq"]["error"].tolist() == pytest.approx([0.05] * (len(points) - len(changes)))
+    assert set(changes["effect"].round(6)) == {0.1, 0.3}
+
+
+def test_points_are_few_and_the_worst_are_among_them(tmp_path: Path) -> None:
+    n = len(graph_of(TASK).edges)
+    errors = [0.001] * n
+    errors[n // 2 + 1] = 0.07
+    evaluate(tmp_path, "one", [audited(tmp_path, "pahq", low=losses(BEFORE, errors))])  # of one arithmetic alone
+    points = Evaluation.read(tmp_path, "one").errors
+    assert n > MOST >= len(points) >= MOST - 3
+    assert points["error"].max() == pytest.approx(0.07)
+
+
+def test_a_panel_a_precision_with_the_diagonal_and_the_threshold(tmp_path: Path) -> None:
+    evaluate(tmp_path, "errors", two_arithmetics(tmp_path))
+    figure = errors_figure(Evaluation.read(tmp_path, "errors").errors)
+    [axes] = figure.axes
+    assert axes.get_title() == "int8"
+    assert [axes.get_xscale(), axes.get_yscale()] == ["log", "log"]
+    network, changes, diagonal, threshold = axes.lines
+    assert network.get_color() != changes.get_color()
+    assert max(changes.get_ydata()) < min(network.get_ydata())
+    assert diagonal.get_color() == threshold.get_color() == "0.5"
+    assert set(threshold.get_xdata()) == {0.2}
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "the whole network in low precision",
+        "only the changes",
+    ]
+
+
+def test_no_test_measured_twice_is_said_in_words(tmp_path: Path) -> None:
+    evaluate(tmp_path, "none", [cell(tmp_path, config(TASK, "acdc", "float32", 0.2), EDGES)])
+    figure = errors_figure(Evaluation.read(tmp_path, "none").errors)
+    assert not figure.axes
+    assert any(text.get_text().replace("\n", " ") == NOTHING for text in figure.texts)
+
+
+def test_a_baseline_of_the_network_is_none_of_changes(tmp_path: Path) -> None:
+    n = len(graph_of(TASK).edges)
+    ids = [audited(tmp_path, method, low=losses(BEFORE, [0.0] * n)) for method in ("pahq-changes", "rtn-q")]
+    evaluate(tmp_path, "effects", ids)
+    frame = pd.read_parquet(write_tables(tmp_path, "effects").parent / "effects.parquet")
+    assert set(frame["baseline"]) == {REMEASURED}

@@ -206,6 +206,7 @@ def test_no_kl_where_outputs_are_no_logits(folder: Path) -> None:
 def test_labels() -> None:
     row = {"method": "pahq", "precision": "int8", "variant": "seed=1"}
     assert label(row) == "PAHQ int8, seed=1"
+    assert label(row | {"method": "pahq-changes"}) == "PAHQ int8, changes, seed=1"
     assert label({"method": "acdc", "precision": "float32", "variant": ""}) == "ACDC"
 
 

@@ -43,16 +43,18 @@ def graph_of(task: str) -> Graph:
 
 
 def make_config(task: str, method: str, precision: str, threshold: float, seed: int = 0) -> CellConfig:
+    """``method``: a label, such as ``pahq-changes``."""
     kind, metric, _, ablation = TASKS[task]
     model = kind if kind.startswith("tracr") else "nano"
     heads, scales = FORMATS[precision]
-    focus = "receiver" if method == "pahq" else "none"
+    name, arithmetic = method.removesuffix("-changes"), "changes" if method.endswith("-changes") else "network"
+    focus = "receiver" if name == "pahq" else "none"
     mlp = "float32" if precision == "float32" else "bf16"
     return CellConfig.model_validate(
         {
             "task": {"name": task, "kind": kind, "examples": 6, "metric": metric, "ablation": ablation},
             "model": {"name": model, "source": model},
-            "method": {"name": method, "focus": focus},
+            "method": {"name": name, "focus": focus, "arithmetic": arithmetic},
             "precision": {"name": precision, "format": heads, "scales": scales, "mlp": mlp},
             "threshold": threshold,
             "seed": seed,
