@@ -208,3 +208,18 @@ def test_removals_of_a_round_wait_and_then_enter_together() -> None:
     rounds = [edges for edges in told if set(edges) <= removed]
     assert max(map(len, rounds)) > 1
     assert all(len(edges) <= 5 for edges in rounds)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("store", ["plain", "packed"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen"])
+def test_on_a_gpu_the_decisions_are_the_cpu_s(family: str, store: str) -> None:
+    """Packed: full precision comes from pinned memory of the host, MLPs too."""
+    model = random_model(family, dtype=torch.float64)
+    setting = {"metric": "kl", "precision": FORMATS["int8"], "focus": "receiver", "arithmetic": "changes"}
+    cpu, card = (
+        search("suffix", build_problem(on, random_prompts(model), store=store, **setting))  # type: ignore[arg-type]
+        for on in (model, model.to(device="cuda"))
+    )
+    assert outcomes(card) == outcomes(cpu)
+    assert max(abs(a.effect - b.effect) for a, b in zip(card, cpu, strict=True)) < 1e-9
