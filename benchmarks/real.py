@@ -33,7 +33,7 @@ def row(folder: Path, acdc: frozenset[str]) -> dict[str, Any]:
     edges = frozenset(Circuit.read(folder / "circuit.json").edges)
     values: dict[str, Any] = {
         "task": config.task.name,
-        "method": config.method.name,
+        "method": config.method.label,
         "precision": config.precision.name,
         **config.precision.model_dump(include={"rounding", "compute", "kernel"}),
         "audit": config.audit,
