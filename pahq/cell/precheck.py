@@ -87,7 +87,7 @@ def needed_bytes(cell: CellConfig, config: ModelConfig, examples: int, length: i
         held = 2 * (senders + config.layers) * stream
     else:
         held = config.layers * 2 * (config.heads + config.kv_heads) * head + mlps * stream
-    searches = 2 if cell.audit == "band" and cell.method.arithmetic == "network" else 1  # side by side
+    searches = 2 if cell.audit == "band" else 1  # side by side
     return searches * (ablated + logits + held + stream) + widest
 
 

@@ -28,8 +28,9 @@ class _Part(BaseModel):
 
 
 class Search(_Part):
-    """The loss before any edge was removed (of the rounded network), and the one that the circuit leaves.
+    """The loss before any edge was removed (of the rounded network), and the one that the last test left.
 
+    Where only changes are in low precision the first is full precision's, and the last is told by the last test itself.
     ``smallest_margin``: of all tests, how near an effect came to the threshold.
     """
 

@@ -109,7 +109,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         kept_addition=sum(not problem.graph.edges[i].direct for i in circuit.indices),
         kept_cleaned=len(circuit.cleaned(ablation=cell.task.ablation)),
         search=losses(cell, decisions),
-        certainty=certainty(cell, model, task, full, decisions, doubts, problem.format_error),
+        certainty=certainty(cell, model, task, full, decisions, doubts, 1.0 if full is None else problem.format_error),
         fresh=judge(model, task, circuit, cell),
         task_check=None if check is None else TaskCheck(**check),
         seconds=sum(line.seconds for line in lines),

@@ -288,7 +288,8 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
 def _with_band(values: dict[str, Any]) -> dict[str, Any]:
     """A cell's values with its band complete; unchanged where either is not what it should be."""
     method, band = _mapping(values.get("method")), _mapping(values.get("band", {}))
-    usual = BANDS.get((method or {}).get("arithmetic", "network"))
+    arithmetic = (method or {}).get("arithmetic", "network")
+    usual = BANDS.get(arithmetic) if isinstance(arithmetic, str) else None
     if method is None or band is None or usual is None:
         return values
     return values | {"band": usual.model_dump() | {key: value for key, value in band.items() if value is not None}}

@@ -37,7 +37,7 @@ class ChangeReference(ReferenceEngine):
 
     @property
     def exactly(self) -> ReferenceEngine:
-        full = ReferenceEngine(self.problem.exactly())
+        full = ReferenceEngine(self.problem.in_full_precision())
         full.present = self.present  # the very same edges, now and later
         return full
 

@@ -51,8 +51,9 @@ class Problem:
     """A network under test on one prompt set: everything a search needs except its decisions.
 
     ``clean`` holds the embedding senders of the clean prompts; ``corrupted`` the run that absent edges take their
-    values from, made once with every head in its low format. ``objective`` compares with the full-precision clean
-    model, of which ``reference`` is the final residual stream where the metric reads.
+    values from, made once by ``store`` without a focus: with every head in its low format, if it has one.
+    ``objective`` compares with the full-precision clean model, of which ``reference`` is the final residual stream
+    where the metric reads.
 
     ``changes``: where only changes are in low precision (``method.arithmetic=changes``), the weights that these are
     multiplied with, by the focus of a trial; ``store`` then is the full-precision network, and the state's.
@@ -77,16 +78,18 @@ class Problem:
         """Bytes of all weights here: where changes are apart, of both stores."""
         if self.changes is None:
             return self.store.nbytes
-        if isinstance(self.store, PrecisionStore):
-            return self.changes.nbytes  # which holds the full-precision model as well
-        return self.store.nbytes + self.changes.nbytes
+        stores = (self.store, self.changes)
+        wide = sum(store.own_nbytes for store in stores if isinstance(store, WideStore))
+        full, low = (store.beneath if isinstance(store, WideStore) else store for store in stores)
+        both = not isinstance(full, PrecisionStore)  # a plain store of low weights holds the full model as well
+        return wide + low.nbytes + (full.nbytes if both else 0)
 
     @cached_property
     def format_error(self) -> float:
         """How far off the weights are that changes are multiplied with (``pahq.precision.error``); 1 without any."""
         return 1.0 if self.changes is None else format_error(self.store, self.changes)
 
-    def exactly(self) -> Problem:
+    def in_full_precision(self) -> Problem:
         """The same problem without low precision anywhere: that of ACDC. For problems with ``changes``."""
         return replace(self, changes=None, round_size=None, focus="none")
 
@@ -232,6 +235,8 @@ def _in_float64(problem: Problem, kept_bytes: int) -> Problem:
 
     One forward on the clean prompts, one or two on the corrupted ones.
     """
+    if problem.changes is not None:
+        kept_bytes //= 2  # two stores share it
     made, prompts, store = problem.made, problem.prompts, WideStore(problem.store, kept_bytes)
     network = store.network()
     if isinstance(problem.corrupted.z, Narrow):  # what 16 bits hold is given
@@ -287,7 +292,7 @@ def cell_problem(
 
 def full_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, problem: Problem) -> Problem:
     """The problem of the ACDC cell beside a cell's ``problem``; where changes are apart, on the very same state."""
-    return cell_problem(cell, model, prompts, full=True) if problem.changes is None else problem.exactly()
+    return cell_problem(cell, model, prompts, full=True) if problem.changes is None else problem.in_full_precision()
 
 
 def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:

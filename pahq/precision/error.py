@@ -8,6 +8,8 @@ import torch
 
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, WeightStore
 
+PART = 64  # heads, or rows of a matrix, at a time
+
 
 @torch.no_grad()
 def format_error(full: WeightStore, low: WeightStore) -> float:
@@ -24,7 +26,8 @@ def format_error(full: WeightStore, low: WeightStore) -> float:
             for name in names:
                 weight = getattr(exact, name)
                 if weight is not None:
-                    size += float(weight.double().square().sum())
-                    off += float((getattr(rounded, name) - weight).double().square().sum())
+                    for part, other in zip(weight.split(PART), getattr(rounded, name).split(PART), strict=True):
+                        size += float(part.double().square().sum())
+                        off += float((other - part).double().square().sum())
         worst = max(worst, math.sqrt(off / size) if size else 0.0)
     return worst * (1.0 if low.products == "float32" else math.sqrt(2))

@@ -35,7 +35,8 @@ class WideStore:
     """
 
     def __init__(self, store: WeightStore, kept_bytes: int = KEPT_BYTES, ends: Ends | None = None) -> None:
-        self._store, self._room = store, kept_bytes
+        self._store = self.beneath = store
+        self._room, self._made_ends = kept_bytes, ends is None
         self._kept: OrderedDict[tuple[int, str, Focus], Tensor] = OrderedDict()
         self.ends: Ends = wide_ends(store.ends) if ends is None else ends
 
@@ -46,8 +47,13 @@ class WideStore:
     @property
     def nbytes(self) -> int:
         """Of what is kept here and of the store itself."""
+        return self.beneath.nbytes + self.own_nbytes
+
+    @property
+    def own_nbytes(self) -> int:
+        """Of what is kept here, and of ends that were made here."""
         ends = (self.ends.W_pos, self.ends.ln_final_w, self.ends.ln_final_b, self.ends.W_U, self.ends.b_U)
-        return self._store.nbytes + self._kept_bytes + sum(x.nbytes for x in ends if x is not None)
+        return self._kept_bytes + (sum(x.nbytes for x in ends if x is not None) if self._made_ends else 0)
 
     @property
     def _kept_bytes(self) -> int:

@@ -49,7 +49,8 @@ def audit_record(
     focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
     passes = 0
     if cell.method.arithmetic == "changes":
-        passes = passes_of(decisions, cell.method.round, stages_of(full.graph))
+        last = len(decisions) if values["hopeless_at"] is None else values["hopeless_at"] + 1
+        passes = passes_of(decisions[:last], cell.method.round, stages_of(full.graph))
     values["bits_share"] = bits_share(
         model, cell.precision, low=len(low), focused=focused, full=values["tests"] + passes, tests=len(decisions)
     )

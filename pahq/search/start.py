@@ -117,13 +117,11 @@ def search(
     doubts = doubts or cell_doubts(cell, problem, full, memory_gb)
     if memory_gb is not None and _settles(cell):
         beside = twin_bytes(problem if full is None else full)
-    apart = problem.changes is not None  # one engine then, which audits itself
     least = {id(on): least_bytes(on) for on in (problem, full) if on is not None}
 
     def part(on: Problem) -> dict[str, Any]:
         """What an engine may take of the ceiling: with an audit there are two, which share it as they need it."""
-        share = 1.0 if apart else least[id(on)] / sum(least.values())
-        return {"memory_gb": memory_gb, "share": share, "beside": beside}
+        return {"memory_gb": memory_gb, "share": least[id(on)] / sum(least.values()), "beside": beside}
 
     def build(on: Problem) -> Resettable:
         return build_engine(cell.engine.name, on, **part(on))

@@ -190,6 +190,8 @@ def test_values_are_frozen() -> None:
         ({"method": {"name": "pahq", "focus": "both"}}, ["engine suffix has no focus 'both'", "receiver", "reference"]),
         ({"method": {"name": "pahq"}}, ["pahq", "'none'"]),
         ({"method__arithmetic": "change"}, ["method.arithmetic", "'change'", "'network' or 'changes'"]),
+        ({"method__arithmetic": ["changes"]}, ["method.arithmetic", "['changes']"]),
+        ({"method__arithmetic": {"a": 1}}, ["method.arithmetic"]),
         ({"method__arithmetic": "changes"}, ["arithmetic=changes is for low precision", "acdc has none"]),
         ({"method__round": 5}, ["method.round is for arithmetic=changes"]),
         (

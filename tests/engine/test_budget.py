@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pahq.circuits.order import Order
 from pahq.config.precision import PrecisionConfig
+from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine, budget, engine
@@ -23,6 +24,7 @@ from pahq.engine.suffix.budget import GIB, least_bytes, plan, reference_bytes
 from pahq.errors import PahqError
 from pahq.resamples.resample import resample
 from pahq.search.speculate import speculate
+from pahq.search.twin import twin_engine
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
@@ -69,6 +71,19 @@ def test_a_search_stays_below_its_ceiling_and_takes_the_same_decisions(arithmeti
         assert peak <= ceiling
     assert roomy[4] == tight[4]
     assert tight[1] < roomy[1]
+
+
+@pytest.mark.parametrize("store", ["plain", "packed"])
+@pytest.mark.parametrize("arithmetic", ["network", "changes"])
+def test_the_float64_twin_under_a_ceiling_takes_what_was_planned(store: str, arithmetic: str) -> None:
+    """A wide vocabulary and many layers: neither ends nor weights are counted twice where two stores share them."""
+    model = random_model("gpt2", dtype=torch.float32, layers=6, d_model=96, d_head=32, d_mlp=384, d_vocab_out=60000)
+    int8 = PrecisionConfig(name="int8", format="int8", mlp="bf16")
+    setting = {"metric": "kl", "precision": int8, "focus": "receiver", "arithmetic": arithmetic, "store": store}
+    problem = build_problem(model, random_prompts(model), **setting)
+    twin = twin_engine(problem, tight=True)
+    edge = len(problem.graph.edges) - 1
+    assert twin.measure([Trial(edge, (edge,))])
 
 
 def test_too_little_says_how_much_is_needed():

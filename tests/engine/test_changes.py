@@ -108,7 +108,7 @@ def test_in_float32_it_is_acdc(family: str, ablation: str) -> None:
     """With nothing rounded the two arithmetics are one: decisions and effects are ACDC's."""
     for focus, threshold in (("receiver", 0.01), ("none", 0.01), ("receiver", 1e-5)):
         problem = problem_of(family, FORMATS["float32"], ablation=ablation, focus=focus)
-        expected, found = search("suffix", problem.exactly(), threshold), search("suffix", problem, threshold)
+        expected, found = search("suffix", problem.in_full_precision(), threshold), search("suffix", problem, threshold)
         assert outcomes(found) == outcomes(expected)
         assert max(abs(a.effect - b.effect) for a, b in zip(found, expected, strict=True)) < 1e-11
 
@@ -119,7 +119,7 @@ def test_the_state_is_in_full_precision_however_coarse_the_format(family: str) -
     problem = problem_of(family, FORMATS["int4"])
     graph = problem.graph
     for engine in (ChangeEngine(problem), ChangeReference(problem)):
-        full, live = build_engine("reference", problem.exactly()), Liveness(graph)
+        full, live = build_engine("reference", problem.in_full_precision()), Liveness(graph)
         for receiver in reversed(graph.receivers):
             edges, others = list(graph.incoming(receiver))[::2], tuple(graph.incoming(receiver))[1::2]
             engine.remove(edges)

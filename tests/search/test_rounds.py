@@ -97,7 +97,7 @@ def test_a_judge_is_asked_in_the_state_of_the_round() -> None:
     """What an audit asks of the engine while a window is judged is full precision's, in the same state."""
     on = problem(size=4)
     engine = build_engine("suffix", on)
-    full = build_engine("reference", on.exactly())
+    full = build_engine("reference", on.in_full_precision())
     follower = RoundFollower(engine.exactly, 4, moves=False)  # type: ignore[attr-defined]
     checked: list[float] = []
 

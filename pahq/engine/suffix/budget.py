@@ -148,9 +148,11 @@ def _fixed(problem: Problem) -> int:
 
 
 def before_bytes(problem: Problem) -> int:
-    """Where changes are apart: what MLPs compute before their activation, which changes are added to."""
+    """Where changes are apart, what they are added to: MLPs before their activation, normed q and k before the norm."""
     config, _, _, stream = _sizes(problem)
     width = config.layers * config.d_mlp * (2 if config.gated else 1)
+    if config.qk_norm:
+        width += config.layers * (config.heads + config.kv_heads) * config.d_head
     return 0 if problem.changes is None else width * stream // config.d_model
 
 

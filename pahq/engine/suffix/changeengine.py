@@ -15,6 +15,7 @@ from pahq.engine.suffix.changewave import ChangeWave, Current
 from pahq.engine.suffix.engine import SuffixEngine
 from pahq.engine.suffix.windows import hold_bytes
 from pahq.model.layerweights import LayerWeights
+from pahq.model.memory import release
 from pahq.precision.store import NO_FOCUS, focus_of
 
 
@@ -32,12 +33,14 @@ class ChangeEngine(SuffixEngine):
         super().__init__(problem, **options)
 
     def reset(self) -> None:
+        release(self, "_current")  # which holds the state before
         super().reset()
         self._current = Current(self._state, self._weights)
 
     def remove(self, edges: Sequence[int]) -> None:
         super().remove(edges)
-        self._current.stale()
+        if edges:
+            self._current.stale()
 
     @property
     def exactly(self) -> Exactly:
@@ -47,14 +50,12 @@ class ChangeEngine(SuffixEngine):
     @torch.no_grad()
     def measure_exactly(self, trials: Sequence[Trial]) -> list[float]:
         """The loss of each trial in full precision."""
-        self._descent.check_trials(trials, self.problem.focus)
-        self._enter(trials[0].edge)
-        values: list[float] = self._evaluate(trials).tolist()
-        return values
+        return self._told(trials, self._evaluate)
 
     def _losses_of(self, trials: Sequence[Trial]) -> Tensor:
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
+        self._wave, self._answers = None, {}  # of trials in full precision
         held = hold_bytes(self.problem, self.budget, self._state, len(trials))
         return self._carry(ChangeWave(self._state, len(trials), self._low_weights, self._current, held), trials)
 

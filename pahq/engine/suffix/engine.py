@@ -9,7 +9,7 @@ layer share a wave.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -130,16 +130,20 @@ class SuffixEngine:
     @torch.no_grad()
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         """The loss of each trial. One device synchronisation for all of them."""
+        return self._told(trials, self._losses_of)
+
+    def _told(self, trials: Sequence[Trial], losses_of: Callable[[Sequence[Trial]], Tensor]) -> list[float]:
+        """The losses that ``losses_of`` gives, in the stage and focus of the trials, and checked."""
         if not trials:
             return []
         self._descent.check_trials(trials, self.problem.focus)
         self._enter(trials[0].edge)
         self.measured += len(trials)
         with frugal(when=not self.budget.hold_streams):  # where memory is short: the window's tensors
-            values: list[float] = self._losses_of(trials).tolist()
+            values: list[float] = losses_of(trials).tolist()
         if self._finals.ask_again(values):
             self._loss = self._finals.current(self._state)  # was taken as they were
-            return self.measure(trials)
+            return self._told(trials, losses_of)
         # only the first is sure to be of a state that comes about: the others stand behind guesses
         check_finite(self.problem, values[:1], trials[:1], lambda trial: present_edges(self._state, trial))
         return values
