@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -38,30 +41,66 @@ def snakemake(folder: Path, *more: str, experiment: str = "smoke") -> str:
     return output
 
 
-def results(folder: Path) -> dict[str, Path]:
-    return {cell: folder / "results" / "cells" / cell / "result.json" for cell in cells("smoke")}
+@contextmanager
+def going(full: list[str], log: Path, folder: Path, until: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in the background, from when ``until`` is found in its folder; killed, if it still lives afterwards."""
+    with log.open("w") as output:
+        running = subprocess.Popen(full, stdout=output, stderr=output, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not list(folder.glob(until)):
+                assert running.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            yield running
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
 
 
-def assert_complete(folder: Path) -> None:
-    for cell, path in results(folder).items():
+def results(folder: Path, root: str = "results") -> dict[str, Path]:
+    return {cell: folder / root / "cells" / cell / "result.json" for cell in cells("smoke")}
+
+
+def assert_complete(folder: Path, root: str = "results", resamples: int = 20) -> None:
+    for cell, path in results(folder, root).items():
         assert json.loads(path.read_text())["id"] == cell
     for cell in [cell for cell, what in cells("smoke").items() if what.asked.resamples]:
-        found = json.loads((folder / "results" / "cells" / cell / "stability.json").read_text())
-        assert (found["id"], found["resamples"]["circuits"]) == (cell, 20)
-    analysis = folder / "results" / "analysis" / "smoke"
+        found = json.loads((folder / root / "cells" / cell / "stability.json").read_text())
+        assert (found["id"], found["resamples"]["circuits"]) == (cell, resamples)
+    analysis = folder / root / "analysis" / "smoke"
     assert (analysis / "tables" / "REPORT.md").is_file()
     assert (analysis / "faithfulness" / "tracr-proportion.parquet").is_file()
-    assert all(json.loads((path.parent / "faithfulness.json").read_text()) for path in results(folder).values())
+    assert all(json.loads((path.parent / "faithfulness.json").read_text()) for path in results(folder, root).values())
     assert all((analysis / "figures" / f"{name}.png").stat().st_size for name in FIGURES)
 
 
+class FirstRun(NamedTuple):
+    """A folder in which the smoke experiment has run once, and what a dry run and a second run said meanwhile."""
+
+    folder: Path
+    looked: subprocess.CompletedProcess[str]
+    second: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the smoke experiment has run once."""
-    folder = tmp_path_factory.mktemp("smoke")
-    output = snakemake(folder)
-    assert "profile profiles/default" in output or "profiles/default" in output  # found without being named
-    return folder
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    folder, log = tmp_path_factory.mktemp("smoke"), tmp_path_factory.mktemp("log") / "output"
+    full = command(folder, "--config", "experiment=smoke", "wandb=disabled")
+    with going(full, log, folder, ".snakemake/locks/*.output.lock") as running:
+        os.kill(running.pid, signal.SIGSTOP)  # alive, and no faster than the others
+        looked = subprocess.run([*full, "-n"], capture_output=True, text=True)
+        second = subprocess.run(full, capture_output=True, text=True)
+        os.kill(running.pid, signal.SIGCONT)
+        assert running.wait(timeout=300) == 0, log.read_text()
+    assert "profiles/default" in log.read_text()  # found without being named
+    return FirstRun(folder, looked, second)
+
+
+@pytest.fixture(scope="module")
+def finished(first_run: FirstRun) -> Path:
+    return first_run.folder
 
 
 def test_the_smoke_experiment_runs_to_tables_and_figures(finished: Path) -> None:
@@ -101,7 +140,9 @@ def test_every_cells_stability_is_measured_if_asked(tmp_path: Path) -> None:
 
     assert named(asked("stability_of=all")) == set(cells("smoke"))
     assert named(asked()) == {cell for cell, what in cells("smoke").items() if what.asked.resamples}
-    assert named(asked("stability_of=none")) == set()
+    without = asked("stability_of=none")
+    assert named(without) == set()
+    assert any("python -m pahq tables" in line for line in without)
     assert any("unknown stability_of 'most'; known: all, marked, none" in line for line in asked("stability_of=most"))
 
 
@@ -127,65 +168,38 @@ def test_cells_of_a_sweep_are_up_to_date(tmp_path: Path) -> None:
         typed = [sys.executable, "-m", "pahq", "-m", *reversed(group.overrides), "wandb=disabled"]
         subprocess.run(typed, cwd=tmp_path, check=True, capture_output=True)
     stamps = {path: path.stat().st_mtime_ns for path in results(tmp_path).values()}
-    output = snakemake(tmp_path)
+    output = snakemake(tmp_path, "--config", "resamples=2", "seeds=0")
     assert "Finished jobid" in output
     assert not [group.name for group in groups("smoke") if group.name in output]
-    assert_complete(tmp_path)
+    assert_complete(tmp_path, resamples=2)
     assert stamps == {path: path.stat().st_mtime_ns for path in results(tmp_path).values()}
 
 
-def test_killed_in_mid_run_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    full = command(tmp_path, "--config", "experiment=smoke", "wandb=disabled")
-    with (tmp_path / "output").open("w") as output:
-        running = subprocess.Popen(full, stdout=output, stderr=output, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("results/cells/*/*/decisions.jsonl")):
-            assert running.poll() is None, (tmp_path / "output").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+def test_killed_in_mid_run_it_goes_on_where_it_stopped_under_an_odd_root_too(tmp_path: Path) -> None:
+    root, folder = "Ergebnisse (ü), it's a=b [1]", tmp_path / "place"
+    said = ("--config", f"root={root}", "resamples=2", "seeds=0")
+    full = command(folder, *said, "experiment=smoke", "wandb=disabled")
+    folder.mkdir()
+    with going(full, tmp_path / "output", folder / root, "cells/*/*/decisions.jsonl") as running:
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-    before = {path: read_journal(path) for path in tmp_path.glob("results/cells/*/*/decisions.jsonl")}
-    assert not all(path.exists() for path in results(tmp_path).values())  # it was in mid-run
+    before = {path: read_journal(path) for path in (folder / root).glob("cells/*/*/decisions.jsonl")}
+    assert not all(path.exists() for path in results(folder, root).values())  # it was in mid-run
 
-    assert list(tmp_path.glob(".snakemake/locks/*.lock"))  # what Snakemake itself would not go on from
-    snakemake(tmp_path)
-    assert_complete(tmp_path)
+    assert list(folder.glob(".snakemake/locks/*.lock"))  # what Snakemake itself would not go on from
+    snakemake(folder, *said)
+    assert_complete(folder, root, resamples=2)
     for path, lines in before.items():
         assert read_journal(path)[: len(lines)] == lines  # seconds included: these tests were not run again
+    assert len(list((folder / root).glob("cells/*/*/result.json"))) == len(cells("smoke"))
+    assert {path.name for path in folder.iterdir()} == {root, ".snakemake"}
 
 
-def test_two_live_runs_stay_apart(tmp_path: Path) -> None:
+def test_two_live_runs_stay_apart(first_run: FirstRun) -> None:
     """The second is refused by Snakemake, as long as the first lives; a dry run beside it changes nothing."""
-    full = command(tmp_path, "--config", "experiment=smoke", "wandb=disabled", "stability_of=none")
-    with (tmp_path / "output").open("w") as output:
-        running = subprocess.Popen(full, stdout=output, stderr=output, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 120
-            while not list(tmp_path.glob(".snakemake/locks/*.output.lock")):
-                assert running.poll() is None, (tmp_path / "output").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            os.kill(running.pid, signal.SIGSTOP)  # alive, and no faster than the other
-            looked = subprocess.run([*full, "-n"], capture_output=True, text=True)
-            assert looked.returncode == 0, looked.stdout + looked.stderr
-            second = subprocess.run(full, capture_output=True, text=True)
-            assert second.returncode != 0
-            assert "LockException" in second.stdout + second.stderr
-            os.kill(running.pid, signal.SIGCONT)
-            assert running.wait(timeout=300) == 0, (tmp_path / "output").read_text()
-        finally:
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)
-                running.wait()
-
-
-def test_an_odd_root_and_every_kind_of_rule(tmp_path: Path) -> None:
-    root = "Ergebnisse (ü), it's a=b [1]"
-    snakemake(tmp_path, "--config", f"root={root}", "resamples=2", "seeds=0")
-    assert len(list((tmp_path / root).glob("cells/*/*/result.json"))) == len(cells("smoke"))
-    assert (tmp_path / root / "analysis" / "smoke" / "tables" / "REPORT.md").is_file()
-    assert {path.name for path in tmp_path.iterdir()} == {root, ".snakemake"}
+    assert first_run.looked.returncode == 0, first_run.looked.stdout + first_run.looked.stderr
+    assert first_run.second.returncode != 0
+    assert "LockException" in first_run.second.stdout + first_run.second.stderr
 
 
 @pytest.mark.parametrize(
@@ -213,7 +227,7 @@ def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) ->
     left = other.read_bytes()
     journal, result = (folder / "decisions.jsonl").read_bytes(), json.loads((folder / "result.json").read_text())
     (folder / "result.json").unlink()
-    snakemake(finished)
+    snakemake(finished, f"results/cells/{cell}/result.json")
     again = json.loads((folder / "result.json").read_text())
     assert (folder / "decisions.jsonl").read_bytes() == journal
     assert again["resumed"] is True
@@ -234,7 +248,8 @@ def test_an_unknown_experiment_is_told_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_job_that_fails_says_why_on_the_terminal(tmp_path: Path) -> None:
-    full = command(tmp_path, "--config", "experiment=smoke", "wandb=maybe")
+    wanted = f"results/cells/{next(iter(cells('smoke')))}/result.json"
+    full = command(tmp_path, wanted, "--config", "experiment=smoke", "wandb=maybe")
     done = subprocess.run(full, capture_output=True, text=True)
     assert done.returncode != 0
     assert "pahq: error: run.wandb: Input should be 'auto', 'online'" in done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.places import GOLDEN
+from support.slow_search import run_slowly
 
 from pahq.cell import run as cell_module
 from pahq.cell.files import FILES, cell_folder, read_result, write_result
@@ -415,23 +417,6 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path, finished: Path, monkey
     assert decided(folder) == decided(finished)
 
 
-SLOW_SUFFIX = """
-import json, sys, time
-from pahq.cell import run as cells
-from pahq.config.cell import parse_config
-from pahq.engine.suffix import SuffixEngine
-
-measure = SuffixEngine.measure
-
-def slow(engine, trials):
-    time.sleep(0.03)
-    return measure(engine, trials)
-
-SuffixEngine.measure = slow
-cells.run_cell(*parse_config(json.loads(sys.argv[1])))
-"""
-
-
 def test_a_search_killed_again_and_again_ends_in_the_same_circuit(tmp_path: Path) -> None:
     """The suffix engine, killed with -9 at random moments until a run comes through."""
     changes = {"engine": {"name": "suffix"}, "method": {"name": "pahq", "focus": "receiver"}, "threshold": 1e-9}
@@ -440,16 +425,20 @@ def test_a_search_killed_again_and_again_ends_in_the_same_circuit(tmp_path: Path
     run = {"root": str(tmp_path / "killed"), "wandb": "disabled", "progress": False}
     folder = cell_folder(tmp_path / "killed", cell.id)
     rng, kills = random.Random(7), 0
+    forked = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
+    forked.set_forkserver_preload(["pahq.cell.run"])
     for _ in range(12):
         before = len(read_journal(folder / "decisions.jsonl"))
-        command = [sys.executable, "-c", SLOW_SUFFIX, json.dumps(values | {"run": run})]
-        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        while process.poll() is None and len(read_journal(folder / "decisions.jsonl")) <= before:
+        process = forked.Process(target=run_slowly, args=(values | {"run": run},))
+        process.start()
+        while process.is_alive() and len(read_journal(folder / "decisions.jsonl")) <= before:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
-        if process.wait() == 0:
+        process.join()
+        if process.exitcode == 0:
             break
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
     assert kills >= 2
     killed = run_cell(cell, run_in(tmp_path / "killed"))

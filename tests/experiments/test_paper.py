@@ -130,7 +130,7 @@ def rows_on_stand_ins(folders: dict[str, Path], thresholds: list[float]) -> Iter
             if "stability" in row:
                 short["stability"] = 2
             if task == "redwood-induction":
-                short["task.positions"] = 80
+                short["task.positions"] = 50
             yield short
 
 
@@ -143,6 +143,7 @@ def a_few(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["task"] not in wanted or (low is None and row["method"] != "acdc"):
             continue
         row["task.metric"] = metric[-1] if isinstance(metric, list) else metric
+        row["task.examples"] = 2
         if row["method"] != "acdc":
             row["method"], row["precision"] = low or ("", "")
         if row["task.metric"] != "kl":

@@ -111,7 +111,7 @@ def test_a_further_search_is_the_cell_on_other_prompts(
 def test_an_audited_cells_searches_are_audited_and_go_on_after_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    low = ("task=nano-induction", "task.examples=4", "threshold=0.1", "method=pahq", "precision=int4", "audit=band")
+    low = ("task=nano-induction", "task.examples=4", "threshold=0.5", "method=pahq", "precision=int4", "audit=band")
     cell, other = finish(tmp_path, *low), finish(tmp_path, *low, "method.order=ascending")
     real = module.search
 

@@ -193,7 +193,7 @@ def test_unknown_options_are_one_sentence_and_exit_two(
             assert sentence in shown.err
 
 
-CELL = ("task=nano-induction", "task.examples=3", "threshold=0.1")
+CELL = ("task=nano-induction", "task.examples=3", "threshold=0.5")
 
 
 def finish(root: Path, *overrides: str) -> Path:
