@@ -33,8 +33,8 @@ FLOORS = (  # from the ground up
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 GUESTS = {
-    "hydra": {"__main__", "experiments.compose", "experiments.typed"},
-    "omegaconf": {"__main__", "experiments.compose"},
+    "hydra": {"__main__", "experiments.compose", "experiments.composer", "experiments.typed"},
+    "omegaconf": {"__main__", "experiments.compose", "experiments.composer"},
     "wandb": {"cell.tracking"},
     "transformer_lens": {"model.sources.huggingface"},
     "tokenizers": {"model.sources.gguf", "model.sources.huggingface", "model.sources.tokenizer", "tasks.encoder"},

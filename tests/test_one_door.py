@@ -89,7 +89,10 @@ BAD = {
     "absolute": (lambda: acdc(absolute="yes"), "absolute: Input should be a valid boolean (got 'yes')"),
     "direct_edges": (lambda: acdc(direct_edges=1), "direct_edges: Input should be a valid boolean (got 1)"),
     "split_embed": (lambda: acdc(split_embed="no"), "split_embed: Input should be a valid boolean (got 'no')"),
-    "a name misspelt": (lambda: acdc(metrik="kl"), "unknown setting 'metrik'; known: ablation, direct_edges, focus"),
+    "a name misspelt": (
+        lambda: acdc(metrik="kl"),
+        "unknown setting 'metrik'; known: ablation, arithmetic, direct_edges, focus",
+    ),
     "a model's name": (lambda: acdc(model="nano"), "a model as pahq.load_model gives it was expected, not str"),
     "a task's name": (lambda: acdc(task="nano-ioi"), "prompts as pahq.prompts or pahq.read_prompts gives them were"),
     # prompts

@@ -203,7 +203,7 @@ def build_problem(
         weights = PrecisionStore.build(model, policy, inputs)
     changes = weights if apart else None
     if apart:
-        weights = weights.full() if isinstance(weights, PackedStore) else PrecisionStore.of(weights.full)
+        weights = weights.beside() if isinstance(weights, PackedStore) else PrecisionStore.of(weights.full)
     with frugal():  # the ablated run's temporaries
         corrupted = ablated_run(weights.network(), prompts, ablation, split_embed)
         if not torch.isfinite(corrupted.final).all():

@@ -88,7 +88,7 @@ class PackedStore:
 
         Its master is the file (a temporary one for a model that is loaded), or on a GPU pinned memory of the host.
         ``inputs``, by layer, are what calibrated rounding needs; it takes a layer's attention in full precision at a
-        time. ``whole_master``: on a GPU it has the MLPs' weights as well, which ``full`` needs. Raises PahqError if a
+        time. ``whole_master``: on a GPU it has the MLPs' weights as well, which ``beside`` needs. Raises PahqError if a
         weight does not fit its format, and for an unknown ``schedule``.
         """
         heads, mlp = Format(precision.format, precision.scales), Format(precision.mlp)
@@ -148,7 +148,7 @@ class PackedStore:
         """Bytes of attention and MLP weights at rest."""
         return sum(weight.nbytes for layer in self._packed for weight in layer.values())
 
-    def full(self) -> MasterStore:
+    def beside(self) -> MasterStore:
         """The full-precision network beside this one, its weights read from the master as they are needed."""
         for index in range(min(self._cached, len(self._packed))):  # nbytes counts what was read
             for name in self._packed[index]:

@@ -42,7 +42,7 @@ def test_every_file_composes(group: str, name: str, tmp_path: Path) -> None:
     typed = [f"{group}={name}"] if group == "method" else [f"method={method}", f"{group}={name}"]
     cell, _ = one(*typed, *(own_prompts(tmp_path) if name == "own" else ()))
     chosen = getattr(cell, group)
-    assert chosen.name == ("float32" if name == "auto" else name)
+    assert (chosen.label if group == "method" else chosen.name) == ("float32" if name == "auto" else name)
 
 
 # Those that take seconds to compose have tests in test_compose.py.
