@@ -53,7 +53,8 @@ def test_without_an_audit_8_bits_and_more_give_acdc_s_circuit_here(tmp_path: Pat
 
 def test_stores_engines_and_an_interruption_change_nothing(tmp_path: Path) -> None:
     """Packed or plain, by the slow engine, or from the middle of a round on: the decisions are the same."""
-    fast, slow = cell("method=pahq-changes", "precision=int8"), cell("method=pahq-changes", "engine=reference")
+    few = ("method=pahq-changes", "task.examples=2")
+    fast, slow = cell(*few, "precision=int8"), cell(*few, "engine=reference")
     packed, plain = run_in(tmp_path / "packed", fast), run_in(tmp_path / "plain", fast, "plain")
     lines = read_journal(cell_folder(tmp_path / "packed", fast.id) / "decisions.jsonl")
     there = read_journal(cell_folder(tmp_path / "plain", fast.id) / "decisions.jsonl")
@@ -74,7 +75,7 @@ def test_stores_engines_and_an_interruption_change_nothing(tmp_path: Path) -> No
 
 def test_a_finished_cell_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for audit in ("none", "band", "float64"):
-        what = cell("method=pahq-changes", "precision=int4", f"audit={audit}")
+        what = cell("method=pahq-changes", "precision=int4", "task.examples=4", f"audit={audit}")
         run_in(tmp_path, what)
         assert verify([str(cell_folder(tmp_path, what.id))]) == 0
         assert capsys.readouterr().out.rstrip().endswith("agrees")
