@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import small_models
 from support.places import GOLDEN
@@ -25,6 +25,8 @@ from pahq.errors import PahqError
 from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
+from pahq.search.start import search_by
+from pahq.search.twin import doubts_for
 from pahq.verify.recorded import read_recorded
 
 FAMILIES, random_model, random_prompts = small_models.FAMILIES, small_models.random_model, small_models.random_prompts
@@ -47,6 +49,11 @@ problems = st.fixed_dictionaries(
         "compute": st.sampled_from(["float32", "float32", "tf32", "bf16", "own", "codes"]),  # own: the format's
     }
 )
+ILL_CONDITIONED = {  # noise of an effect in float32: 0.002, twice the threshold of the example that has it
+    **{"family": "tracr", "seed": 177, "layers": 3, "metric": "mse", "ablation": "corrupted", "every_item": False},
+    **{"same": 0, "split": False, "direct": False, "format": "fp8", "focus": "none", "cache": "float32"},
+    "compute": "float32",
+}
 searches = st.fixed_dictionaries(
     {
         "threshold": st.floats(-4, 0).map(lambda power: 10**power),
@@ -145,12 +152,22 @@ def test_positions_that_enter_at_queries_and_keys(low: str, focus_rule: str, eve
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problems, searches)
+@example(ILL_CONDITIONED, {"threshold": 0.001, "order": Order(), "absolute": False})
 def test_float32_searches_take_the_references_decisions(spec: dict, search: dict) -> None:
     # rounded operands turn 1e-7 of float32 into 1e-3 of bf16 here and there: their decisions are compared in float64
     problem = make(spec | {"compute": "float32"}, torch.float32)
     expected = reference_run(problem, search)
     if margin(expected, search) < 1e-5:
         return  # at risk: float32 itself does not decide such a test
+    exact = reference_run(make(spec | {"compute": "float32"}, torch.float64), search)
+    off = [abs(a.effect - b.effect) for a, b in zip(expected, exact, strict=False)]
+    if choices(expected) != choices(exact) or max(off) > 1e-6:
+        # float32 says little of such a network: its searches decide by float64 where they are in doubt
+        judge = doubts_for(problem, search["threshold"], absolute=search["absolute"])
+        asked = {"absolute": search["absolute"], "judge": judge}
+        found = search_by(SuffixEngine(problem), problem, search["order"], search["threshold"], **asked)
+        assert choices(list(found)) == choices(exact)
+        return
     for way in WAYS:
         assert choices(suffix_run(problem, search, way)) == choices(expected)
 
