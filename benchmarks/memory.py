@@ -28,6 +28,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,14 @@ def parts(problem: Problem, engine: str, examples: int, width: int) -> dict[str,
 
 
 def measure(
-    folder: Path, row: str, examples: int, positions: int, threshold: float, kept: bool, device: str = "cpu"
+    folder: Path,
+    row: str,
+    examples: int,
+    positions: int,
+    threshold: float,
+    kept: bool,
+    device: str = "cpu",
+    tests: int | None = None,
 ) -> dict[str, Any]:
     """One row, in this process."""
     torch.set_num_threads(1)
@@ -168,7 +176,8 @@ def measure(
             kind = SuffixEngine if problem.changes is None else ChangeEngine
             suffix = kind(problem, memory_bytes=None if kept else least_bytes(problem))
             clock = time.process_time()
-            kept_edges = sum(not found.removed for found in search_by(suffix, problem, Order(), threshold))
+            search = islice(search_by(suffix, problem, Order(), threshold), tests)
+            kept_edges = sum(not found.removed for found in search)
             seconds = time.process_time() - clock
     card = {}
     if device != "cpu":
@@ -179,6 +188,7 @@ def measure(
         **card,
         "set_up_bytes": set_up,
         "kept_edges": kept_edges,
+        "planned_bytes": None if engine_name == "reference" else least_bytes(problem),
         "cpu_seconds": None if seconds is None else round(seconds, 1),
         "read_bytes": problem.store.read_bytes if isinstance(problem.store, MasterStore) else 0,
         "parts": parts(problem, engine_name, examples, 2 if engine_name == "reference" and cache == "bf16" else 4),
@@ -192,6 +202,7 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, default=0.004)
     parser.add_argument("--kept", action="store_true", help="let the suffix engine keep what saves work")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tests", type=int, help="stop each search after so many tests; peaks are then of these alone")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", default="", help="only rows with this in their name; several: a;b")
     parser.add_argument("--jobs", type=int, default=1, help="how many rows at a time")
@@ -207,12 +218,13 @@ def main() -> int:
             options.threshold,
             options.kept,
             options.device,
+            options.tests,
         )
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
     report: dict[str, Any] = {
         "settings": {
-            k: v for k, v in vars(options).items() if k in ("prompts", "positions", "threshold", "kept", "device")
+            key: vars(options)[key] for key in ("prompts", "positions", "threshold", "kept", "device", "tests")
         }
     }
     for name, make in {"gpt2-small shape": lambda: make_model(GPT2), "llama-like shape": llama_like}.items():
@@ -238,6 +250,7 @@ def fresh(folder: Path, options: argparse.Namespace, row: str) -> dict[str, Any]
     command = [sys.executable, __file__, "--row", row, "--folder", str(folder), "--prompts", str(options.prompts)]
     command += ["--positions", str(options.positions), "--threshold", str(options.threshold)]
     command += ["--device", options.device] + ["--kept"] * options.kept
+    command += [] if options.tests is None else ["--tests", str(options.tests)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, Any] = json.loads(output)
     return found

@@ -14,8 +14,9 @@ other way. Large effects are off by more than small ones, and the largest are no
 and margins are taken relative to |effect in low precision| + threshold.
 
 Where only changes are in low precision, errors are in proportion to effects, and how large they can be is known before
-anything is measured: 99% of them lie within the error that the format makes of a weight (``Problem.format_error``), and
-the largest of thousands were 4 to 8 times as large. There the band begins at, and is never narrower than, a multiple of
+anything is measured: 95% of a search's lie within about the error that the format makes of a weight
+(``Problem.format_error``), and the largest were 2 to 5 times as large (``benchmarks/results/changes.json``, relative to
+|effect| + threshold). There the band begins at, and is never narrower than, a multiple of
 that error, which is far narrower than the one above.
 
 A decision that falls as ACDC's leaves the state ACDC's. So the search stays ACDC's until an unaudited test differs, and

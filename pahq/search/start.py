@@ -60,30 +60,12 @@ def search_by(
     judge: Judge = as_measured,
 ) -> Iterator[Decision]:
     """ACDC by the problem's ``engine``, which stands at the whole graph: in windows if it takes them."""
-    focus = focus_on(problem)
+    asked: dict[str, Any] = {"absolute": absolute, "focus": focus_on(problem), "done": done, "judge": judge}
+    asked["round_size"] = problem.round_size
     if takes_windows(engine):
         windows: WindowEngine = engine
-        return speculate(
-            windows,
-            order,
-            threshold,
-            absolute=absolute,
-            focus=focus,
-            done=done,
-            judge=judge,
-            drift=lambda: windows.drift,
-            round_size=problem.round_size,
-        )
-    return acdc(
-        engine,
-        order,
-        threshold,
-        absolute=absolute,
-        focus=focus,
-        done=done,
-        judge=judge,
-        round_size=problem.round_size,
-    )
+        return speculate(windows, order, threshold, drift=lambda: windows.drift, **asked)
+    return acdc(engine, order, threshold, **asked)
 
 
 def build_engine(
