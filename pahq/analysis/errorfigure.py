@@ -14,7 +14,7 @@ from pahq.config.precision import FORMATS
 
 NOTHING = (
     "No search of this experiment measured every test in both precisions (audit=band with band.share=1), so errors are "
-    "not known test by test."
+    "not known test by test. The experiment changes has such searches."
 )
 LOOKS = {"network": ("#D55E00", "x"), "changes": ("#0072B2", "o")}  # colour and marker
 WORDS = {"network": "the whole network in low precision", "changes": "only the changes"}
