@@ -8,10 +8,11 @@ by one. Here stands what the parts of a layer compute; what they read and where 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
@@ -53,12 +54,21 @@ def rotate(
     Su et al. 2021 (RoFormer). Angles are computed in float64, so the dtype of x alone sets the precision.
     """
     half = x.shape[-1] // 2
-    frequency = config.rotary_base ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
-    position = torch.arange(first, first + x.shape[-2], dtype=torch.float64, device=x.device)
-    angle = position[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = _angles(config.rotary_base, half, first, x.shape[-2], x.dtype, x.device)
     left, right = x[..., :half], x[..., half:]
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+@lru_cache(maxsize=256)
+def _angles(
+    base: float, half: int, first: int, length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "pos half"], Float[Tensor, "pos half"]]:
+    """Cosine and sine of the angles by which ``rotate`` turns. Kept, as they are the same in every call."""
+    with torch.inference_mode(False):
+        frequency = base ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+        position = torch.arange(first, first + length, dtype=torch.float64, device=device)
+        angle = position[:, None] * frequency
+        return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def project(
@@ -193,10 +203,16 @@ def attention(
     scores = torch.matmul(q, k.transpose(-1, -2)) / config.d_head**0.5
     queries, positions = scores.shape[-2:]
     if config.causal and queries > 1:
-        every = torch.ones(queries, positions, dtype=torch.bool, device=q.device)
-        future = every.triu(positions - queries + 1)
-        scores = scores.masked_fill(future, float("-inf"))
+        scores = scores.masked_fill(_future(queries, positions, q.device), float("-inf"))
     return torch.matmul(scores.softmax(-1), v)
+
+
+@lru_cache(maxsize=256)
+def _future(queries: int, positions: int, device: torch.device) -> Bool[Tensor, "query pos"]:
+    """Which positions lie behind each query; the queries are the last ones. Kept, as it is the same in every call."""
+    with torch.inference_mode(False):
+        every = torch.ones(queries, positions, dtype=torch.bool, device=device)
+        return every.triu(positions - queries + 1)
 
 
 def head_outputs(

@@ -27,7 +27,9 @@ class FinalLosses:
     """
 
     def __init__(self, problem: Problem, tile: int, *, cheap: bool) -> None:
-        self._items, self._ends = rows_of(problem)[0], problem.store.ends
+        items, self._ends = rows_of(problem)[0], problem.store.ends
+        self._items, batch = items, problem.corrupted.final.shape[0]
+        self._every = torch.equal(items[:, 0].cpu(), torch.arange(batch))  # one row of each prompt, in order
         self._losses: Losses = losses_for(problem, tile) if cheap else PlainLosses(problem)
         self._head_logits: HeadLogits | None = None
 
@@ -95,6 +97,6 @@ class FinalLosses:
 
     def at_items(self, state: State, values: Tensor) -> Tensor:
         """Rows that the metric reads, from tensors that hold all positions or the last one."""
-        positions = self._items[:, 1] - state.first
-        positions = positions if values.shape[-2] > 1 else torch.zeros_like(positions)
-        return values[..., self._items[:, 0], positions, :]
+        if values.shape[-2] > 1:
+            return values[..., self._items[:, 0], self._items[:, 1] - state.first, :]
+        return values[..., 0, :] if self._every else values[..., 0, :].index_select(-2, self._items[:, 0])

@@ -1,0 +1,137 @@
+"""What a round costs the host: torch operations and microseconds of one call of ``measure``, on a model so small that
+arithmetic hardly counts; and how many rounds a search takes beside the fewest that its wrong guesses allow.
+
+    python benchmarks/rounds.py --json FILE
+
+The model has 12 layers of 12 heads. ``operations_per_round`` counts the operators that compute something while a round
+is measured: on a GPU each is a launch. ``dispatched_per_round`` counts views of tensors as well. ``bound`` is the wrong
+guesses + tests / the widest window that the engine allows; a guess is wrong where tests behind it were in vain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from output import publish
+from synthetic import Shape, make_model, make_prompts
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pahq.circuits.order import Order
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.suffix import SuffixEngine
+from pahq.search.speculate import speculate
+
+SHAPE = Shape(layers=12, heads=12, d_model=96, d_head=8, vocabulary=211, positions=8)
+PROMPTS = 4
+THRESHOLDS = {"sparse": 0.004, "dense": 0.001}
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operators by name; ``views`` are those whose result shares its first operand's memory."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: Counter[str] = Counter()
+        self.views = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func.__name__.removesuffix(".default")] += 1
+        self.views += func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+class Watched(SuffixEngine):
+    """Counts its rounds, and operators and seconds within them."""
+
+    def __init__(self, problem: Problem, counted: Counted | None) -> None:
+        self.windows: list[list[int]] = []
+        self.widest, self.seconds, self._counted = 1, 0.0, counted
+        super().__init__(problem)
+
+    def window(self, edge: int) -> int:
+        width = super().window(edge)
+        self.widest = max(self.widest, width)
+        return width
+
+    def measure(self, trials: Sequence[Trial]) -> list[float]:
+        self.windows.append([trial.edge for trial in trials])
+        start = time.perf_counter()
+        if self._counted is None:
+            losses = super().measure(trials)
+        else:
+            with self._counted:
+                losses = super().measure(trials)
+        self.seconds += time.perf_counter() - start
+        return losses
+
+
+def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
+    """All figures of one density."""
+    counted = Counted()
+    engine = Watched(problem, counted)
+    decisions = list(speculate(engine, Order(), threshold))
+    rounds, tests = len(engine.windows), len(decisions)
+    wrong = wrong_guesses(engine.windows, [decision.edge for decision in decisions])
+    times = []
+    for _ in range(repeats):
+        engine = Watched(problem, None)
+        start = time.perf_counter()
+        again = list(speculate(engine, Order(), threshold))
+        times.append((engine.seconds, time.perf_counter() - start))
+        assert [(d.edge, d.removed) for d in again] == [(d.edge, d.removed) for d in decisions]
+    total = sum(counted.names.values())
+    return {
+        "threshold": threshold,
+        "tests": tests,
+        "kept": sum(not decision.removed for decision in decisions),
+        "measured": engine.measured,
+        "wrong_guesses": wrong,
+        "widest": engine.widest,
+        "rounds": rounds,
+        "bound": wrong + tests / engine.widest,
+        "operations_per_round": (total - counted.views) / rounds,
+        "dispatched_per_round": total / rounds,
+        "host_microseconds_per_round": 1e6 * statistics.median(seconds for seconds, _ in times) / rounds,
+        "host_microseconds_per_round_all": [1e6 * seconds / rounds for seconds, _ in times],
+        "search_seconds": statistics.median(seconds for _, seconds in times),
+        "most_frequent": {name: count / rounds for name, count in counted.names.most_common(25)},
+    }
+
+
+def wrong_guesses(windows: Sequence[Sequence[int]], tested: Sequence[int]) -> int:
+    """In how many windows some tests were measured in vain: they are measured again in the next one."""
+    places = {edge: place for place, edge in enumerate(tested)}
+    ends = [
+        (places[window[0]], len(window)) for window in windows[1:]
+    ]  # the first call asks for the whole graph's loss
+    return sum(start + width > after for (start, width), (after, _) in pairwise(ends))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        problem = build_problem(make_model(SHAPE), make_prompts(SHAPE, options.prompts), metric="kl")
+        found = {name: measure(problem, threshold, options.repeats) for name, threshold in THRESHOLDS.items()}
+    report = {"shape": asdict(SHAPE), "prompts": options.prompts, "torch": torch.__version__, "density": found}
+    publish(report, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
