@@ -184,8 +184,10 @@ def read_inputs(
 
     ``delta``: what senders compute less their ablated values; ``ablated``: the receivers' input in the ablated run.
     """
-    upstream = graph.upstream(receivers[0])
-    mask = torch.stack([present[graph.incoming(receiver)[0] :][:upstream] for receiver in receivers])
+    upstream, first = graph.upstream(receivers[0]), graph.incoming(receivers[0])[0]
+    # a layer's receivers of one letter follow each other, as do their edges
+    assert graph.incoming(receivers[-1])[0] == first + upstream * (len(receivers) - 1)
+    mask = present[first : first + upstream * len(receivers)].view(-1, upstream)
     changes: Tensor = mask.to(delta) @ delta[:upstream].flatten(1)
     return ablated + changes.view(-1, *delta.shape[1:])
 

@@ -76,7 +76,7 @@ def test_tracr_is_there_with_both_ablations(paper: list[CellConfig]) -> None:
 def workplace(folder: Path) -> None:
     """A copy of the workflow, to which experiments can be added."""
     for name in ("pahq", "conf", "workflow", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)  # compiled files too: their sources keep their times
     for name in ("Snakefile", "environment.yml"):
         shutil.copy(ROOT / name, folder)
     (folder / "offline").mkdir()
