@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pahq.api import Found, acdc, prompts, read_prompts, sweep
+    from pahq.api import Found, acdc, prompts, read_prompts, score, sweep
     from pahq.cell.files import read_result
     from pahq.cell.run import run_cell
     from pahq.circuits.circuit import Circuit
     from pahq.circuits.graph import Graph, ModelShape, build_graph
+    from pahq.circuits.scores import Scores
     from pahq.config.cell import CellConfig, RunConfig, parse_config
     from pahq.errors import PahqError
     from pahq.experiments.compose import cells
@@ -31,6 +32,7 @@ _HOMES = {
     "ModelShape": "pahq.circuits.graph",
     "PahqError": "pahq.errors",
     "RunConfig": "pahq.config.cell",
+    "Scores": "pahq.circuits.scores",
     "Stability": "pahq.resamples.measures",
     "acdc": "pahq.api",
     "build_graph": "pahq.circuits.graph",
@@ -41,6 +43,7 @@ _HOMES = {
     "read_prompts": "pahq.api",
     "read_result": "pahq.cell.files",
     "run_cell": "pahq.cell.run",
+    "score": "pahq.api",
     "stability": "pahq.resamples.library",
     "sweep": "pahq.api",
 }
@@ -53,6 +56,7 @@ __all__ = [
     "ModelShape",
     "PahqError",
     "RunConfig",
+    "Scores",
     "Stability",
     "__version__",
     "acdc",
@@ -64,6 +68,7 @@ __all__ = [
     "read_prompts",
     "read_result",
     "run_cell",
+    "score",
     "stability",
     "sweep",
 ]

@@ -3,6 +3,8 @@
 model = pahq.load_model("nano")
 prompts = pahq.prompts(model, clean=[...], corrupted=[...], answer=[...])
 found = pahq.acdc(model, prompts, threshold=0.01)
+
+Or, in place of the search, a number for every edge: ``pahq.score(model, prompts, method="eap-ig").top(50)``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,11 +23,13 @@ from pahq.cell.call import check_model, checked, problem_of
 from pahq.cell.precheck import told_when_memory_ends
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
+from pahq.circuits.scores import Scores
 from pahq.config.asked import Setting, thresholds_of
 from pahq.engine.base import Resettable
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.weights import Model
+from pahq.scores.start import score as score_edges
 from pahq.search.acdc import Decision, circuit_of, margin
 from pahq.search.doubt import Doubts
 from pahq.search.start import build_engine, search_by, start_search
@@ -38,7 +42,7 @@ from pahq.tasks.given import single_tokens, token_rows
 from pahq.tasks.task import Prompts, Task, last_items
 
 _log = logging.getLogger(__name__)
-__all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "sweep"]
+__all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "score", "sweep"]
 
 
 # Arrays of numpy, or lists of tensors, will do as well: see pahq.tasks.given.
@@ -183,6 +187,32 @@ def sweep(
             found[swept.threshold] = _found(problem, swept.decisions, judges[swept.threshold])
             bar.update()
     return found
+
+
+@told_when_memory_ends()
+def score(
+    model: Model,
+    task: Prompts | Task,
+    method: str = "eap-ig",
+    *,
+    metric: str = "logit_diff",
+    steps: int = 5,
+    convention: str = "mean",
+    ablation: Literal["corrupted", "zero", "mean"] = "corrupted",
+    split_embed: bool = False,
+    direct_edges: bool = False,
+    batch_size: int | None = None,
+) -> Scores:
+    """A number for every edge, in place of a search: how much removing it raises the loss, exactly or to first order.
+
+    ``method``: eap, eap-ig, eap-ig-activations, clean-corrupted (from gradients), or exact (each edge alone removed
+    from the whole graph). ``convention="eap-ig"`` gives the numbers of EAP-IG's own code. ``direct_edges`` scores the
+    Direct edges too. ``batch_size``: prompts that gradients are computed of together at most. What each method computes
+    and when to use it: docs/scores.md. ``Scores`` gives circuits by ``top``, ``threshold`` and ``greedy``.
+    """
+    asked: Setting = {"metric": metric, "ablation": ablation, "split_embed": split_embed, "direct_edges": direct_edges}
+    problem = problem_of(model, task, checked(model, asked, 1.0), check=True)
+    return score_edges(problem, method, steps=steps, convention=convention, batch_size=batch_size)
 
 
 def _found(problem: Problem, decisions: Sequence[Decision], doubts: Doubts) -> Found:

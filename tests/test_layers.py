@@ -24,7 +24,7 @@ FLOORS = (  # from the ground up
     ("model",),
     ("tasks", "precision"),
     ("engine",),
-    ("search",),
+    ("search", "scores"),
     ("cell",),
     ("experiments", "verify", "resamples", "faithfulness"),
     ("analysis",),

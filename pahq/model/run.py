@@ -108,6 +108,13 @@ def run_senders(
     return Run(start, tuple(sent["heads"]), tuple(sent["mlp"]), final)
 
 
+def difference(one: Run, other: Run) -> Run:
+    """What every value of a run differs by from the same one of another; no run itself, since biases fall away."""
+    pairs = ((one.start, other.start), (one.z, other.z), (one.mlp, other.mlp))
+    start, z, mlp = (tuple(a - b for a, b in zip(*pair, strict=True)) for pair in pairs)
+    return Run(start, z, mlp, one.final - other.final)
+
+
 def streams(
     model: Network, run: Run
 ) -> tuple[list[Float[Tensor, "batch pos d_model"]], list[Float[Tensor, "batch pos d_model"]]]:

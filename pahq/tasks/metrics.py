@@ -9,8 +9,8 @@ which does not pass through rounded logits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -206,6 +206,16 @@ def objective(name: str, targets: Mapping[str, Tensor], clean_logits: Float[Tens
         return NegativeLogLikelihood(at["answer"])
     columns = at["columns"] if "columns" in at else torch.arange(clean_logits.shape[-1], device=device)
     return SquaredError(clean_logits, columns)
+
+
+def of_items(objective: Objective, chosen: Int[Tensor, " chosen"]) -> Objective:
+    """The same metric on some of its items alone, whose mean it then is."""
+    bound: Any = objective
+    tensors = {field.name: getattr(bound, field.name) for field in fields(bound) if field.name != "columns"}
+    part: Objective = replace(
+        bound, **{key: value[chosen.to(value.device)] for key, value in tensors.items() if isinstance(value, Tensor)}
+    )
+    return part
 
 
 def gather_items(

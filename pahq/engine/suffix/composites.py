@@ -74,7 +74,8 @@ class Composites:
             composite = self._kept.get(key)
             if composite is None:
                 composite = self._keep(key, self._times(weights, output))
-            total = total + (change.flatten(0, -2) @ composite).view(*change.shape[:-1], -1)
+            gain = (change.flatten(0, -2) @ composite).view(*change.shape[:-1], -1)
+            total = gain.add_(total) if total.dim() < gain.dim() else total + gain  # the first one's memory is free
         return total
 
     def _keep(self, key: tuple[int | None, int], value: Tensor) -> Tensor:
@@ -109,9 +110,10 @@ class Composites:
         assert weights.b_in is not None
         if self._config.norm != "none":
             second = centred(self._config, x).square().mean(-1, keepdim=True)
-            product = product * scale_of(self._config, second)
+            product = (product * scale_of(self._config, second)).add_(self._shift(layer, weights))
+        else:
+            product = product + self._shift(layer, weights)
         width, activation = weights.W_in.shape[1], ACTIVATIONS[self._config.activation]
-        product = product + self._shift(layer, weights)
         hidden = product[..., :width]
         hidden = activation(hidden) if weights.W_gate is None else hidden * activation(product[..., width:])
         assert weights.b_out is not None

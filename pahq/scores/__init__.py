@@ -1,0 +1,1 @@
+"""Methods that score every edge at once, in place of a search."""
