@@ -13,7 +13,7 @@ from support.slow_scores import slow_scores
 
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import circuit_logits
-from pahq.model.memory import PeakMemory
+from pahq.model.memory import PeakMemory, give_back
 from pahq.scores.gradients import METHODS, gauss_legendre, gradient_scores, prompt_bytes
 from pahq.tasks.task import Prompts
 
@@ -171,6 +171,7 @@ def test_memory_is_linear_in_senders():
         with torch.no_grad():
             problem = build_problem(model, prompts, metric="logit_diff", direct_edges=False)
         gradient_scores(problem, "eap", batch_size=2)  # what the libraries take on first use
+        give_back()  # or what earlier tests have freed would serve this one
         memory = PeakMemory("cpu")
         gradient_scores(problem, "eap")
         peaks.append(memory.bytes())
