@@ -45,7 +45,7 @@ def measure(task: str, threshold: float, examples: int | None, tests: int | None
     def search(of: CellConfig, on: Any, judge: Any) -> tuple[list[Decision], float]:
         start = time.process_time()
         order = Order(of.method.order, of.method.senders)
-        found: Iterable[Decision] = start_search("suffix", on, order, of.threshold, judge=judge)
+        found: Iterable[Decision] = start_search("suffix", on, order, of.search_threshold, judge=judge)
         return list(itertools.islice(found, tests)), time.process_time() - start
 
     doubts = cell_doubts(cell, problem)

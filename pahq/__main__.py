@@ -43,6 +43,8 @@ groups (GROUP=NAME)
 
 keys (KEY=VALUE; single settings too, as task.examples=8)
   threshold, seed   of the search
+  size, select      of methods that score edges: how many edges; the highest scores (top) or grown from the logits
+                    (greedy); or with select=threshold all scores from a threshold on
   focus             of method=pahq: receiver, or with engine=reference sender or both
   method.arithmetic low precision for the network, or (method=pahq-changes) for the changes that tests make alone
   audit             none; float64: tests near float noise again; band: tests near the threshold in full precision
@@ -120,7 +122,8 @@ def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
     for cell, run in runs:
         found = run_cell(cell, run)
         result = found.result
-        numbers = f"{result.tests} tests, {result.kept} kept, {result.seconds:.1f} s{_doubts(result.certainty)}"
+        what = "edges scored" if cell.method.scores else "tests"
+        numbers = f"{result.tests} {what}, {result.kept} kept, {result.seconds:.1f} s{_doubts(result.certainty)}"
         sys.stdout.write(f"{result.id}: {numbers}, {found.folder}\n")
         sys.stdout.flush()
         if progress is not None:
@@ -137,8 +140,10 @@ def _progress(runs: Sequence[tuple[CellConfig, RunConfig]]) -> Progress | None:
     return Progress.begun(runs) if len(runs) > 1 else None
 
 
-def _doubts(certainty: Certainty) -> str:
+def _doubts(certainty: Certainty | None) -> str:
     """How many tests float64 decided, and how many float noise may have, where there are any."""
+    if certainty is None:
+        return ""
     counts = (certainty.settled, "decided in float64"), (certainty.at_risk, "at risk")
     return "".join(f", {count} {what}" for count, what in counts if count)
 

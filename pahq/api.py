@@ -132,8 +132,8 @@ def acdc(
     """
     cell = checked(model, setting, threshold, absolute=absolute, order=order, engine=engine)
     problem = problem_of(model, task, cell, check=True)
-    doubts = doubts_for(problem, cell.threshold, absolute=absolute)
-    search = start_search(engine, problem, order or Order(), cell.threshold, absolute=absolute, judge=doubts)
+    doubts = doubts_for(problem, cell.search_threshold, absolute=absolute)
+    search = start_search(engine, problem, order or Order(), cell.search_threshold, absolute=absolute, judge=doubts)
     decisions: list[Decision] = []
     kept = 0
     with tqdm(total=len(problem.graph.edges), unit="edge", disable=not progress) as bar:
@@ -161,7 +161,7 @@ def sweep(
         checked(model, setting, threshold, absolute=absolute, order=order) for threshold in thresholds_of(thresholds)
     ]
     problem = problem_of(model, task, cells[0], check=True)
-    thresholds = sorted({cell.threshold for cell in cells})
+    thresholds = sorted({cell.search_threshold for cell in cells})
     engine, judges = build_engine("suffix", problem), dict[float, Doubts]()
     made = cache(lambda: twin_engine(problem))  # once, if at all
 

@@ -81,7 +81,7 @@ def search_picture(folder: Path) -> Figure:
     """Every test of a search in its order: the effect of removing the edge, and whether the edge was kept."""
     lines = read_journal(folder / "decisions.jsonl")
     config = read_result(folder).config
-    threshold = config.threshold
+    threshold = config.search_threshold
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for removed, colour, label in ((True, REMOVED, "removed"), (False, KEPT, "kept")):

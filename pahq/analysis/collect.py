@@ -23,10 +23,23 @@ from pahq.config.precision import BITS, PrecisionConfig
 from pahq.config.presets import preset
 from pahq.errors import PahqError
 
-_ORDER = ["task", "method", "precision", "variant", "threshold"]
+_ORDER = ["task", "method", "precision", "variant", "threshold", "kept"]
+_NUMBERS = ["faithfulness", "threshold", "size", "search_start", "search_final"]  # of which some, or all, may be None
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
-_FREE = ("method.name", "method.focus", "method.arithmetic", "method.round", "precision", "engine", "audit", "band")
+_FREE = (
+    *(
+        "method.name",
+        "method.focus",
+        "method.arithmetic",
+        "method.round",
+        "method.steps",
+        "method.convention",
+        "select",
+    ),
+    *("precision", "engine", "audit", "band"),
+)
+_SWEPT = ("threshold", "size")  # what the cells of a series differ in
 _TOLD = {"precision.rounding": "nearest", "precision.compute": "float32"}
 _PLAIN = {"audit": "none"} | {f"engine.{name}": field.default for name, field in EngineConfig.model_fields.items()}
 
@@ -66,7 +79,7 @@ def collect(root: str | Path, ids: Sequence[str]) -> Collected:
         row["variant"] = variant
     frame = pd.DataFrame(rows)
     if rows:
-        frame["faithfulness"] = frame["faithfulness"].astype(float)  # all None would be no number at all
+        frame[_NUMBERS] = frame[_NUMBERS].astype(float)
         frame = frame.sort_values(_ORDER, kind="stable", ignore_index=True)
     return Collected(frame, pd.DataFrame(missing, columns=["id", "reason"]), circuits)
 
@@ -103,15 +116,17 @@ def cell_row(result: Result) -> dict[str, Any]:
         "audit": config.audit,
         "usual_band": config.band == BANDS[config.method.arithmetic],
         "threshold": config.threshold,
-        "series": _digest(flat, leave_out=("threshold",)),
-        "pair": _digest(flat, leave_out=("threshold", *_FREE)),
+        "size": config.size,
+        "scores": config.method.scores,
+        "series": _digest(flat, leave_out=_SWEPT),
+        "pair": _digest(flat, leave_out=(*_SWEPT, *_FREE)),
         "without_schedule": _digest(flat, leave_out=("engine.schedule",)),
         "tests": result.tests,
         "edges": result.edges,
         "kept": result.kept,
         "kept_cleaned": result.kept_cleaned,
-        "search_start": result.search.start,
-        "search_final": result.search.final,
+        "search_start": None if result.search is None else result.search.start,
+        "search_final": None if result.search is None else result.search.final,
         **result.fresh.model_dump(),
         "seconds": result.seconds,
         "peak_bytes": result.peak_bytes,
@@ -163,7 +178,7 @@ def variants(configs: Iterable[CellConfig]) -> list[str]:
     found = []
     for flat in flats:
         group = groups[_group(flat)]
-        keys = sorted(set(flat) - {"threshold"})
+        keys = sorted(set(flat) - set(_SWEPT))
         differing = [key for key in keys if _differs(key, [other for other in group if _applies(key, other)])]
         # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
         plain = _plain(flat["precision.name"], flat["method.arithmetic"])

@@ -42,6 +42,11 @@ MARKS = {
     "pahq-changes": Mark("v", "-.", 9.5),
     "rtn-q": Mark("s", "--", 8),
     "rtn-q-changes": Mark("h", ":", 12.5),
+    "eap": Mark("x", ":", 7),
+    "eap-ig": Mark("*", "--", 9),
+    "eap-ig-activations": Mark("P", ":", 8),
+    "clean-corrupted": Mark("+", "-.", 8),
+    "exact": Mark("d", "-", 9),
 }
 OTHER = Mark("D", ":", 7)  # a method that has no mark of its own
 FILLS = ("left", "bottom", "right", "top")  # half a marker; more variants than these share one look

@@ -110,7 +110,7 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
         column = "value" if error else "kl"
         for _, sweep in rows.groupby("series", sort=False):
             style = style_of(first_row(sweep), fills)
-            ordered = sweep.sort_values("threshold")
+            ordered = sweep.sort_values(["threshold", "kept"], kind="stable")
             if len(ordered.drop_duplicates(["kept", column])) < 2:
                 style["linestyle"] = "none"
             axes.plot(ordered["kept"], ordered[column], lw=1, **style)
@@ -135,7 +135,7 @@ def edges_figure(cells: pd.DataFrame) -> Figure:
         axes.set_ylabel("mean squared error" if error else "KL to the full model (nats)")
 
     title = "Size of a circuit against its error on fresh prompts\n"
-    title += "lines join the thresholds; circuits that coincide hide each other"
+    title += "lines join the thresholds or sizes; circuits that coincide hide each other"
     return with_legend(panels(cells, panel, title, "No finished cell."), cells)
 
 

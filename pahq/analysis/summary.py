@@ -26,6 +26,11 @@ METHODS = {
     "pahq-changes": "PAHQ, changes",
     "rtn-q": "RTN-Q",
     "rtn-q-changes": "RTN-Q, changes",
+    "eap": "EAP",
+    "eap-ig": "EAP-IG",
+    "eap-ig-activations": "EAP-IG, activations",
+    "clean-corrupted": "EAP, clean and corrupted",
+    "exact": "exact scores",
 }
 
 
@@ -77,7 +82,8 @@ def summarise(found: Evaluation) -> pd.DataFrame:
     for series, sweep in cells.groupby("series", sort=False):
         first = {str(name): value for name, value in sweep.iloc[0].items()}
         row: dict[str, Any] = {name: first[name] for name in (*SERIES, "engine", "device", "threads")}
-        row |= {"thresholds": len(sweep), "of_thresholds": int(thresholds[first["pair"]])}
+        of_thresholds = len(sweep) if first["scores"] else int(thresholds[first["pair"]])
+        row |= {"thresholds": len(sweep), "of_thresholds": of_thresholds}
         row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | cost_of(cells, sweep)
         row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": kl_of_logits(sweep).mean()}
         row["start_loss"] = sweep["search_start"].max() if first["search_metric"] in ("kl", "mse") else float("nan")
@@ -139,7 +145,7 @@ def _notes(row: Mapping[str, Any], first: Mapping[str, Any], sweep: pd.DataFrame
         notes.append("is the reference")
     if row["thresholds"] < row["of_thresholds"]:
         notes.append(f"{row['thresholds']} of {row['of_thresholds']} thresholds")
-    elif row["method"] != "acdc" and row["agreement_thresholds"] < len(sweep):
+    elif row["method"] != "acdc" and not first["scores"] and row["agreement_thresholds"] < len(sweep):
         notes.append(f"ACDC at {row['agreement_thresholds']} of {len(sweep)} thresholds")
     if row["against"] == AGAINST_ACDC and row["thresholds"] == row["of_thresholds"] == 1:
         notes.append("one threshold")

@@ -1,7 +1,7 @@
 """A cell's files: addresses, one writer, and a result that is whole or not there.
 
-``results/cells/<id>/``: config.json (first), provenance.json, decisions.jsonl (journal), circuit.json, result.json
-(last; its presence means done).
+``results/cells/<id>/``: config.json (first), provenance.json, decisions.jsonl (a search's journal) or scores.json (of a
+method that scores edges), circuit.json, result.json (last; its presence means done).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pahq.files.text import read_json
 from pahq.sentences import one_sentence
 
 FILES = ("config.json", "provenance.json", "decisions.jsonl", "circuit.json")  # of a cell, beside its result
+SCORES = "scores.json"  # in place of decisions.jsonl, where edges are scored
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class SearchResult:
     @property
     def id(self) -> str:
         return self.result.id
+
+
+def files_of(cell: CellConfig) -> tuple[str, ...]:
+    """Names of a finished cell's files, beside its result."""
+    return tuple(SCORES if cell.method.scores and name == "decisions.jsonl" else name for name in FILES)
 
 
 def cell_folder(root: str | Path, cell_id: str) -> Path:
@@ -73,7 +79,7 @@ def _other_schema(path: Path) -> PahqError:
 
 def write_result(folder: Path, result: Result) -> Result:
     """Finish a cell: its result, with the digests of the other files, sealed. Returns what was written."""
-    whole = result.model_copy(update={"files": digests(folder, FILES)})
+    whole = result.model_copy(update={"files": digests(folder, files_of(result.config))})
     write_sealed(folder / "result.json", whole.to_json())
     return whole
 

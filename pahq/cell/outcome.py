@@ -81,7 +81,7 @@ def certainty(
         wide = cell_problem(cell, model.to(dtype=torch.float64), task.search)
         exact, size = build_engine("reference", wide), wide.round_size
         risky = [decision.index for decision in doubts.at_risk(decisions)]
-        again = audit(exact, decisions, risky, cell.threshold, absolute=cell.method.absolute, round_size=size)
+        again = audit(exact, decisions, risky, cell.search_threshold, absolute=cell.method.absolute, round_size=size)
         flipped = tuple(str(exact.graph.edges[decisions[i].edge]) for i in again.flipped)
         found = Float64Audit(tests=len(again.tests), flipped=flipped, worst_difference=again.worst)
     if full is not None:
@@ -92,5 +92,5 @@ def certainty(
 def losses(cell: CellConfig, decisions: Sequence[Decision]) -> Search:
     """Where the search began and ended, and how near a test came to the threshold."""
     first, last = decisions[0], decisions[-1]
-    margins = [margin(decision.effect, cell.threshold, absolute=cell.method.absolute) for decision in decisions]
+    margins = [margin(decision.effect, cell.search_threshold, absolute=cell.method.absolute) for decision in decisions]
     return Search(start=(first.low or (first.before,))[0], final=last.left, smallest_margin=min(margins))

@@ -164,6 +164,8 @@ class Versions(_Part):
 class Result(_Part):
     """A finished cell: what was searched, what came of it, and what it took.
 
+    Of a method that scores edges ``tests`` are the edges scored, ``seconds`` those of the scoring (which cells of other
+    sizes share), and ``search`` and ``certainty`` are None.
     ``model_digest``: sha256 of the weights. ``edges_*``: of the graph, and ``kept*`` of the circuit (Addition edges;
     ``kept_cleaned``: without edges that change no output under the cell's ablation). ``seconds``: of all tests.
     ``set_up_seconds``: of the last process, for model, prompts and rounding. ``peak_bytes``: of the last process too.
@@ -180,8 +182,8 @@ class Result(_Part):
     kept: NonNegativeInt
     kept_addition: NonNegativeInt
     kept_cleaned: NonNegativeInt
-    search: Search
-    certainty: Certainty
+    search: Search | None
+    certainty: Certainty | None
     fresh: Fresh
     task_check: TaskCheck | None
     seconds: float
@@ -203,7 +205,7 @@ class Result(_Part):
     @property
     def band(self) -> BandAudit | None:
         """What ``audit=band`` found; None for another audit or none."""
-        audit = self.certainty.audit
+        audit = None if self.certainty is None else self.certainty.audit
         return audit if isinstance(audit, BandAudit) else None
 
     def to_json(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pahq.cell.outcome import certainty, judge, losses
 from pahq.cell.precheck import checked_task, told_when_memory_ends
 from pahq.cell.provenance import check_weights, claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
+from pahq.cell.scored import score_cell
 from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.cell.tracking import log_cell
 from pahq.config.cell import CellConfig, RunConfig
@@ -83,6 +84,19 @@ def _make_way(cell: CellConfig, folder: Path) -> None:
 def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
+    whole = write_result(folder, (_scored if cell.method.scores else _searched)(cell, run, folder))
+    log_cell(cell, run, folder)
+    return SearchResult(folder, whole)
+
+
+def _scored(cell: CellConfig, run: RunConfig, folder: Path) -> Result:
+    clock = time.perf_counter()
+    model, task = load(cell, run.device)
+    check = warned_check(model, task.search, f"task {cell.task.name}: ")
+    return score_cell(cell, run, folder, model, task, check, time.perf_counter() - clock)
+
+
+def _searched(cell: CellConfig, run: RunConfig, folder: Path) -> Result:
     earlier = sound_lines(cell, folder / "decisions.jsonl", repair=run.repair)
     memory, clock = PeakMemory(run.device), time.perf_counter()
     source, task, check, problem = _set_up(cell, run)
@@ -98,7 +112,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
     circuit = circuit_of(problem.graph, decisions)
     model = _judged_by(source, full)
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
-    result = Result(
+    return Result(
         id=cell.id,
         config=cell,
         model_digest=model.digest,
@@ -122,9 +136,6 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
         device=device_name(run.device),
         threads=run.threads,
     )
-    whole = write_result(folder, result)
-    log_cell(cell, run, folder)
-    return SearchResult(folder, whole)
 
 
 def _set_up(cell: CellConfig, run: RunConfig) -> tuple[Model | ModelFile, Task, dict[str, Any] | None, Problem]:

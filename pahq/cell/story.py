@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pahq.cell.files import FILES, read_result
+from pahq.cell.files import SCORES, files_of, read_result
 from pahq.cell.journal import JournalLine, read_journal
 from pahq.cell.result import REPAIR, Result
+from pahq.cell.scorefile import chosen, read_scores
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
@@ -31,10 +32,10 @@ def fault_of(cell: CellConfig, lines: Sequence[JournalLine]) -> tuple[int, str] 
     left: float | None = None
     for line in lines:
         where = f"line {line.i + 1} ({line.edge})"
-        removed = is_removed(line.after - line.before, cell.threshold, absolute=cell.method.absolute)
+        removed = is_removed(line.after - line.before, cell.search_threshold, absolute=cell.method.absolute)
         if removed != line.removed:
             says = "removed" if line.removed else "kept"
-            effect = f"an effect of {line.after - line.before:.6g} at threshold {cell.threshold:g}"
+            effect = f"an effect of {line.after - line.before:.6g} at threshold {cell.search_threshold:g}"
             return line.i, f"{where} says {says}, and {effect} says the opposite"
         before, after = line.rough or (line.before, line.after)
         if chained and left is not None and before != left:
@@ -67,12 +68,15 @@ def check_cell(folder: Path, cell: CellConfig | None = None) -> Result:
     decisions contradict themselves or the circuit contradicts them.
     """
     result = read_result(folder)
-    if not set(FILES) <= set(result.files):
+    if not set(files_of(result.config)) <= set(result.files):
         raise Damaged(folder / "result.json", "it does not name the digests of the cell's other files", REPAIR)
     check_digests(folder, result.files, way_on=REPAIR)
     cell = cell or result.config
     if result.id != cell.id:
         raise PahqError(f"{folder} holds the cell {result.id!r}, not {cell.id!r}; move it to where it belongs")
+    if cell.method.scores:
+        _check_choice(folder, cell, result)
+        return result
     lines = read_journal(folder / "decisions.jsonl")
     fault = fault_of(cell, lines)
     if fault is not None:
@@ -118,13 +122,24 @@ def _check_circuit(folder: Path, result: Result, lines: Sequence[JournalLine], c
             raise Damaged(folder / "result.json", f"it counts {said} {name}, the other files {count}", REPAIR)
 
 
+def _check_choice(folder: Path, cell: CellConfig, result: Result) -> None:
+    """A circuit follows from its scores."""
+    circuit = Circuit.read(folder / "circuit.json")
+    scores = read_scores(folder / SCORES, circuit.graph, cell)
+    if chosen(cell, scores) != circuit:
+        raise Damaged(folder / "circuit.json", f"{SCORES} and the cell's size give another circuit", REPAIR)
+    for name, said, count in (("tests", result.tests, len(scores)), ("kept", result.kept, len(circuit))):
+        if said != count:
+            raise Damaged(folder / "result.json", f"it counts {said} {name}, the other files {count}", REPAIR)
+
+
 def set_aside(folder: Path) -> Path:
     """Move a damaged cell's files into a folder below it, and return that.
 
     A journal that is whole by its digest, and the cell's own, stays, with what it rests on: the search then goes on
     from its end. If it does not, what was made from the cell goes too.
     """
-    names = ["result.json", "circuit.json"]
+    names = ["result.json", "circuit.json", SCORES]
     try:
         result = read_result(folder)
         whole = digests(folder, _GROUND) == {name: result.files[name] for name in _GROUND}

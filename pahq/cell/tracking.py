@@ -147,7 +147,8 @@ def _log(cell: CellConfig, run: RunConfig, folder: Path, mode: str) -> None:
         settings=wandb.Settings(init_timeout=20, console="off", silent=True, **REPLAYED),
     )
     try:
-        _replay(tracked, folder)
+        if not cell.method.scores:
+            _replay(tracked, folder)
         tracked.summary.update(dict(_numbers(result.model_dump(mode="json", exclude={"config"}))))
         artifact = wandb.Artifact(f"circuit-{cell.digest}", type="circuit", metadata={"cell": cell.id})
         for name in ("circuit.json", "config.json"):

@@ -33,6 +33,8 @@ Focus = Literal["receiver", "sender", "both", "none"]
 Metric = Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
 METRICS: tuple[str, ...] = get_args(Metric)
 ROUND = 32  # tests
+SCORING = ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact")  # methods that score edges
+SIZE, THRESHOLD = 0.02, 0.01  # what is usual: a share of the edges of methods that score, the threshold of a search
 
 
 class TaskConfig(Frozen):
@@ -85,14 +87,17 @@ class ModelChoice(Frozen):
 
 
 class MethodConfig(Frozen):
-    """The search. ``order`` and ``senders`` say in which order edges are tested, which changes the circuit.
+    """A search, or a method that scores every edge (``SCORING``; see ``pahq.scores.gradients``).
 
+    ``order`` and ``senders`` say in which order a search tests edges, which changes the circuit.
     ``order``: of the heads of a layer as senders. ``senders``: those of the nearest layer first, or of the farthest.
     ``arithmetic``: what is in low precision, the whole network (the paper's PAHQ) or the changes that a test makes;
-    ``round`` then is after how many tests the full-precision state takes over what was removed.
+    ``round`` then is after how many tests the full-precision state takes over what was removed. ``steps``: runs that
+    integrated gradients average over. ``convention``: of scores, this project's or that of EAP-IG's own code.
+    ``absolute``: whether the size of an effect or score counts, or its sign too.
     """
 
-    name: Literal["acdc", "pahq", "rtn-q"]
+    name: Literal["acdc", "pahq", "rtn-q", "eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact"]
     focus: Focus = "none"
     order: Literal["descending", "ascending"] = "descending"
     senders: Literal["nearest", "farthest"] = "nearest"
@@ -100,6 +105,13 @@ class MethodConfig(Frozen):
     absolute: bool = False
     arithmetic: Literal["network", "changes"] = "network"
     round: PositiveInt = ROUND
+    steps: PositiveInt = 5
+    convention: Literal["mean", "eap-ig"] = "mean"
+
+    @property
+    def scores(self) -> bool:
+        """Whether the method gives every edge a number, of which a circuit is chosen, in place of a search."""
+        return self.name in SCORING
 
     @property
     def label(self) -> str:
@@ -151,24 +163,38 @@ BANDS = {  # by method.arithmetic
 
 
 class CellConfig(Frozen):
-    """One cell: task x model x method x precision x engine x threshold x seed."""
+    """One cell: task x model x method x precision x engine x threshold (or size) x seed.
+
+    A search has a ``threshold``. Of scores a circuit is chosen by ``select``: the ``size`` highest (``top``: a number
+    of edges, or a share), so many grown from the logits (``greedy``), or all from a ``threshold`` on.
+    """
 
     task: TaskConfig
     model: ModelChoice
     method: MethodConfig
     precision: PrecisionConfig
     engine: EngineConfig = EngineConfig()
-    threshold: float
+    threshold: float | None = None
+    size: int | float | None = None
+    select: Literal["top", "greedy", "threshold"] = "top"
     seed: int = Field(default=0, ge=0)
     audit: Literal["none", "float64", "band"] = "none"
     band: BandConfig = BandConfig()
 
     @field_validator("threshold")
     @classmethod
-    def _finite(cls, value: float) -> float:
-        if not (math.isfinite(value) and value >= 0):
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"threshold must be a finite number of at least 0, got {value}")
         return value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if value is None or whole or (isinstance(value, float) and 0 < value <= 1):
+            return value
+        raise ValueError(f"size: a number of edges (50) or a share of them (0.02) was expected, got {value!r}")
 
     @model_validator(mode="before")
     @classmethod
@@ -180,17 +206,40 @@ class CellConfig(Frozen):
         """
         if not isinstance(values, dict):
             return values
-        values = _with_band(values)
+        values = _with_band(_with_size(values))
         if isinstance(values.get("precision"), str):
             values = values | {"precision": preset("precision", values["precision"])}
         precision, method = _mapping(values.get("precision")), _mapping(values.get("method"))
         if precision is None or method is None or precision.get("format", "auto") != "auto":
             return values
         settled = {"name": "float32", "format": "float32", "scales": "row", "mlp": "float32"}
-        if method.get("name") != "acdc":
+        if method.get("name") not in ("acdc", *SCORING):
             settled = {"name": "int8", "format": "int8", "scales": "row", "mlp": "bf16"}
         kept = {key: value for key, value in precision.items() if key not in settled}
         return values | {"precision": settled | kept}
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> CellConfig:
+        method, by_threshold = self.method, self.select == "threshold"
+        if not method.scores:
+            if self.size is not None or self.select != "top" or self.threshold is None:
+                raise ValueError(f"method {method.name} has a threshold; size and select are of {', '.join(SCORING)}")
+            if (method.steps, method.convention) != (5, "mean"):
+                raise ValueError(f"method.steps and method.convention are of {', '.join(SCORING)}, not {method.name}")
+            return self
+        if (self.threshold is None) == by_threshold or (self.size is None) != by_threshold:
+            asks = "a threshold and no size" if by_threshold else "a size and no threshold (or select=threshold)"
+            raise ValueError(f"method {method.name} with select={self.select} has {asks}")
+        if self.audit != "none":
+            raise ValueError(f"audit={self.audit} is for the tests of a search; method {method.name} has none")
+        if method.name == "eap" and self.task.metric in ("kl", "mse"):
+            raise ValueError(
+                f"method eap has no use for metric {self.task.metric}, whose gradient at the clean run is zero; take "
+                "method=eap-ig, or a metric of the task, as task.metric=logit_diff"
+            )
+        if method.convention == "eap-ig" and method.direct_edges:
+            raise ValueError("method.convention=eap-ig has no Direct edges (method.direct_edges=false)")
+        return self
 
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:
@@ -199,8 +248,10 @@ class CellConfig(Frozen):
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
-        if method.arithmetic == "changes" and method.name == "acdc":
-            raise ValueError("arithmetic=changes is for low precision (method pahq or rtn-q); acdc has none")
+        if method.arithmetic == "changes" and method.name not in ("pahq", "rtn-q"):
+            raise ValueError(
+                f"arithmetic=changes is for the searches in low precision (pahq, rtn-q), not {method.name}"
+            )
         if method.arithmetic == "changes" and precision.cache != "float32":
             raise ValueError(
                 f"arithmetic=changes keeps its state in full precision, so precision.cache cannot be {precision.cache}"
@@ -224,19 +275,28 @@ class CellConfig(Frozen):
         return self
 
     @property
+    def search_threshold(self) -> float:
+        """The threshold, where there has to be one: of a search."""
+        assert self.threshold is not None
+        return self.threshold
+
+    @property
     def digest(self) -> str:
         """16 hex digits of the sha256 of everything that decides the result."""
         values = self.model_dump(mode="json")
         values["task"].pop("prompts", None)  # where a file lies decides nothing: its sha256 does
         if self.method.arithmetic == "network":  # cells that were named before there was another keep their names
             del values["method"]["arithmetic"], values["method"]["round"]
+        if not self.method.scores:  # likewise
+            del values["method"]["steps"], values["method"]["convention"], values["size"], values["select"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def id(self) -> str:
-        """``<task>/<method>-<precision>-t<threshold>-<digest>``: the cell's folder below ``cells/``."""
-        return f"{self.task.name}/{self.method.label}-{self.precision.name}-t{self.threshold:g}-{self.digest}"
+        """``<task>/<method>-<precision>-t<threshold>-<digest>`` (or ``-n<size>-``): its folder below ``cells/``."""
+        cut = f"n{self.size:g}" if self.threshold is None else f"t{self.threshold:g}"
+        return f"{self.task.name}/{self.method.label}-{self.precision.name}-{cut}-{self.digest}"
 
 
 class RunConfig(Frozen):
@@ -293,6 +353,16 @@ def _with_band(values: dict[str, Any]) -> dict[str, Any]:
     if method is None or band is None or usual is None:
         return values
     return values | {"band": usual.model_dump() | {key: value for key, value in band.items() if value is not None}}
+
+
+def _with_size(values: dict[str, Any]) -> dict[str, Any]:
+    """A cell's values with the usual size or threshold where neither is given."""
+    method = _mapping(values.get("method")) or {}
+    if values.get("threshold") is not None or values.get("size") is not None:
+        return values
+    if method.get("name") in SCORING:
+        return values if values.get("select") == "threshold" else values | {"size": SIZE}
+    return values | {"threshold": THRESHOLD}
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

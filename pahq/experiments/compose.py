@@ -32,6 +32,7 @@ from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, joined
 from pahq.experiments.typed import as_typed, read_word
 
 GROUPS = ("task", "model", "method", "precision", "engine")
+SWEPT = ("threshold", "size")  # keys of which all of a row's values share one process
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
 
@@ -105,18 +106,18 @@ def cells(name: str) -> dict[str, Cell]:
 
 
 def groups(name: str) -> list[Group]:
-    """The cells of an experiment in bundles that differ in threshold alone, or in precision too (``together``)."""
+    """An experiment's cells in bundles that differ in threshold or size alone, or in precision too (``together``)."""
     if name not in options("experiment"):
         raise unknown("experiment", name, options("experiment"))
-    thresholds: dict[tuple[str, ...], dict[str, Asked]] = {}
+    swept: dict[tuple[str, ...], dict[tuple[str, ...], Asked]] = {}
     for row in _rows(name):
         asked = _asked(name, row)
-        for base, threshold in _products(name, {key: row[key] for key in row if key not in EXTRAS}):
-            known = thresholds.setdefault(base, {})
-            known[threshold] = known.get(threshold, Asked()) | asked
+        for base, at in _products(name, {key: row[key] for key in row if key not in EXTRAS}):
+            known = swept.setdefault(base, {})
+            known[at] = known.get(at, Asked()) | asked
     composer = Composer(_compose, configuration_folder())
     with _hydra():
-        bundles = [_bundle(name, base, values, composer) for base, values in thresholds.items()]
+        bundles = [_bundle(name, base, values, composer) for base, values in swept.items()]
     _check_models(name, bundles)
     return joined(_named(bundles))
 
@@ -154,11 +155,12 @@ def _rows(name: str) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """A row's combinations: (overrides without the threshold, the threshold as typed)."""
-    row = {"threshold": 0.01} | dict(row)
+def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """A row's combinations: (overrides without threshold and size, these as typed)."""
+    row = dict(row)
     try:
-        row["threshold"] = expand(row["threshold"])
+        if "threshold" in row:
+            row["threshold"] = expand(row["threshold"])
     except PahqError as error:
         raise PahqError(f"experiment {name!r}: {error}") from None
     for key, value in row.items():
@@ -167,11 +169,12 @@ def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], 
         if isinstance(value, dict) or value == []:
             raise PahqError(f"experiment {name!r} gives {key!r} neither a name, a number nor a list of these")
     values = [value if isinstance(value, list) else [value] for value in row.values()]
-    combinations: list[tuple[tuple[str, ...], str]] = []
+    combinations: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
     for choice in itertools.product(*values):
         typed = dict(zip(row, map(_typed, choice), strict=True))
-        threshold = typed.pop("threshold")
-        combinations.append((tuple(as_typed(f"{key}={value}") for key, value in typed.items()), threshold))
+        words = {key: as_typed(f"{key}={value}") for key, value in typed.items()}
+        swept = tuple(words.pop(key) for key in SWEPT if key in words)
+        combinations.append((tuple(words.values()), swept))
     return combinations
 
 
@@ -180,14 +183,16 @@ def _typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _bundle(name: str, base: tuple[str, ...], thresholds: Mapping[str, Asked], composer: Composer) -> dict[str, Cell]:
+def _bundle(
+    name: str, base: tuple[str, ...], swept: Mapping[tuple[str, ...], Asked], composer: Composer
+) -> dict[str, Cell]:
     try:
         typed = _keys(parse_overrides(base))
         bundle: dict[str, Cell] = {}
-        for text, asked in thresholds.items():
-            cell, _ = parse_config(composer.composed((*base, f"threshold={text}")), typed)
+        for at, asked in swept.items():
+            cell, _ = parse_config(composer.composed((*base, *at)), typed)
             known = bundle.get(cell.id)  # the same threshold typed in another way
-            bundle[cell.id] = Cell((*base, f"threshold={text}"), cell, asked | (known.asked if known else Asked()))
+            bundle[cell.id] = Cell((*base, *at), cell, asked | (known.asked if known else Asked()))
         return bundle
     except PahqError as error:
         raise PahqError(f"experiment {name!r}, row {' '.join(base)}: {error}") from None

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pahq.cell.files import cell_folder, is_done
+from pahq.cell.files import SCORES, cell_folder, is_done
 from pahq.cell.journal import read_journal
 from pahq.cell.provenance import versions
 from pahq.cell.run import load
+from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
@@ -110,10 +111,17 @@ def _judge(values: Values, cell: Judged, settings: Settings, known: dict[bytes, 
     mask = np.array(cell.circuit.present)
     if mask.tobytes() not in known:
         known[mask.tobytes()] = measure(values, mask, settings)
-    tests = read_journal(cell.folder / "decisions.jsonl")
-    effects = {values.graph.index_of(line.edge): line.after - line.before for line in tests}
-    ranked = ranking(effects, len(mask), absolute=cell.config.method.absolute)
+    ranked = ranking(_effects(cell), len(mask), absolute=cell.config.method.absolute)
     return known[mask.tobytes()] | {"curve": measure_curve(values, ranked)}
+
+
+def _effects(cell: Judged) -> dict[int, float]:
+    """By edge: the effect that it had when it was tested, or its score."""
+    graph = cell.circuit.graph
+    if cell.config.method.scores:
+        return dict(enumerate(read_scores(cell.folder / SCORES, graph, cell.config).values))
+    tests = read_journal(cell.folder / "decisions.jsonl")
+    return {graph.index_of(line.edge): line.after - line.before for line in tests}
 
 
 def judge_experiment(

@@ -134,6 +134,10 @@ def _finished(run: RunConfig, cell_id: str) -> CellConfig:
     cell = read_cell(folder / "config.json")
     if cell.id != cell_id:
         raise PahqError(f"{folder / 'config.json'} is of the cell {cell.id!r}, not of its folder's {cell_id!r}")
+    if cell.method.scores:
+        raise PahqError(
+            f"pahq stability searches again, and {cell.id} was no search: method {cell.method.name} scores edges"
+        )
     return cell
 
 

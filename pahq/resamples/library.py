@@ -70,8 +70,8 @@ def stability(
         return problem_of(model, further[variant.seed - 1], cell)
 
     def search(on: Problem, by: Order) -> Circuit:
-        judge = doubts_for(on, cell.threshold, absolute=absolute)
-        return circuit_of(on.graph, start_search(engine, on, by, cell.threshold, absolute=absolute, judge=judge))
+        judge = doubts_for(on, cell.search_threshold, absolute=absolute)
+        return circuit_of(on.graph, start_search(engine, on, by, cell.search_threshold, absolute=absolute, judge=judge))
 
     variants = [*resample_variants(n, own), *(order_variants(own) if orders else ())]
     variants += seed_variants(len(further), own)

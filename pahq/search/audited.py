@@ -35,7 +35,7 @@ def audited_search(
     ``doubts``, of the full-precision network, settle what float noise could decide. ``unit``: see ``Calibration``;
     ``round_size``: see ``Auditor``.
     """
-    calibration = Calibration(cell.band, cell.threshold, cell.method.absolute, layers_of(exact.graph), unit)
+    calibration = Calibration(cell.band, cell.search_threshold, cell.method.absolute, layers_of(exact.graph), unit)
     return banded(low, full, Auditor(exact, calibration, doubts, round_size=round_size), calibration, done)
 
 
@@ -44,7 +44,7 @@ def audit_record(
 ) -> dict[str, Any]:
     """What the audit did, how sure it is, and the bits it all took."""
     absolute, edges, layer_of = cell.method.absolute, full.graph.edges, layers_of(full.graph)
-    values = record(decisions, cell.threshold, cell.band, absolute=absolute, layer_of=layer_of, unit=unit)
+    values = record(decisions, cell.search_threshold, cell.band, absolute=absolute, layer_of=layer_of, unit=unit)
     low = [decision for decision in decisions if decision.low or not decision.audited]
     focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
     passes = 0

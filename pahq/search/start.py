@@ -111,7 +111,7 @@ def search(
     def start(on: Problem, judge: Judge, done: Sequence[Decision], engine: Engine | None = None) -> Iterator[Decision]:
         order = Order(method.order, method.senders)
         engine = build(on) if engine is None else engine
-        return search_by(engine, on, order, cell.threshold, absolute=method.absolute, done=done, judge=judge)
+        return search_by(engine, on, order, cell.search_threshold, absolute=method.absolute, done=done, judge=judge)
 
     if cell.audit != "band":
         for decision in done:
@@ -134,7 +134,9 @@ def cell_doubts(
     """The judge of what float noise could decide, of the network whose effects decide: with an audit the full one."""
     decides = problem if full is None else full
     settle, tight = _settles(cell), memory_gb is not None  # where nothing is settled the twin comes after the search
-    return doubts_for(decides, cell.threshold, absolute=cell.method.absolute, settle=settle, tight=tight and settle)
+    return doubts_for(
+        decides, cell.search_threshold, absolute=cell.method.absolute, settle=settle, tight=tight and settle
+    )
 
 
 def _settles(cell: CellConfig) -> bool:

@@ -130,7 +130,7 @@ def replay_cell(folder: Path, *, engine: str | None, dtype: str | None, device: 
     def name(edge: int) -> str:
         return str(problem.graph.edges[edge])
 
-    found = compare(cell.id, recorded, search, name, cell.threshold, absolute=cell.method.absolute)
+    found = compare(cell.id, recorded, search, name, cell.search_threshold, absolute=cell.method.absolute)
     own = dtype in (None, cell.engine.dtype)
     levels = read_json(folder / "provenance.json").get("levels") if own else None
     if found.first and levels and levels != levels_digest(problem.store):
