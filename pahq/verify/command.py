@@ -1,6 +1,7 @@
 """``pahq verify DIR``: run a recorded search or a stored cell again on this machine and compare test by test.
 
-A stored cell's files are checked first: a damaged one is named, and nothing is run again.
+A stored cell's files are checked first: a damaged one is named, and nothing is run again. Recorded scores are computed
+again and compared edge by edge, with the circuits that were made of them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pahq.search.acdc import Decision, margin
 from pahq.search.start import ENGINES, start_search
 from pahq.sentences import one_sentence
 from pahq.verify.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
+from pahq.verify.recordedscores import ScoresComparison, has_scores, read_recorded_scores, replay_scores
 
 TOLERANCE = 1e-5  # of an effect, in the metric's units; what float32 engines differ by is a hundredth of it
 
@@ -153,12 +155,17 @@ _OF_A_CELL = ("decisions.jsonl", "circuit.json", "provenance.json")  # which rec
 
 def verify(
     folder: Path, *, engine: str | None = None, dtype: str | None = None, device: str = "cpu"
-) -> list[Comparison]:
-    """Replay everything recorded in ``folder``: original runs (by default suffix, float32), or a cell of this project.
+) -> Sequence[Comparison | ScoresComparison]:
+    """Replay everything recorded in ``folder``: original runs (by default suffix, float32), scores (by default float64)
+    or a cell of this project.
 
     Raises PahqError for what cannot be replayed, a damaged cell among it.
     """
     check_device(device)
+    if has_scores(folder):
+        if engine is not None:
+            raise PahqError(f"{folder} records scores, which no search's engine computes: leave --engine out")
+        return list(replay_scores(read_recorded_scores(folder), dtype=dtype or "float64", device=device))
     if any((folder / name).exists() for name in _OF_A_CELL):
         return [replay_cell(folder, engine=engine, dtype=dtype, device=device)]
     runs = read_recorded(folder)
@@ -168,10 +175,12 @@ def verify(
 def main(argv: Sequence[str]) -> int:
     """Command line; exit status 0 if all agrees, 1 on any disagreement, 2 on bad input and for a damaged cell."""
     parser = Arguments(prog="pahq verify", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a recorded run or a cell's folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a recorded run, recorded scores or a cell's folder")
     parser.add_argument("--engine", choices=ENGINES, help="default: the cell's own; of a recorded run suffix")
     parser.add_argument(
-        "--dtype", choices=("float32", "float64"), help="default: the cell's own; of a recorded run float32"
+        "--dtype",
+        choices=("float32", "float64"),
+        help="default: the cell's own; of a recorded run float32, of recorded scores float64",
     )
     parser.add_argument("--device", default="cpu")
     try:

@@ -1,13 +1,15 @@
 """Recorded runs of the original ACDC code, read into this project's terms.
 
 Two formats: one run with its weights and tokens (config.json, tensors.safetensors, result.json), and the sweeps
-recorded on a compiled Tracr program (config.json, tensors.safetensors, acdc_runs.json).
+recorded on a compiled Tracr program (config.json, tensors.safetensors, acdc_runs.json). Recorded scores are read in
+``pahq.verify.recordedscores``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,20 +60,32 @@ class RecordedRun:
 
 def read_recorded(folder: Path) -> list[RecordedRun]:
     """The runs recorded in a folder; PahqError in one sentence if it is no such folder."""
-    if not folder.is_dir():
-        raise PahqError(f"{folder} is not a folder")
-    config = read_json(folder / "config.json")
-    path = folder / "tensors.safetensors"
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PahqError(f"{path} is missing or not a safetensors file: {error}") from None
-    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    try:
-        model = model_from_tensors(model_config(config), fill_norms(config, weights))
+    with told(folder):
+        model, tensors = read_tensors(folder)
         if (folder / "acdc_runs.json").exists():
             return _tracr_runs(folder.name, read_json(folder / "acdc_runs.json"), model, tensors)
         return [_single_run(folder.name, read_json(folder / "result.json"), model, tensors)]
+
+
+def read_tensors(folder: Path) -> tuple[Model, dict[str, Tensor]]:
+    """The model of a recorded folder, and all of its tensors by name; to be called within ``told``."""
+    config = read_json(folder / "config.json")
+    path = folder / "tensors.safetensors"
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PahqError(f"{path} is missing or not a safetensors file: {error}") from None
+    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    return model_from_tensors(model_config(config), fill_norms(config, weights)), tensors
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Whatever is wrong with a recorded folder becomes a PahqError in one sentence."""
+    if not folder.is_dir():
+        raise PahqError(f"{folder} is not a folder")
+    try:
+        yield
     except PahqError:
         raise
     except KeyError as error:
@@ -86,7 +100,7 @@ def _single_run(name: str, result: Mapping[str, Any], model: Model, tensors: Map
     described = str(result.get("metric", "KL, last position"))
     if "kl" not in described.lower() or "last" not in described.lower():
         raise PahqError(f"{name} records the metric {described!r}; known: KL at the last position")
-    clean, corrupted = _tokens(tensors, "clean"), _tokens(tensors, "corrupted")
+    clean, corrupted = read_tokens(tensors, "clean"), read_tokens(tensors, "corrupted")
     tests = tuple(
         RecordedTest(edge_name(test["sender"], test["receiver"]), float(test["effect"]), bool(test["kept"]))
         for test in result["tests"]
@@ -110,13 +124,13 @@ def _single_run(name: str, result: Mapping[str, Any], model: Model, tensors: Map
 def _tracr_runs(
     name: str, recorded: Mapping[str, Any], model: Model, tensors: Mapping[str, Tensor]
 ) -> list[RecordedRun]:
-    clean = _tokens(tensors, "validation")
+    clean = read_tokens(tensors, "validation")
     batch, length = clean.shape
     items = torch.cartesian_prod(torch.arange(batch), torch.arange(1, length))
     targets = {"columns": torch.tensor([0])} if "output 0 only" in recorded["metric"] else {}
     generator = torch.Generator().manual_seed(POSITION_SEED)
     order = torch.randperm(length, generator=generator)
-    prompts = Prompts(clean, _tokens(tensors, "validation_patch"), items, targets, position_order=order)
+    prompts = Prompts(clean, read_tokens(tensors, "validation_patch"), items, targets, position_order=order)
     runs = []
     for run in recorded["runs"]:
         threshold = float(run["threshold"])
@@ -147,7 +161,7 @@ def _tracr_runs(
     return runs
 
 
-def _tokens(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+def read_tokens(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     tokens = tensors[f"tokens.{name}"]
     if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32):
         raise PahqError(f"tokens.{name} must be whole numbers [batch, pos], got {tokens.dtype} {list(tokens.shape)}")

@@ -125,7 +125,7 @@ def test_order_settings_are_read(copy: Path) -> None:
         ("config.json", {"normalization_type": "Batch"}, "unknown normalization_type 'Batch'; known: LN"),
         ("config.json", {"positional_embedding_type": "alibi"}, "unknown positional_embedding_type 'alibi'"),
         ("config.json", {"attn_only": False, "act_fn": "solu"}, "unknown act_fn 'solu'; known: gelu"),
-        ("config.json", {"parallel_attn_mlp": True}, "parallel_attn_mlp = True is not supported"),
+        ("config.json", {"use_local_attn": True}, "use_local_attn = True is not supported"),
         ("config.json", {"use_attn_scale": False}, "use_attn_scale = False is not supported"),
         ("config.json", {"n_layers": 0}, "config.json describes no model: layers"),
         ("config.json", {"n_layers": "two"}, "config.json describes no model: layers|not a readable recorded run"),

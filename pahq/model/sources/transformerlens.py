@@ -23,7 +23,6 @@ _BUFFERS = re.compile(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)")
 # What the forward pass takes for granted, by TransformerLens' names.
 _FIXED = {
     "final_rms": False,
-    "parallel_attn_mlp": False,
     "rotary_adjacent_pairs": False,
     "scale_attn_by_inverse_layer_idx": False,
     "use_attn_scale": True,
@@ -70,6 +69,8 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         positions=positions[kind],
         rotary_base=float(values.get("rotary_base", 10000)),
         causal=values.get("attention_dir", "causal") == "causal",
+        qk_norm=bool(values.get("use_qk_norm", False)),
+        block="parallel" if values.get("parallel_attn_mlp") else "serial",
     )
 
 
