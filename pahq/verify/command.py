@@ -31,6 +31,7 @@ from pahq.search.start import ENGINES, start_search
 from pahq.sentences import one_sentence
 from pahq.verify.recorded import RecordedRun, RecordedTest, check_edges, read_recorded
 from pahq.verify.recordedscores import ScoresComparison, has_scores, read_recorded_scores, replay_scores
+from pahq.verify.scoredcell import replay_scores_of
 
 TOLERANCE = 1e-5  # of an effect, in the metric's units; what float32 engines differ by is a hundredth of it
 
@@ -114,8 +115,10 @@ def replay(run: RecordedRun, *, engine: str, dtype: str, device: str) -> Compari
     return compare(run.name, run.tests, search, name, run.threshold, absolute=run.absolute)
 
 
-def replay_cell(folder: Path, *, engine: str | None, dtype: str | None, device: str) -> Comparison:
+def replay_cell(folder: Path, *, engine: str | None, dtype: str | None, device: str) -> Comparison | ScoresComparison:
     """Run a stored cell's search again, audits and doubts as it had them, and compare with its journal.
+
+    Where the cell's method scores edges, its scores are computed again.
 
     ``engine`` and ``dtype`` are the cell's own unless given. Raises PahqError for a cell that is not finished or whose
     files are damaged, for other weights than its own, and for an engine that cannot search it.
@@ -125,6 +128,10 @@ def replay_cell(folder: Path, *, engine: str | None, dtype: str | None, device: 
         raise damage
     cell = read_cell(folder / "config.json")
     check_weights(folder, cell, result)
+    if cell.method.scores:
+        if engine is not None:
+            raise PahqError(f"{cell.id} has scores, which no search's engine computes: leave --engine out")
+        return replay_scores_of(folder, _on(cell, None, dtype), device)
     lines = read_journal(folder / "decisions.jsonl")
     recorded = [RecordedTest(line.edge, line.after - line.before, not line.removed) for line in lines]
     problem, search = rerun(_on(cell, engine, dtype), device)
@@ -162,12 +169,12 @@ def verify(
     Raises PahqError for what cannot be replayed, a damaged cell among it.
     """
     check_device(device)
+    if any((folder / name).exists() for name in _OF_A_CELL):
+        return [replay_cell(folder, engine=engine, dtype=dtype, device=device)]
     if has_scores(folder):
         if engine is not None:
             raise PahqError(f"{folder} records scores, which no search's engine computes: leave --engine out")
         return list(replay_scores(read_recorded_scores(folder), dtype=dtype or "float64", device=device))
-    if any((folder / name).exists() for name in _OF_A_CELL):
-        return [replay_cell(folder, engine=engine, dtype=dtype, device=device)]
     runs = read_recorded(folder)
     return [replay(run, engine=engine or ENGINES[0], dtype=dtype or "float32", device=device) for run in runs]
 

@@ -1,0 +1,180 @@
+"""Cells of methods that score edges: one scoring for all sizes, files that tell one story, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pahq.api import score
+from pahq.cell import scored
+from pahq.cell.files import SCORES, files_of
+from pahq.cell.run import load, run_cell
+from pahq.cell.scorefile import read_scores
+from pahq.cell.story import check_cell
+from pahq.circuits.circuit import Circuit
+from pahq.config.cell import CellConfig, RunConfig
+from pahq.errors import PahqError
+from pahq.experiments.compose import compose_runs
+from pahq.faithfulness.command import main as faithfulness
+from pahq.resamples.cells import check_finished
+from pahq.verify.command import main as verify
+
+BASE = ("task=nano-ioi", "task.examples=4", "method=eap-ig", "method.steps=2")
+
+
+def composed(*words: str) -> CellConfig:
+    return compose_runs([*BASE, *words])[0][0]
+
+
+def run_in(root: Path, **more: Any) -> RunConfig:
+    return RunConfig(root=str(root), wandb="disabled", progress=False, **more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CellConfig]:
+    root, cell = tmp_path_factory.mktemp("root"), composed("size=60")
+    run_cell(cell, run_in(root))
+    return root, cell
+
+
+def test_a_cell_holds_the_scores_and_the_circuit_that_python_gives(finished: tuple[Path, CellConfig]) -> None:
+    root, cell = finished
+    folder = root / "cells" / cell.id
+    result, circuit = check_cell(folder, cell), Circuit.read(folder / "circuit.json")
+    model, task = load(cell, "cpu")
+    expected = score(model, task, "eap-ig", metric="kl", steps=2)
+    assert read_scores(folder / SCORES, circuit.graph, cell).values == expected.values
+    assert circuit == expected.top(60)
+    assert (result.tests, result.kept, result.search, result.certainty) == (len(expected), len(circuit), None, None)
+    assert result.fresh.kl > 0
+    assert set(files_of(cell)) == set(result.files)
+    assert "-n60-" in cell.id
+
+
+def test_sizes_share_one_scoring_and_another_method_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = scored.score
+
+    def counted(problem: Any, method: str, **more: Any) -> Any:
+        asked.append(method)
+        return real(problem, method, **more)
+
+    monkeypatch.setattr(scored, "score", counted)
+    cells = [
+        composed("size=10"),
+        composed("size=0.1"),
+        composed("size=10", "select=greedy"),
+        composed("size=9", "seed=1"),
+    ]
+    found = [run_cell(cell, run_in(tmp_path)).result for cell in cells]
+    assert asked == ["eap-ig", "eap-ig"]  # prompts of another seed have scores of their own
+    assert found[0].seconds == found[1].seconds == found[2].seconds
+    run_cell(composed("size=10", "method=clean-corrupted"), run_in(tmp_path))
+    assert asked[2:] == ["clean-corrupted"]
+
+
+def test_from_a_threshold_on(tmp_path: Path, finished: tuple[Path, CellConfig]) -> None:
+    root, cell = finished
+    circuit = Circuit.read(root / "cells" / cell.id / "circuit.json")
+    scores = read_scores(root / "cells" / cell.id / SCORES, circuit.graph, cell)
+    cut = abs(scores.values[scores.ranked()[59]])
+    other = composed("select=threshold", f"threshold={cut!r}")
+    assert "-t" in other.id
+    run_cell(other, run_in(tmp_path))
+    assert Circuit.read(tmp_path / "cells" / other.id / "circuit.json") == circuit
+
+
+def test_a_damaged_cell_is_named_and_computed_anew(tmp_path: Path) -> None:
+    cell = composed("size=20")
+    folder = run_cell(cell, run_in(tmp_path)).folder
+    before = (folder / "circuit.json").read_bytes()
+    for name in (SCORES, "circuit.json"):
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw.replace(b"a0.h0", b"a0.h1", 1))
+        with pytest.raises(PahqError, match=f"{name} is damaged"):
+            run_cell(cell, run_in(tmp_path))
+        run_cell(cell, run_in(tmp_path, repair=True))
+        assert (folder / "circuit.json").read_bytes() == before
+        check_cell(folder, cell)
+
+
+def test_scores_left_by_other_weights_or_damaged_are_not_taken(tmp_path: Path) -> None:
+    cell = composed("size=20")
+    run_cell(cell, run_in(tmp_path))
+    (costs,) = (tmp_path / "scores" / "nano-ioi").glob("*.costs.json")
+    costs.write_text(costs.read_text().replace('"model": "', '"model": "f', 1))
+    other = run_cell(composed("size=30"), run_in(tmp_path))
+    check_cell(other.folder)
+    assert '"model": "f' not in costs.read_text()  # made anew
+
+
+def test_verify_computes_the_scores_again(
+    finished: tuple[Path, CellConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, cell = finished
+    folder = root / "cells" / cell.id
+    assert verify([str(folder)]) == 0
+    assert "1519 scores" in capsys.readouterr().out
+    assert verify([str(folder), "--engine", "suffix"]) == 2
+    assert "no search's engine" in capsys.readouterr().err
+
+
+def test_faithfulness_ranks_edges_by_their_scores(tmp_path: Path) -> None:
+    folder = run_cell(composed("size=40"), run_in(tmp_path)).folder
+    assert faithfulness([str(folder), "--no-progress"], lambda name: ()) == 0
+    curve = json.loads((folder / "faithfulness.json").read_text())["curve"]
+    assert len(curve["faithfulness"]) == 10
+    assert curve["faithfulness"][-1] == pytest.approx(1, abs=1e-4)
+
+
+def test_its_stability_is_refused(finished: tuple[Path, CellConfig]) -> None:
+    root, cell = finished
+    with pytest.raises(PahqError, match=r"was no search: method eap-ig scores edges"):
+        check_finished([cell.id], run_in(root))
+
+
+def test_scores_of_a_rounded_network_differ(tmp_path: Path, finished: tuple[Path, CellConfig]) -> None:
+    root, cell = finished
+    low = composed("size=60", "precision=int4")
+    run_cell(low, run_in(tmp_path))
+    graph = Circuit.read(tmp_path / "cells" / low.id / "circuit.json").graph
+    mine = read_scores(tmp_path / "cells" / low.id / SCORES, graph, low)
+    theirs = read_scores(root / "cells" / cell.id / SCORES, graph, cell)
+    assert max(abs(a - b) for a, b in zip(mine.values, theirs.values, strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["size=0"], "size: a number of edges (50) or a share of them (0.02) was expected, got 0"),
+        (["size=-3"], "was expected, got -3"),
+        (["size=1.5"], "was expected, got 1.5"),
+        (["size=many"], "was expected, got 'many'"),
+        (["size=true"], "a number was expected as size, not true"),
+        (["size=5", "threshold=0.1"], "method eap-ig with select=top has a size and no threshold"),
+        (["select=threshold"], "method eap-ig with select=threshold has a threshold and no size"),
+        (["select=best"], "select"),
+        (
+            ["method=acdc", "method.steps=5", "size=5"],
+            "method acdc has a threshold; size and select are of eap, eap-ig",
+        ),
+        (["method=acdc", "method.steps=3"], "method.steps and method.convention are of eap, eap-ig"),
+        (["method=eap", "method.steps=5"], "whose gradient at the clean run is zero; take method=eap-ig"),
+        (["audit=float64"], "audit=float64 is for the tests of a search; method eap-ig has none"),
+        (["method.convention=eap-ig", "method.direct_edges=true"], "convention=eap-ig has no Direct edges"),
+        (["method.arithmetic=changes"], "arithmetic=changes is for the searches in low precision"),
+        (["focus=receiver"], "method eap-ig cannot have focus 'receiver'"),
+    ],
+)
+def test_bad_words_are_one_sentence(words: list[str], says: str) -> None:
+    with pytest.raises(PahqError) as raised:
+        composed(*words)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_addresses_of_searches_are_as_before_there_were_scores() -> None:
+    assert compose_runs(["task=nano-ioi"])[0][0].id == "nano-ioi/pahq-int8-t0.01-f3497a76e50663fc"
