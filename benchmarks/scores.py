@@ -1,11 +1,13 @@
 """What scoring every edge costs, beside one full patched forward an edge: CPU seconds of one process on one thread.
 
     python benchmarks/scores.py --json FILE
+    python benchmarks/scores.py --nano --json FILE
 
 A seeded model of 6 layers, 8 heads, d_model 512 and a vocabulary of 5,003, 16 prompts of 15 tokens. Each method is
 timed whole: the ablated run, the clean run and the scores. A full forward an edge is the reference engine's, of a
 sample of edges spread over the graph, measured before and after the exact scores, which the sample also checks; the
-plain forward of the model, which removes nothing, is timed beside it.
+plain forward of the model, which removes nothing, is timed beside it. With ``--nano`` instead: what the methods' scores
+are worth on the tasks of the model nano, by their agreement with the exact scores and the KL divergence of circuits.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ from typing import Any
 
 import torch
 from output import publish
+from scipy.stats import spearmanr
 from synthetic import Shape, make_model, make_prompts
 
 import pahq
 from pahq.circuits.scores import Scores
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.reference import ReferenceEngine
+from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.experiments.compose import compose_runs
 from pahq.model.forward import final_stream
 from pahq.model.weights import Model
 from pahq.scores.start import METHODS, score
+from pahq.tasks import build_task
 from pahq.tasks.task import Prompts
 
 SHAPE = Shape(layers=6, heads=8, d_model=512, d_head=64, vocabulary=5003, positions=15)
@@ -102,13 +107,39 @@ def exact(model: Model, prompts: Prompts, metric: str, sample: int) -> dict[str,
     }
 
 
+def nano(task_name: str) -> dict[str, Any]:
+    """By method, on the prompts that a cell of a task searches: agreement with the exact scores, KL of its circuits."""
+    ((cell, _),) = compose_runs([f"task={task_name}", "method=acdc", "threshold=0.1"])
+    model = pahq.load_model("nano")
+    task = build_task(cell.task, model, cell.seed)
+    judge, best = problem_for(model, task.search, "kl"), pahq.score(model, task.search, "exact", metric=task.metric)
+    rows: dict[str, Any] = {"metric": task.metric, "edges": len(best)}
+    for method in METHODS:
+        seconds, scores = timed(partial(pahq.score, model, task.search, method, metric=task.metric, steps=STEPS))
+        ranks = spearmanr([abs(value) for value in scores.values], [abs(value) for value in best.values])
+        tops = [set(each.top(100, clean=False).edges) for each in (scores, best)]
+        circuits = {size: circuit_logits(judge, torch.tensor(scores.top(size).present)) for size in (50, 100, 200)}
+        rows[method] = {
+            "cpu_seconds": round(seconds, 2),
+            "rank_correlation_with_exact": round(float(ranks.statistic), 2),
+            "shared_of_the_top_100": len(tops[0] & tops[1]),
+            "kl_of_top": {n: round(float(judge.objective.value(logits)), 3) for n, logits in circuits.items()},
+        }
+    return rows
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the report goes, beside the screen")
     parser.add_argument("--repeats", type=int, default=3, help="of each method from gradients (default 3)")
     parser.add_argument("--sample", type=int, default=20, help="edges that a full forward is timed on (default 20)")
+    parser.add_argument("--nano", action="store_true", help="what the scores are worth on nano's tasks")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if options.nano:
+        tasks = ("nano-ioi", "nano-greaterthan", "nano-docstring")
+        publish({"version": pahq.__version__, "steps": STEPS} | {name: nano(name) for name in tasks}, options.json)
+        return 0
     model, prompts = make_model(SHAPE), make_prompts(SHAPE, PROMPTS)
     report: dict[str, Any] = {
         "version": pahq.__version__,

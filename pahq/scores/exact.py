@@ -138,7 +138,7 @@ class _Whole:
         scores = torch.bmm(asked, keys.transpose(1, 2)) + torch.einsum("hrd,hd->rh", q, by_head(layer.b_K))[..., None]
         before = {letter: by_head(self.earlier(index, letter)) for letter in "kv"} if self.first else {}
         if before:
-            prompts = q.unflatten(1, (-1, before["k"].shape[1]))
+            prompts = q.reshape(len(q), -1, before["k"].shape[1], config.d_head)
             early = torch.einsum("htbd,hbpd->tbhp", prompts, before["k"]).flatten(0, 1)
             scores = torch.cat((early, scores), dim=-1)
         pattern = (scores / config.d_head**0.5).softmax(-1)
@@ -146,7 +146,7 @@ class _Whole:
         z = torch.bmm(torch.bmm(late, values).transpose(0, 1), by_head(layer.W_V))
         z += late.sum(-1).T[..., None] * by_head(layer.b_V)[:, None]
         if before:
-            early = pattern[..., : self.first].unflatten(0, (-1, before["v"].shape[1]))
+            early = pattern[..., : self.first].reshape(-1, before["v"].shape[1], config.heads, self.first)
             z += torch.einsum("tbhp,hbpd->htbd", early, before["v"]).flatten(1, 2)
         return z
 

@@ -162,12 +162,12 @@ def verify(
     Raises PahqError for what cannot be replayed, a damaged cell among it.
     """
     check_device(device)
+    if any((folder / name).exists() for name in _OF_A_CELL):
+        return [replay_cell(folder, engine=engine, dtype=dtype, device=device)]
     if has_scores(folder):
         if engine is not None:
             raise PahqError(f"{folder} records scores, which no search's engine computes: leave --engine out")
         return list(replay_scores(read_recorded_scores(folder), dtype=dtype or "float64", device=device))
-    if any((folder / name).exists() for name in _OF_A_CELL):
-        return [replay_cell(folder, engine=engine, dtype=dtype, device=device)]
     runs = read_recorded(folder)
     return [replay(run, engine=engine or ENGINES[0], dtype=dtype or "float32", device=device) for run in runs]
 
