@@ -167,7 +167,7 @@ def replay_scores(recorded: RecordedScores, *, dtype: str, device: str) -> Itera
             scores = score(problem(metric), METHODS[method], **asked)  # type: ignore[arg-type]
             found = compare_scores(name, values, scores)
             for circuit in recorded.circuits.get(metric, {}).get(method, []):
-                found = _with_circuit(found, circuit, scores, values)
+                found = with_circuit(found, circuit, scores, values)
                 present = torch.tensor(Circuit.from_names(scores.graph, circuit.edges).present)
                 logits = circuit_logits(problem(metric), present)
                 for key, value in circuit.metrics.items():
@@ -221,7 +221,7 @@ def _nought(name: str, recorded: Mapping[str, float], largest: float) -> ScoresC
     return ScoresComparison(name, len(recorded), worst, first=None if worst <= TOLERANCE else fault, note=note)
 
 
-def _with_circuit(
+def with_circuit(
     found: ScoresComparison, circuit: RecordedCircuit, scores: Scores, recorded: Mapping[str, float]
 ) -> ScoresComparison:
     """A comparison with one more circuit in it: the top n of our scores, cleaned, edge for edge the recorded one.
