@@ -27,7 +27,7 @@ from pahq.engine.suffix.budget import COMPOSITE_BYTES, sizes_for
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import first_change
 from pahq.model.block import Part, add, cross, mlp_reads_heads, part_of
-from pahq.model.forward import attend, attention, mlp, project
+from pahq.model.forward import attend, attention, mlp, normalise, project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.run import difference, run_senders, sender_outputs, streams
 from pahq.precision.store import NO_FOCUS
@@ -114,9 +114,41 @@ class _Whole:
         return levels[0]
 
     def _heads(self, index: int, read: Tensor, kept: slice) -> Float[Tensor, "head trial*batch pos d_head"]:
-        q = self.project(index, "q", read[None, :, kept])
+        config, q = self.config, self.project(index, "q", read[None, :, kept])
+        if kept.start is not None and config.positions != "rotary" and not config.qk_norm:
+            return self._last_query(index, read, q[:, :, 0])[:, :, None]
         k, v = (self._with_earlier(index, letter, read) for letter in "kv")
         return attend(self.config, q, k, v)
+
+    def _last_query(
+        self, index: int, read: Tensor, q: Float[Tensor, "head trial*batch d_head"]
+    ) -> Float[Tensor, "head trial*batch d_head"]:
+        """What one query a prompt gets from all positions, none of which is projected: where keys and values are linear
+        in what is read, the query goes through W_K once, and what the pattern makes of the positions through W_V."""
+        config, layer = self.config, self.weights(index)
+        group = config.heads // config.kv_heads
+
+        def by_head(values: Tensor) -> Tensor:
+            return values.repeat_interleave(group, 0)
+
+        values = normalise(config, read, layer.ln1_w, layer.ln1_b)
+        last = self.first + read.shape[1]
+        keys = values if layer.W_pos is None else values + layer.W_pos[self.first : last]
+        asked = torch.bmm(q, by_head(layer.W_K).transpose(1, 2)).transpose(0, 1)  # [trial*batch, head, d_model]
+        scores = torch.bmm(asked, keys.transpose(1, 2)) + torch.einsum("hrd,hd->rh", q, by_head(layer.b_K))[..., None]
+        before = {letter: by_head(self.earlier(index, letter)) for letter in "kv"} if self.first else {}
+        if before:
+            prompts = q.reshape(len(q), -1, before["k"].shape[1], config.d_head)
+            early = torch.einsum("htbd,hbpd->tbhp", prompts, before["k"]).flatten(0, 1)
+            scores = torch.cat((early, scores), dim=-1)
+        pattern = (scores / config.d_head**0.5).softmax(-1)
+        late = pattern[..., self.first :]
+        z = torch.bmm(torch.bmm(late, values).transpose(0, 1), by_head(layer.W_V))
+        z += late.sum(-1).T[..., None] * by_head(layer.b_V)[:, None]
+        if before:
+            early = pattern[..., : self.first].reshape(-1, before["v"].shape[1], config.heads, self.first)
+            z += torch.einsum("tbhp,hbpd->htbd", early, before["v"]).flatten(1, 2)
+        return z
 
     def _with_earlier(self, index: int, letter: str, read: Tensor) -> Tensor:
         values = self.project(index, letter, read[None])

@@ -11,7 +11,7 @@ which keys and values are repeated head by head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ METHODS = {
     "clean-corrupted": "clean-corrupted",
     "exact": "exact",
 }
-_ROW = ("n", "edges", "edges_after_prune")  # of a recorded circuit, beside its metrics
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,11 @@ class ScoresComparison:
     note: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
-        verdict = "agrees" if self.first is None else f"DISAGREES: {self.first}"
         ties = f" ({self.ties} edges at a cut by rounding)" if self.ties else ""
-        circuits = f", {self.circuits} circuits{ties}, worst difference of a metric {self.worst_metric:.1e}"
-        return (
-            f"{self.name}: {self.edges} scores, worst difference {self.worst:.1e} of the largest"
-            f"{circuits if self.circuits else ''}{self.note}: {verdict}"
-        )
+        told = [f"{self.edges} scores, worst difference {self.worst:.1e} of the largest{self.note}"] * (self.edges > 0)
+        told += [f"{self.circuits} circuits{ties}"] * (self.circuits > 0)
+        told += [f"worst difference of a metric {self.worst_metric:.1e}"] * (self.circuits > 0 or not self.edges)
+        return f"{self.name}: {', '.join(told)}: {'agrees' if self.first is None else f'DISAGREES: {self.first}'}"
 
 
 def has_scores(folder: Path) -> bool:
@@ -101,6 +98,7 @@ def read_recorded_scores(folder: Path) -> RecordedScores:
         recorded, other = read_json(folder / "scores.json"), folder / "circuits.json"
         circuits = read_json(other) if other.exists() else {"circuits": {}, "baseline": {}}
         names: Mapping[str, str] = recorded["edge_names"]
+        known = {*recorded["scores"], *circuits["baseline"]}
         clean, corrupted = read_tokens(tensors, "clean"), read_tokens(tensors, "corrupted")
         targets = {n.removeprefix("targets."): value for n, value in tensors.items() if n.startswith("targets.")}
         return RecordedScores(
@@ -117,15 +115,15 @@ def read_recorded_scores(folder: Path) -> RecordedScores:
                 for metric, methods in recorded["scores"].items()
             },
             circuits={
-                metric: {method: [_circuit(row, names) for row in rows] for method, rows in methods.items()}
+                metric: {method: [_circuit(row, names, known) for row in rows] for method, rows in methods.items()}
                 for metric, methods in circuits["circuits"].items()
             },
             baseline=circuits["baseline"],
         )
 
 
-def _circuit(row: Mapping[str, Any], names: Mapping[str, str]) -> RecordedCircuit:
-    metrics = {key: float(value) for key, value in row.items() if key not in _ROW}
+def _circuit(row: Mapping[str, Any], names: Mapping[str, str], known: Set[str]) -> RecordedCircuit:
+    metrics = {key: float(value) for key, value in row.items() if key in known}
     return RecordedCircuit(int(row["n"]), frozenset(names[edge] for edge in row["edges"]), metrics)
 
 
@@ -158,19 +156,18 @@ def replay_scores(recorded: RecordedScores, *, dtype: str, device: str) -> Itera
         return problems[metric]
 
     for metric, methods in recorded.scores.items():
-        largest = max((abs(value) for values in methods.values() for value in values.values()), default=0.0)
         for method, values in methods.items():
             name = f"{recorded.name} {metric} {method}"
             if method not in METHODS:
                 raise unknown("method in scores.json", method, METHODS)
             if method == "EAP" and metric in FLAT:
-                yield _nought(name, values, largest)
+                yield _nought(name, values, _scale(recorded, metric))
                 continue
             asked = {"steps": recorded.steps, "convention": "eap-ig", "batch_size": recorded.batch_size}
             scores = score(problem(metric), METHODS[method], **asked)  # type: ignore[arg-type]
             found = compare_scores(name, values, scores)
             for circuit in recorded.circuits.get(metric, {}).get(method, []):
-                found = _with_circuit(found, circuit, scores, values)
+                found = with_circuit(found, circuit, scores, values)
                 present = torch.tensor(Circuit.from_names(scores.graph, circuit.edges).present)
                 logits = circuit_logits(problem(metric), present)
                 for key, value in circuit.metrics.items():
@@ -187,7 +184,7 @@ def replay_scores(recorded: RecordedScores, *, dtype: str, device: str) -> Itera
                 present = torch.full((len(graph.edges),), which == "clean")
                 own = float(problem(metric).objective.value(circuit_logits(problem(metric), present)))
                 found = _with_metric(found, f"{metric} of the {which} prompts", own, value)
-        yield replace(found, note=f", worst difference of a metric {found.worst_metric:.1e}")
+        yield found
 
 
 def compare_scores(name: str, recorded: Mapping[str, float], scores: Scores) -> ScoresComparison:
@@ -208,16 +205,23 @@ def _far(difference: float) -> float:
     return difference if difference == difference else float("inf")
 
 
+def _scale(recorded: RecordedScores, metric: str) -> float:
+    """The largest score of a metric by any method but EAP; where there is none, of any metric."""
+    others = [values for method, values in recorded.scores[metric].items() if method != "EAP"]
+    others = others or [values for methods in recorded.scores.values() for values in methods.values()]
+    return max((abs(value) for values in others for value in values.values()), default=0.0) or 1.0
+
+
 def _nought(name: str, recorded: Mapping[str, float], largest: float) -> ScoresComparison:
     """Scores that are zero by construction, of which rounding was recorded; measured by the metric's largest score."""
     edge = max(recorded, key=lambda edge: _far(abs(recorded[edge])))
-    worst = abs(recorded[edge]) / (largest or 1.0)
+    worst = abs(recorded[edge]) / largest
     fault = f"the score of {edge} is 0 but for rounding, recorded {recorded[edge]:.9g}"
     note = " of any method, zero by construction"
     return ScoresComparison(name, len(recorded), worst, first=None if worst <= TOLERANCE else fault, note=note)
 
 
-def _with_circuit(
+def with_circuit(
     found: ScoresComparison, circuit: RecordedCircuit, scores: Scores, recorded: Mapping[str, float]
 ) -> ScoresComparison:
     """A comparison with one more circuit in it: the top n of our scores, cleaned, edge for edge the recorded one.

@@ -16,12 +16,23 @@ from support import small_models
 from support.places import GOLDEN
 
 import pahq
+from pahq.circuits.graph import ModelShape, build_graph
+from pahq.circuits.scores import Scores
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.scores.gradients import gradient_scores
 from pahq.scores.start import METHODS as OURS
 from pahq.verify.command import main, verify
-from pahq.verify.recordedscores import METHODS, TOLERANCE, read_recorded_scores, ungrouped
+from pahq.verify.recordedscores import (
+    METHODS,
+    TOLERANCE,
+    RecordedCircuit,
+    ScoresComparison,
+    compare_scores,
+    read_recorded_scores,
+    ungrouped,
+    with_circuit,
+)
 
 FOLDERS = ("eapig_gpt2like", "eapig_gqa")
 
@@ -188,3 +199,22 @@ def test_folders_of_every_family_are_read(tmp_path: Path, family: str, more: dic
     found = verify(tmp_path / "made")
     assert [comparison.first for comparison in found] == [None] * 9
     assert set(METHODS.values()) == set(OURS)
+
+
+def test_edges_that_rounding_cannot_tell_from_the_cut_are_ties():
+    graph = build_graph(ModelShape(1, 1, 1, True), direct_edges=False)
+    names = [str(edge) for edge in graph.edges]
+    ours = dict.fromkeys(names, 0.0) | {"embed->logits": 1.0, "m0->logits": 0.5, "embed->m0": 0.6, "a0.h0->logits": 0.5}
+    circuit = RecordedCircuit(3, frozenset({"embed->logits", "embed->m0", "m0->logits"}), {})
+
+    def found(**theirs: float) -> ScoresComparison:
+        recorded = ours | {name.replace("_", "->"): value for name, value in theirs.items()}
+        scores = Scores(graph, tuple(ours[name] for name in names), "exact", "kl")
+        return with_circuit(compare_scores("made", recorded, scores), circuit, scores, recorded)
+
+    assert names.index("a0.h0->logits") < names.index("m0->logits")  # of equal ones the first is in
+    assert found(m0_logits=0.5 + 1e-6).ties == 2
+    assert found(m0_logits=0.5 + 1e-6).first is None
+    assert "top 3 differs in 2 edges" in str(found())
+    ours["m0->logits"] = 0.5 - 5e-6
+    assert "recorded" in str(found(m0_logits=0.5 + 1e-6).first)

@@ -1,0 +1,159 @@
+"""What scoring every edge costs, beside one full patched forward an edge: CPU seconds of one process on one thread.
+
+    python benchmarks/scores.py --json FILE
+    python benchmarks/scores.py --nano --json FILE
+
+A seeded model of 6 layers, 8 heads, d_model 512 and a vocabulary of 5,003, 16 prompts of 15 tokens. Each method is
+timed whole: the ablated run, the clean run and the scores. A full forward an edge is the reference engine's, of a
+sample of edges spread over the graph, measured before and after the exact scores, which the sample also checks; the
+plain forward of the model, which removes nothing, is timed beside it. With ``--nano`` instead: what the methods' scores
+are worth on the tasks of the model nano, by their agreement with the exact scores and the KL divergence of circuits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from output import publish
+from scipy.stats import spearmanr
+from synthetic import Shape, make_model, make_prompts
+
+import pahq
+from pahq.circuits.scores import Scores
+from pahq.engine.base import Trial
+from pahq.engine.problem import Problem, build_problem
+from pahq.engine.reference import ReferenceEngine, circuit_logits
+from pahq.experiments.compose import compose_runs
+from pahq.model.forward import final_stream
+from pahq.model.weights import Model
+from pahq.scores.start import METHODS, score
+from pahq.tasks import build_task
+from pahq.tasks.task import Prompts
+
+SHAPE = Shape(layers=6, heads=8, d_model=512, d_head=64, vocabulary=5003, positions=15)
+PROMPTS = 16
+STEPS = 5
+GRADIENTS = tuple(method for method in METHODS if method != "exact")
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of this process, and what the work gave."""
+    start = time.process_time()
+    found = work()
+    return time.process_time() - start, found
+
+
+def problem_for(model: Model, prompts: Prompts, metric: str) -> Problem:
+    with torch.no_grad():
+        return build_problem(model, prompts, metric=metric, direct_edges=False)
+
+
+def _score(model: Model, prompts: Prompts, metric: str, method: str) -> Scores:
+    return score(problem_for(model, prompts, metric), method, steps=STEPS)
+
+
+def gradients(model: Model, prompts: Prompts, metric: str, repeats: int) -> dict[str, Any]:
+    """Seconds of every method from gradients, each from the model and its prompts on, the least of some repeats."""
+    rows = {}
+    for method in GRADIENTS:
+        if (method, metric) != ("eap", "kl"):
+            work = partial(_score, model, prompts, metric, method)
+            seconds = [timed(work)[0] for _ in range(repeats)]
+            rows[method] = {"cpu_seconds": round(min(seconds), 3), "all": [round(value, 3) for value in seconds]}
+    return rows
+
+
+def exact(model: Model, prompts: Prompts, metric: str, sample: int) -> dict[str, Any]:
+    """Seconds of the exact scores, and of one full forward an edge."""
+    problem = problem_for(model, prompts, metric)
+    engine, edges = ReferenceEngine(problem), range(len(problem.graph.edges))
+    chosen = edges[:: max(1, len(edges) // sample)]
+    (whole,) = engine.measure([Trial(0, ())])
+    patched, plain = [], []
+
+    def forwards() -> list[float]:
+        losses = []
+        for edge in chosen:
+            seconds, loss = timed(partial(engine.measure, [Trial(edge, (edge,))]))
+            patched.append(seconds)
+            losses += loss
+            with torch.no_grad():
+                plain.append(timed(lambda: final_stream(problem.store.network(), prompts.clean))[0])
+        return losses
+
+    losses = forwards()
+    seconds, scores = timed(partial(_score, model, prompts, metric, "exact"))
+    forwards()
+    worst = max(abs(scores.values[edge] - (loss - whole)) for edge, loss in zip(chosen, losses, strict=True))
+    each = statistics.median(patched)
+    return {
+        "edges": len(edges),
+        "cpu_seconds": round(seconds, 2),
+        "milliseconds_per_edge": round(1000 * seconds / len(edges), 2),
+        "patched_forward_milliseconds": round(1000 * each, 1),
+        "plain_forward_milliseconds": round(1000 * statistics.median(plain), 1),
+        "times_faster_than_a_patched_forward_each": round(each * len(edges) / seconds, 1),
+        "times_faster_than_a_plain_forward_each": round(statistics.median(plain) * len(edges) / seconds, 1),
+        "sampled_edges": len(chosen),
+        "worst_difference_over_largest": worst / scores.largest,
+    }
+
+
+def nano(task_name: str) -> dict[str, Any]:
+    """By method, on the prompts that a cell of a task searches: agreement with the exact scores, KL of its circuits."""
+    ((cell, _),) = compose_runs([f"task={task_name}", "method=acdc", "threshold=0.1"])
+    model = pahq.load_model("nano")
+    task = build_task(cell.task, model, cell.seed)
+    judge, best = problem_for(model, task.search, "kl"), pahq.score(model, task.search, "exact", metric=task.metric)
+    rows: dict[str, Any] = {"metric": task.metric, "edges": len(best)}
+    for method in METHODS:
+        seconds, scores = timed(partial(pahq.score, model, task.search, method, metric=task.metric, steps=STEPS))
+        ranks = spearmanr([abs(value) for value in scores.values], [abs(value) for value in best.values])
+        tops = [set(each.top(100, clean=False).edges) for each in (scores, best)]
+        circuits = {size: circuit_logits(judge, torch.tensor(scores.top(size).present)) for size in (50, 100, 200)}
+        rows[method] = {
+            "cpu_seconds": round(seconds, 2),
+            "rank_correlation_with_exact": round(float(ranks.statistic), 2),
+            "shared_of_the_top_100": len(tops[0] & tops[1]),
+            "kl_of_top": {n: round(float(judge.objective.value(logits)), 3) for n, logits in circuits.items()},
+        }
+    return rows
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the report goes, beside the screen")
+    parser.add_argument("--repeats", type=int, default=3, help="of each method from gradients (default 3)")
+    parser.add_argument("--sample", type=int, default=20, help="edges that a full forward is timed on (default 20)")
+    parser.add_argument("--nano", action="store_true", help="what the scores are worth on nano's tasks")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    if options.nano:
+        tasks = ("nano-ioi", "nano-greaterthan", "nano-docstring")
+        publish({"version": pahq.__version__, "steps": STEPS} | {name: nano(name) for name in tasks}, options.json)
+        return 0
+    model, prompts = make_model(SHAPE), make_prompts(SHAPE, PROMPTS)
+    report: dict[str, Any] = {
+        "version": pahq.__version__,
+        "shape": vars(SHAPE) | {"prompts": PROMPTS},
+        "steps": STEPS,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    for metric in ("logit_diff", "kl"):
+        report[metric] = gradients(model, prompts, metric, options.repeats)
+        report[metric]["exact"] = exact(model, prompts, metric, options.sample)
+    publish(report, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
