@@ -106,7 +106,7 @@ FAULTS = [
     (["wandb=maybe"], "wandb: Input should be 'auto', 'online', 'offline' or 'disabled'"),
     (["-m", "precision=int8,int5"], "unknown precision 'int5'; known: auto, bf16"),
     (["-m", "threshold=interval(0,1)"], "BasicSweeper does not support sweep type"),
-    (["~threshold"], "threshold: Field required"),
+    (["~threshold"], "Could not delete from config. 'threshold' does not exist"),
     (
         ["verfy", "here"],
         "unknown command 'verfy'; commands: verify, repair, models, stability, evaluate, faithfulness, tables, figures",

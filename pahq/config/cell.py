@@ -249,9 +249,7 @@ class CellConfig(Frozen):
         if (method.focus == "none") != (method.name != "pahq"):
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
         if method.arithmetic == "changes" and method.name not in ("pahq", "rtn-q"):
-            raise ValueError(
-                f"arithmetic=changes is for the searches in low precision (pahq, rtn-q), not {method.name}"
-            )
+            raise ValueError(f"arithmetic=changes is for low precision (method pahq or rtn-q); {method.name} has none")
         if method.arithmetic == "changes" and precision.cache != "float32":
             raise ValueError(
                 f"arithmetic=changes keeps its state in full precision, so precision.cache cannot be {precision.cache}"

@@ -165,7 +165,10 @@ def test_scores_of_a_rounded_network_differ(tmp_path: Path, finished: tuple[Path
         (["method=eap", "method.steps=5"], "whose gradient at the clean run is zero; take method=eap-ig"),
         (["audit=float64"], "audit=float64 is for the tests of a search; method eap-ig has none"),
         (["method.convention=eap-ig", "method.direct_edges=true"], "convention=eap-ig has no Direct edges"),
-        (["method.arithmetic=changes"], "arithmetic=changes is for the searches in low precision"),
+        (
+            ["method.arithmetic=changes"],
+            "arithmetic=changes is for low precision (method pahq or rtn-q); eap-ig has none",
+        ),
         (["focus=receiver"], "method eap-ig cannot have focus 'receiver'"),
     ],
 )
