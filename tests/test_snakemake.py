@@ -22,7 +22,18 @@ from support.places import ROOT
 from pahq.cell.journal import read_journal
 from pahq.experiments.compose import cells, groups
 
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion", "pareto")
+FIGURES = (
+    "roc",
+    "edges_kl",
+    "methods",
+    "bits",
+    "agreement",
+    "errors",
+    "faithfulness",
+    "stability",
+    "inclusion",
+    "pareto",
+)
 
 
 def command(folder: Path, *more: str) -> list[str]:

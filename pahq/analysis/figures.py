@@ -28,6 +28,7 @@ from pahq.analysis.drawing import (
 from pahq.analysis.errorfigure import errors_figure
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithful import by_cell
+from pahq.analysis.methods import methods_figure
 from pahq.analysis.names import FIGURES
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
@@ -50,6 +51,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
     made = {
         "roc": roc_figure(found.roc, series),
         "edges_kl": edges_figure(found.cells),
+        "methods": methods_figure(found.cells),
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement, found.cells),
         "errors": errors_figure(found.errors),

@@ -20,7 +20,9 @@ EVALUATED = (
     "effects",
     "errors",
 )  # parquet files
-FIGURES = ("roc", "edges_kl", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion", "pareto")
+FIGURES = (
+    *("roc", "edges_kl", "methods", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion", "pareto"),
+)
 
 NAMED = ("task", "method", "precision", "variant")  # enough to tell a series of an experiment from all others
 SHOWN = ("task", "search_metric", "method", "precision", "bits", "variant")  # what most tables show of one
