@@ -72,6 +72,7 @@ HEADINGS = {
     "differing_changes_audited": "changes, audited",
     "share_network": "tests audited (share): network",
     "share_changes": "tests audited (share): changes",
+    **{f"kl_at_{share}": f"KL at {share}% of the edges" for share in (2, 5, 10)},
     "paper_runtime": "paper: runtime",
     "paper_memory": "paper: memory",
 }

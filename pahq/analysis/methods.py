@@ -44,8 +44,10 @@ def method_rows(cells: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     to 5% of the edges, where it was measured.
     """
     shown = compared(cells)
-    judged = by_cell(cells, measured)
-    distance: Mapping[Any, float] = dict(zip(judged["id"], judged["cmd_small"], strict=True)) if len(judged) else {}
+    distance: Mapping[Any, float] = {}
+    if len(measured):
+        judged = by_cell(cells, measured)
+        distance = dict(zip(judged["id"], judged["cmd_small"], strict=True))
     rows = []
     for _, sweep in shown.groupby("series", sort=False):
         first = sweep.iloc[0].to_dict()
