@@ -29,4 +29,4 @@ def replay_scores_of(folder: Path, cell: CellConfig, device: str) -> ScoresCompa
         name = problem.graph.edges[edge]
         first = f"{name} scored {found.values[edge]:.6g} where the cell has {recorded.values[edge]:.6g}"
     ties = len(set(chosen(cell, recorded).indices) ^ set(chosen(cell, found).indices))
-    return ScoresComparison(name=cell.id, edges=len(found), worst=worst, circuits=1, ties=ties, first=first)
+    return ScoresComparison(name=cell.id, edges=len(found), worst=worst, circuits=int(ties > 0), ties=ties, first=first)
