@@ -40,7 +40,10 @@ GUESTS = {
     "tokenizers": {"model.sources.gguf", "model.sources.huggingface", "model.sources.tokenizer", "tasks.encoder"},
     "gguf": {"model.sources.gguf"},
     "transformers": {"model.sources.huggingface"},
-    "matplotlib": {"analysis.drawing", "analysis.errorfigure", "analysis.figures", "analysis.stabilityfigures"},
+    "matplotlib": {
+        *("analysis.drawing", "analysis.errorfigure", "analysis.figures", "analysis.methodsfigure"),
+        "analysis.stabilityfigures",
+    },
     "scipy": {"faithfulness.bootstrap", "faithfulness.hypotheses"},
     "triton": {"model.fusedkernel"},
     "snakemake": set(),

@@ -28,7 +28,7 @@ from pahq.analysis.drawing import (
 from pahq.analysis.errorfigure import errors_figure
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithful import by_cell
-from pahq.analysis.methods import methods_figure
+from pahq.analysis.methodsfigure import methods_figure
 from pahq.analysis.names import FIGURES
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise

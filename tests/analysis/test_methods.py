@@ -7,7 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from pahq.analysis.methods import compared, method_rows, methods_figure
+from pahq.analysis.methods import compared, method_rows
+from pahq.analysis.methodsfigure import methods_figure
 
 
 def cell(method: str, kept: int, kl: float, **more: object) -> dict[str, object]:

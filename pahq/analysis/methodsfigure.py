@@ -1,0 +1,45 @@
+"""The figure of methods: how good the circuits of a size are that searches and methods that score edges find."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pahq.analysis.drawing import HEIGHT, MARKS, OTHER, panels, plain_log
+from pahq.analysis.methods import compared
+from pahq.analysis.summary import METHODS
+
+NOTHING = "No method of this experiment scores edges. The experiment compare has such methods."
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+
+
+def methods_figure(cells: pd.DataFrame) -> Figure:
+    """KL on fresh prompts against edges kept, one colour a method; edges grown from the logits are dashed."""
+    shown = compared(cells)
+    found = [name for name in METHODS if name in set(shown["method"])]
+    colour = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(found)}
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        for _, sweep in rows.groupby("series", sort=False):
+            first, ordered = sweep.iloc[0], sweep[sweep["kept"] > 0].sort_values("kept")
+            line = "--" if "select=greedy" in str(first["variant"]) else "-"
+            marker = MARKS.get(str(first["method"]), OTHER).marker
+            look = {"color": colour[str(first["method"])], "linestyle": line, "marker": marker, "markersize": 5}
+            axes.plot(ordered["kept"], ordered["kl"], lw=1.2, **look)  # type: ignore[arg-type]
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=-0.03 * rows["kl"].max())
+        plain_log(axes.xaxis, whole=True)
+        axes.set_xlabel(f"edges kept, of {rows['edges'].max():,}")
+        axes.set_ylabel("KL to the full model (nats)")
+
+    title = "Which method finds the better circuit of a size? Full precision, fresh prompts\n"
+    title += "lower is better; dashed: edges grown from the logits, else the highest scores"
+    figure = panels(shown, panel, title, NOTHING, height=HEIGHT)
+    if len(shown):
+        looks = [(METHODS[name], colour[name], MARKS.get(name, OTHER).marker) for name in found]
+        handles = [Line2D([], [], label=name, color=look, marker=marker) for name, look, marker in looks]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(handles) // 3))
+    return figure
