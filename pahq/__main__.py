@@ -37,6 +37,8 @@ commands
   faithfulness      how faithful their circuits are: intervals, curves over sizes, hypothesis tests
   tables            write an experiment's tables
   figures           draw an experiment's figures
+  export CELL       a circuit and its scores in the format of EAP-IG, MIB or networkx, or as CSV
+  import FILE       judge a circuit in EAP-IG's or MIB's format as ours are judged
 
 groups (GROUP=NAME)
 {groups}
@@ -211,6 +213,18 @@ def _verify(argv: Sequence[str]) -> int:
     return verify(argv)
 
 
+def _export(argv: Sequence[str]) -> int:
+    from pahq.cell.exchange import main_export
+
+    return main_export(argv)
+
+
+def _import(argv: Sequence[str]) -> int:
+    from pahq.cell.exchange import main_import
+
+    return main_import(argv)
+
+
 def _repair(argv: Sequence[str]) -> int:
     from pahq.experiments.compose import cells
     from pahq.verify.repair import main as repair
@@ -281,6 +295,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "faithfulness": _faithfulness,
     "tables": _tables,
     "figures": _figures,
+    "export": _export,
+    "import": _import,
 }
 
 if __name__ == "__main__":

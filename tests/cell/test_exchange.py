@@ -1,0 +1,96 @@
+"""pahq export and pahq import: a cell goes out and is judged as what it was when it comes back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from pahq.cell.exchange import main_export, main_import
+from pahq.cell.files import read_result
+from pahq.cell.run import run_cell
+from pahq.circuits.circuit import Circuit
+from pahq.config.cell import RunConfig
+from pahq.experiments.compose import compose_runs
+
+TASK = ("task=nano-ioi", "task.examples=3")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("root")
+    run = RunConfig(root=str(root), wandb="disabled", progress=False)
+    words = {
+        "scored": ("method=eap-ig", "method.steps=2", "size=80"),
+        "searched": ("method=acdc", "threshold=0.3"),
+        "split": ("task=tracr-proportion", "method=acdc", "threshold=0.1"),
+    }
+    return {
+        name: run_cell(compose_runs([*(() if name == "split" else TASK), *more])[0][0], run).folder
+        for name, more in words.items()
+    }
+
+
+def test_there_and_back_the_circuit_is_worth_the_same(
+    cells: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, back = tmp_path / "graph.json", tmp_path / "circuit.json"
+    assert main_export([str(cells["scored"]), "--format", "eap-ig", "--out", str(path)]) == 0
+    assert main_import([str(path), "--like", str(cells["searched"]), "--out", str(back)]) == 0
+    fresh = read_result(cells["scored"]).fresh
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert f"KL {fresh.kl:.4g}" in said
+    assert f"{fresh.metric} {fresh.value:.4g}" in said
+    assert Circuit.read(back) == Circuit.read(cells["scored"] / "circuit.json")
+
+
+def test_a_search_goes_out_with_its_effects(cells: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_export([str(cells["searched"]), "--format", "csv"]) == 0
+    table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    kept = {row["edge"] for row in table if row["in_circuit"] == "True"}
+    assert kept == set(Circuit.read(cells["searched"] / "circuit.json").edges)
+    assert all(float(row["score"]) >= 0.3 for row in table if row["edge"] in kept)
+    assert main_export([str(cells["searched"]), "--format", "networkx"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["edges"]) == len(kept)
+
+
+def test_a_folder_for_mib(cells: dict[str, Path], tmp_path: Path) -> None:
+    for name, folder in ((None, "ioi_nano"), ("ioi_gpt2", "ioi_gpt2")):
+        words = ["--name", name] if name else []
+        assert main_export([str(cells["scored"]), "--format", "mib", "--out", str(tmp_path), *words]) == 0
+        data = json.loads((tmp_path / folder / "importances.json").read_text())
+        assert {"cfg", "nodes", "edges"} == set(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{split}", "--format", "eap-ig"], "EAP-IG's graph has one embedding"),
+        (["nowhere", "--format", "csv"], "nowhere"),
+        (["{scored}", "--format", "mib"], "say --out FOLDER"),
+        (["{scored}", "--format", "csv", "--name", "x"], "--name is for --format mib"),
+        (["{scored}", "--format", "mib", "--out", "x", "--name", "../y"], "cannot be the name of a folder"),
+        (["{scored}", "--format", "xml"], "invalid choice"),
+    ],
+)
+def test_bad_exports_are_one_sentence(
+    cells: dict[str, Path], words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_export([word.format(**cells) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_graph_of_another_model_is_refused(
+    cells: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "graph.json"
+    assert main_export([str(cells["scored"]), "--format", "eap-ig", "--out", str(path)]) == 0
+    capsys.readouterr()
+    assert main_import([str(path), "--like", str(cells["split"])]) == 2
+    assert "of another shape" in capsys.readouterr().err
+    assert main_import([str(tmp_path / "none.json"), "--like", str(cells["scored"])]) == 2
+    assert "does not exist" in capsys.readouterr().err
