@@ -73,7 +73,7 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
 
 def is_acdc_by_construction(row: Mapping[str, Any]) -> bool:
     """Whether a row's search is full-precision ACDC under another method's name."""
-    return bool(row["method"] != "acdc" and row["full_precision"])
+    return bool(row["method"] != "acdc" and row["full_precision"] and not row["scores"])
 
 
 def acdc_cells(cells: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:

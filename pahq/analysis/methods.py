@@ -34,8 +34,8 @@ def method_rows(cells: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 
     ``seconds``: of one circuit of a search, and of the scoring from which all circuits of a series follow. ``kl_at_5``:
     KL on fresh prompts at 5% of the edges, on the straight line (in the logarithm of the size) between the circuits
-    beside it; no number outside the sizes that are there. ``cmd_small``: mean distance of faithfulness to 1 over 0.1%
-    to 5% of the edges, where it was measured.
+    beside it; no number outside the sizes that are there. Edges that change no output are not counted. ``cmd_small``:
+    mean distance of faithfulness to 1 over 0.1% to 5% of the edges, where it was measured.
     """
     shown = compared(cells)
     distance: Mapping[Any, float] = {}
@@ -55,8 +55,8 @@ def method_rows(cells: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at(sweep: pd.DataFrame, share: float) -> float:
-    known = sweep[sweep["kept"] > 0].drop_duplicates("kept").sort_values("kept")
+    known = sweep[sweep["kept_cleaned"] > 0].drop_duplicates("kept_cleaned").sort_values("kept_cleaned")
     wanted = share * float(sweep["edges"].iloc[0])
-    if known.empty or not known["kept"].min() <= wanted <= known["kept"].max():
+    if known.empty or not known["kept_cleaned"].min() <= wanted <= known["kept_cleaned"].max():
         return float("nan")
-    return float(np.interp(np.log(wanted), np.log(known["kept"].astype(float)), known["kl"]))
+    return float(np.interp(np.log(wanted), np.log(known["kept_cleaned"].astype(float)), known["kl"]))

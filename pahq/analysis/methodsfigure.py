@@ -12,6 +12,7 @@ from pahq.analysis.methods import compared
 from pahq.analysis.summary import METHODS
 
 NOTHING = "No method of this experiment scores edges. The experiment compare has such methods."
+LINES = {"top": "-", "greedy": "--", "threshold": ":"}  # by how edges are chosen of scores
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
 
@@ -23,19 +24,26 @@ def methods_figure(cells: pd.DataFrame) -> Figure:
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         for _, sweep in rows.groupby("series", sort=False):
-            first, ordered = sweep.iloc[0], sweep[sweep["kept"] > 0].sort_values("kept")
-            line = "--" if "select=greedy" in str(first["variant"]) else "-"
+            first, ordered = sweep.iloc[0], sweep[sweep["kept_cleaned"] > 0].sort_values("kept_cleaned")
+            select = next((word for word in LINES if f"select={word}" in str(first["variant"])), "top")
             marker = MARKS.get(str(first["method"]), OTHER).marker
-            look = {"color": colour[str(first["method"])], "linestyle": line, "marker": marker, "markersize": 5}
-            axes.plot(ordered["kept"], ordered["kl"], lw=1.2, **look)  # type: ignore[arg-type]
+            look = {
+                "color": colour[str(first["method"])],
+                "linestyle": LINES[select],
+                "marker": marker,
+                "markersize": 5,
+            }
+            axes.plot(ordered["kept_cleaned"], ordered["kl"], lw=1.2, **look)  # type: ignore[arg-type]
         axes.set_xscale("log")
         axes.set_ylim(bottom=-0.03 * rows["kl"].max())
         plain_log(axes.xaxis, whole=True)
-        axes.set_xlabel(f"edges kept, of {rows['edges'].max():,}")
+        axes.set_xlabel(f"edges that can change an output, of {rows['edges'].max():,}")
         axes.set_ylabel("KL to the full model (nats)")
 
     title = "Which method finds the better circuit of a size? Full precision, fresh prompts\n"
-    title += "lower is better; dashed: edges grown from the logits, else the highest scores"
+    title += (
+        "lower is better; dashed: edges grown from the logits, dotted: all from a score on, else the highest scores"
+    )
     figure = panels(shown, panel, title, NOTHING, height=HEIGHT)
     if len(shown):
         looks = [(METHODS[name], colour[name], MARKS.get(name, OTHER).marker) for name in found]

@@ -84,7 +84,11 @@ def summarise(found: Evaluation) -> pd.DataFrame:
         row: dict[str, Any] = {name: first[name] for name in (*SERIES, "engine", "device", "threads")}
         of_thresholds = len(sweep) if first["scores"] else int(thresholds[first["pair"]])
         row |= {"thresholds": len(sweep), "of_thresholds": of_thresholds}
-        row |= _area(found.auc, str(series)) | _agreement(found.agreement, str(series)) | cost_of(cells, sweep)
+        row |= (
+            _area(found.auc, str(series), scores=bool(first["scores"]))
+            | _agreement(found.agreement, str(series))
+            | cost_of(cells, sweep)
+        )
         row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": kl_of_logits(sweep).mean()}
         row["start_loss"] = sweep["search_start"].max() if first["search_metric"] in ("kl", "mse") else float("nan")
         row["note"] = "; ".join(_notes(row, first, sweep))
@@ -93,11 +97,11 @@ def summarise(found: Evaluation) -> pd.DataFrame:
     return order.reset_index(drop=True)
 
 
-def _area(auc: pd.DataFrame, series: str) -> dict[str, Any]:
+def _area(auc: pd.DataFrame, series: str, *, scores: bool) -> dict[str, Any]:
     found = auc[(auc["series"] == series) & (auc["reference"] == PUBLISHED)]
     if found.empty:
         nothing = dict.fromkeys(("auc_steps", "auc_trapezoid", "points"), float("nan"))
-        return {"against": AGAINST_ACDC, "area_note": "", **nothing}
+        return {"against": "nothing" if scores else AGAINST_ACDC, "area_note": "", **nothing}
     row = found.iloc[0]
     areas = {"auc_steps": row["auc_steps"], "auc_trapezoid": row["auc_trapezoid"]}
     return {"against": AGAINST_PUBLISHED, "points": row["interior_points"], "area_note": row["note"], **areas}
@@ -114,6 +118,8 @@ def _agreement(agreement: pd.DataFrame, series: str) -> dict[str, Any]:
 
 def cost_of(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
     """Seconds and bytes; ratios to ACDC's at the same thresholds on the same engine, device and threads."""
+    if sweep["scores"].all():
+        sweep = sweep.drop_duplicates(["task", "seconds"])  # circuits that follow from one scoring share its seconds
     same = ["pair", "engine", "dtype", "device", "threads", "threshold"]
     acdc = cells[cells["method"] == "acdc"].drop_duplicates(same)
     both = sweep.merge(acdc, on=same, suffixes=("", "_acdc"))

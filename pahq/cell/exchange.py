@@ -17,6 +17,7 @@ from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.foreign import from_eap_ig, rows, to_eap_ig, to_networkx
+from pahq.circuits.scores import Scores
 from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
@@ -73,6 +74,8 @@ def main_export(argv: Sequence[str]) -> int:
             if "/" in name or name.startswith("."):
                 raise PahqError(f"pahq export: --name {name!r} cannot be the name of a folder")
             path = given.out / name / "importances.json"
+        if path is not None and path.is_dir():
+            raise PahqError(f"--out {path} is a folder; name a file in it")
         if path is None:
             sys.stdout.write(text)
         else:
@@ -89,24 +92,41 @@ def main_import(argv: Sequence[str]) -> int:
     parser = Arguments(prog="pahq import", description="a graph of EAP-IG or MIB as a circuit, judged like one of ours")
     parser.add_argument("file", type=Path, metavar="FILE", help="JSON, as EAP-IG's code and MIB's track write it")
     parser.add_argument("--like", type=Path, required=True, metavar="CELL", help="whose task and model it is of")
+    parser.add_argument("--size", type=_size, help="choose so many edges (50), or a share (0.02), by the file's scores")
     parser.add_argument("--out", type=Path, help="where to write it as a circuit.json of ours")
     parser.add_argument("--device", default="cpu")
     try:
         given = parser.parse_args(argv)
         check_device(given.device)
         cell = check_cell(given.like).config
-        sys.stdout.write(f"{imported(given.file, cell, given.out, given.device)}\n")
+        if given.out is not None and given.out.is_dir():
+            raise PahqError(f"--out {given.out} is a folder; name a file in it")
+        sys.stdout.write(f"{imported(given.file, cell, given.out, given.device, given.size)}\n")
     except PahqError as error:
         sys.stderr.write(f"pahq: error: {error}\n")
         return 2
     return 0
 
 
-def imported(path: Path, cell: CellConfig, out: Path | None, device: str) -> str:
-    """Judge a foreign circuit on a cell's fresh prompts; one line that says how good it is."""
+def _size(text: str) -> int | float:
+    return int(text) if text.isdigit() else float(text)
+
+
+def imported(path: Path, cell: CellConfig, out: Path | None, device: str, size: float | None = None) -> str:
+    """Judge a foreign circuit on a cell's fresh prompts; one line that says how good it is.
+
+    ``size``: choose edges by the file's scores instead. Raises PahqError for a file that has chosen none, or all.
+    """
     values: Any = read_json(path)
     model, task = load(cell, device)
-    circuit = from_eap_ig(values, kv_heads=model.config.kv_heads).circuit
+    foreign = from_eap_ig(values, kv_heads=model.config.kv_heads)
+    circuit = foreign.circuit
+    if size is None and len(circuit) in (0, len(circuit.present)):
+        which = "no edge" if len(circuit) == 0 else "every edge"
+        raise PahqError(f"{path} has {which} in its graph, so nothing is chosen; --size chooses by its scores")
+    if size is not None:
+        scores = Scores(circuit.graph, foreign.values, method="imported", metric=cell.task.metric)
+        circuit = scores.top(size)
     shape = model.config.shape(split_embed=False)
     if circuit.graph.shape != shape:
         raise PahqError(

@@ -13,12 +13,12 @@ from pahq.cell.files import SCORES
 from pahq.cell.outcome import judge
 from pahq.cell.provenance import claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
-from pahq.cell.scorefile import chosen, read_scores, write_scores
+from pahq.cell.scorefile import chosen, scores_from, write_scores
 from pahq.circuits.scores import Scores
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
 from pahq.errors import PahqError
-from pahq.files.sealed import Damaged, read_sealed, write_sealed
+from pahq.files.sealed import read_sealed
 from pahq.files.text import write_json
 from pahq.model.memory import PeakMemory
 from pahq.model.weights import Model
@@ -54,7 +54,7 @@ def score_cell(
     levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, model.digest, levels)
     set_up += time.perf_counter() - clock
-    found = _scored(cell, Path(run.root), problem, model.digest, memory)
+    found = _scored(cell, run, problem, model.digest, memory)
     circuit = chosen(cell, found.scores)
     write_scores(folder / SCORES, found.scores)
     write_json(folder / "circuit.json", circuit.to_json(ablation=cell.task.ablation))
@@ -89,31 +89,32 @@ def scores_of(cell: CellConfig, problem: Problem) -> Scores:
     return score(problem, cell.method.name, steps=cell.method.steps, convention=cell.method.convention)
 
 
-def _scored(cell: CellConfig, root: Path, problem: Problem, model: str, memory: PeakMemory) -> Scored:
-    """What ``<root>/scores`` has, where it was made of the same; else computed, and left there."""
-    name = f"{cell.method.label}-{cell.precision.name}-{_digest(cell)}"
-    folder = root / "scores" / cell.task.name
-    rests_on = {"model": model, "versions": versions(), "device": problem.corrupted.final.device.type}
-    costs = folder / f"{name}.costs.json"
-    try:
-        there = read_sealed(costs)
-        if there.items() >= rests_on.items():
-            scores = read_scores(folder / f"{name}.json", problem.graph, cell)
+def _scored(cell: CellConfig, run: RunConfig, problem: Problem, model: str, memory: PeakMemory) -> Scored:
+    """What ``<root>/scores`` has of the same; else, and with ``run.repair``, computed and left there.
+
+    One sealed file holds the scores, what they rest on and what they took, so that none is ever taken for another's.
+    """
+    rests_on = {"model": model, "versions": versions(), "device": device_name(run.device), "threads": run.threads}
+    name = f"{cell.method.label}-{cell.precision.name}-{_digest(cell, rests_on)}.json"
+    path = Path(run.root) / "scores" / cell.task.name / name
+    if path.exists() and not run.repair:
+        try:
+            there = read_sealed(path)
+            scores = scores_from(path, there, problem.graph, cell)
             return Scored(scores, there["seconds"], there["peak_bytes"])
-    except (Damaged, PahqError):
-        pass  # not there, or not whole: computed anew
+        except PahqError:
+            pass  # not whole: computed anew
     clock = time.perf_counter()
     scores = scores_of(cell, problem)
     found = Scored(scores, time.perf_counter() - clock, memory.bytes())
-    write_scores(folder / f"{name}.json", scores)
-    write_sealed(costs, rests_on | {"seconds": found.seconds, "peak_bytes": found.peak_bytes})
+    write_scores(path, scores, rests_on | {"seconds": found.seconds, "peak_bytes": found.peak_bytes})
     return found
 
 
-def _digest(cell: CellConfig) -> str:
-    """Of what decides the scores: all of the cell but how its circuit is chosen of them."""
+def _digest(cell: CellConfig, rests_on: dict[str, Any]) -> str:
+    """Of what decides the scores and their costs: all of the cell but how its circuit is chosen, and the machine's."""
     values = cell.model_dump(mode="json", exclude={"size", "select", "threshold"})
     values["task"].pop("prompts", None)
     del values["method"]["absolute"]
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    text = json.dumps([values, rests_on], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

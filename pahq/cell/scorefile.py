@@ -6,6 +6,7 @@ noticed; ``pahq.circuits.scores`` says what a score is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ from pahq.config.cell import CellConfig
 from pahq.files.sealed import Damaged, read_sealed, write_sealed
 
 
-def write_scores(path: Path, scores: Scores) -> None:
+def write_scores(path: Path, scores: Scores, more: Mapping[str, Any] | None = None) -> None:
+    """``more``: what else the file says, of where they come from and what they took."""
     made = {"method": scores.method, "metric": scores.metric, "steps": scores.steps, "convention": scores.convention}
-    write_sealed(path, made | {"ablation": scores.ablation, "scores": scores.by_name})
+    write_sealed(path, made | {"ablation": scores.ablation} | dict(more or {}) | {"scores": scores.by_name})
 
 
 def read_scores(path: Path, graph: Graph, cell: CellConfig) -> Scores:
     """A cell's scores; PahqError if they are no scores of its graph by its method."""
-    values: dict[str, Any] = read_sealed(path, way_on=REPAIR)
+    return scores_from(path, read_sealed(path, way_on=REPAIR), graph, cell)
+
+
+def scores_from(path: Path, values: Mapping[str, Any], graph: Graph, cell: CellConfig) -> Scores:
+    """The same from what the file says."""
     named, method = values.get("scores"), cell.method
     if not isinstance(named, dict) or list(named) != [str(edge) for edge in graph.edges]:
         raise Damaged(path, "it does not name the edges of the cell's graph", REPAIR)

@@ -65,12 +65,17 @@ def from_eap_ig(values: Any, *, kv_heads: int | None = None) -> Foreign:
     """
     try:
         cfg, named = values["cfg"], values["edges"]
-        layers, heads, parallel = int(cfg["n_layers"]), int(cfg["n_heads"]), bool(cfg.get("parallel_attn_mlp", False))
-        known = {str(name): (float(of["score"]), bool(of["in_graph"])) for name, of in named.items()}
+        layers, heads, parallel = (cfg[key] for key in ("n_layers", "n_heads", "parallel_attn_mlp"))
+        known = {str(name): (float(of["score"]), of["in_graph"]) for name, of in named.items()}
+        if type(layers) is not int or type(heads) is not int or not isinstance(parallel, bool):
+            raise TypeError("n_layers and n_heads are whole numbers, parallel_attn_mlp is true or false")
+        if not all(isinstance(present, bool) for _, present in known.values()):
+            raise TypeError("in_graph is true or false")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PahqError(
-            f"no graph of EAP-IG: cfg, nodes and edges with score and in_graph are needed ({error})"
-        ) from None
+        wanted = "cfg, nodes and edges with score and in_graph are needed"
+        raise PahqError(f"no graph of EAP-IG: {wanted} ({error})") from None
+    if min(layers, heads) < 1 or 3 * layers * heads > len(known):
+        raise PahqError(f"no graph of EAP-IG of {layers} layers and {heads} heads has {len(known)} edges")
     mlp = any(name.startswith("m") for name in known)
     shape = ModelShape(layers, heads, kv_heads or heads, mlp=mlp, parallel=parallel and mlp)
     graph = build_graph(shape, direct_edges=False)

@@ -34,6 +34,7 @@ Metric = Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
 METRICS: tuple[str, ...] = get_args(Metric)
 ROUND = 32  # tests
 SCORING = ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact")  # methods that score edges
+STEPPED = ("eap-ig", "eap-ig-activations")  # of these: which average over a line of runs
 SIZE, THRESHOLD = 0.02, 0.01  # what is usual: a share of the edges of methods that score, the threshold of a search
 
 
@@ -232,6 +233,22 @@ class CellConfig(Frozen):
             raise ValueError(f"method {method.name} with select={self.select} has {asks}")
         if self.audit != "none":
             raise ValueError(f"audit={self.audit} is for the tests of a search; method {method.name} has none")
+        if self.precision.compute != "float32" and method.name != "exact":
+            raise ValueError(
+                f"method {method.name} takes gradients, which do not pass through operands that are rounded "
+                f"(precision.compute={self.precision.compute}); method=exact needs none"
+            )
+        idle = {
+            "method.steps": method.steps != 5 and method.name not in STEPPED,
+            "method.convention": method.convention != "mean" and method.name == "exact",
+            "method.order": method.order != "descending",
+            "method.senders": method.senders != "nearest",
+            "engine": self.engine.name != "suffix",
+            "engine.doubts": self.engine.doubts != "float64",
+        }
+        for name, typed in idle.items():
+            if typed:
+                raise ValueError(f"{name} says nothing to method {method.name}; leave it out")
         if method.name == "eap" and self.task.metric in ("kl", "mse"):
             raise ValueError(
                 f"method eap has no use for metric {self.task.metric}, whose gradient at the clean run is zero; take "

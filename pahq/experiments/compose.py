@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pahq.config.cell import CellConfig, ModelChoice, RunConfig, parse_config
+from pahq.config.cell import SCORING, SIZE, THRESHOLD, CellConfig, ModelChoice, RunConfig, parse_config
 from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, unknown
@@ -174,6 +174,8 @@ def _products(name: str, row: Mapping[str, Any]) -> list[tuple[tuple[str, ...], 
         typed = dict(zip(row, map(_typed, choice), strict=True))
         words = {key: as_typed(f"{key}={value}") for key, value in typed.items()}
         swept = tuple(words.pop(key) for key in SWEPT if key in words)
+        if not swept:
+            swept = (f"size={SIZE}",) if typed.get("method") in SCORING else (f"threshold={THRESHOLD}",)
         combinations.append((tuple(words.values()), swept))
     return combinations
 
@@ -191,6 +193,8 @@ def _bundle(
         bundle: dict[str, Cell] = {}
         for at, asked in swept.items():
             cell, _ = parse_config(composer.composed((*base, *at)), typed)
+            if asked.resamples and cell.method.scores:
+                raise PahqError(f"stability searches again, and method {cell.method.name} is no search; leave it out")
             known = bundle.get(cell.id)  # the same threshold typed in another way
             bundle[cell.id] = Cell((*base, *at), cell, asked | (known.asked if known else Asked()))
         return bundle

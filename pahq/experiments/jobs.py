@@ -137,7 +137,9 @@ def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[Stability
         raise unknown("stability_of", of, STABILITY_OF)
     alike: dict[tuple[str, str, str, int, int], list[str]] = {}
     for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
-        config, resamples = cell.config, cell.asked.resamples or (RESAMPLES if of == "all" else 0)
+        config = cell.config
+        every = of == "all" and not config.method.scores  # which are no searches
+        resamples = cell.asked.resamples or (RESAMPLES if every else 0)
         if resamples and of != "none":
             key = (config.task.name, config.method.label, config.model.name, config.seed, resamples)
             alike.setdefault(key, []).append(cell_id)

@@ -20,7 +20,11 @@ def cell(method: str, kept: int, kl: float, **more: object) -> dict[str, object]
         "series": method,
     }
     values |= {"search_metric": "kl", "scores": method != "acdc", "full_precision": True, "engine": "suffix"}
-    return values | {"metric": "logit_diff", "edges": 1000, "kept": kept, "kl": kl, "seconds": 2.0} | more
+    return (
+        values
+        | {"metric": "logit_diff", "edges": 1000, "kept": kept + 1, "kept_cleaned": kept, "kl": kl, "seconds": 2.0}
+        | more
+    )
 
 
 CELLS = pd.DataFrame(

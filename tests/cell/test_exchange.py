@@ -92,5 +92,13 @@ def test_a_graph_of_another_model_is_refused(
     capsys.readouterr()
     assert main_import([str(path), "--like", str(cells["split"])]) == 2
     assert "of another shape" in capsys.readouterr().err
+    data = json.loads(path.read_text())
+    for edge in data["edges"].values():
+        edge["in_graph"] = False
+    path.write_text(json.dumps(data))
+    assert main_import([str(path), "--like", str(cells["scored"])]) == 2
+    assert "has no edge in its graph, so nothing is chosen; --size chooses" in capsys.readouterr().err
+    assert main_import([str(path), "--like", str(cells["scored"]), "--size", "80"]) == 0
+    assert f"KL {read_result(cells['scored']).fresh.kl:.4g}" in capsys.readouterr().out
     assert main_import([str(tmp_path / "none.json"), "--like", str(cells["scored"])]) == 2
     assert "does not exist" in capsys.readouterr().err

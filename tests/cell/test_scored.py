@@ -19,6 +19,7 @@ from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
 from pahq.faithfulness.command import main as faithfulness
+from pahq.files.sealed import read_sealed, write_sealed
 from pahq.resamples.cells import check_finished
 from pahq.verify.command import main as verify
 
@@ -72,7 +73,7 @@ def test_sizes_share_one_scoring_and_another_method_does_not(tmp_path: Path, mon
     found = [run_cell(cell, run_in(tmp_path)).result for cell in cells]
     assert asked == ["eap-ig", "eap-ig"]  # prompts of another seed have scores of their own
     assert found[0].seconds == found[1].seconds == found[2].seconds
-    run_cell(composed("size=10", "method=clean-corrupted"), run_in(tmp_path))
+    run_cell(composed("size=10", "method=clean-corrupted", "method.steps=5"), run_in(tmp_path))
     assert asked[2:] == ["clean-corrupted"]
 
 
@@ -101,14 +102,21 @@ def test_a_damaged_cell_is_named_and_computed_anew(tmp_path: Path) -> None:
         check_cell(folder, cell)
 
 
-def test_scores_left_by_other_weights_or_damaged_are_not_taken(tmp_path: Path) -> None:
+def test_shared_scores_that_are_damaged_are_not_taken_and_repair_makes_them_anew(tmp_path: Path) -> None:
     cell = composed("size=20")
     run_cell(cell, run_in(tmp_path))
-    (costs,) = (tmp_path / "scores" / "nano-ioi").glob("*.costs.json")
-    costs.write_text(costs.read_text().replace('"model": "', '"model": "f', 1))
-    other = run_cell(composed("size=30"), run_in(tmp_path))
-    check_cell(other.folder)
-    assert '"model": "f' not in costs.read_text()  # made anew
+    (shared,) = (tmp_path / "scores" / "nano-ioi").glob("*.json")
+    before = read_sealed(shared)
+    shared.write_text(shared.read_text()[:-40])  # cut
+    check_cell(run_cell(composed("size=30"), run_in(tmp_path)).folder)
+    assert read_sealed(shared)["scores"] == before["scores"]
+    write_sealed(shared, before | {"scores": dict.fromkeys(before["scores"], 1.0)})  # whole, and wrong
+    wrong = composed("size=40")
+    run_cell(wrong, run_in(tmp_path))
+    assert verify([str(tmp_path / "cells" / wrong.id)]) == 1
+    (tmp_path / "cells" / wrong.id / "result.json").unlink()
+    run_cell(wrong, run_in(tmp_path, repair=True))
+    assert verify([str(tmp_path / "cells" / wrong.id)]) == 0
 
 
 def test_verify_computes_the_scores_again(
@@ -169,6 +177,10 @@ def test_scores_of_a_rounded_network_differ(tmp_path: Path, finished: tuple[Path
             ["method.arithmetic=changes"],
             "arithmetic=changes is for low precision (method pahq or rtn-q); eap-ig has none",
         ),
+        (["precision=fp8", "precision.compute=fp8"], "takes gradients, which do not pass through operands"),
+        (["method=exact", "method.steps=9"], "method.steps says nothing to method exact"),
+        (["engine=reference"], "engine says nothing to method eap-ig"),
+        (["method.order=ascending"], "method.order says nothing to method eap-ig"),
         (["focus=receiver"], "method eap-ig cannot have focus 'receiver'"),
     ],
 )

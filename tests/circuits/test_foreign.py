@@ -96,16 +96,33 @@ def faulty(**changes: object) -> object:
     return to_eap_ig(circuit, values, 64) | changes
 
 
+def added(name: str, score: float | None) -> object:
+    """A graph with that edge besides, or (None) without it."""
+    circuit, values = drawn(SHAPES["gpt2"])
+    data = to_eap_ig(circuit, values, 64)
+    if score is None:
+        del data["edges"][name]
+    else:
+        data["edges"][name] = {"score": score, "in_graph": True}
+    return data
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         ([], "no graph of EAP-IG"),
+        (faulty(cfg={"n_layers": float("inf"), "n_heads": 4, "parallel_attn_mlp": False}), "whole numbers"),
+        (
+            faulty(cfg={"n_layers": 3000, "n_heads": 64, "parallel_attn_mlp": False}),
+            "no graph of EAP-IG of 3000 layers",
+        ),
+        (faulty(edges={"input->logits": {"score": 1, "in_graph": "false"}}), "in_graph is true or false"),
         ({}, "no graph of EAP-IG: cfg, nodes and edges"),
         (faulty(cfg={"n_layers": "three"}), "no graph of EAP-IG"),
         (faulty(edges={"input->a0.h0<q>": 3}), "no graph of EAP-IG"),
-        (faulty(edges={"input->a0.h9<q>": {"score": 1, "in_graph": True}}), "has an edge 'input->a0.h9<q>'"),
-        (faulty(edges={"input->logits": {"score": 1.0, "in_graph": True}}), "the graph lacks the edge"),
-        (faulty(edges={"input->logits": {"score": float("nan"), "in_graph": True}}), "which is no finite number"),
+        (added("input->a0.h9<q>", 1.0), "has an edge 'input->a0.h9<q>'"),
+        (added("input->logits", None), "the graph lacks the edge 'input->logits'"),
+        (added("input->logits", float("nan")), "which is no finite number"),
     ],
 )
 def test_what_is_no_such_graph_is_one_sentence(data: object, says: str) -> None:

@@ -397,3 +397,20 @@ def test_composing_works_inside_another_hydra_and_gives_it_back(conf: Path) -> N
 def test_no_torch() -> None:
     code = "import sys; from pahq.experiments.compose import cells; cells('smoke'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_rows_that_leave_threshold_or_size_out_share_a_group_with_those_that_name_it(conf: Path) -> None:
+    rows = [
+        {"task": "nano-ioi", "method": "eap-ig"},
+        {"task": "nano-ioi", "method": "eap-ig", "size": [10, 50]},
+        {"task": "nano-ioi", "method": "acdc"},
+        {"task": "nano-ioi", "method": "acdc", "threshold": [0.1]},
+    ]
+    (conf / "experiment" / "made.yaml").write_text(yaml.safe_dump(rows))
+    found = groups("made")
+    assert [len(group.cells) for group in found] == [3, 2]
+    assert all(group.overrides for group in found)
+    assert stability_jobs(found, "all") == stability_jobs(found[1:], "all")  # scores are no searches
+    (conf / "experiment" / "made.yaml").write_text(yaml.safe_dump([rows[0] | {"stability": True}]))
+    with pytest.raises(PahqError, match="method eap-ig is no search"):
+        groups("made")
