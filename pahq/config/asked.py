@@ -54,6 +54,8 @@ def asked(
     for key in setting:
         if key not in Setting.__annotations__:
             raise unknown("setting", key, Setting.__annotations__)
+    if threshold is None:  # on the command line that is the usual one
+        raise PahqError("threshold: Input should be a valid number (got None)")
     if order is not None and not isinstance(order, Order):
         raise PahqError(f"order: an Order(indices, senders) was expected (got {order!r})")
     values = {key: _plain(value) for key, value in setting.items()}
