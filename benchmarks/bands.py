@@ -27,7 +27,8 @@ from synthetic import Shape, make_model, make_prompts
 from pahq.cell.journal import read_journal
 from pahq.cell.run import run_cell
 from pahq.circuits.circuit import Circuit
-from pahq.config.cell import BandConfig, RunConfig
+from pahq.config.band import BandConfig
+from pahq.config.cell import RunConfig
 from pahq.engine.problem import build_problem
 from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, is_removed

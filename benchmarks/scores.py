@@ -28,13 +28,14 @@ from synthetic import Shape, make_model, make_prompts
 
 import pahq
 from pahq.circuits.scores import Scores
+from pahq.config.method import SCORING as METHODS
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
 from pahq.experiments.compose import compose_runs
 from pahq.model.forward import final_stream
 from pahq.model.weights import Model
-from pahq.scores.start import METHODS, score
+from pahq.scores.start import score
 from pahq.tasks import build_task
 from pahq.tasks.task import Prompts
 

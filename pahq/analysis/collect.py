@@ -18,7 +18,8 @@ from pahq.cell.journal import read_journal
 from pahq.cell.result import BandAudit, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
-from pahq.config.cell import BANDS, CellConfig, EngineConfig
+from pahq.config.band import BANDS
+from pahq.config.cell import CellConfig, EngineConfig
 from pahq.config.precision import BITS, PrecisionConfig
 from pahq.config.presets import preset
 from pahq.errors import PahqError
@@ -28,16 +29,8 @@ _NUMBERS = ["faithfulness", "threshold", "size", "search_start", "search_final"]
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
 _FREE = (
-    *(
-        "method.name",
-        "method.focus",
-        "method.arithmetic",
-        "method.round",
-        "method.steps",
-        "method.convention",
-        "select",
-    ),
-    *("precision", "engine", "audit", "band"),
+    *(f"method.{name}" for name in ("name", "focus", "arithmetic", "round", "steps", "convention")),
+    *("select", "precision", "engine", "audit", "band"),
 )
 _SWEPT = ("threshold", "size")  # what the cells of a series differ in
 _TOLD = {"precision.rounding": "nearest", "precision.compute": "float32"}

@@ -42,10 +42,10 @@ MARKS = {
     "pahq-changes": Mark("v", "-.", 9.5),
     "rtn-q": Mark("s", "--", 8),
     "rtn-q-changes": Mark("h", ":", 12.5),
-    "eap": Mark("x", ":", 7),
+    "eap": Mark("X", ":", 8),
     "eap-ig": Mark("*", "--", 9),
     "eap-ig-activations": Mark("P", ":", 8),
-    "clean-corrupted": Mark("+", "-.", 8),
+    "clean-corrupted": Mark("p", "-.", 8),
     "exact": Mark("d", "-", 9),
 }
 OTHER = Mark("D", ":", 7)  # a method that has no mark of its own

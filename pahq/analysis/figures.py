@@ -156,7 +156,7 @@ def pareto_figure(cells: pd.DataFrame) -> Figure:
                 axes.plot(front["seconds"], front["kl"], drawstyle="steps-post", color="0.7", lw=1, zorder=0)
         axes.set_xscale("log")
         plain_log(axes.xaxis)
-        axes.set_xlabel("time of the search (seconds)")
+        axes.set_xlabel("time of the search or scoring (seconds)")
         axes.set_ylabel("KL to the full model (nats)")
 
     title = "Time of a search against the error of its circuit on fresh prompts"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -22,6 +23,18 @@ from pahq.search.audited import audit_record
 from pahq.search.doubt import Doubts
 from pahq.search.start import build_engine
 from pahq.tasks.task import Task
+
+
+def sizes(circuit: Circuit, cell: CellConfig) -> dict[str, Any]:
+    """How many edges the graph has and the circuit keeps: fields of ``Result``."""
+    graph = circuit.graph
+    return {
+        "edges_addition": graph.n_addition,
+        "edges_direct": graph.n_direct,
+        "kept": len(circuit),
+        "kept_addition": sum(not graph.edges[i].direct for i in circuit.indices),
+        "kept_cleaned": len(circuit.cleaned(ablation=cell.task.ablation)),
+    }
 
 
 def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> Fresh:

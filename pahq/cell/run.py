@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pahq.cell.files import SearchResult, cell_folder, is_done, sole_writer, write_result
 from pahq.cell.journal import JournalLine, as_decision, journalled
-from pahq.cell.outcome import certainty, judge, losses
+from pahq.cell.outcome import certainty, judge, losses, sizes
 from pahq.cell.precheck import checked_task, told_when_memory_ends
 from pahq.cell.provenance import check_weights, claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
@@ -116,12 +116,8 @@ def _searched(cell: CellConfig, run: RunConfig, folder: Path) -> Result:
         id=cell.id,
         config=cell,
         model_digest=model.digest,
-        edges_addition=problem.graph.n_addition,
-        edges_direct=problem.graph.n_direct,
+        **sizes(circuit, cell),
         tests=len(decisions),
-        kept=len(circuit),
-        kept_addition=sum(not problem.graph.edges[i].direct for i in circuit.indices),
-        kept_cleaned=len(circuit.cleaned(ablation=cell.task.ablation)),
         search=losses(cell, decisions),
         certainty=certainty(cell, model, task, full, decisions, doubts, 1.0 if full is None else problem.format_error),
         fresh=judge(model, task, circuit, cell),

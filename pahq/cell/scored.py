@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pahq.cell.files import SCORES
-from pahq.cell.outcome import judge
+from pahq.cell.outcome import judge, sizes
 from pahq.cell.provenance import claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
 from pahq.cell.scorefile import chosen, scores_from, write_scores
@@ -62,12 +62,8 @@ def score_cell(
         id=cell.id,
         config=cell,
         model_digest=model.digest,
-        edges_addition=problem.graph.n_addition,
-        edges_direct=problem.graph.n_direct,
+        **sizes(circuit, cell),
         tests=len(found.scores),
-        kept=len(circuit),
-        kept_addition=sum(not problem.graph.edges[i].direct for i in circuit.indices),
-        kept_cleaned=len(circuit.cleaned(ablation=cell.task.ablation)),
         search=None,
         certainty=None,
         fresh=judge(model, task, circuit, cell),

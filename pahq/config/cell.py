@@ -21,7 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from pahq.config.band import BANDS, BandConfig
 from pahq.config.frozen import Frozen
+from pahq.config.method import FLAT, ROUND, SCORING, STEPPED, MethodConfig
 from pahq.config.modelnames import settled
 from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
@@ -29,12 +31,8 @@ from pahq.config.promptfile import cut, pairs_digest, read_pairs
 from pahq.errors import PahqError
 from pahq.sentences import one_sentence
 
-Focus = Literal["receiver", "sender", "both", "none"]
 Metric = Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
 METRICS: tuple[str, ...] = get_args(Metric)
-ROUND = 32  # tests
-SCORING = ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact")  # methods that score edges
-STEPPED = ("eap-ig", "eap-ig-activations")  # of these: which average over a line of runs
 SIZE, THRESHOLD = 0.02, 0.01  # what is usual: a share of the edges of methods that score, the threshold of a search
 
 
@@ -87,39 +85,6 @@ class ModelChoice(Frozen):
     revision: str | None = None
 
 
-class MethodConfig(Frozen):
-    """A search, or a method that scores every edge (``SCORING``; see ``pahq.scores.gradients``).
-
-    ``order`` and ``senders`` say in which order a search tests edges, which changes the circuit.
-    ``order``: of the heads of a layer as senders. ``senders``: those of the nearest layer first, or of the farthest.
-    ``arithmetic``: what is in low precision, the whole network (the paper's PAHQ) or the changes that a test makes;
-    ``round`` then is after how many tests the full-precision state takes over what was removed. ``steps``: runs that
-    integrated gradients average over. ``convention``: of scores, this project's or that of EAP-IG's own code.
-    ``absolute``: whether the size of an effect or score counts, or its sign too.
-    """
-
-    name: Literal["acdc", "pahq", "rtn-q", "eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact"]
-    focus: Focus = "none"
-    order: Literal["descending", "ascending"] = "descending"
-    senders: Literal["nearest", "farthest"] = "nearest"
-    direct_edges: bool = True
-    absolute: bool = False
-    arithmetic: Literal["network", "changes"] = "network"
-    round: PositiveInt = ROUND
-    steps: PositiveInt = 5
-    convention: Literal["mean", "eap-ig"] = "mean"
-
-    @property
-    def scores(self) -> bool:
-        """Whether the method gives every edge a number, of which a circuit is chosen, in place of a search."""
-        return self.name in SCORING
-
-    @property
-    def label(self) -> str:
-        """The method's name in tables, figures and folders: of ``conf/method``."""
-        return self.name if self.arithmetic == "network" else f"{self.name}-changes"
-
-
 class EngineConfig(Frozen):
     """``suffix`` computes what lies behind the tested edge; ``reference`` the whole patched forward. Same decisions.
 
@@ -133,34 +98,6 @@ class EngineConfig(Frozen):
     dtype: Literal["float32", "float64"] = "float32"
     schedule: Literal["overlapped", "serial"] = "overlapped"
     doubts: Literal["float64", "leave"] = "float64"
-
-
-class BandConfig(Frozen):
-    """``audit=band``: what is measured in both precisions, and how the band follows from it. ``BANDS``: what is usual.
-
-    ``least`` and ``near`` are parts of |effect| + threshold; with ``method.arithmetic=changes``, where errors are in
-    proportion to effects, they are multiples of the error that the format makes of a weight.
-
-    The band is ``safety`` times the largest difference of all tests measured in both, and at least ``least``; in each
-    layer anew it is at least ``near`` until ``enough`` tests so near have been measured there. The ``first`` tests, and
-    a random ``share`` of all, are measured in both as well. A format is given up when the tests so far say,
-    with ``confidence`` at each look, that more than ``hopeless`` of them lie in the band.
-    """
-
-    share: float = Field(default=0.01, ge=0, le=1)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    safety: float = Field(default=2.5, ge=1)
-    near: float = Field(default=0.2, gt=0)
-    enough: int = Field(default=4, ge=0)
-    least: float = Field(default=0.05, ge=0)
-    first: int = Field(default=1, ge=0)
-    hopeless: float = Field(default=0.5, gt=0, le=1)
-
-
-BANDS = {  # by method.arithmetic
-    "network": BandConfig(),
-    "changes": BandConfig(share=0.0025, safety=1.5, near=3.0, enough=0, least=3.0),
-}
 
 
 class CellConfig(Frozen):
@@ -249,7 +186,7 @@ class CellConfig(Frozen):
         for name, typed in idle.items():
             if typed:
                 raise ValueError(f"{name} says nothing to method {method.name}; leave it out")
-        if method.name == "eap" and self.task.metric in ("kl", "mse"):
+        if method.name == "eap" and self.task.metric in FLAT:
             raise ValueError(
                 f"method eap has no use for metric {self.task.metric}, whose gradient at the clean run is zero; take "
                 "method=eap-ig, or a metric of the task, as task.metric=logit_diff"

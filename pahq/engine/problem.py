@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, build_graph
-from pahq.config.cell import ROUND, CellConfig
+from pahq.config.cell import CellConfig
+from pahq.config.method import ROUND
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.ablation import ablated_run, change_of, corrupted_parts, narrowed
 from pahq.errors import PahqError, unknown

@@ -22,7 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pahq.config.cell import SCORING, SIZE, THRESHOLD, CellConfig, ModelChoice, RunConfig, parse_config
+from pahq.config.cell import SIZE, THRESHOLD, CellConfig, ModelChoice, RunConfig, parse_config
+from pahq.config.method import SCORING
 from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, unknown

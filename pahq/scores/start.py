@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pahq.circuits.scores import Scores
+from pahq.config.method import FLAT, STEPPED
+from pahq.config.method import SCORING as METHODS
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError, unknown
 from pahq.scores.exact import exact_scores
 from pahq.scores.gradients import CONVENTIONS, gradient_scores
-from pahq.scores.gradients import METHODS as GRADIENTS
-
-METHODS = (*GRADIENTS, "exact")
-STEPPED = ("eap-ig", "eap-ig-activations")  # which average over a line of runs
-FLAT = ("kl", "mse")  # metrics that compare with the clean run, where they are least and so their gradient is nought
 
 
 def score(

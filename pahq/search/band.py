@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pahq.circuits.graph import Graph
-from pahq.config.cell import BandConfig
+from pahq.config.band import BandConfig
 from pahq.engine.base import Engine
 from pahq.search.acdc import Decision, Judge, as_measured, is_removed, margin
 from pahq.search.doubt import Doubts

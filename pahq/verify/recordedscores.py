@@ -20,12 +20,13 @@ import torch
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.scores import Scores
+from pahq.config.method import FLAT
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import circuit_logits
 from pahq.errors import unknown
 from pahq.files.text import read_json
 from pahq.model.weights import Model
-from pahq.scores.start import FLAT, score
+from pahq.scores.start import score
 from pahq.tasks.task import Prompts, last_items
 from pahq.verify.recorded import read_tensors, read_tokens, told
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pahq.config.cell import BANDS, BandConfig, CellConfig, EngineConfig, MethodConfig, RunConfig, parse_config
+from pahq.config.band import BANDS, BandConfig
+from pahq.config.cell import CellConfig, EngineConfig, RunConfig, parse_config
+from pahq.config.method import MethodConfig
 from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError, unknown
 

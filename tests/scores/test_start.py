@@ -7,11 +7,11 @@ import torch
 from support import small_models
 
 import pahq
+from pahq.config.method import SCORING as METHODS
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.scores.exact import exact_scores
 from pahq.scores.gradients import gradient_scores
-from pahq.scores.start import METHODS
 
 MODEL = small_models.random_model("gpt2")
 PROMPTS = small_models.random_prompts(MODEL, 1)

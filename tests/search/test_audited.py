@@ -13,7 +13,8 @@ from pahq.cell.journal import JournalLine, read_journal
 from pahq.cell.result import BandAudit, Result
 from pahq.cell.run import load, rerun, run_cell
 from pahq.circuits.circuit import Circuit
-from pahq.config.cell import BandConfig, CellConfig, RunConfig, parse_config
+from pahq.config.band import BandConfig
+from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
 from pahq.model.sources.modelfile import ModelFile
 from pahq.precision.bits import bits_share

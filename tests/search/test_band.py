@@ -16,7 +16,7 @@ from support import small_models
 from support.cost_engines import GRAPH, Costs
 
 from pahq.circuits.order import Order
-from pahq.config.cell import BANDS, BandConfig
+from pahq.config.band import BANDS, BandConfig
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine

@@ -9,7 +9,7 @@ import pytest
 from support.cost_engines import GRAPH, Costs, making
 
 from pahq.circuits.order import Order
-from pahq.config.cell import BandConfig
+from pahq.config.band import BandConfig
 from pahq.search.acdc import Decision, acdc
 from pahq.search.band import Auditor, Calibration, banded, layers_of
 from pahq.search.doubt import Doubts, Noise

@@ -18,10 +18,10 @@ from support.places import GOLDEN
 import pahq
 from pahq.circuits.graph import ModelShape, build_graph
 from pahq.circuits.scores import Scores
+from pahq.config.method import SCORING as OURS
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.scores.gradients import gradient_scores
-from pahq.scores.start import METHODS as OURS
 from pahq.verify.command import main, verify
 from pahq.verify.recordedscores import (
     METHODS,
