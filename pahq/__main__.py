@@ -5,6 +5,7 @@ torch is imported only once everything that was typed has been checked.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -70,6 +71,8 @@ _SWEEP = ("-m", "--multirun")
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a disagreement (verify), 2 bad input in one sentence, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # a process of its own: the objects that imports make stay, and looking at each again takes time
+        gc.set_threshold(200_000, 20, 20)
     logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s")
     try:
         with told_if_full():

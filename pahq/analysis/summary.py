@@ -90,11 +90,17 @@ def summarise(found: Evaluation) -> pd.DataFrame:
             | cost_of(cells, sweep)
         )
         row |= {"mean_kept": sweep["kept"].mean(), "mean_kl": kl_of_logits(sweep).mean()}
-        row["start_loss"] = sweep["search_start"].max() if first["search_metric"] in ("kl", "mse") else float("nan")
+        row["start_loss"] = _loss_by_rounding(first, sweep)
         row["note"] = "; ".join(_notes(row, first, sweep))
         rows.append(row)
     order = pd.DataFrame(rows).sort_values(["task", "method", "bits", "precision", "variant"], kind="stable")
     return order.reset_index(drop=True)
+
+
+def _loss_by_rounding(first: Mapping[str, Any], sweep: pd.DataFrame) -> float:
+    """The loss before any edge is removed, where that is the rounded network's: not of changes, nor if audited."""
+    rounded = first["search_metric"] in ("kl", "mse") and not first["method"].endswith("-changes")
+    return float(sweep["search_start"].max()) if rounded and first["audit"] != "band" else float("nan")
 
 
 def _area(auc: pd.DataFrame, series: str, *, scores: bool) -> dict[str, Any]:

@@ -19,10 +19,13 @@ class Table:
     caption: str
     frame: pd.DataFrame
     by: str = "task"
+    notes: str = ""  # how to read its numbers: Markdown
 
     def markdown(self, level: int = 1) -> str:
         """The table below a heading of that level."""
         parts = [f"{'#' * level} {self.title}", self.caption]
+        if self.notes and not self.frame.empty:
+            parts.append(self.notes.rstrip())
         for value, rows in self.frame.groupby(self.by, sort=False):
             parts += [
                 f"{'#' * (level + 1)} {value}",

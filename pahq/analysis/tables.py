@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithful import by_cell, by_series, cell_columns
 from pahq.analysis.methods import NAMES, method_rows
-from pahq.analysis.names import FIGURES
-from pahq.analysis.notes import NOTES
+from pahq.analysis.notes import OF_TABLES
 from pahq.analysis.paper import NOT_PUBLISHED, paper_area, printed_cost
+from pahq.analysis.report import report
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
-from pahq.analysis.table import Table, markdown_table
+from pahq.analysis.table import Table
 from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
 from pahq.files.frames import write_parquet
@@ -33,7 +34,7 @@ def tables(found: Evaluation) -> list[Table]:
     """All tables of an evaluation, in the report's order."""
     series = summarise(found)
     block = {table.name: table for table in blocks(found)}
-    return [
+    made = [
         area_table(series),
         block["grids"],
         block["printed"],
@@ -52,6 +53,7 @@ def tables(found: Evaluation) -> list[Table]:
         effect_table(found.effects),
         against_acdc(found),
     ]
+    return [replace(table, notes=OF_TABLES.get(table.name, "")) for table in made]
 
 
 def area_table(series: pd.DataFrame) -> Table:
@@ -214,25 +216,8 @@ def write_tables(root: str | Path, experiment: str) -> Path:
         write_atomic(folder / f"{table.name}.md", table.markdown())
         write_atomic(folder / f"{table.name}.csv", table.frame.to_csv(index=False))
         write_parquet(folder / f"{table.name}.parquet", table.frame)
-    write_atomic(folder / "REPORT.md", report(found, experiment, made))
+    write_atomic(folder / "REPORT.md", report(found, experiment, made, APART))
     return folder / "REPORT.md"
-
-
-def report(found: Evaluation, experiment: str, made: Sequence[Table]) -> str:
-    """The report: what is missing, how to read the numbers, the figures, every table."""
-    done, open_ = len(found.cells) + len(found.serial), len(found.missing)
-    parts = [f"# Experiment {experiment}", f"{done} of {done + open_} cells are finished."]
-    if open_:
-        parts += ["**Not finished, and in no table:**", markdown_table(found.missing)]
-    parts += ["## How to read the numbers", NOTES.rstrip(), "## Figures"]
-    parts.append(
-        "Colour is the format of numbers (of *errors*: the arithmetic), the marker the method; a half-filled marker "
-        "has the settings that the legend says. Circuits that coincide hide each other: the tables tell them apart."
-    )
-    parts += [f"![{name}](../figures/{name}.png)" for name in FIGURES]
-    parts += [table.markdown(level=2).rstrip() for table in made if table.name not in APART]
-    parts.append(f"Apart, for their length: {', '.join(f'[{name}.md]({name}.md)' for name in APART)}.")
-    return "\n\n".join(parts) + "\n"
 
 
 def main(argv: Sequence[str]) -> int:

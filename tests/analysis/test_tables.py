@@ -12,7 +12,8 @@ from support import made_cells
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.paper import NOT_PUBLISHED, paper_area
 from pahq.analysis.summary import Evaluation, label, summarise
-from pahq.analysis.tables import main, markdown_table, write_tables
+from pahq.analysis.table import markdown_table
+from pahq.analysis.tables import main, write_tables
 from pahq.errors import PahqError
 
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of

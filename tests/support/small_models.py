@@ -16,12 +16,12 @@ _GPT2 = {"heads": 3, "kv_heads": 3, "d_mlp": 10, "norm": "layer"}
 _ROTARY = {"norm": "rms", "positions": "rotary", "activation": "silu", "gated": True, "d_mlp": 10}
 FAMILIES: dict[str, dict[str, object]] = {
     "gpt2": _GPT2,
-    "attention-only": {"heads": 4, "kv_heads": 4, "d_mlp": 0, "norm": "layer"},
-    "shortformer": {"heads": 4, "kv_heads": 4, "d_mlp": 0, "norm": "layer", "positions": "shortformer"},
+    "attention-only": {"heads": 3, "kv_heads": 3, "d_mlp": 0, "norm": "layer"},
+    "shortformer": {"heads": 3, "kv_heads": 3, "d_mlp": 0, "norm": "layer", "positions": "shortformer"},
     "tracr": {"heads": 1, "kv_heads": 1, "d_mlp": 7, "norm": "none", "activation": "relu", "causal": False},
     "llama": _ROTARY | {"heads": 4, "kv_heads": 2},
     "parallel": _GPT2 | {"heads": 4, "kv_heads": 2, "positions": "rotary", "block": "parallel"},
-    "qwen": _ROTARY | {"heads": 4, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
+    "qwen": _ROTARY | {"heads": 3, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
 }
 
 
