@@ -25,6 +25,7 @@ from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
 from pahq.circuits.scores import Scores
 from pahq.config.asked import Setting, thresholds_of
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Resettable
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
@@ -201,6 +202,8 @@ def score(
     ablation: Literal["corrupted", "zero", "mean"] = "corrupted",
     split_embed: bool = False,
     direct_edges: bool = False,
+    precision: PrecisionConfig | str | None = None,
+    focus: str = "none",
     batch_size: int | None = None,
 ) -> Scores:
     """A number for every edge, in place of a search: how much removing it raises the loss, exactly or to first order.
@@ -211,6 +214,7 @@ def score(
     and when to use it: docs/scores.md. ``Scores`` gives circuits by ``top``, ``threshold`` and ``greedy``.
     """
     asked: Setting = {"metric": metric, "ablation": ablation, "split_embed": split_embed, "direct_edges": direct_edges}
+    asked |= {"precision": precision, "focus": focus}
     problem = problem_of(model, task, checked(model, asked, 1.0), check=True)
     return score_edges(problem, method, steps=steps, convention=convention, batch_size=batch_size)
 

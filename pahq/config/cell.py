@@ -170,11 +170,6 @@ class CellConfig(Frozen):
             raise ValueError(f"method {method.name} with select={self.select} has {asks}")
         if self.audit != "none":
             raise ValueError(f"audit={self.audit} is for the tests of a search; method {method.name} has none")
-        if self.precision.compute != "float32" and method.name != "exact":
-            raise ValueError(
-                f"method {method.name} takes gradients, which do not pass through operands that are rounded "
-                f"(precision.compute={self.precision.compute}); method=exact needs none"
-            )
         idle = {
             "method.steps": method.steps != 5 and method.name not in STEPPED,
             "method.convention": method.convention != "mean" and method.name == "exact",
@@ -200,7 +195,7 @@ class CellConfig(Frozen):
         method, precision = self.method, self.precision
         if method.name == "acdc" and not precision.is_full:
             raise ValueError(f"method acdc is full precision; use rtn-q or pahq with precision {precision.name!r}")
-        if (method.focus == "none") != (method.name != "pahq"):
+        if method.focus not in method.focuses:
             raise ValueError(f"method {method.name} cannot have focus {method.focus!r}")
         if method.arithmetic == "changes" and method.name not in ("pahq", "rtn-q"):
             raise ValueError(f"arithmetic=changes is for low precision (method pahq or rtn-q); {method.name} has none")

@@ -43,6 +43,13 @@ class MethodConfig(Frozen):
         return self.name in SCORING
 
     @property
+    def focuses(self) -> tuple[str, ...]:
+        """What the method may keep in full precision while it looks at an edge."""
+        if self.name == "pahq":
+            return ("receiver", "sender", "both")
+        return ("none", "receiver") if self.scores else ("none",)
+
+    @property
     def label(self) -> str:
         """The method's name in tables, figures and folders: of ``conf/method``."""
         return self.name if self.arithmetic == "network" else f"{self.name}-changes"

@@ -51,9 +51,17 @@ def product(
 
 
 def rounded(x: Tensor, products: str) -> Tensor:
-    """Every value as such a product reads it, to the nearest (ties to even), in the dtype of ``x``."""
+    """Every value as such a product reads it, to the nearest (ties to even), in the dtype of ``x``.
+
+    Rounding has a gradient of nought almost everywhere; backward passes go straight through it, as if nothing were
+    rounded (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432).
+    """
     if products == "float32":
         return x
+    if x.requires_grad and torch.is_grad_enabled():
+        return x + (
+            rounded(x.detach(), products) - x.detach()
+        )  # exact: the two are within a factor of two, or one is 0
     if products == "bf16":
         return x.bfloat16().to(x.dtype)
     if products in LARGEST:

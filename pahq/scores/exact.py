@@ -34,15 +34,17 @@ from pahq.precision.store import NO_FOCUS
 
 
 @torch.no_grad()
-def exact_scores(problem: Problem, *, rows: int | None = None) -> Float[Tensor, " edge"]:
-    """The score of every edge of the problem's graph, in float64.
+def exact_scores(
+    problem: Problem, *, receivers: Sequence[Receiver] | None = None, rows: int | None = None
+) -> Float[Tensor, " edge"]:
+    """The score of every edge of the problem's graph, in float64; of those into ``receivers`` alone, if given.
 
     ``rows`` of the residual stream are computed together at most (None: what suits the device), one edge's at least.
     """
     graph, whole = problem.graph, _Whole(problem)
     found = torch.zeros(len(graph.edges), dtype=torch.float64, device=whole.clean.final.device)
     here: _Layer | None = None
-    for receiver in reversed(graph.receivers):
+    for receiver in reversed(graph.receivers if receivers is None else receivers):
         if here is None or here.index != receiver.layer:
             here = _Layer(whole, receiver.layer)
         edges, size = graph.incoming(receiver), max(1, (rows or sizes_for(found.device).rows) // here.rows(receiver))
@@ -115,7 +117,8 @@ class _Whole:
 
     def _heads(self, index: int, read: Tensor, kept: slice) -> Float[Tensor, "head trial*batch pos d_head"]:
         config, q = self.config, self.project(index, "q", read[None, :, kept])
-        if kept.start is not None and config.positions != "rotary" and not config.qk_norm:
+        linear = config.positions != "rotary" and not config.qk_norm and self.problem.store.products == "float32"
+        if kept.start is not None and linear:
             return self._last_query(index, read, q[:, :, 0])[:, :, None]
         k, v = (self._with_earlier(index, letter, read) for letter in "kv")
         return attend(self.config, q, k, v)

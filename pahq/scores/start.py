@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pahq.circuits.graph import Receiver
 from pahq.circuits.scores import Scores
 from pahq.config.method import FLAT, STEPPED
 from pahq.config.method import SCORING as METHODS
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError, unknown
 from pahq.scores.exact import exact_scores
+from pahq.scores.focused import scores_in_focus
 from pahq.scores.gradients import CONVENTIONS, gradient_scores
 
 
@@ -19,10 +26,14 @@ def score(
     Raises PahqError in one sentence for what cannot be asked or would be rounding noise.
     """
     check_asked(problem, method, steps=steps, convention=convention, batch_size=batch_size)
-    if method == "exact":
-        found = exact_scores(problem)
-    else:
-        found = gradient_scores(problem, method, steps=steps, convention=convention, batch_size=batch_size)
+
+    def measure(focused: Problem, receivers: Sequence[Receiver] | None = None) -> Float[Tensor, " edge"]:
+        if method == "exact":
+            return exact_scores(focused, receivers=receivers)
+        return gradient_scores(focused, method, steps=steps, convention=convention, batch_size=batch_size)
+
+    in_focus = problem.focus == "receiver" and not problem.store.uniform
+    found = scores_in_focus(problem, measure) if in_focus else measure(problem)
     return Scores(
         problem.graph,
         tuple(found.tolist()),

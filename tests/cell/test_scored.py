@@ -55,6 +55,24 @@ def test_a_cell_holds_the_scores_and_the_circuit_that_python_gives(finished: tup
     assert "-n60-" in cell.id
 
 
+def test_a_focus_is_pahqs_and_kept_apart_from_the_rounded_network(tmp_path: Path) -> None:
+    """The scores of either are those that Python gives; rounded operands may be asked for too."""
+    focused, rounded = (composed("size=60", "precision=int4", f"focus={focus}") for focus in ("receiver", "none"))
+    assert focused.id != rounded.id
+    found = {}
+    for cell in (focused, rounded, composed("size=60", "precision=fp8", "precision.compute=fp8")):
+        run_cell(cell, run_in(tmp_path))
+        folder = tmp_path / "cells" / cell.id
+        graph = Circuit.read(folder / "circuit.json").graph
+        found[cell.id] = read_scores(folder / SCORES, graph, cell).values
+    assert len(set(found.values())) == 3
+    model, task = load(focused, "cpu")
+    asked = {"metric": "kl", "steps": 2, "precision": "int4"}
+    assert found[focused.id] == score(model, task, "eap-ig", focus="receiver", **asked).values
+    assert found[rounded.id] == score(model, task, "eap-ig", **asked).values
+    assert verify([str(tmp_path / "cells" / focused.id)]) == 0
+
+
 def test_sizes_share_one_scoring_and_another_method_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     real = scored.score
@@ -177,11 +195,10 @@ def test_scores_of_a_rounded_network_differ(tmp_path: Path, finished: tuple[Path
             ["method.arithmetic=changes"],
             "arithmetic=changes is for low precision (method pahq or rtn-q); eap-ig has none",
         ),
-        (["precision=fp8", "precision.compute=fp8"], "takes gradients, which do not pass through operands"),
         (["method=exact", "method.steps=9"], "method.steps says nothing to method exact"),
         (["engine=reference"], "engine says nothing to method eap-ig"),
         (["method.order=ascending"], "method.order says nothing to method eap-ig"),
-        (["focus=receiver"], "method eap-ig cannot have focus 'receiver'"),
+        (["focus=sender"], "method eap-ig cannot have focus 'sender'"),
     ],
 )
 def test_bad_words_are_one_sentence(words: list[str], says: str) -> None:
