@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from pahq.analysis.summary import METHODS, in_words
+from pahq.analysis.names import METHODS
+from pahq.analysis.summary import in_words
 from pahq.config.precision import FORMATS
 
 

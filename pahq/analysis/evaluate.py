@@ -18,6 +18,7 @@ import pandas as pd
 from pahq.analysis.collect import Collected, collect
 from pahq.analysis.effects import effect_rows, error_rows, measured_twice
 from pahq.analysis.names import EVALUATED, SERIES
+from pahq.analysis.pairs import pair_rows
 from pahq.analysis.stability import collect_stability
 from pahq.circuits.agreement import Agreement, Curve, point
 from pahq.circuits.circuit import Circuit
@@ -65,6 +66,7 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
         "inclusion": inclusion,
         "effects": effect_rows(twice),
         "errors": error_rows(twice),
+        "pairs": pair_rows(root, collected),
     }
     for name in EVALUATED:
         write_parquet(folder / f"{name}.parquet", frames[name])

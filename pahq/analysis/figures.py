@@ -30,6 +30,7 @@ from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithful import by_cell
 from pahq.analysis.methodsfigure import methods_figure
 from pahq.analysis.names import FIGURES
+from pahq.analysis.pairsfigure import pairs_figure
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
 from pahq.config.arguments import Arguments
@@ -52,6 +53,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "roc": roc_figure(found.roc, series),
         "edges_kl": edges_figure(found.cells),
         "methods": methods_figure(found.cells),
+        "pairs": pairs_figure(found.pairs),
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement, found.cells),
         "errors": errors_figure(found.errors),

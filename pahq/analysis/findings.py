@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from pahq.analysis.methods import method_rows
-from pahq.analysis.names import FIGURES
-from pahq.analysis.summary import METHODS, Evaluation, in_words
+from pahq.analysis.names import FIGURES, METHODS
+from pahq.analysis.summary import Evaluation, in_words
 
 FAITHFUL = 0.8  # a circuit that does at least so much of what the model does, as the documentation's targets say
 
@@ -26,6 +26,7 @@ def figure_names(found: Evaluation) -> list[str]:
     has = {
         "roc": not found.roc.empty,
         "methods": bool(found.cells["scores"].any()),
+        "pairs": not found.pairs.empty,
         "bits": found.cells["bits"].nunique() > 1,
         "agreement": not found.agreement.empty,
         "errors": not found.errors.empty,
@@ -50,10 +51,9 @@ def _searched(cells: pd.DataFrame) -> str:
 def _agreement(found: Evaluation) -> str:
     """Edges that differ from full-precision ACDC's, and how many ACDC kept: searches of plain series, by method."""
     cells = found.cells.set_index("id")
-    plain = found.agreement[(found.agreement["variant"] == "") & (found.agreement["format"] != "float32")]
-    plain = plain[
-        plain["differing"].notna() & plain["id"].isin(cells.index[~cells["scores"] & (cells["audit"] != "band")])
-    ]
+    searched = cells.index[~cells["scores"] & ~cells["full_precision"] & (cells["audit"] != "band")]
+    plain = found.agreement[(found.agreement["variant"] == "") & found.agreement["differing"].notna()]
+    plain = plain[plain["id"].isin(searched)]
     if plain.empty:
         return ""
     told = []
@@ -126,7 +126,7 @@ def _methods(found: Evaluation) -> str:
 
 def _seconds(cells: pd.DataFrame) -> str:
     acdc = cells[cells["method"] == "acdc"]
-    low = cells[(cells["format"] != "float32") & (cells["variant"] == "") & ~cells["scores"]]
+    low = cells[~cells["full_precision"] & (cells["variant"] == "") & ~cells["scores"]]
     same = ["pair", "engine", "dtype", "device", "threads", "threshold"]
     both = low.merge(acdc.drop_duplicates(same), on=same, suffixes=("", "_acdc"))
     both = both[both["seconds_acdc"] > 0]

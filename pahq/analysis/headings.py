@@ -65,6 +65,8 @@ HEADINGS = {
     "error_largest": "error: largest",
     "relative_median": "error / effect: median",
     "relative_largest": "error / effect: largest",
+    **{f"{one}_variant": f"{one}: variant" for one in ("first", "second")},
+    **{f"{one}_kept": f"{one}: edges" for one in ("first", "second")},
     "kept_acdc": "edges kept by ACDC",
     "differing_network": "differing: network",
     "differing_network_audited": "network, audited",

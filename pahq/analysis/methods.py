@@ -13,20 +13,14 @@ import numpy as np
 import pandas as pd
 
 from pahq.analysis.faithful import by_cell
-from pahq.analysis.summary import METHODS
+from pahq.analysis.names import METHODS
+from pahq.analysis.pairs import compared
 
 SHARES = (0.02, 0.05, 0.1)  # of all edges: sizes that the table compares at
 NAMES = (
     *("task", "method", "variant", "search_metric", "circuits", "seconds", "cmd_small"),
     *(f"kl_at_{100 * share:g}" for share in SHARES),
 )
-
-
-def compared(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells that are compared: full precision, of tasks on which some method scored edges."""
-    tasks = set(cells.loc[cells["scores"], "task"])
-    plain = cells["full_precision"] & (cells["engine"] == "suffix") & cells["task"].isin(tasks)
-    return cells[plain & cells["metric"].ne("mse")]
 
 
 def method_rows(cells: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:

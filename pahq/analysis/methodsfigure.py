@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pahq.analysis.drawing import HEIGHT, MARKS, OTHER, panels, plain_log
-from pahq.analysis.methods import compared
-from pahq.analysis.summary import METHODS
+from pahq.analysis.names import METHODS
+from pahq.analysis.pairs import compared
 
 NOTHING = "No method of this experiment scores edges. The experiment compare has such methods."
 LINES = {"top": "-", "greedy": "--", "threshold": ":"}  # by how edges are chosen of scores

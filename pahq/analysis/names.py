@@ -19,10 +19,26 @@ EVALUATED = (
     "inclusion",
     "effects",
     "errors",
+    "pairs",
 )  # parquet files
 FIGURES = (
-    *("roc", "edges_kl", "methods", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion", "pareto"),
+    *("roc", "edges_kl", "methods", "pairs", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion"),
+    "pareto",
 )
+
+# Methods by their label, as figures and sentences call them, in the order in which they are shown.
+METHODS = {
+    "acdc": "ACDC",
+    "pahq": "PAHQ",
+    "pahq-changes": "PAHQ, changes",
+    "rtn-q": "RTN-Q",
+    "rtn-q-changes": "RTN-Q, changes",
+    "eap": "EAP",
+    "eap-ig": "EAP-IG",
+    "eap-ig-activations": "EAP-IG, activations",
+    "clean-corrupted": "EAP, clean and corrupted",
+    "exact": "exact scores",
+}
 
 NAMED = ("task", "method", "precision", "variant")  # enough to tell a series of an experiment from all others
 SHOWN = ("task", "search_metric", "method", "precision", "bits", "variant")  # what most tables show of one

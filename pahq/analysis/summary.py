@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.evaluate import BY_CONSTRUCTION, PUBLISHED, is_acdc_by_construction
-from pahq.analysis.names import EVALUATED, SERIES
+from pahq.analysis.names import EVALUATED, METHODS, SERIES
 from pahq.errors import PahqError
 from pahq.faithfulness.rows import read_rows
 from pahq.files.frames import analysis_folder, read_parquet
@@ -20,18 +20,6 @@ AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
 HARMLESS = 0.01  # of the smallest threshold: a rounded model that starts with less loss can hardly lose an edge
 WORDS = {"audit=band": "audited", "precision.rounding=calibrated": "calibrated"}  # settings that figures name so
-METHODS = {
-    "acdc": "ACDC",
-    "pahq": "PAHQ",
-    "pahq-changes": "PAHQ, changes",
-    "rtn-q": "RTN-Q",
-    "rtn-q-changes": "RTN-Q, changes",
-    "eap": "EAP",
-    "eap-ig": "EAP-IG",
-    "eap-ig-activations": "EAP-IG, activations",
-    "clean-corrupted": "EAP, clean and corrupted",
-    "exact": "exact scores",
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,7 @@ class Evaluation:
     inclusion: pd.DataFrame
     effects: pd.DataFrame
     errors: pd.DataFrame
+    pairs: pd.DataFrame
     faithfulness: pd.DataFrame
 
     @classmethod

@@ -39,6 +39,7 @@ def tables(found: Evaluation) -> list[Table]:
         block["grids"],
         block["printed"],
         methods_table(found),
+        pairs_table(found),
         arithmetic_table(found),
         circuit_table(found.cells, found.stability),
         bits_table(series),
@@ -164,6 +165,15 @@ def methods_table(found: Evaluation) -> Table:
     )
     rows = method_rows(found.cells, found.faithfulness) if found.cells["scores"].any() else pd.DataFrame(columns=NAMES)
     return Table("methods", "Methods side by side", caption, rows)
+
+
+def pairs_table(found: Evaluation) -> Table:
+    caption = (
+        "Any two methods in full precision: Jaccard index of their circuits nearest to 5% of the edges (on a path to "
+        "the output), and rank correlation (Spearman's) over all edges, of |score|, and for searches of "
+        "the highest threshold at which an edge is kept. Edges that a search never keeps share one rank."
+    )
+    return Table("pairs", "Methods in pairs", caption, found.pairs)
 
 
 def arithmetic_table(found: Evaluation) -> Table:

@@ -1,7 +1,8 @@
 """Scores: one number for every edge of a graph, and the circuits that follow from them.
 
-Every method that is no greedy search yields scores; how a circuit is made of them is said here and nowhere else. A
-score is positive where removing the edge raises the loss. Edges are chosen by |score| unless ``signed`` is asked for:
+Every method that is no greedy search yields scores; how a circuit is made of them is said here and nowhere else.
+Searches at several thresholds yield them too (``of_sweep``). A score is positive where removing the edge raises the
+loss. Edges are chosen by |score| unless ``signed`` is asked for:
 
 - ``top``: the edges with the highest scores.
 - ``threshold``: every edge whose score is at least so high.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pahq.circuits.circuit import Circuit
@@ -45,6 +46,22 @@ class Scores:
         for edge, value in zip(self.graph.edges, self.values, strict=True):
             if not math.isfinite(value):
                 raise PahqError(f"the score of {edge} is {value}, which is no finite number")
+
+    @classmethod
+    def of_sweep(cls, circuits: Mapping[float, Circuit], *, method: str = "acdc", metric: str = "kl") -> Scores:
+        """What a search says of every edge: the highest threshold at which it is kept, 0 if it never is.
+
+        ``circuits``: by threshold, of one graph. PahqError for none, and for circuits of different graphs.
+        """
+        graphs = {circuit.graph for circuit in circuits.values()}
+        if len(graphs) != 1:
+            raise PahqError(f"circuits of one graph were expected, by threshold (got {len(graphs)} graphs)")
+        (graph,) = graphs
+        values = [0.0] * len(graph.edges)
+        for threshold in sorted(circuits):
+            for edge in circuits[threshold].indices:
+                values[edge] = float(threshold)
+        return cls(graph, tuple(values), method=method, metric=metric)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -98,7 +98,7 @@ def twin(problem: Problem, prompts: Prompts, present: torch.Tensor, **settings: 
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_patch_on_head_3_moves_head_3_alone(monkeypatch: pytest.MonkeyPatch, letter: str, direct: bool) -> None:
     seen = attention_outputs(monkeypatch)
-    model = random_model("attention-only")
+    model = random_model("attention-only", heads=4, kv_heads=4)
     problem = build_problem(model, random_prompts(model), metric="kl")
     everything = torch.ones(len(problem.graph.edges), dtype=torch.bool)
     patched = everything.clone()

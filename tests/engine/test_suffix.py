@@ -247,7 +247,7 @@ def test_resuming_at_every_point_gives_the_same_decisions() -> None:
 
 
 def test_speculation_measures_fewer_windows_than_tests() -> None:
-    model = random_model("attention-only", layers=3)
+    model = random_model("attention-only", layers=3, heads=4, kv_heads=4)
     problem = build_problem(model, random_prompts(model), metric="logit_diff")
     engine, calls = SuffixEngine(problem), []
     measure = engine.measure

@@ -171,9 +171,12 @@ def test_memory_is_linear_in_senders():
         with torch.no_grad():
             problem = build_problem(model, prompts, metric="logit_diff", direct_edges=False)
         gradient_scores(problem, "eap", batch_size=2)  # what the libraries take on first use
-        give_back()  # or what earlier tests have freed would serve this one
-        memory = PeakMemory("cpu")
-        gradient_scores(problem, "eap")
-        peaks.append(memory.bytes())
+        taken = []
+        for _ in range(2):  # the smaller: what earlier tests have freed leaves holes, which may cost a little more
+            give_back()  # or it would serve this one
+            memory = PeakMemory("cpu")
+            gradient_scores(problem, "eap")
+            taken.append(memory.bytes())
+        peaks.append(min(taken))
         assert peaks[-1] < 2 * 64 * prompt_bytes(problem)
     assert peaks[1] < 2.5 * peaks[0]

@@ -60,6 +60,8 @@ def draw(seed: int) -> dict[str, Any]:
 
 def make(spec: dict[str, Any]) -> Problem:
     sizes = {"layers": spec["layers"], "d_model": 16, "d_vocab": spec["vocab"], "d_vocab_out": spec["vocab"]}
+    if spec["family"] in ("attention-only", "shortformer"):
+        sizes |= {"heads": 4, "kv_heads": 4}
     model = random_model(spec["family"], spec["seed"], **sizes)
     middle = model.W_E.mean(0, keepdim=True)
     changed = {

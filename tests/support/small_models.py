@@ -21,7 +21,7 @@ FAMILIES: dict[str, dict[str, object]] = {
     "tracr": {"heads": 1, "kv_heads": 1, "d_mlp": 7, "norm": "none", "activation": "relu", "causal": False},
     "llama": _ROTARY | {"heads": 4, "kv_heads": 2},
     "parallel": _GPT2 | {"heads": 4, "kv_heads": 2, "positions": "rotary", "block": "parallel"},
-    "qwen": _ROTARY | {"heads": 3, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
+    "qwen": _ROTARY | {"heads": 4, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
 }
 
 

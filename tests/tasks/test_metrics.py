@@ -166,3 +166,13 @@ def test_a_kl_is_finite_where_a_probability_underflows_and_its_logit_grows_endle
         share = math.exp(-3) / (1 + math.exp(-3))
         entropy = -(1 - share) * math.log(1 - share) - share * math.log(share)
         assert found == pytest.approx(500 + 2000 * (1 - share) + 3 * share - entropy, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0, 900.0])
+def test_kls_gradient_is_the_difference_of_probabilities(scale: float) -> None:
+    """However far the logits lie apart: where exp of a change is endless it must not spoil what is not chosen."""
+    generator = torch.Generator().manual_seed(0)
+    clean = (scale * torch.randn(5, 11, generator=generator, dtype=torch.float64)).log_softmax(-1)
+    logits = (clean + scale * torch.randn(5, 11, generator=generator, dtype=torch.float64)).requires_grad_()
+    kl(logits, clean).backward()  # type: ignore[no-untyped-call]
+    assert torch.allclose(logits.grad, (logits.detach().softmax(-1) - clean.exp()) / 5, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
