@@ -5,7 +5,7 @@ A small model is drawn whole; of a large one only the layers and heads with an e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pahq.circuits.graph import LETTERS, ModelShape
@@ -16,11 +16,15 @@ WHOLE = 200  # a model of at most so many heads is drawn with those that the cir
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What is drawn as one line: from a node to a slot (``a1.h0<q>``), a node or, of several heads, ``a1.g0``."""
+    """What is drawn as one line: from a node to a slot (``a1.h0<q>``), a node or, of several heads, ``a1.g0``.
+
+    ``kept``: whether it is of the circuit; nodes and slots that only other lines touch look unused.
+    """
 
     sender: str
     receiver: str
     weight: float = 1.0
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,29 @@ def group_name(layer: int, head: int) -> str:
     return f"a{layer}.g{head}"
 
 
+def used_by(shape: ModelShape, wires: Iterable[Wire]) -> set[str]:
+    """Nodes that wires touch; where an input of several heads has one, those that send, or else the first of them."""
+    wires = list(wires)
+    senders, ends = {wire.sender for wire in wires}, {wire.receiver for wire in wires}
+    used = set(senders)
+    for end in ends:
+        shared = shape.kv_heads < shape.heads and (".g" in end or end.endswith(("<k>", "<v>")))
+        if shared:
+            layer, head = numbers_of(end)
+            heads = [f"a{layer}.h{one}" for one in shape.query_heads("k", head)]
+            used |= set(heads) & senders or {heads[0]}
+        else:
+            used.add(end.split("<")[0])
+    return used
+
+
 class Grid:
     """Which rows and columns there are, and at which of them every node and every input stands (``spots``)."""
 
     def __init__(self, shape: ModelShape, wires: Sequence[Wire]) -> None:
         self.shape, self.wires = shape, wires
         self.shared = self.shape.kv_heads < self.shape.heads
-        self.used = self._used()
+        self.used = used_by(shape, wires)
         self.whole = self.shape.layers * self.shape.heads <= WHOLE
         taken = {int(name.split(".h")[1]) for name in self.used if ".h" in name}
         self.columns = list(range(self.shape.heads)) if self.whole else sorted(taken) or [0]
@@ -52,22 +72,6 @@ class Grid:
         beside = any(row.kind == "mlp" or (row.kind == "head" and shape.parallel) for row in self.rows)
         self.last = self.mlp if beside else self.mlp - 1
         self.spots = dict(self._spots())
-
-    def _used(self) -> set[str]:
-        """Nodes with an edge; where an input of several heads has one, those that send, or else the first of them."""
-        senders = {wire.sender for wire in self.wires}
-        ends = {wire.receiver for wire in self.wires}
-        used = senders | {end.split("<")[0] for end in ends if "<q>" in end or not ("<" in end or ".g" in end)}
-        for end in ends - used:
-            if not ("<" in end or ".g" in end) or "<q>" in end:
-                continue
-            layer, head = numbers_of(end)
-            if not self.shared:
-                used.add(f"a{layer}.h{head}")
-                continue
-            heads = [f"a{layer}.h{one}" for one in self.shape.query_heads("k", head)]
-            used |= set(heads) & senders or {heads[0]}
-        return used
 
     def _rows(self) -> Iterator[Row]:
         yield Row("embed", -1, True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pahq.circuits.graph import Graph
-from pahq.circuits.grid import Grid, Row, Wire, numbers_of
+from pahq.circuits.grid import Grid, Row, Wire, numbers_of, used_by
 from pahq.circuits.lanes import Lane, Spot, lanes_of
 
 BOX = (34.0, 17.0)  # of a node
@@ -23,7 +23,7 @@ SLOT = 10.0  # width and height of a slot
 BAR = 18.0  # height of the embedding and the logits
 LEFT, RIGHT, EDGE = 62.0, 14.0, 8.0  # margins: left with the names of layers
 GUTTER, WIDEST = 10.0, 60.0  # between two columns, from none to many lanes
-LANE = 2.8  # from one lane to the next, where there is room
+LANE, FREE, FEW = 2.8, 5.0, 80  # from one lane to the next, where there is room; the same of few wires, and how many
 GAP, TALLEST, SHORT = 38.0, 130.0, 15.0  # above a row of heads, from few to many edges; above a row without edges
 DEEP = 12  # layers with an edge from which on gaps are lower
 NARROWEST = 300.0  # of all columns together
@@ -87,13 +87,14 @@ class _Plan:
         self.lanes = lanes_of([(self.spots[w.sender], self.spots[w.receiver]) for w in wires], grid.blocked(), grid.mlp)
 
     def layout(self) -> Layout:
-        count = Counter((lane.gutter, lane.number) for lane in self.lanes if lane)
+        lane = FREE if len(self.wires) <= FEW else LANE
+        count = Counter((one.gutter, one.number) for one in self.lanes if one)
         lanes = Counter(gutter for gutter, _ in count)
-        gutters = [min(WIDEST, max(GUTTER, 5 + LANE * lanes[i])) for i in range(self.last + 2)]
+        gutters = [min(WIDEST, max(GUTTER, 5 + lane * lanes[i])) for i in range(self.last + 2)]
         columns = sum(gutters) + BOX[0] * (self.last + 1)
         spare = max(0.0, NARROWEST - columns) / len(gutters)
         gutters = [gutter + spare for gutter in gutters]
-        self.pitch = [min(LANE, (gutters[i] - 4) / max(lanes[i], 1)) for i in range(len(gutters))]
+        self.pitch = [min(lane, (gutters[i] - 4) / max(lanes[i], 1)) for i in range(len(gutters))]
         self.wide = dict(lanes)
         self.left = [LEFT + i * BOX[0] + sum(gutters[:i]) for i in range(len(gutters) + 1)]  # of each gutter
         self.middles = [self.left[i] + gutters[i] + BOX[0] / 2 for i in range(self.last + 1)]
@@ -154,7 +155,8 @@ class _Plan:
 
     def _boxes(self) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
         boxes, slots = [], []
-        arriving = {wire.receiver for wire in self.wires}
+        arriving = {wire.receiver for wire in self.wires if wire.kept}
+        used = used_by(self.shape, (wire for wire in self.wires if wire.kept))
         for name, spot in self.spots.items():
             top, (left, right), row = self.top[spot.row], self._extent(spot), self.rows[spot.row]
             if spot.bar:
@@ -165,12 +167,12 @@ class _Plan:
                     continue
                 slots.append(self._slot(name, spot, name in arriving))
             elif spot.shared:
-                if any(end in arriving for end in self._of_group(name)):
+                if any(wire.receiver in self._of_group(name) for wire in self.wires):
                     y = top + BOX[1] + (SLOT if self.letters else 0) + 1.5
                     boxes.append(Box(name, "", (left + right) / 2, y, right - left, 1.2, True))
             elif name in self.grid.used or self.grid.whole:
                 label = name.partition(".")[2] or name
-                boxes.append(Box(name, label, self._middle(spot), top + BOX[1] / 2, *BOX, name in self.grid.used))
+                boxes.append(Box(name, label, self._middle(spot), top + BOX[1] / 2, *BOX, name in used))
         return tuple(boxes), tuple(slots)
 
     def _of_group(self, name: str) -> list[str]:

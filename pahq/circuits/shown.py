@@ -45,7 +45,8 @@ class Shown:
     """A circuit with what is known of its edges.
 
     ``facts`` by an edge's index, perhaps of edges outside the circuit too. ``published``: indices of a published
-    circuit's edges, None where there is none. ``measure``: what effects are, in words. ``notes`` are whole sentences.
+    circuit's edges, None where there is none, and ``classes`` its classes of nodes. ``measure``: what effects are, in
+    words. ``notes`` are whole sentences.
     """
 
     circuit: Circuit
@@ -54,6 +55,7 @@ class Shown:
     published: frozenset[int] | None = None
     measure: str = "effect"
     notes: tuple[str, ...] = ()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def effect(self, edge: int) -> float | None:
         return self.facts[edge].effect if edge in self.facts else None
@@ -92,8 +94,8 @@ class Shown:
         for i in sorted(edges):
             edge = graph.edges[i]
             if not edge.direct:
-                weight = abs(self.effect(i) or 0.0) if self.circuit.present[i] else 0.0
-                wire = Wire(str(edge.sender), str(edge.receiver), weight)
+                kept = self.circuit.present[i]
+                wire = Wire(str(edge.sender), str(edge.receiver), abs(self.effect(i) or 0.0) if kept else 0.0, kept)
                 yield Line(wire, edge.receiver.letter, self.mark(i), (i,))
 
     def _by_node(self, lines: Iterable[Line]) -> Iterator[Line]:
@@ -103,7 +105,7 @@ class Shown:
             receiver = self.circuit.graph.edges[line.edges[0]].receiver
             pairs.setdefault((line.wire.sender, self._node(receiver), line.mark), []).append(line)
         for (sender, node, mark), alike in pairs.items():
-            wire = Wire(sender, node, sum(line.wire.weight for line in alike))
+            wire = Wire(sender, node, sum(line.wire.weight for line in alike), mark != MISSED)
             yield Line(wire, "", mark, tuple(edge for line in alike for edge in line.edges))
 
     def _node(self, receiver: Receiver) -> str:

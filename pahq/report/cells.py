@@ -10,7 +10,7 @@ from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph
-from pahq.circuits.published import published_circuit
+from pahq.circuits.published import published_circuit, read_published
 from pahq.circuits.scores import Scores
 from pahq.circuits.shown import Fact, Shown
 from pahq.config.cell import CellConfig
@@ -28,7 +28,7 @@ def show_cell(folder: Path, *, every: bool = False) -> Shown:
     cell = check_cell(folder).config
     kept = Circuit.read(folder / "circuit.json")
     shown = kept if every else kept.cleaned(ablation=cell.task.ablation)
-    published = published_circuit(cell.task.kind, kept.graph)
+    published, table = published_circuit(cell.task.kind, kept.graph), read_published(cell.task.kind)
     return Shown(
         circuit=shown,
         title=f"{title_of(cell)}: {len(shown):,} of {len(kept.graph.edges):,} edges",
@@ -36,6 +36,7 @@ def show_cell(folder: Path, *, every: bool = False) -> Shown:
         published=None if published is None else frozenset(map(kept.graph.index_of, published)),
         measure="score" if cell.method.scores else "effect",
         notes=tuple(_notes(cell, shown, len(kept) - len(shown))),
+        classes={} if published is None or table is None else table.classes,
     )
 
 

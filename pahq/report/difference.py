@@ -100,14 +100,16 @@ class Difference:
         return {"a": self.a, "b": self.b} | counts | values
 
     def __repr__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(self.sentences())
 
-    def _lines(self) -> list[str]:
+    def sentences(self, *, names: bool = True) -> list[str]:
+        """The comparison line by line; ``names``: of edges that left and came, too."""
         both = self.agreement
         lines = [f"A  {self.a}", f"B  {self.b}"]
         share = f"Jaccard index {both.jaccard:.3f} (by chance {both.jaccard_by_chance:.3f})"
         lines.append(f"{both.shared:,} edges in both, {len(self.left):,} left, {len(self.came):,} came: {share}")
-        lines += _listed("left", self.left) + _listed("came", self.came)
+        if names:
+            lines += _listed("left", self.left) + _listed("came", self.came)
         if self.first is not None:
             lines.append(f"the searches part at {self.first}")
         elif self.searches:

@@ -14,6 +14,7 @@ from pahq.circuits.scores import Scores
 from pahq.circuits.shown import LIMIT, Fact, Shown
 from pahq.circuits.svg import Drawing
 from pahq.errors import PahqError
+from pahq.files.text import write_atomic
 from pahq.report.cells import facts_of_scores, show_cell
 from pahq.search.acdc import Decision
 
@@ -41,7 +42,7 @@ def draw(
 ) -> Drawing:
     """Draw a search's circuit, any circuit, or that of a finished cell by its folder; in a notebook it shows itself.
 
-    ``out``: a file to write too, as its name ends: svg, png, pdf or dot. ``scores`` make the
+    ``out``: a file to write too, as its name ends: svg, png, pdf, dot, or html, a page to explore. ``scores`` make the
     lines of a circuit wide; a search and a cell have effects of their own. ``published``: names of edges to compare
     with. From more than ``limit`` edges on the picture has one line for each pair of nodes. Raises PahqError for what
     has no circuit, for edges that the graph lacks and for a file of another kind.
@@ -54,9 +55,14 @@ def draw(
 
 def write(shown: Shown, out: Path, limit: int = LIMIT) -> None:
     """Write what is shown as the file's name ends; PahqError for another ending and for a folder."""
-    from pahq.report.drawing import save
+    from pahq.report.drawing import WRITERS, ending, save
 
-    save(shown, out, limit=limit)
+    if ending(out, dict.fromkeys((*WRITERS, "html"))) != "html":
+        save(shown, out, limit=limit)
+        return
+    from pahq.report.page import page
+
+    write_atomic(out, page(shown))
 
 
 def shown_of(

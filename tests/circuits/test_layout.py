@@ -134,3 +134,13 @@ def test_a_large_model_shows_only_what_has_an_edge_and_a_small_one_all() -> None
 def test_the_same_wires_give_the_same_layout() -> None:
     graph = build_graph(SHAPES["large"])
     assert lay_out(graph, some(graph, 200)) == lay_out(graph, some(graph, 200))
+
+
+def test_what_only_a_line_outside_the_circuit_touches_looks_unused() -> None:
+    graph = build_graph(SHAPES["large"])
+    layout = lay_out(
+        graph, [Wire("embed", "logits"), Wire("embed", "a3.h4<q>", kept=False), Wire("m2", "m9", kept=False)]
+    )
+    assert {box.name for box in layout.boxes if box.used} == {"embed", "logits"}
+    assert {box.name for box in layout.boxes} == {"embed", "logits", "a3.h4", "m2", "m9"}
+    assert [(slot.name, slot.used) for slot in layout.slots] == [("a3.h4<q>", False)]
