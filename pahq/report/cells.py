@@ -51,7 +51,8 @@ def title_of(cell: CellConfig) -> str:
 def _notes(cell: CellConfig, circuit: Circuit, left_out: int) -> list[str]:
     words = SCORED.format(method=cell.method.name) if cell.method.scores else WIDTHS.format(metric=cell.task.metric)
     direct = sum(circuit.graph.edges[edge].direct for edge in circuit.indices)
-    notes = [f"{words} Coloured slots are Direct edges, {direct:,} of all." if direct else words]
+    slots = f"The {direct:,} coloured slots are Direct edges." if direct > 1 else "The coloured slot is a Direct edge."
+    notes = [f"{words} {slots}" if direct else words]
     if left_out:
         edges = f"{left_out:,} more edges were" if left_out > 1 else "One more edge was"
         notes.append(f"{edges} kept, on no path from the embedding to the logits.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import FOUND, Browser
+from photograph import FOUND, Browser
 from support.made_cells import graph_of, make_cell, make_config
 
 import pahq

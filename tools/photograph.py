@@ -1,4 +1,9 @@
-"""A headless Chromium that opens a page from disk, spoken to through pipes: no package is needed for it."""
+"""Photographs a page of ``pahq show --out FILE.html`` in a headless Chromium.
+
+    python tools/photograph.py circuit.html circuit.png [light|dark]
+
+Chromium is spoken to through pipes, so that no package is needed for it; the tests of the page use the same browser.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,10 @@ import os
 import select
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -110,3 +118,26 @@ class Browser:
         os.close(self._in)
         self._process.terminate()
         self._process.wait()
+
+
+def main(argv: Sequence[str]) -> int:
+    """``PAGE FILE [light|dark]``. 0, or 2 on bad input and where there is no Chromium."""
+    if len(argv) not in (2, 3) or (len(argv) == 3 and argv[2] not in ("light", "dark")):
+        print("usage: python tools/photograph.py PAGE.html FILE.png [light|dark]", file=sys.stderr)
+        return 2
+    if FOUND is None or not Path(argv[0]).exists():
+        print(f"photograph: there is no {'Chromium' if FOUND is None else argv[0]}", file=sys.stderr)
+        return 2
+    dark = argv[2:] == ["dark"]
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        Browser(Path(folder), (1280, 860), dark=dark) as browser,
+    ):
+        browser.open(Path(argv[0]))
+        time.sleep(0.5)  # until what is drawn on the canvas is there
+        browser.photograph(Path(argv[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
