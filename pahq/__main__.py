@@ -77,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch(arguments)
     except PahqError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # whoever reads, `head` say, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise

@@ -14,10 +14,26 @@ from pahq.circuits.published import published_circuit, read_published
 from pahq.circuits.scores import Scores
 from pahq.circuits.shown import Fact, Shown
 from pahq.config.cell import CellConfig
+from pahq.errors import PahqError
 from pahq.search.acdc import margin
 
 WIDTHS = "The wider a line, the more the loss ({metric}) rose when its edge was removed in its test."
+NAMED = 5  # cells that a sentence names
 SCORED = "The wider a line, the larger its edge's score ({method})."
+
+
+def finished(folder: Path) -> Path:
+    """The folder, once it holds a finished cell; PahqError that names the cells in it or beside it."""
+    if (folder / "result.json").exists():
+        return folder
+    for place in (folder, folder.parent):
+        cells = sorted(path.parent.name for path in place.glob("*/result.json"))
+        if cells:
+            more = f" and {len(cells) - NAMED:,} more" if len(cells) > NAMED else ""
+            raise PahqError(f"{folder} holds no finished cell; {place} has {', '.join(cells[:NAMED])}{more}")
+    raise PahqError(
+        f"{folder} holds no finished cell, which is a folder like results/cells/nano-ioi/acdc-float32-t0.1-..."
+    )
 
 
 def show_cell(folder: Path, *, every: bool = False) -> Shown:
@@ -25,18 +41,20 @@ def show_cell(folder: Path, *, every: bool = False) -> Shown:
 
     Raises PahqError for an unfinished or damaged cell.
     """
-    cell = check_cell(folder).config
+    cell = check_cell(finished(folder)).config
     kept = Circuit.read(folder / "circuit.json")
+    edges = published_circuit(cell.task.kind, kept.graph)
+    published = None if edges is None else frozenset(map(kept.graph.index_of, edges))
+    table = None if edges is None else read_published(cell.task.kind)
     shown = kept if every else kept.cleaned(ablation=cell.task.ablation)
-    published, table = published_circuit(cell.task.kind, kept.graph), read_published(cell.task.kind)
     return Shown(
         circuit=shown,
         title=f"{title_of(cell)}: {len(shown):,} of {len(kept.graph.edges):,} edges",
         facts=facts_of(folder, cell, kept.graph),
-        published=None if published is None else frozenset(map(kept.graph.index_of, published)),
+        published=published,
         measure="score" if cell.method.scores else "effect",
-        notes=tuple(_notes(cell, shown, len(kept) - len(shown))),
-        classes={} if published is None or table is None else table.classes,
+        notes=tuple(_notes(cell, shown, published, len(kept) - len(shown))),
+        classes={} if table is None else table.classes,
     )
 
 
@@ -48,11 +66,14 @@ def title_of(cell: CellConfig) -> str:
     return f"{cell.task.name}, {how}, {chosen}"
 
 
-def _notes(cell: CellConfig, circuit: Circuit, left_out: int) -> list[str]:
+def _notes(cell: CellConfig, circuit: Circuit, published: frozenset[int] | None, left_out: int) -> list[str]:
     words = SCORED.format(method=cell.method.name) if cell.method.scores else WIDTHS.format(metric=cell.task.metric)
     direct = sum(circuit.graph.edges[edge].direct for edge in circuit.indices)
     slots = f"The {direct:,} coloured slots are Direct edges." if direct > 1 else "The coloured slot is a Direct edge."
     notes = [f"{words} {slots}" if direct else words]
+    if published is not None:
+        hit = sum(circuit.present[edge] for edge in published)
+        notes.append(f"{hit:,} of {len(published):,} published edges are here.")
     if left_out:
         edges = f"{left_out:,} more edges were" if left_out > 1 else "One more edge was"
         notes.append(f"{edges} kept, on no path from the embedding to the logits.")

@@ -37,13 +37,21 @@ def main_show(argv: Sequence[str]) -> int:
             raise PahqError(f"pahq show: --{name} is a number of edges from 0 on, not {getattr(given, name)}")
     if given.out is None:
         text = as_text(show_cell(given.cell, every=given.all), top=given.top, colour=coloured(sys.stdout))
-        sys.stdout.write(text)
+        sys.stdout.write(text if _can_write(text) else text.replace("·", "."))
         return 0
     from pahq.report.library import write
 
     write(show_cell(given.cell, every=given.all), given.out, given.limit)
     sys.stdout.write(f"{given.out}\n")
     return 0
+
+
+def _can_write(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def main_diff(argv: Sequence[str]) -> int:

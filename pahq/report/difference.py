@@ -9,10 +9,12 @@ from typing import Any
 
 from pahq.cell.files import read_result
 from pahq.cell.journal import read_journal
+from pahq.cell.story import check_cell
 from pahq.circuits.agreement import Agreement
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph
 from pahq.errors import PahqError
+from pahq.report.cells import finished
 from pahq.report.library import Drawable
 
 FEW = 10  # edges of a list in words; all of them are in the value, and in JSON
@@ -158,9 +160,7 @@ def diff(a: Drawable, b: Drawable, *, swap: bool = True) -> Difference:
 def _circuit(what: Drawable) -> Circuit:
     """All edges that were kept, those that change no output too."""
     if isinstance(what, str | Path):
-        from pahq.cell.story import check_cell
-
-        check_cell(Path(what))
+        check_cell(finished(Path(what)))
         return Circuit.read(Path(what) / "circuit.json")
     found = what if isinstance(what, Circuit) else getattr(what, "circuit", None)
     if not isinstance(found, Circuit):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,9 +129,16 @@ def test_bad_input_is_told_in_one_sentence(
     assert told.count("\n") == 1
 
 
-def test_what_is_no_cell_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(tmp_path)]) == 2
-    assert "result.json does not exist" in capsys.readouterr().err
+def test_what_is_no_cell_is_told_with_the_cells_that_are_there(
+    cell: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (cell.parent, cell.parent / "acdc-float32-t0.2"):
+        assert main(["show", str(wrong)]) == 2
+        assert (
+            capsys.readouterr().err == f"pahq: error: {wrong} holds no finished cell; {cell.parent} has {cell.name}\n"
+        )
+    assert main(["show", str(tmp_path / "nowhere" / "at all")]) == 2
+    assert "holds no finished cell, which is a folder like" in capsys.readouterr().err
     (tmp_path / "x.svg").mkdir()
     with pytest.raises(pahq.PahqError, match="is a folder"):
         pahq.draw(Circuit.from_names(graph_of("tracr-reverse"), []), tmp_path / "x.svg")
@@ -162,3 +172,12 @@ def test_results_of_the_library_show_themselves(tmp_path: Path) -> None:
     assert "score" in drawing.svg
     with pytest.raises(pahq.PahqError, match="of another graph"):
         pahq.draw(found.circuit, scores=pahq.Scores(graph_of("tracr-reverse"), (0.0,) * 106, "exact", "kl"))
+
+
+def test_a_terminal_without_unicode_and_a_reader_that_has_enough(cell: Path) -> None:
+    command = [sys.executable, "-m", "pahq", "show", str(cell), "--top", "200"]
+    plain = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert plain.returncode == 0
+    assert "3 h0 ." in plain.stdout
+    piped = subprocess.run(["bash", "-c", '"$@" | true', "bash", *command], capture_output=True, text=True)
+    assert piped.stderr == ""

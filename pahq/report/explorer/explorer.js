@@ -229,26 +229,40 @@ byId("find").addEventListener("input", (event) => {
   }
 });
 
-function paths(through) {
-  // From the embeddings on, path by path, the shortest first; of equal length those whose weakest edge is strongest.
-  const live = edges.filter((edge) => visible(edge) && edge.mark !== "missed" && edge.online);
-  const leaving = new Map();
+const MOST = 8; // paths of a list
+const ends = (edge) => (edge.target === "logits" ? ["logits"] : edge.feeds);
+
+function ways(starts, goal, live) {
+  // Path by path from the starts on, the shortest first; of equal length those whose weakest edge is strongest.
+  const leaving = new Map(), reaching = new Set([goal]);
   live.forEach((edge) => leaving.set(edge.source, [...(leaving.get(edge.source) || []), edge]));
-  let open = DATA.boxes.filter((box) => box.name === "embed" || box.name === "pos").map((box) => ({ at: box.name, way: [], weakest: Infinity }));
-  const found = [];
-  for (let length = 0; open.length && found.length < 8 && length < 2 * DATA.layers + 2; length++) {
-    const next = [];
-    for (const one of open) for (const edge of leaving.get(one.at) || []) {
-      const step = { way: [...one.way, edge], weakest: Math.min(one.weakest, strength(edge)) };
-      if (edge.target === "logits") found.push(step);
-      else edge.feeds.forEach((at) => next.push({ ...step, at }));
-    }
-    next.sort((x, y) => y.weakest - x.weakest);
-    open = next.slice(0, 2000);
-    found.sort((x, y) => x.way.length - y.way.length || y.weakest - x.weakest);
-    if (through) found.splice(0, found.length, ...found.filter((one) => one.way.some((edge) => edge.source === through || edge.feeds.includes(through))));
+  for (let before = -1; before !== reaching.size; ) {
+    before = reaching.size;
+    live.forEach((edge) => { if (ends(edge).some((at) => reaching.has(at))) reaching.add(edge.source); });
   }
-  return found.slice(0, 8).map((one) => one.way);
+  let open = starts.filter((at) => reaching.has(at)).map((at) => ({ at, way: [], weakest: Infinity }));
+  const found = [];
+  while (open.length && found.length < MOST) {
+    const next = [];
+    for (const one of open) for (const edge of leaving.get(one.at) || []) for (const at of ends(edge)) {
+      if (!reaching.has(at)) continue;
+      const step = { at, way: [...one.way, edge], weakest: Math.min(one.weakest, strength(edge)) };
+      (at === goal ? found : next).push(step);
+    }
+    open = next.sort((x, y) => y.weakest - x.weakest).slice(0, 500);
+  }
+  return found.sort(shorter).slice(0, MOST);
+}
+
+const shorter = (x, y) => x.way.length - y.way.length || y.weakest - x.weakest;
+
+function paths(through) {
+  const live = edges.filter((edge) => visible(edge) && edge.mark !== "missed" && edge.online);
+  const starts = ["embed", "pos"];
+  if (!through) return ways(starts, "logits", live).map((one) => one.way);
+  const after = ways([through], "logits", live);
+  const whole = ways(starts, through, live).flatMap((one) => after.map((rest) => ({ way: [...one.way, ...rest.way], weakest: Math.min(one.weakest, rest.weakest) })));
+  return whole.sort(shorter).slice(0, MOST).map((one) => one.way);
 }
 
 let listed = "";
