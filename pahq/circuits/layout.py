@@ -77,13 +77,8 @@ class _Plan:
 
     def __init__(self, grid: Grid, wires: Sequence[Wire], letters: bool) -> None:
         self.grid, self.wires, self.letters = grid, wires, letters
-        self.shape, self.shared, self.last, self.rows, self.spots = (
-            grid.shape,
-            grid.shared,
-            grid.last,
-            grid.rows,
-            grid.spots,
-        )
+        self.shape, self.shared, self.last = grid.shape, grid.shared, grid.last
+        self.rows, self.spots = grid.rows, grid.spots
         self.lanes = lanes_of([(self.spots[w.sender], self.spots[w.receiver]) for w in wires], grid.blocked(), grid.mlp)
 
     def layout(self) -> Layout:
