@@ -172,7 +172,7 @@ def _corners(box: Box) -> tuple[Point, Point]:
 def _title(shown: Shown, note: str, width: float) -> Iterator[Words]:
     y = 6.0
     for text, size, bold in ((shown.title, TITLE, True), *((n, WORDS, False) for n in (*shown.notes, note))):
-        for line in textwrap.wrap(text, max(int((width - 16) / (0.53 * size)), 20)):
+        for line in textwrap.wrap(text, max(int((width - 16) / ((0.66 if bold else 0.56) * size)), 20)):
             y += 1.35 * size
             yield Words(line, (8.0, y), size, INK if bold else GREY, bold=bold)
 

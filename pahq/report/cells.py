@@ -18,8 +18,8 @@ from pahq.errors import PahqError
 from pahq.search.acdc import margin
 
 WIDTHS = "The wider a line, the more the loss ({metric}) rose when its edge was removed in its test."
-NAMED = 5  # cells that a sentence names
 SCORED = "The wider a line, the larger its edge's score ({method})."
+NAMED = 5  # cells that a sentence names
 
 
 def finished(folder: Path) -> Path:
@@ -68,15 +68,22 @@ def title_of(cell: CellConfig) -> str:
 
 def _notes(cell: CellConfig, circuit: Circuit, published: frozenset[int] | None, left_out: int) -> list[str]:
     words = SCORED.format(method=cell.method.name) if cell.method.scores else WIDTHS.format(metric=cell.task.metric)
-    direct = sum(circuit.graph.edges[edge].direct for edge in circuit.indices)
-    slots = f"The {direct:,} coloured slots are Direct edges." if direct > 1 else "The coloured slot is a Direct edge."
-    notes = [f"{words} {slots}" if direct else words]
+    graph, entered = (
+        circuit.graph,
+        {circuit.graph.edges[edge].receiver for edge in circuit.indices if edge < circuit.graph.n_addition},
+    )
+    direct = [graph.edges[edge].receiver in entered for edge in circuit.indices if edge >= graph.n_addition]
+    slots, bare = sum(direct), len(direct) - sum(direct)
+    told = f"The {slots:,} coloured slots are Direct edges." if slots > 1 else "The coloured slot is a Direct edge."
+    notes = [f"{words} {told}" if slots else words]
+    if bare:
+        notes.append(f"Not drawn: {bare:,} Direct edge{'s' if bare > 1 else ''} of inputs that no other edge enters.")
     if published is not None:
         hit = sum(circuit.present[edge] for edge in published)
         notes.append(f"{hit:,} of {len(published):,} published edges are here.")
     if left_out:
         edges = f"{left_out:,} more edges were" if left_out > 1 else "One more edge was"
-        notes.append(f"{edges} kept, on no path from the embedding to the logits.")
+        notes.append(f"{edges} kept, on no path from the embedding to the logits (--all shows every edge).")
     return notes
 
 

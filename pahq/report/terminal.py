@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TextIO
 
 from pahq.circuits.grid import Grid
-from pahq.circuits.shown import EXTRA, HIT, MISSED, Shown
+from pahq.circuits.shown import EXTRA, HIT, Shown
 
 TOP = 20
 _ANSI = {"q": "33", "k": "32", "v": "34", "bold": "1", "faint": "2"}  # yellow, green and blue
-WORDS = {HIT: "published", EXTRA: "not published", MISSED: "published, missed"}
+WORDS = {HIT: "published", EXTRA: "not published"}
 
 
 def coloured(stream: TextIO) -> bool:
@@ -23,7 +23,10 @@ def coloured(stream: TextIO) -> bool:
 def as_text(shown: Shown, *, top: int = TOP, colour: bool = False) -> str:
     """Title, the layers from the logits down, and the ``top`` strongest edges, one a line."""
     paint = _painted if colour else _plain
-    lines = [paint("bold", shown.title), *_grid(shown, colour), "", *_edges(shown, top, colour)]
+    lines, edges = [paint("bold", shown.title), *_grid(shown, colour)], [*_edges(shown, top, colour)]
+    lines += ["", *edges] if edges else []
+    notes = shown.notes[1:]  # the first is about a picture's lines
+    lines += ["", *notes] if notes else []
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -75,15 +78,6 @@ def _edges(shown: Shown, top: int, colour: bool) -> Iterator[str]:
     left = len(shown.circuit) - len(edges)
     if left > 0:
         yield f"{'':>10}  ... and {left:,} more; --top {len(shown.circuit)} lists them all"
-    yield from _published(shown)
-
-
-def _published(shown: Shown) -> Iterator[str]:
-    if shown.published is None:
-        return
-    hit = sum(shown.circuit.present[edge] for edge in shown.published)
-    yield ""
-    yield f"Of {len(shown.published):,} published edges {hit:,} are here and {len(shown.published) - hit:,} are not."
 
 
 def _painted(style: str, text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import ModelShape, build_graph
@@ -13,6 +15,7 @@ from pahq.circuits.shown import EXTRA, HIT, MISSED, Fact, Shown
 from pahq.circuits.svg import to_svg
 
 GRAPH = build_graph(ModelShape(2, 2, 2, mlp=True))
+BOLD = FontProperties(family="DejaVu Sans", weight="bold")
 EDGES = ("embed->a0.h1<q>", "a0.h1<q>", "a0.h1->m0", "m0->a1.h0<v>", "a1.h0<v>", "a1.h0->logits")
 CIRCUIT = Circuit.from_names(GRAPH, EDGES)
 
@@ -87,11 +90,12 @@ def test_svg_is_xml_that_holds_every_word_as_it_is_and_the_same_bytes_each_time(
 
 
 def test_words_stay_on_the_paper() -> None:
-    for title in ("a very long title " * 20, "nano-ioi"):
+    for title in ("a very long title " * 20, "smollm2-induction, acdc, threshold 0.1: 22 of 71,101 edges"):
         picture = draw(Shown(CIRCUIT, title, notes=("A note that goes on and on. " * 9,)))
         for shape in picture.shapes:
             if isinstance(shape, Words) and shape.anchor == "start":
-                assert shape.at[0] + 0.6 * shape.size * len(shape.text) < 1.15 * picture.width
+                wide = TextPath((0, 0), shape.text, size=shape.size, prop=BOLD if shape.bold else None).get_extents().x1
+                assert shape.at[0] + wide < picture.width, shape.text
 
 
 def test_a_circuit_shows_itself_in_two_lines_and_in_a_notebook_as_a_picture() -> None:

@@ -50,13 +50,14 @@ def test_the_terminal_lists_layers_and_the_strongest_edges_in_plain_text(
     rows = [line.split() for line in out.splitlines()]
     assert ["3", "h0", "·"] in rows
     assert re.search(r"^ +0\.2  embed->a3\.h0<v> +\d+  published$", out, re.M)
-    assert "Of 15 published edges" in out
+    assert re.search(r"^\d of 15 published edges are here\.$", out, re.M)
 
 
 def test_all_edges_are_shown_on_demand(cell: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(cell), "--all", "--top", "2"]) == 0
     out = capsys.readouterr().out
     assert "5 of 106 edges" in out
+    assert "Not drawn: 1 Direct edge of inputs that no other edge enters." in out
     assert "... and 3 more; --top 5 lists them all" in out
 
 
