@@ -26,7 +26,7 @@ GUTTER, WIDEST = 10.0, 60.0  # between two columns, from none to many lanes
 LANE, FREE, FEW = 2.8, 5.0, 80  # from one lane to the next, where there is room; the same of few wires, and how many
 GAP, TALLEST, SHORT = 38.0, 130.0, 15.0  # above a row of heads, from few to many edges; above a row without edges
 DEEP = 12  # layers with an edge from which on gaps are lower
-NARROWEST = 300.0  # of all columns together
+NARROWEST = 340.0  # of all columns together
 
 Point = tuple[float, float]
 
