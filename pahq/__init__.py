@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pahq.errors import PahqError
     from pahq.experiments.compose import cells
     from pahq.model import load_model
+    from pahq.report.difference import diff
+    from pahq.report.library import draw
     from pahq.resamples.library import stability
     from pahq.resamples.measures import Stability
 
@@ -37,6 +39,8 @@ _HOMES = {
     "acdc": "pahq.api",
     "build_graph": "pahq.circuits.graph",
     "cells": "pahq.experiments.compose",
+    "diff": "pahq.report.difference",
+    "draw": "pahq.report.library",
     "load_model": "pahq.model",
     "parse_config": "pahq.config.cell",
     "prompts": "pahq.api",
@@ -62,6 +66,8 @@ __all__ = [
     "acdc",
     "build_graph",
     "cells",
+    "diff",
+    "draw",
     "load_model",
     "parse_config",
     "prompts",

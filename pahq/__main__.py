@@ -10,11 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pahq.cell.result import Certainty
-from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
 from pahq.files.fulldisk import told_if_full
@@ -30,6 +29,8 @@ HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sw
   pahq task=own task.prompts=FILE model=nano      prompts of your own, CSV or JSONL
 
 commands
+  show CELL         a circuit in the terminal; with --out FILE as svg, png, pdf, dot, or html, a page to explore
+  diff A B          two circuits: the edges that left and came, and the first decision at which the searches part
   verify DIR        run a recorded search or a stored cell again and compare test by test
   repair NAME       check the files of finished cells and compute those that are damaged anew
   models NAME       load a model, checks included, and write what it is to a file
@@ -79,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch(arguments)
     except PahqError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # whoever reads, `head` say, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
@@ -90,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in _COMMANDS:
-        return _COMMANDS[arguments[0]](arguments[1:])
+        return _command(arguments[0])(arguments[1:])
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(help_text())
         return 0
@@ -210,24 +214,6 @@ def _run_in_hydra(arguments: list[str]) -> int:
     return 0
 
 
-def _verify(argv: Sequence[str]) -> int:
-    from pahq.verify.command import main as verify
-
-    return verify(argv)
-
-
-def _export(argv: Sequence[str]) -> int:
-    from pahq.cell.exchange import main_export
-
-    return main_export(argv)
-
-
-def _import(argv: Sequence[str]) -> int:
-    from pahq.cell.exchange import main_import
-
-    return main_import(argv)
-
-
 def _repair(argv: Sequence[str]) -> int:
     from pahq.experiments.compose import cells
     from pahq.verify.repair import main as repair
@@ -257,49 +243,34 @@ def _faithfulness(argv: Sequence[str]) -> int:
     return faithfulness(argv, lambda name: list(cells(name)))
 
 
-def _tables(argv: Sequence[str]) -> int:
-    from pahq.analysis.tables import main as tables
-
-    return tables(argv)
-
-
-def _figures(argv: Sequence[str]) -> int:
-    from pahq.analysis.figures import main as figures
-
-    return figures(argv)
-
-
-def _models(argv: Sequence[str]) -> int:
-    parser = Arguments(prog="pahq models", description="load a model; write its name, digest and shape")
-    parser.add_argument("name", metavar="NAME", help="embedded model, folder, or hub name with --revision")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write the JSON")
-    parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")
-    options = parser.parse_args(argv)
-    from pahq.files.text import write_json
-    from pahq.model import load_model
-
-    model = load_model(options.name, revision=options.revision)
-    config = model.config.model_dump(mode="json")
-    write_json(options.out, {"name": options.name, "digest": model.digest, "config": config})
-    return 0
-
-
 def _fail(sentence: str) -> int:
     sys.stderr.write(f"pahq: error: {sentence}\n")
     return 2
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "verify": _verify,
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    """A command by its name; its module is imported now, and no other one's."""
+    place = _COMMANDS[name]
+    if not isinstance(place, str):
+        return place
+    module, function = place.split(":")
+    found: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
+    return found
+
+
+_COMMANDS: dict[str, str | Callable[[Sequence[str]], int]] = {  # a place, or a function that also needs Hydra's files
+    "show": "pahq.report.command:main_show",
+    "diff": "pahq.report.command:main_diff",
+    "verify": "pahq.verify.command:main",
     "repair": _repair,
-    "models": _models,
+    "models": "pahq.model.command:main",
     "stability": _stability,
     "evaluate": _evaluate,
     "faithfulness": _faithfulness,
-    "tables": _tables,
-    "figures": _figures,
-    "export": _export,
-    "import": _import,
+    "tables": "pahq.analysis.tables:main",
+    "figures": "pahq.analysis.figures:main",
+    "export": "pahq.cell.exchange:main_export",
+    "import": "pahq.cell.exchange:main_import",
 }
 
 if __name__ == "__main__":

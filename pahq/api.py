@@ -24,15 +24,18 @@ from pahq.cell.precheck import told_when_memory_ends
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
 from pahq.circuits.scores import Scores
+from pahq.circuits.svg import Drawing
 from pahq.config.asked import Setting, thresholds_of
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Resettable
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.weights import Model
+from pahq.report.library import draw
 from pahq.scores.start import score as score_edges
 from pahq.search.acdc import Decision, circuit_of, margin
 from pahq.search.doubt import Doubts
+from pahq.search.progress import SearchBar
 from pahq.search.start import build_engine, search_by, start_search
 from pahq.search.sweep import sweep as sweep_thresholds
 from pahq.search.twin import doubts_for, twin_engine
@@ -50,7 +53,7 @@ __all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "score", "swee
 Text = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[int]] | Sequence[Tensor] | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """A finished search: its circuit, every decision in order, and how far float noise reaches.
 
@@ -66,6 +69,20 @@ class Found:
     def edges(self) -> tuple[str, ...]:
         """Names of the kept edges, as ``a3.h2->a5.h1<q>``."""
         return self.circuit.edges
+
+    def draw(self, out: str | Path | None = None) -> Drawing:
+        """The circuit's picture, and in a file ``out`` too; ``pahq.draw`` takes more."""
+        return draw(self, out)
+
+    def _repr_svg_(self) -> str:
+        return self.draw().svg
+
+    def __repr__(self) -> str:
+        graph, kept = self.circuit.graph, [one for one in self.decisions if not one.removed]
+        strongest = sorted(kept, key=lambda one: -abs(one.effect))[:3]
+        named = ", ".join(f"{graph.edges[one.edge]} {one.effect:.3g}" for one in strongest)
+        first = f"Found {len(kept):,} of {len(graph.edges):,} edges in {len(self.decisions):,} tests"
+        return f"{first}\nlargest effects: {named}" if kept else f"{first}\nno edge was kept"
 
 
 def prompts(
@@ -136,13 +153,11 @@ def acdc(
     doubts = doubts_for(problem, cell.search_threshold, absolute=absolute)
     search = start_search(engine, problem, order or Order(), cell.search_threshold, absolute=absolute, judge=doubts)
     decisions: list[Decision] = []
-    kept = 0
-    with tqdm(total=len(problem.graph.edges), unit="edge", disable=not progress) as bar:
+    with SearchBar(problem.graph, order or Order(), kind=tqdm, disable=not progress) as bar:
         for decision in search:
             decisions.append(decision)
-            kept += not decision.removed
-            bar.set_postfix(kept=kept, refresh=False)
-            bar.update()
+            bar.decided(decision.edge, decision.removed)
+        bar.finish()
     return _found(problem, decisions, doubts)
 
 

@@ -27,7 +27,7 @@ FLOORS = (  # from the ground up
     ("search", "scores"),
     ("cell",),
     ("experiments", "verify", "resamples", "faithfulness"),
-    ("analysis",),
+    ("analysis", "report"),
     ("api",),
     ("__main__",),
 )
@@ -42,7 +42,7 @@ GUESTS = {
     "transformers": {"model.sources.huggingface"},
     "matplotlib": {
         *("analysis.drawing", "analysis.errorfigure", "analysis.figures", "analysis.methodsfigure"),
-        "analysis.stabilityfigures",
+        *("analysis.stabilityfigures", "report.drawing"),
     },
     "scipy": {"faithfulness.bootstrap", "faithfulness.hypotheses"},
     "triton": {"model.fusedkernel"},
@@ -56,6 +56,9 @@ NO_TORCH = (
     "cell.journal",
     "cell.result",
     "cell.story",
+    "report.cells",
+    "report.dot",
+    "report.terminal",
     "resamples.command",
     "resamples.measures",
     "resamples.variants",

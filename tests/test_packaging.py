@@ -69,7 +69,7 @@ def run(unpacked: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProce
 def test_the_wheel_holds_configuration_and_data_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for folder in ("conf", "pahq/data"):
+    for folder in ("conf", "pahq/data", "pahq/report"):
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
                 inside = path.relative_to(ROOT).as_posix()

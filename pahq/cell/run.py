@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pahq.cell.files import SearchResult, cell_folder, is_done, sole_writer, write_result
 from pahq.cell.journal import JournalLine, as_decision, journalled
@@ -19,6 +18,7 @@ from pahq.cell.result import Result, TaskCheck, Versions
 from pahq.cell.scored import score_cell
 from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.cell.tracking import log_cell
+from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem, full_problem
 from pahq.errors import PahqError
@@ -35,6 +35,7 @@ from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore
 from pahq.search.acdc import Decision, circuit_of
 from pahq.search.doubt import Doubts
+from pahq.search.progress import SearchBar
 from pahq.search.start import cell_doubts, search
 from pahq.tasks.ability import warned_check
 from pahq.tasks.task import Task
@@ -195,17 +196,16 @@ def _search(
 ) -> list[JournalLine]:
     """Run the search, journalling each decision; return all lines, earlier ones included."""
     lines = list(earlier)
-    kept = sum(not line.removed for line in lines)
-    edges = len(problem.graph.edges)
+    graph = problem.graph
+    before = [(graph.index_of(line.edge), line.removed) for line in lines]
+    look = {"disable": not run.progress or None, "leave": False, "desc": cell.id.rsplit("-", 1)[0]}
 
     def start(done: list[Decision]) -> Iterator[Decision]:
         return search(cell, problem, done, run.memory_gb, full, doubts)
 
-    with tqdm(total=edges, initial=len(lines), unit="edge", disable=not run.progress or None, leave=False) as bar:
-        bar.set_description(cell.id.rsplit("-", 1)[0])
-        for line in journalled(folder / "decisions.jsonl", problem.graph, earlier, start):
+    with SearchBar(graph, Order(cell.method.order, cell.method.senders), before, **look) as bar:
+        for line in journalled(folder / "decisions.jsonl", graph, earlier, start):
             lines.append(line)
-            kept += not line.removed
-            bar.set_postfix(kept=kept, refresh=False)
-            bar.update()
+            bar.decided(graph.index_of(line.edge), line.removed)
+        bar.finish()
     return lines

@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pahq.circuits.graph import Graph, ModelShape, Receiver, build_graph
 from pahq.errors import PahqError
 
+if TYPE_CHECKING:
+    from pahq.circuits.svg import Drawing
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Circuit:
     """``present[i]`` says whether ``graph.edges[i]`` belongs to the circuit."""
 
@@ -44,6 +47,22 @@ class Circuit:
 
     def __len__(self) -> int:
         return sum(self.present)
+
+    def __repr__(self) -> str:
+        edges = self.edges
+        more = ", ..." if len(edges) > 4 else ""
+        return f"Circuit of {len(edges):,} of {len(self.present):,} edges\n{', '.join(edges[:4])}{more}".rstrip()
+
+    def draw(self) -> Drawing:
+        """The circuit's picture, every line alike; ``pahq.draw`` knows effects, published edges and files too."""
+        from pahq.circuits.picture import draw
+        from pahq.circuits.shown import Shown
+        from pahq.circuits.svg import Drawing
+
+        return Drawing(draw(Shown(self, f"{len(self):,} of {len(self.present):,} edges")))
+
+    def _repr_svg_(self) -> str:
+        return self.draw().svg
 
     def cleaned(self, *, ablation: str = "corrupted") -> Circuit:
         """The circuit without edges that change no output: those on no path from an embedding to the logits.

@@ -107,7 +107,7 @@ class Edge:
         return str(self.receiver) if self.sender is None else f"{self.sender}->{self.receiver}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph:
     """All nodes and edges of one model shape; an edge's position in ``edges`` is its index.
 
@@ -120,6 +120,10 @@ class Graph:
     receivers: tuple[Receiver, ...]
     offsets: tuple[int, ...]  # first Addition edge of each receiver; one more entry: the first Direct edge
     edges: tuple[Edge, ...]
+
+    def __repr__(self) -> str:
+        shape = self.shape
+        return f"Graph of {shape.layers} layers of {shape.heads} heads: {self.n_addition:,} + {self.n_direct:,} edges"
 
     @cached_property
     def sender_index(self) -> dict[Node, int]:

@@ -24,7 +24,7 @@ from pahq.circuits.graph import Graph, Receiver
 from pahq.errors import PahqError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """``values[i]`` is the score of ``graph.edges[i]``; a graph without Direct edges has no scores of them.
 
@@ -65,6 +65,10 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        highest = ", ".join(f"{self.graph.edges[edge]} {self.values[edge]:.3g}" for edge in self.ranked()[:4])
+        return f"Scores of {len(self):,} edges by {self.method} ({self.metric})\nhighest: {highest}, ..."
 
     def __getitem__(self, edge: str) -> float:
         """The score of an edge by its name, as ``a3.h2->a5.h1<q>``; PahqError if the graph has none of that name."""

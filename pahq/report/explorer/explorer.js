@@ -1,0 +1,313 @@
+"use strict";
+// What a page shows comes from the element #data alone (pahq/report/page.py says what is in it). No text is ever read as HTML.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const edges = DATA.edges;
+const strength = (edge) => Math.max(...[edge.a, edge.b].map((fact) => (fact && fact.effect != null ? Math.abs(fact.effect) : 0)));
+const largest = Math.max(...edges.map(strength), 0);
+const smallest = Math.min(...edges.map(strength).filter((one) => one > 0), largest);
+const LETTERS = { q: "into queries", k: "into keys", v: "into values", other: "into MLPs and logits" };
+const SIDES = { a: "only in A", b: "only in B", both: "in both" };
+const MARKS = { hit: "published, found", extra: "not published", missed: "published, not found" };
+const shown = (value) => (value == null ? "" : Number(value).toPrecision(4).replace(/\.?0+$/, "").replace(/\.?0+e/, "e"));
+
+function make(tag, text, ...classes) {
+  const element = document.createElement(tag);
+  if (text != null) element.textContent = text;
+  element.classList.add(...classes);
+  return element;
+}
+
+byId("title").textContent = DATA.title;
+byId("notes").textContent = DATA.notes.join(" ");
+
+// ---- the graph ----------------------------------------------------------------------------------------------------
+
+function elements() {
+  const found = DATA.boxes.map((box) => ({ data: { ...box, id: box.name }, position: { x: box.x, y: box.y }, classes: box.kind + (box.used ? "" : " unused") }));
+  DATA.slots.forEach((slot) => found.push({ data: { ...slot, id: "slot " + slot.name }, position: { x: slot.x, y: slot.y }, classes: "slot " + slot.letter + (slot.used ? "" : " unused"), selectable: false }));
+  DATA.labels.forEach(([text, x, y], i) => found.push({ data: { id: "label " + i, label: text }, position: { x: x + 20, y }, classes: "layer", selectable: false }));
+  edges.forEach((edge, i) => found.push({ data: { ...edge, id: "edge " + i, number: i, w: width(edge) }, classes: [edge.letter, edge.side, edge.mark].filter(Boolean).join(" ") }));
+  return found;
+}
+
+function width(edge) {
+  if (edge.mark === "missed") return 1;
+  const widest = edges.length > 200 ? 3 : 4.5;
+  return largest ? 0.6 + (widest - 0.6) * Math.sqrt(strength(edge) / largest) : 1.2;
+}
+
+function style() {
+  const look = getComputedStyle(document.documentElement);
+  const colour = (name) => look.getPropertyValue("--" + name).trim();
+  const opacity = edges.length > 200 ? 0.6 : 0.85;
+  const sheet = [
+    { selector: "node", style: { shape: "round-rectangle", width: "data(width)", height: "data(height)", label: "data(label)", "font-size": 8, "text-valign": "center", color: colour("ink"), "background-color": colour("paper"), "border-width": 1.1, "border-color": colour("ink"), "font-family": "system-ui, sans-serif", "overlay-opacity": 0 } },
+    { selector: "node.unused", style: { "border-color": colour("unused"), color: colour("pale"), "border-width": 0.6 } },
+    { selector: "node.bar", style: { "border-width": 0, "background-color": colour("faint"), label: "" } },
+    { selector: "node.layer", style: { "background-opacity": 0, "border-width": 0, width: 40, height: 12, color: colour("faint"), events: "no" } },
+    { selector: "node.slot", style: { "font-size": 6.5, color: "#fff", "border-width": 0, events: "no" } },
+    { selector: "node.slot.unused", style: { "background-color": colour("empty"), color: colour("pale"), "border-width": 0.5 } },
+    { selector: "edge", style: {
+        width: "data(w)", opacity, "line-color": colour("other"), "target-arrow-color": colour("other"), "target-arrow-shape": "triangle", "arrow-scale": 0.55,
+        "curve-style": "unbundled-bezier", "edge-distances": "endpoints", "control-point-distances": (e) => e.data("distances"), "control-point-weights": (e) => e.data("weights"),
+        "source-endpoint": (e) => e.data("start").map((one) => one + "px").join(" "), "target-endpoint": (e) => e.data("end").map((one) => one + "px").join(" "), "overlay-opacity": 0 } },
+    { selector: "edge.extra", style: { "line-style": "dotted" } },
+    { selector: "edge.missed", style: { "line-style": "dashed", opacity: 0.6 } },
+  ];
+  for (const letter of ["q", "k", "v"]) {
+    sheet.push({ selector: "node.slot." + letter + "[?used]", style: { "background-color": colour(letter) } });
+    sheet.push({ selector: "edge." + letter, style: { "line-color": colour(letter), "target-arrow-color": colour(letter) } });
+  }
+  for (const [side, name] of [["a", "q"], ["b", "v"], ["both", "both"]]) sheet.push({ selector: "edge." + side, style: { "line-color": colour(name), "target-arrow-color": colour(name) } });
+  sheet.push(
+    { selector: ".away", style: { display: "none" } },
+    { selector: "edge.dim", style: { opacity: 0.08 } },
+    { selector: "node.chosen", style: { "border-color": colour("chosen"), "border-width": 3 } },
+    { selector: "edge.chosen", style: { opacity: 1, "z-index": 9, "underlay-color": colour("chosen"), "underlay-opacity": 0.5, "underlay-padding": 2 } },
+  );
+  return sheet;
+}
+
+const cy = cytoscape({ container: byId("graph"), elements: elements(), style: style(), layout: { name: "preset" }, autoungrabify: true, boxSelectionEnabled: false, minZoom: 0.05, maxZoom: 8, textureOnViewport: edges.length > 300, hideLabelsOnViewport: false, pixelRatio: edges.length > 300 ? 1 : "auto" });
+window.explorer = cy;
+cy.fit(undefined, 12);
+cy.on("resize", () => cy.fit(undefined, 12));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => cy.style(style()));
+
+// ---- filters ------------------------------------------------------------------------------------------------------
+
+const state = { least: 0, letters: new Set(Object.keys(LETTERS)), sides: new Set(Object.keys(SIDES)), marks: new Set(Object.keys(MARKS)), from: 0, to: DATA.layers - 1 };
+const kind = (edge) => edge.letter || "other";
+
+function visible(edge) {
+  const inside = (layer) => layer < 0 || layer >= DATA.layers || (layer >= state.from && layer <= state.to);
+  return (edge.mark === "missed" || strength(edge) >= state.least) && state.letters.has(kind(edge)) && (!edge.side || state.sides.has(edge.side)) && (!edge.mark || state.marks.has(edge.mark)) && edge.layers.every(inside);
+}
+
+function apply() {
+  let count = 0;
+  cy.batch(() => cy.edges().forEach((line) => {
+    const there = visible(edges[line.data("number")]);
+    count += there;
+    line.toggleClass("away", !there);
+  }));
+  byId("count").textContent = count.toLocaleString("en") + " of " + edges.length.toLocaleString("en") + " lines" + (DATA.direct.length ? ", " + DATA.direct.length.toLocaleString("en") + " Direct edges as slots" : "");
+  byId("least-value").textContent = state.least ? shown(state.least) : "0 (all)";
+  choose(chosen);
+}
+
+function boxes(place, names, held, colour, mark) {
+  for (const [name, words] of Object.entries(names)) {
+    const label = make("label"), box = make("input");
+    box.type = "checkbox";
+    box.checked = true;
+    box.addEventListener("change", () => { held[box.checked ? "add" : "delete"](name); apply(); });
+    const swatch = make("span", null, "swatch");
+    swatch.style.borderTopColor = "var(--" + colour(name) + ")";
+    if (mark) swatch.classList.add(name);
+    label.append(box, swatch, words);
+    byId(place).append(label);
+  }
+}
+
+const only = (names, test) => Object.fromEntries(Object.entries(names).filter(([name]) => edges.some((edge) => test(edge) === name)));
+boxes("letters", only(LETTERS, kind), state.letters, (name) => (DATA.diff ? "faint" : name));
+if (DATA.diff) boxes("sides", SIDES, state.sides, (name) => ({ a: "q", b: "v", both: "both" })[name]);
+boxes("marks", only(MARKS, (edge) => edge.mark), state.marks, () => "ink", true);
+for (const [id, value] of [["from", 0], ["to", DATA.layers - 1]]) {
+  for (let layer = 0; layer < DATA.layers; layer++) byId(id).append(new Option(layer, layer, layer === value, layer === value));
+  byId(id).addEventListener("change", (event) => { state[id] = Number(event.target.value); apply(); });
+}
+byId("least-name").textContent = DATA.measure;
+byId("least").addEventListener("input", (event) => {
+  const share = event.target.value / 1000; // by a logarithm: effects differ by powers of ten
+  state.least = share && largest ? smallest * Math.pow(largest / smallest, share) : 0;
+  apply();
+});
+byId("reset").addEventListener("click", () => {
+  byId("least").value = state.least = 0;
+  document.querySelectorAll("#filters input[type=checkbox]").forEach((box) => { if (!box.checked) box.click(); });
+  [state.from, state.to] = [0, DATA.layers - 1];
+  byId("from").value = state.from;
+  byId("to").value = state.to;
+  apply();
+});
+
+// ---- what is known of an edge or a node -----------------------------------------------------------------------------
+
+function facts(edge) {
+  const table = make("table");
+  const row = (name, value) => { if (value == null || value === "") return; const line = make("tr"); line.append(make("th", name), make("td", value)); table.append(line); };
+  for (const [side, fact] of [["a", edge.a], ["b", edge.b]]) {
+    if (!fact) { if (DATA.diff && !edge.direct) row(side.toUpperCase(), "not tested"); continue; }
+    if (DATA.diff) row(side.toUpperCase(), fact.kept ? "kept" : "removed");
+    row(DATA.measure, shown(fact.effect));
+    row("margin to the threshold", shown(fact.margin));
+    row("decided in", fact.precision);
+    row(DATA.measure === "score" ? "rank" : "test number", fact.order);
+  }
+  if (edge.side) row("", SIDES[edge.side]);
+  if (edge.mark) row("", MARKS[edge.mark]);
+  return table;
+}
+
+const tip = byId("tip");
+cy.on("mouseover", "edge", (event) => {
+  const edge = edges[event.target.data("number")];
+  tip.replaceChildren(make("b", edge.name), facts(edge));
+  tip.hidden = false;
+});
+cy.on("mousemove", (event) => {
+  if (tip.hidden || !event.renderedPosition) return;
+  const { x, y } = event.renderedPosition, top = byId("graph").offsetTop;
+  tip.style.left = Math.min(x + 14, byId("graph").clientWidth - tip.offsetWidth - 6) + "px";
+  tip.style.top = Math.max(Math.min(y + top + 14, top + byId("graph").clientHeight - tip.offsetHeight - 6), 0) + "px";
+});
+cy.on("mouseout", "edge", () => { tip.hidden = true; });
+
+let chosen = null; // null, {node: name}, {edge: number} or {path: numbers}
+const fed = (edge) => edge.feeds; // nodes that are computed from what the edge enters
+const into = (name) => edges.filter((edge) => visible(edge) && (edge.target === name || fed(edge).includes(name)));
+const outOf = (name) => edges.filter((edge) => visible(edge) && edge.source === name);
+
+function choose(what) {
+  chosen = what;
+  const marked = what == null ? [] : what.node != null ? [...into(what.node), ...outOf(what.node)] : (what.path || [what.edge]).map((i) => edges[i]);
+  const numbers = new Set(marked.map((edge) => edges.indexOf(edge)));
+  cy.batch(() => {
+    cy.nodes().removeClass("chosen");
+    cy.edges().forEach((line) => { line.toggleClass("chosen", numbers.has(line.data("number"))); line.toggleClass("dim", what != null && !numbers.has(line.data("number"))); });
+    if (what && what.node != null) cy.getElementById(what.node).addClass("chosen");
+  });
+  describe(what);
+  listPaths();
+}
+
+function describe(what) {
+  const place = byId("chosen");
+  byId("chosen-name").textContent = what == null ? "Node" : what.node != null ? what.node : what.path ? "Path" : edges[what.edge].name;
+  if (what == null) { place.replaceChildren(make("p", "Click a node for its edges, an edge for its numbers.", "faint")); return; }
+  if (what.node == null) { place.replaceChildren(...(what.path ? what.path.map((i) => line(edges[i])) : [facts(edges[what.edge])])); return; }
+  const parts = [];
+  const classes = Object.entries(DATA.classes).filter(([, nodes]) => nodes.includes(what.node)).map(([name]) => name);
+  if (DATA.published) {
+    const count = edges.filter((edge) => (edge.mark === "hit" || edge.mark === "missed") && (edge.source === what.node || fed(edge).includes(what.node) || edge.target === what.node)).length;
+    parts.push(make("p", "Published circuit: " + (classes.length ? classes.join(", ") : "no class of its own") + "; " + count + " of its edges enter or leave here."));
+  }
+  for (const [words, list] of [["in", into(what.node)], ["out", outOf(what.node)]]) {
+    parts.push(make("p", list.length + (list.length === 1 ? " edge " : " edges ") + words, "faint"), ...list.sort((x, y) => strength(y) - strength(x)).map(line));
+  }
+  const direct = DATA.direct.filter((edge) => edge.feeds.includes(what.node) || edge.target === what.node);
+  if (direct.length) parts.push(make("p", "Direct edges", "faint"), ...direct.map((edge) => make("div", edge.name + "  " + (edge.a || edge.b ? shown(strength(edge)) : ""))));
+  place.replaceChildren(...parts);
+}
+
+function line(edge) {
+  const found = make("div", edge.name + (strength(edge) ? "  " + shown(strength(edge)) : ""), "edge");
+  found.addEventListener("click", () => choose({ edge: edges.indexOf(edge) }));
+  return found;
+}
+
+cy.on("tap", "edge", (event) => choose({ edge: event.target.data("number") }));
+cy.on("tap", "node", (event) => choose({ node: event.target.id() }));
+cy.on("tap", (event) => { if (event.target === cy) choose(null); });
+
+// ---- search, paths, copies ------------------------------------------------------------------------------------------
+
+byId("names").append(...DATA.boxes.filter((box) => box.used && box.label).map((box) => new Option(box.name)), ...edges.map((edge) => new Option(edge.name)));
+byId("find").addEventListener("input", (event) => {
+  const text = event.target.value.trim();
+  if (!text) { choose(null); return; }
+  const box = DATA.boxes.find((one) => one.name === text && one.label), number = edges.findIndex((edge) => edge.name === text);
+  if (box) choose({ node: text });
+  else if (number >= 0) choose({ edge: number });
+  else {
+    const some = edges.map((edge, i) => [edge, i]).filter(([edge]) => visible(edge) && edge.name.includes(text)).map(([, i]) => i);
+    if (some.length) choose({ path: some });
+    else { choose(null); byId("chosen").replaceChildren(make("p", "Nothing is called " + text + ".", "faint")); }
+  }
+});
+
+const MOST = 8; // paths of a list
+const ends = (edge) => (edge.target === "logits" ? ["logits"] : edge.feeds);
+
+function ways(starts, goal, live) {
+  // Path by path from the starts on, the shortest first; of equal length those whose weakest edge is strongest.
+  const leaving = new Map(), reaching = new Set([goal]);
+  live.forEach((edge) => leaving.set(edge.source, [...(leaving.get(edge.source) || []), edge]));
+  for (let before = -1; before !== reaching.size; ) {
+    before = reaching.size;
+    live.forEach((edge) => { if (ends(edge).some((at) => reaching.has(at))) reaching.add(edge.source); });
+  }
+  let open = starts.filter((at) => reaching.has(at)).map((at) => ({ at, way: [], weakest: Infinity }));
+  const found = [];
+  while (open.length && found.length < MOST) {
+    const next = [];
+    for (const one of open) for (const edge of leaving.get(one.at) || []) for (const at of ends(edge)) {
+      if (!reaching.has(at)) continue;
+      const step = { at, way: [...one.way, edge], weakest: Math.min(one.weakest, strength(edge)) };
+      (at === goal ? found : next).push(step);
+    }
+    open = next.sort((x, y) => y.weakest - x.weakest).slice(0, 500);
+  }
+  return found.sort(shorter).slice(0, MOST);
+}
+
+const shorter = (x, y) => x.way.length - y.way.length || y.weakest - x.weakest;
+
+function paths(through) {
+  const live = edges.filter((edge) => visible(edge) && edge.mark !== "missed" && edge.online);
+  const starts = ["embed", "pos"];
+  if (!through) return ways(starts, "logits", live).map((one) => one.way);
+  const after = ways([through], "logits", live);
+  const whole = ways(starts, through, live).flatMap((one) => after.map((rest) => ({ way: [...one.way, ...rest.way], weakest: Math.min(one.weakest, rest.weakest) })));
+  return whole.sort(shorter).slice(0, MOST).map((one) => one.way);
+}
+
+let listed = "";
+function listPaths() {
+  const through = chosen && chosen.node != null && !["embed", "pos", "logits"].includes(chosen.node) ? chosen.node : null;
+  const key = JSON.stringify([through, state.least, [...state.letters], [...state.sides], [...state.marks], state.from, state.to]);
+  if (key === listed) return;
+  listed = key;
+  const found = paths(through);
+  byId("paths-of").textContent = "from the embedding to the logits" + (through ? " through " + through : "") + (found.length ? "" : ": none");
+  byId("paths").replaceChildren(...found.map((way) => {
+    const via = (edge, i) => edge.receiver + (edge.feeds.length > 1 && way[i + 1] ? " of " + way[i + 1].source : ""); // of heads that share it, which
+    const item = make("li", [way[0].source, ...way.map(via)].join(" → "));
+    item.addEventListener("click", () => choose({ path: way.map((edge) => edges.indexOf(edge)) }));
+    return item;
+  }));
+}
+
+function kept() {
+  const lines = edges.filter((edge) => visible(edge) && edge.mark !== "missed" && edge.side !== "b");
+  const ends = new Set(lines.map((edge) => edge.receiver));
+  return [...lines, ...DATA.direct.filter((edge) => ends.has(edge.name) && edge.side !== "b")].map((edge) => edge.name);
+}
+
+function copy(text) {
+  const area = make("textarea", text);
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  byId("copied").textContent = done ? "copied" : "the browser refused";
+  window.copied = text;
+}
+
+byId("python").addEventListener("click", () => {
+  const { direct_edges, ...shape } = DATA.graph;
+  const word = (value) => (value === true ? "True" : value === false ? "False" : String(value));
+  const given = Object.entries(shape).map(([name, value]) => name + "=" + word(value)).join(", ");
+  copy("import pahq\n\ngraph = pahq.build_graph(pahq.ModelShape(" + given + "), direct_edges=" + word(direct_edges) + ")\nedges = " + JSON.stringify(kept(), null, 1) + "\ncircuit = pahq.Circuit.from_names(graph, edges)\n");
+});
+byId("json").addEventListener("click", () => copy(JSON.stringify({ graph: DATA.graph, edges: kept() }, null, 1) + "\n"));
+
+if (DATA.diff) {
+  byId("parting").hidden = false;
+  byId("parting").append(make("h2", "A and B"), ...DATA.diff.map((text) => make("p", text)));
+}
+apply();
