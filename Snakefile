@@ -41,3 +41,4 @@ rule all:
         STABLE,
         rules.tables.output,
         rules.figures.output,
+        rules.report.output,

@@ -39,6 +39,7 @@ commands
   faithfulness      how faithful their circuits are: intervals, curves over sizes, hypothesis tests
   tables            write an experiment's tables
   figures           draw an experiment's figures
+  report            an experiment as pages to look at: findings, figures, sortable tables, a page for every circuit
   export CELL       a circuit and its scores in the format of EAP-IG, MIB or networkx, or as CSV
   import FILE       judge a circuit in EAP-IG's or MIB's format as ours are judged
 
@@ -269,6 +270,7 @@ _COMMANDS: dict[str, str | Callable[[Sequence[str]], int]] = {  # a place, or a 
     "faithfulness": _faithfulness,
     "tables": "pahq.analysis.tables:main",
     "figures": "pahq.analysis.figures:main",
+    "report": "pahq.report.experiment:main",
     "export": "pahq.cell.exchange:main_export",
     "import": "pahq.cell.exchange:main_import",
 }

@@ -27,7 +27,8 @@ FLOORS = (  # from the ground up
     ("search", "scores"),
     ("cell",),
     ("experiments", "verify", "resamples", "faithfulness"),
-    ("analysis", "report"),
+    ("analysis",),
+    ("report",),
     ("api",),
     ("__main__",),
 )
@@ -42,8 +43,10 @@ GUESTS = {
     "transformers": {"model.sources.huggingface"},
     "matplotlib": {
         *("analysis.drawing", "analysis.errorfigure", "analysis.figures", "analysis.methodsfigure"),
-        *("analysis.stabilityfigures", "report.drawing"),
+        *("analysis.pairsfigure", "analysis.stabilityfigures", "report.drawing"),
     },
+    "jinja2": {"report.html"},
+    "markdown_it": {"report.html"},
     "scipy": {"faithfulness.bootstrap", "faithfulness.hypotheses"},
     "triton": {"model.fusedkernel"},
     "snakemake": set(),

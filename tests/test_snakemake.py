@@ -26,6 +26,7 @@ FIGURES = (
     "roc",
     "edges_kl",
     "methods",
+    "pairs",
     "bits",
     "agreement",
     "errors",
@@ -85,6 +86,9 @@ def assert_complete(folder: Path, root: str = "results", resamples: int = 20) ->
     assert (analysis / "faithfulness" / "tracr-proportion.parquet").is_file()
     assert all(json.loads((path.parent / "faithfulness.json").read_text()) for path in results(folder, root).values())
     assert all((analysis / "figures" / f"{name}.png").stat().st_size for name in FIGURES)
+    pages = [folder / root / "report.html", folder / root / "report" / "smoke.html"]
+    pages += [folder / root / "report" / "smoke" / f"{cell}.html" for cell in cells("smoke")]
+    assert all("</html>" in page.read_text() for page in pages)
 
 
 class FirstRun(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -42,7 +43,7 @@ MANY = 6  # thresholds beside which a cell of the agreement has no room for its 
 
 
 def write_figures(root: str | Path, experiment: str) -> list[Path]:
-    """Write every figure to ``<root>/analysis/<experiment>/figures/`` as PNG and PDF; return the paths.
+    """Write every figure to ``<root>/analysis/<experiment>/figures/`` as PNG, PDF and SVG; return the paths.
 
     A figure without data says so in words, so that the set of files is always the same.
     Raises PahqError if the experiment was not evaluated.
@@ -63,13 +64,15 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "pareto": pareto_figure(found.cells),
     }
     paths = []
-    for name in FIGURES:
-        for suffix in ("png", "pdf"):
-            path = found.folder / "figures" / f"{name}.{suffix}"
-            with replacing(path) as temporary:
-                made[name].savefig(temporary, dpi=150, format=suffix)
-            made[name].set_layout_engine("none")  # laid out by the first; it takes as long as drawing
-            paths.append(path)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pahq"}):  # words stay words, equal figures equal bytes
+        for name in FIGURES:
+            for suffix in ("png", "pdf", "svg"):
+                path = found.folder / "figures" / f"{name}.{suffix}"
+                undated = {"Date": None} if suffix == "svg" else None
+                with replacing(path) as temporary:
+                    made[name].savefig(temporary, dpi=150, format=suffix, metadata=undated)
+                made[name].set_layout_engine("none")  # laid out by the first; it takes as long as drawing
+                paths.append(path)
     return paths
 
 

@@ -29,7 +29,7 @@ class Table:
         for value, rows in self.frame.groupby(self.by, sort=False):
             parts += [
                 f"{'#' * (level + 1)} {value}",
-                markdown_table(_without_blank(rows.drop(columns=self.by))),
+                markdown_table(without_blank(rows.drop(columns=self.by))),
             ]
         if self.frame.empty:
             parts.append("No row. Nothing in this experiment belongs in this table.")
@@ -41,18 +41,19 @@ def markdown_table(frame: pd.DataFrame) -> str:
     right = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
     heads = [HEADINGS.get(name, name.replace("_", " ")) for name in map(str, frame.columns)]
     rows = [heads, ["---:" if number else "---" for number in right]]
-    rows += [[_text(value) for value in row] for row in frame.itertuples(index=False)]
+    rows += [[in_cell(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _without_blank(frame: pd.DataFrame) -> pd.DataFrame:
+def without_blank(frame: pd.DataFrame) -> pd.DataFrame:
     """Without the columns that say nothing in any row."""
     return frame[[name for name in frame.columns if not (frame[name].isna() | (frame[name] == "")).all()]]
 
 
-def _text(value: object) -> str:
+def in_cell(value: object) -> str:
+    """A value as it is shown: three significant digits, a dash for what is not there."""
     if isinstance(value, float):
         if np.isnan(value):
             return "-"
         return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
-    return str(value).replace("|", "\\|")
+    return str(value)

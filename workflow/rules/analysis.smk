@@ -43,7 +43,7 @@ rule figures:
         rules.evaluate.output,
         FAITHFULNESS,
     output:
-        expand(f"{ANALYSIS}/figures/{{name}}.png", name=FIGURES),
+        expand(f"{ANALYSIS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["png", "svg"]),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",
     conda:
@@ -53,3 +53,20 @@ rule figures:
         arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
     shell:
         "python -m pahq figures {params.arguments} 2>&1 | tee -i {log:q}"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+    output:
+        f"{ROOT}/report/{EXPERIMENT}.html",
+    log:
+        f"{ROOT}/logs/{EXPERIMENT}/report.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
+    shell:
+        "python -m pahq report {params.arguments} 2>&1 | tee -i {log:q}"

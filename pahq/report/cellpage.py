@@ -1,0 +1,173 @@
+"""The page of one cell: its circuit drawn, its search as a curve, and everything that its files say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pahq.cell.journal import read_journal
+from pahq.cell.result import BandAudit, Result
+from pahq.cell.story import check_cell
+from pahq.circuits.picture import draw
+from pahq.circuits.shown import Shown
+from pahq.circuits.svg import to_svg
+from pahq.files.sealed import read_sealed
+from pahq.report.cells import show_cell
+from pahq.report.curve import curve
+from pahq.report.html import drawing, render
+
+Facts = list[tuple[str, str]]
+EDGES = 400  # rows of the list of edges: the strongest
+
+
+def cell_page(folder: Path, experiment: str, back: str) -> str:
+    """The whole page. ``back``: where the experiment's page lies. PahqError for an unfinished or damaged cell."""
+    result, shown = check_cell(folder), show_cell(folder, every=True)
+    kept = show_cell(folder)
+    edges = sorted(shown.circuit.indices, key=lambda edge: -abs(shown.effect(edge) or 0.0))
+    searched = result.search is not None
+    return render(
+        "cell.html",
+        {
+            "title": kept.title,
+            "id": result.id,
+            "experiment": experiment,
+            "back": back,
+            "summary": _summary(result),
+            "circuit": drawing(to_svg(draw(kept))),
+            "explore": f"pahq show {folder} --out circuit.html",
+            "curve": drawing(curve(read_journal(folder / "decisions.jsonl"), result)) if searched else None,
+            "search": _search(result),
+            "certainty": _certainty(result),
+            "audit": _audit(result.band),
+            "stability": _read(folder / "stability.json", ("schema", "id")),
+            "faithfulness": _read(folder / "faithfulness.json", ("schema", "id")),
+            "ability": _ability(result),
+            "edges_note": _edges_note(len(edges), shown),
+            "edge_heads": (
+                "edge",
+                shown.measure,
+                "distance from the threshold",
+                "decided in",
+                "test" if searched else "rank",
+            ),
+            "edges": [_edge(shown, edge) for edge in edges[:EDGES]],
+            "provenance": _provenance(folder, result),
+            "config": json.dumps(result.config.model_dump(mode="json"), indent=1),
+        },
+    )
+
+
+def _summary(result: Result) -> Facts:
+    fresh = result.fresh
+    cleaned = f", {result.kept_cleaned:,} of them on a path to the output"
+    rows = [
+        ("edges kept", f"{result.kept:,} of {result.edges_addition + result.edges_direct:,}{cleaned}"),
+        ("KL to the full model, fresh prompts", f"{fresh.kl:.4g} nats"),
+        (fresh.metric, f"{fresh.value:.4g} (whole model {fresh.clean:.4g}, empty circuit {fresh.corrupted:.4g})"),
+    ]
+    if fresh.faithfulness is not None:
+        rows.append(("faithfulness", f"{fresh.faithfulness:.3g}"))
+    return [
+        *rows,
+        ("seconds", f"{result.seconds:.4g} ({result.tests:,} {'tests' if result.search else 'edges scored'})"),
+    ]
+
+
+def _search(result: Result) -> Facts:
+    search = result.search
+    if search is None:
+        return []
+    return [
+        ("loss before any test", f"{search.start:.4g}"),
+        ("loss of the circuit", f"{search.final:.4g}"),
+        ("smallest |effect - threshold|", f"{search.smallest_margin:.3g}"),
+    ]
+
+
+def _certainty(result: Result) -> Facts:
+    found = result.certainty
+    if found is None:
+        return []
+    settled = f"{found.settled:,} ({100 * found.settled_share:.2g}% of the tests), {found.overturned:,} overturned"
+    rows = [
+        ("bound of any effect's float error", f"{found.noise:.3g}"),
+        ("tests that float64 decided", settled),
+        ("tests that could fall either way", f"{found.at_risk:,}"),
+    ]
+    return rows if found.drift is None else [*rows, ("largest drift of a carried loss", f"{found.drift:.3g}")]
+
+
+def _audit(band: BandAudit | None) -> Facts:
+    if band is None:
+        return []
+    hopeless = f"from test {band.hopeless_at} on" if band.hopeless else "no"
+    return [
+        ("tests that full precision decided", f"{band.tests:,} ({100 * band.share:.2g}%)"),
+        ("of these overturned", f"{band.overturned:,}"),
+        ("the band at the end", "endless" if band.band is None else f"{band.band:.3g} of |effect| + threshold"),
+        ("unaudited tests expected to differ, at most", f"{band.could_differ:.3g} ({band.confidence:.0%} confidence)"),
+        ("given up as hopeless", hopeless),
+    ]
+
+
+def _ability(result: Result) -> dict[str, Any] | None:
+    check = result.task_check
+    if check is None:
+        return None
+    sentence = f"Of {check.items:,} items it does {check.done:.0%}: {check.means}."
+    sentence += f" {check.warning}" if check.warning else ""
+    return {"sentence": sentence, "examples": [example.model_dump() for example in check.examples]}
+
+
+def _edges_note(count: int, shown: Shown) -> str:
+    most = f"The {EDGES:,} strongest of {count:,} edges" if count > EDGES else f"All {count:,} edges"
+    return f"{most} that the circuit keeps, by |{shown.measure}|."
+
+
+def _edge(shown: Shown, edge: int) -> tuple[str, ...]:
+    fact = shown.facts.get(edge)
+    name = str(shown.circuit.graph.edges[edge])
+    if fact is None:
+        return name, "", "", "", ""
+    margin = "" if fact.margin is None else f"{fact.margin:.4g}"
+    return name, f"{fact.effect:.4g}", margin, fact.precision or "", "" if fact.order is None else str(fact.order)
+
+
+def _provenance(folder: Path, result: Result) -> Facts:
+    versions = result.versions
+    rows = [
+        ("model's weights (sha256)", result.model_digest),
+        ("calibrated levels (sha256)", result.levels or ""),
+        ("computed by", f"pahq {versions.pahq}, torch {versions.torch}, Python {versions.python}"),
+        ("on", f"{result.device}, {result.threads} thread{'s' if result.threads > 1 else ''}"),
+        ("peak memory", f"{result.peak_bytes / 2**20:,.0f} MiB"),
+        ("gone on with after a stop", "yes" if result.resumed else "no"),
+        ("files", str(folder)),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _read(path: Path, without: Iterable[str]) -> Facts:
+    """What a file beside the result says, one line a number; nothing where there is none."""
+    if not path.exists():
+        return []
+    values = read_sealed(path)
+    return list(_flat({key: value for key, value in values.items() if key not in without}))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}: ")
+        elif isinstance(value, list):
+            yield name, f"{len(value):,} values" if len(value) > 12 else ", ".join(map(_text, value))
+        elif value is not None:
+            yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

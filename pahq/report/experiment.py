@@ -1,0 +1,113 @@
+"""``pahq report EXPERIMENT``: what an experiment found as pages that open anywhere, one of it and one of each cell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pahq.analysis.findings import figure_names, findings
+from pahq.analysis.notes import OF_ROWS
+from pahq.analysis.report import LEGEND
+from pahq.analysis.summary import Evaluation
+from pahq.analysis.table import Table, without_blank
+from pahq.analysis.tables import tables
+from pahq.cell.files import cell_folder
+from pahq.config.arguments import Arguments
+from pahq.errors import PahqError
+from pahq.files.text import write_atomic
+from pahq.report.cellpage import cell_page
+from pahq.report.html import Rows, drawing, inline, markdown, render, table
+
+LONG = 40  # rows of a table, from which on its parts are folded
+COLUMNS = "id task method precision variant threshold size kept kept_cleaned kl faithfulness seconds"
+
+
+def write_report(root: Path, experiment: str) -> Path:
+    """Write the experiment's page as ``<root>/report.html``, and as ``<root>/report/<experiment>.html``, where it stays
+    when another experiment is reported; pages of its circuits lie beside the latter. The former's path.
+
+    Raises PahqError if the experiment was not evaluated, or its figures were not drawn.
+    """
+    found, pages = Evaluation.read(root, experiment), root / "report"
+    done = pd.concat([found.cells, found.serial]) if len(found.serial) else found.cells
+    for cell_id in done["id"]:
+        back = "../" * (cell_id.count("/") + 1) + f"{experiment}.html"
+        write_atomic(pages / experiment / f"{cell_id}.html", cell_page(cell_folder(root, cell_id), experiment, back))
+    values = _values(found, experiment)
+    others = sorted({*(path.stem for path in pages.glob("*.html")), experiment} - {experiment})
+    for path, to in ((pages / f"{experiment}.html", ""), (root / "report.html", "report/")):
+        links = {
+            "others": [(name, f"{to}{name}.html") for name in others],
+            "cells": _cells(found.cells, to + experiment),
+        }
+        write_atomic(path, render("experiment.html", values | links))
+    return root / "report.html"
+
+
+def _values(found: Evaluation, experiment: str) -> dict[str, Any]:
+    """What a page shows, but for its links."""
+    figures = [{"name": name, "svg": drawing(_figure(found, name))} for name in figure_names(found)]
+    done = len(found.cells) + len(found.serial)
+    return {
+        "title": f"{experiment}: report",
+        "experiment": experiment,
+        "done": done,
+        "of": done + len(found.missing),
+        "versions": _versions(found.cells),
+        "missing": table(found.missing),
+        "findings": [inline(sentence) for sentence in findings(found)],
+        "first": figures[0] if figures else None,
+        "figures": figures[1:],
+        "legend": inline(LEGEND),
+        "notes": markdown(OF_ROWS),
+        "tables": [_table(part) for part in tables(found) if len(part.frame)],
+    }
+
+
+def _figure(found: Evaluation, name: str) -> str:
+    path = found.folder / "figures" / f"{name}.svg"
+    if not path.exists():
+        raise PahqError(f"{path} is not there; draw the figures first (pahq figures)")
+    return path.read_text(encoding="utf-8")
+
+
+def _versions(cells: pd.DataFrame) -> str:
+    found = [f"{what} {', '.join(sorted(set(cells[name])))}" for what, name in _MADE_WITH.items()]
+    return f"Made with {'; '.join(found)}."
+
+
+_MADE_WITH = {"pahq": "pahq_version", "torch": "torch_version", "Python": "python_version", "on": "device"}
+
+
+def _table(part: Table) -> dict[str, Any]:
+    named = {"name": part.name, "title": part.title, "caption": part.caption}
+    return named | {"notes": markdown(part.notes), "parts": list(_parts(part))}
+
+
+def _parts(part: Table) -> Iterator[dict[str, Any]]:
+    for value, rows in part.frame.groupby(part.by, sort=False):
+        shown = without_blank(rows.drop(columns=part.by))
+        yield {"name": str(value), "open": len(part.frame) <= LONG, "table": table(shown)}
+
+
+def _cells(cells: pd.DataFrame, folder: str) -> Rows:
+    shown = without_blank(cells[COLUMNS.split()])
+
+    def page_of(row: Mapping[str, Any]) -> str:
+        return f"{folder}/{row['id']}.html"
+
+    return table(shown, page_of)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``EXPERIMENT [--root results]``: write the pages, say where the first one lies. 0, or 2 on bad input."""
+    parser = Arguments(prog="pahq report", description="an evaluated experiment as pages to look at")
+    parser.add_argument("experiment", nargs="?", default="default")
+    parser.add_argument("--root", type=Path, default=Path("results"))
+    given = parser.parse_args(argv)
+    sys.stdout.write(f"{write_report(given.root, given.experiment)}\n")
+    return 0
