@@ -59,7 +59,8 @@ def copy_report(root: Path, experiment: str, out: Path, *, missing_ok: bool = Fa
         (out / experiment / name).mkdir(parents=True)
     for path in sorted([*tables.glob("*.md"), *tables.glob("*.csv")]):
         shutil.copy(path, out / experiment / "tables" / path.name)
-    for path in sorted(figures.glob("*.png")):
+    shown = (tables / "REPORT.md").read_text(encoding="utf-8")
+    for path in sorted(path for path in figures.glob("*.png") if f"../figures/{path.name}" in shown):
         _small(path, out / experiment / "figures" / path.name)
     write_json(out / experiment / "PROVENANCE.json", _provenance(root, experiment, evaluated, len(missing)))
     return out / experiment

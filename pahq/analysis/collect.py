@@ -33,7 +33,7 @@ _FREE = (
     *("select", "precision", "engine", "audit", "band"),
 )
 _SWEPT = ("threshold", "size")  # what the cells of a series differ in
-_TOLD = {"precision.rounding": "nearest", "precision.compute": "float32"}
+_TOLD = {"precision.rounding": "nearest", "precision.compute": "float32", "audit": "none"}
 _PLAIN = {"audit": "none"} | {f"engine.{name}": field.default for name, field in EngineConfig.model_fields.items()}
 
 
@@ -176,7 +176,7 @@ def variants(configs: Iterable[CellConfig]) -> list[str]:
         # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
         plain = _plain(flat["precision.name"], flat["method.arithmetic"])
         told = [key for key in differing if flat[key] != plain.get(key, ...) and _applies(key, flat)]
-        # Calibrated rounding and low products are no part of a precision's name, so they are always told.
+        # Calibrated rounding, low products and audits are no part of any name, so they are always told.
         told += [key for key, usual in _TOLD.items() if key not in told and flat[key] != plain.get(key, usual)]
         found.append(" ".join(f"{key}={flat[key]}" for key in told))
     return found

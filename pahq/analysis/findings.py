@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from pahq.analysis.evaluate import PUBLISHED
 from pahq.analysis.methods import method_rows
 from pahq.analysis.names import FIGURES, METHODS
 from pahq.analysis.summary import Evaluation, in_words
@@ -24,7 +25,7 @@ def findings(found: Evaluation) -> list[str]:
 def figure_names(found: Evaluation) -> list[str]:
     """The figures that show something of this experiment, the one to begin with first."""
     has = {
-        "roc": not found.roc.empty,
+        "roc": bool((found.roc["reference"] == PUBLISHED).any()),
         "methods": bool(found.cells["scores"].any()),
         "pairs": not found.pairs.empty,
         "bits": found.cells["bits"].nunique() > 1,

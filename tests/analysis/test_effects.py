@@ -114,7 +114,7 @@ def test_cells_that_differ_in_nothing_shown_are_told_apart(tmp_path: Path) -> No
     report = write_tables(tmp_path, "effects")
     for name in ("effects", "audit"):
         frame = pd.read_parquet(report.parent / f"{name}.parquet")
-        assert frame["variant"].tolist() == ["seed=0", "seed=1"], name
+        assert frame["variant"].tolist() == ["seed=0 audit=band", "seed=1 audit=band"], name
 
 
 def test_a_baseline_that_was_not_remeasured_is_of_the_same_rounding(tmp_path: Path) -> None:

@@ -44,11 +44,10 @@ def test_writes_png_and_pdf(experiment: tuple[Path, list[str]]) -> None:
     root, ids = experiment
     evaluate(root, "figures", ids)
     paths = write_figures(root, "figures")
-    assert {path.name for path in paths} == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert {path.name for path in paths} == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "svg")}
     for path in paths:
-        head = path.read_bytes()[:4]
-        assert head == (b"\x89PNG" if path.suffix == ".png" else b"%PDF")
-        assert path.stat().st_size > 5000
+        assert path.read_bytes()[:4] == {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xm"}[path.suffix]
+        assert path.stat().st_size > (2000 if path.suffix == ".svg" else 5000)
     assert len(list(paths[0].parent.iterdir())) == len(paths)
 
 
@@ -106,7 +105,7 @@ def test_words_where_there_is_nothing(tmp_path: Path) -> None:
     figure = roc_figure(nano.roc, summarise(nano))
     assert not figure.axes
     assert "No task has a published circuit." in [text.get_text() for text in figure.texts]
-    assert len(write_figures(tmp_path, "tiny")) == 2 * len(FIGURES)
+    assert len(write_figures(tmp_path, "tiny")) == 3 * len(FIGURES)
 
 
 def test_every_format_has_a_colour_of_its_own_and_a_place_in_the_legend() -> None:
