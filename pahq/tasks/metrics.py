@@ -63,7 +63,8 @@ def _divergence(
     mass = p.sum(-1, keepdim=True)
     d = change - (p * change).sum(-1, keepdim=True) / mass
     highest = d.amax(-1, keepdim=True).clamp(min=0.0)
-    near = ((p * (d.expm1() - d)).sum(-1) / mass[:, 0]).log1p()
+    small = d.clamp(max=1.0)  # what it changes is not taken below, but its gradient would be no number
+    near = ((p * (small.expm1() - small)).sum(-1) / mass[:, 0]).log1p()
     far = (logs + d).logsumexp(-1) - mass[:, 0].log()  # from logarithms: p may be nought where exp(d) is endless
     return torch.where(highest[:, 0] < 1, near, far)
 
