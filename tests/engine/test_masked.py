@@ -1,4 +1,4 @@
-"""The masked forward is the reference engine at masks of 0 and 1, an independent loop between, and its gradients hold."""
+"""The masked forward: the reference engine at masks of 0 and 1, an independent loop between; its gradients hold."""
 
 from __future__ import annotations
 
