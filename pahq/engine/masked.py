@@ -7,7 +7,8 @@ head's projection with its ablated one.
 
 All receivers of a layer's letter read in one product, of their masks and of what senders differ by. These differences
 stand in one place for all receivers, as do their gradients on the way back, so that memory grows as senders do and not
-as edges do. Autograd is told by a token in which order the two are written and read: a sender's gradient is taken only
+as edges do. Positions before the first that can change are left out, as in the suffix engine: there all values are the
+ablated ones. Autograd is told by a token in which order the two are written and read: a sender's gradient is taken only
 when all its receivers have added theirs.
 """
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from pahq.circuits.graph import LETTERS, Receiver
 from pahq.engine.problem import Problem
+from pahq.engine.suffix.state import first_change
 from pahq.model.forward import attend, head_outputs, mlp, project
 from pahq.model.layerweights import LayerWeights
 
@@ -54,7 +56,7 @@ def masked_stream(
                 forward.heads(index, layer)
             else:
                 forward.mlp(index, layer)
-    return forward.read(problem.corrupted.final, [Receiver("logits")])[0]
+    return forward.final()
 
 
 @dataclass
@@ -76,20 +78,26 @@ class _Masked:
     def __init__(self, problem: Problem, masks: Tensor, projections: Tensor | None) -> None:
         self._problem, self._graph, self._config = problem, problem.graph, problem.store.config
         self._masks, self._projections = masks, projections
-        self._ablated = problem.corrupted_senders
+        self._first = first_change(problem)
+        self._ablated = problem.corrupted_senders[:, :, self._first :]
         self._heads_read, self._mlp_reads = problem.corrupted_streams
         self._shared = _Shared(torch.empty_like(self._ablated).flatten(1))
         self._token = masks.new_zeros(())
         for i, embedded in enumerate(problem.clean):
-            self._shared.differences[i] = (embedded - self._ablated[i]).flatten()
+            self._shared.differences[i] = (embedded[:, self._first :] - self._ablated[i]).flatten()
 
     def read(self, ablated: Tensor, receivers: list[Receiver]) -> Float[Tensor, "receiver batch pos d_model"]:
         """The inputs of receivers that have the same senders upstream, from their input in the ablated run."""
-        graph = self._graph
+        graph, ablated = self._graph, ablated[:, self._first :]
         upstream, first = graph.upstream(receivers[0]), graph.incoming(receivers[0]).start
         masks = self._masks[first : first + upstream * len(receivers)].view(-1, upstream)
         changes: Tensor = _Read.apply(masks, self._token, self._shared)  # type: ignore[no-untyped-call]
         return ablated + changes.view(-1, *ablated.shape)
+
+    def final(self) -> Float[Tensor, "batch pos d_model"]:
+        """The final residual stream, at all positions."""
+        ablated = self._problem.corrupted.final
+        return torch.cat((ablated[:, : self._first], self.read(ablated, [Receiver("logits")])[0]), dim=1)
 
     def heads(self, index: int, layer: LayerWeights) -> None:
         """Compute a layer's heads from their inputs."""
@@ -106,13 +114,15 @@ class _Masked:
     def _project(self, index: int, layer: LayerWeights, letter: str) -> Float[Tensor, "letter_head batch pos d_head"]:
         graph = self._graph
         receivers = [Receiver("head", index, head, letter) for head in range(graph.shape.letter_heads(letter))]
-        out = project(self._config, layer, letter, self.read(self._heads_read[index], receivers))
-        if self._projections is None:
+        out = project(self._config, layer, letter, self.read(self._heads_read[index], receivers), first=self._first)
+        if self._projections is None and (letter == "q" or not self._first):
             return out
-        first = graph.head_inputs.index(receivers[0])
-        mask = self._projections[first : first + len(receivers), None, None, None]
         ablated = self._problem.corrupted_projections[index][letter]
-        return ablated + mask * (out - ablated)
+        if self._projections is not None:
+            at = graph.head_inputs.index(receivers[0])
+            mask, late = self._projections[at : at + len(receivers), None, None, None], ablated[:, :, self._first :]
+            out = late + mask * (out - late)
+        return out if letter == "q" else torch.cat((ablated[:, :, : self._first], out), dim=2)
 
     def _write(self, outputs: Float[Tensor, "sender batch pos d_model"], senders: range) -> None:
         place = slice(senders.start, senders.stop)

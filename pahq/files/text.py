@@ -11,13 +11,13 @@ from typing import Any
 from pahq.errors import PahqError
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, contents: str | bytes) -> None:
     """Write a file whole or not at all: under a temporary name in the same folder, flushed, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents.encode() if isinstance(contents, str) else contents)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)

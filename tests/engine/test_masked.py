@@ -17,9 +17,10 @@ FAMILIES = pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
 ABLATIONS = pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
 
 
-def problem_for(family: str, ablation: str = "corrupted", *, direct: bool = True, batch: int = 2) -> Problem:
+def problem_for(family: str, ablation: str = "corrupted", *, direct: bool = True, same: int = 0) -> Problem:
+    """``same``: how many positions corrupted prompts begin with that are the clean ones'."""
     model = small_models.random_model(family, 3)
-    prompts = small_models.random_prompts(model, 3, batch=batch, length=3, every_item=True)
+    prompts = small_models.random_prompts(model, 3, batch=2, length=3, every_item=True, same=same)
     split = model.config.positions == "learned" and direct
     return build_problem(model, prompts, metric="kl", ablation=ablation, split_embed=split, direct_edges=direct)
 
@@ -37,7 +38,7 @@ def loss(problem: Problem, masks: torch.Tensor, projections: torch.Tensor | None
 @ABLATIONS
 @pytest.mark.parametrize("direct", [True, False])
 def test_masks_of_nought_and_one_are_circuits_of_the_reference_engine(family: str, ablation: str, direct: bool):
-    problem = problem_for(family, ablation, direct=direct)
+    problem = problem_for(family, ablation, direct=direct, same=int(direct))
     engine = ReferenceEngine(problem)
     for seed, density in ((0, 0.3), (1, 0.7), (2, 0.0), (3, 1.0)):
         present = drawn(problem, seed) < density
@@ -51,7 +52,7 @@ def test_masks_of_nought_and_one_are_circuits_of_the_reference_engine(family: st
 @ABLATIONS
 @pytest.mark.parametrize("direct", [True, False])
 def test_masks_between_are_an_independent_loop(family: str, ablation: str, direct: bool):
-    problem = problem_for(family, ablation, direct=direct)
+    problem = problem_for(family, ablation, direct=direct, same=int(not direct))
     graph, masks = problem.graph, 1.4 * drawn(problem, 5) - 0.2  # beyond 0 and 1 too
     inputs, named = [str(at) for at in graph.head_inputs], dict(zip(map(str, graph.edges), masks.tolist(), strict=True))
     own = None if direct else drawn(problem, 6)[: len(inputs)]
@@ -65,7 +66,7 @@ def test_masks_between_are_an_independent_loop(family: str, ablation: str, direc
 @ABLATIONS
 def test_gradients_are_finite_differences(family: str, ablation: str):
     for direct in (True, False):
-        problem, step = problem_for(family, ablation, direct=direct), 1e-5
+        problem, step = problem_for(family, ablation, direct=direct, same=int(direct)), 1e-5
         masks, own = drawn(problem, 7), drawn(problem, 8)[: len(problem.graph.head_inputs)]
         leaves = [masks.requires_grad_(), *([] if direct else [own.requires_grad_()])]
         with torch.enable_grad():
