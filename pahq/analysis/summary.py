@@ -31,6 +31,10 @@ METHODS = {
     "eap-ig-activations": "EAP-IG, activations",
     "clean-corrupted": "EAP, clean and corrupted",
     "exact": "exact scores",
+    "hisp": "HISP",
+    "sp": "SP",
+    "edge-pruning": "Edge Pruning",
+    "random": "random",
 }
 
 

@@ -54,7 +54,7 @@ class TrainingConfig(Frozen):
 
 
 USUAL = {
-    "sp": TrainingConfig(steps=3000, learning_rate=0.001, regularisation=1.0),
+    "sp": TrainingConfig(steps=3000, learning_rate=0.001, regularisation=10.0),
     "edge-pruning": TrainingConfig(steps=300, learning_rate=0.3, warmup=0.5),
 }
 

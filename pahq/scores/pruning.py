@@ -10,7 +10,9 @@ probability that its mask is not 0 in the end; the circuit of the size is then t
 
 Other than in the paper there are no masks of senders, with which circuits of the model nano were worse. The masks begin
 at a lower parameter, Adam's memory of squares is shorter, and the second multiplier does not begin at 0 but high, so
-that s follows t from the start: all of these since a training has hundreds of steps here, and thousands there.
+that s follows t from the start: all of these since a training has hundreds of steps here, and thousands there. The
+multipliers begin and grow in proportion to what one edge of the circuit costs when all are lost together (``unit``), so
+that the same settings do for losses of any size and for small circuits.
 """
 
 from __future__ import annotations
@@ -21,27 +23,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.engine.problem import Problem
+
 BEGIN = 2.0  # log_alpha of every mask
-MULTIPLIERS = (0.0, 2000.0)  # before the first step, in units of the loss
-RATE = 3.0  # of the multipliers
+MULTIPLIERS = (0.0, 15.0)  # before the first step, in units
+RATE = 0.05  # of the multipliers, in units
+
+
+def unit_of(problem: Problem, kept: int) -> float:
+    """The loss of the empty circuit less that of the whole one, by the share of edges that are to be left."""
+    empty, whole = problem.item_logits(problem.corrupted.final), problem.logits_of(problem.reference)
+    lost = abs(float(problem.objective.loss(empty) - problem.objective.loss(whole)))
+    return lost * len(problem.graph.edges) / max(1, kept)
 
 
 @dataclass(frozen=True)
 class EdgePruning:
-    """``kept``: how many of the ``edges`` are to be left; ``warmup``: the share of steps in which that is reached."""
+    """``kept``: how many of the ``edges`` are to be left; ``warmup``: the share of steps in which that is reached;
+    ``unit``: of the multipliers, as ``unit_of`` gives it."""
 
     edges: int
     kept: int
     steps: int
     learning_rate: float
     warmup: float
-    rate_of_multipliers: float = RATE
+    unit: float
+
+    @property
+    def rate_of_multipliers(self) -> float:
+        return RATE * self.unit
 
     def start(self) -> Float[Tensor, " mask"]:
         return torch.full((self.edges,), BEGIN)
 
     def multipliers(self) -> Float[Tensor, " multiplier"]:
-        return torch.tensor(MULTIPLIERS)
+        return self.unit * torch.tensor(MULTIPLIERS)
 
     def spread(self, masks: Float[Tensor, " mask"]) -> tuple[Float[Tensor, " edge"], None]:
         return masks, None

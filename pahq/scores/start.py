@@ -20,7 +20,7 @@ from pahq.scores.gradients import CONVENTIONS, gradient_scores
 from pahq.scores.heads import head_scores
 from pahq.scores.learned import Learner, Progress, State, learn
 from pahq.scores.probing import Probing
-from pahq.scores.pruning import EdgePruning
+from pahq.scores.pruning import EdgePruning, unit_of
 from pahq.sentences import one_sentence
 
 METRICS = "logit_diff, margin, nll, prob_diff"  # of tasks
@@ -91,7 +91,8 @@ def _learner(
     if asked is None:
         raise PahqError("method edge-pruning learns masks for a size; give it one, as size=50 or size=0.02")
     assert training.warmup is not None
-    return EdgePruning(edges, counted(asked, edges), steps, rate, training.warmup)
+    kept = counted(asked, edges)
+    return EdgePruning(edges, kept, steps, rate, training.warmup, unit_of(problem, kept))
 
 
 def _training(method: str, given: TrainingConfig | Mapping[str, Any] | None) -> TrainingConfig | None:

@@ -78,7 +78,7 @@ def test_batches_of_prompts_change_nothing_but_rounding(method: str, monkeypatch
 
 def test_a_step_is_one_of_adams():
     problem = problem_for()
-    learner = EdgePruning(len(problem.graph.edges), 30, 3, 0.3, 0.5)
+    learner = EdgePruning(len(problem.graph.edges), 30, 3, 0.3, 0.5, 10.0)
     values = torch.cat((learner.start(), learner.multipliers())).double()
     ours = [values]
     learned.learn(problem, learner, seed=0, report=lambda progress: ours.append(progress.state.values))
