@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from pahq.files.text import write_atomic
 from pahq.scores.learned import State
@@ -32,8 +33,7 @@ class Kept:
 def write_training(path: Path, kept: Kept) -> None:
     tensors = {name: getattr(kept.state, name).cpu().contiguous() for name in TENSORS}
     said = json.dumps({"step": kept.state.step, "seconds": kept.seconds})
-    digest = hashlib.sha256(said.encode() + save(tensors)).hexdigest()
-    write_atomic(path, save(tensors, {"said": said, "sha256": digest}))
+    write_atomic(path, save(tensors, {"training": json.dumps([said, _digest(said, tensors)])}))
 
 
 def read_training(path: Path) -> Kept | None:
@@ -42,12 +42,15 @@ def read_training(path: Path) -> Kept | None:
         raw = path.read_bytes()
         tensors = load(raw)
         (length,) = struct.unpack("<Q", raw[:8])
-        header = json.loads(raw[8 : 8 + length])["__metadata__"]
-        said, digest = header["said"], header["sha256"]
-        if hashlib.sha256(said.encode() + save(tensors)).hexdigest() != digest:
+        said, digest = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["training"])
+        if _digest(said, tensors) != digest:
             return None
         values = json.loads(said)
         state = State(values["step"], *(tensors[name] for name in TENSORS))
         return Kept(state, values["seconds"])
     except (OSError, SafetensorError, struct.error, ValueError, KeyError, TypeError):
         return None
+
+
+def _digest(said: str, tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(said.encode() + save(tensors)).hexdigest()
