@@ -61,15 +61,18 @@ def masked_stream(
 
 @dataclass
 class _Shared:
-    """What senders compute less their ablated values, and, on the way back, the gradients of that; None before."""
+    """What senders compute less their ablated values, and, on the way back, the gradients of that."""
 
     differences: Float[Tensor, "sender batch*pos*d_model"]
     gradients: Float[Tensor, "sender batch*pos*d_model"] | None = None
 
-    def place(self) -> Tensor:
-        if self.gradients is None:
-            self.gradients = torch.zeros_like(self.differences)
-        return self.gradients
+    def add(self, gradients: Float[Tensor, "sender batch*pos*d_model"], masks: Tensor) -> None:
+        """Add what a receiver's gradients are to its senders. The logits come first, and read all senders."""
+        if len(masks.T) == len(self.differences):
+            self.gradients = masks.T @ gradients
+        else:
+            assert self.gradients is not None
+            self.gradients[: len(masks.T)].addmm_(masks.T, gradients)
 
 
 class _Masked:
@@ -141,7 +144,7 @@ class _Read(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (masks,), shared = ctx.saved_tensors, ctx.shared
         upstream = masks.shape[1]
-        shared.place()[:upstream].addmm_(masks.T, gradient)
+        shared.add(gradient, masks)
         return gradient @ shared.differences[:upstream].T, gradient.new_zeros(()), None
 
 
@@ -154,4 +157,4 @@ class _Write(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        return ctx.shared.place()[ctx.place], gradient, None, None
+        return ctx.shared.gradients[ctx.place], gradient, None, None

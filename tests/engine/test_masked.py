@@ -88,7 +88,10 @@ def test_gradients_do_not_pile_up_over_calls():
     with torch.enable_grad():
         both = torch.autograd.grad(loss(problem, masks) + 2 * loss(problem, 1 - masks), masks)[0]
         apart = [torch.autograd.grad(loss(problem, value), masks)[0] for value in (masks, 1 - masks)]
+        value = loss(problem, masks)
+        again = [torch.autograd.grad(value, masks, retain_graph=True)[0] for _ in range(2)]
     assert torch.allclose(both, apart[0] + 2 * apart[1], rtol=1e-10, atol=1e-14)
+    assert torch.equal(*again)
 
 
 @pytest.mark.slow
