@@ -28,7 +28,7 @@ from synthetic import Shape, make_model, make_prompts
 
 import pahq
 from pahq.circuits.scores import Scores
-from pahq.config.method import SCORING as METHODS
+from pahq.config.method import GRADIENTS
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
@@ -42,7 +42,7 @@ from pahq.tasks.task import Prompts
 SHAPE = Shape(layers=6, heads=8, d_model=512, d_head=64, vocabulary=5003, positions=15)
 PROMPTS = 16
 STEPS = 5
-GRADIENTS = tuple(method for method in METHODS if method != "exact")
+METHODS = (*GRADIENTS, "exact")
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

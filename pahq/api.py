@@ -26,12 +26,14 @@ from pahq.circuits.order import Order
 from pahq.circuits.scores import Scores
 from pahq.circuits.svg import Drawing
 from pahq.config.asked import Setting, thresholds_of
+from pahq.config.method import LEARNED
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Resettable
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.weights import Model
 from pahq.report.library import draw
+from pahq.scores.learned import Progress
 from pahq.scores.start import score as score_edges
 from pahq.search.acdc import Decision, circuit_of, margin
 from pahq.search.doubt import Doubts
@@ -211,7 +213,7 @@ def score(
     task: Prompts | Task,
     method: str = "eap-ig",
     *,
-    metric: str = "logit_diff",
+    metric: str | None = None,
     steps: int = 5,
     convention: str = "mean",
     ablation: Literal["corrupted", "zero", "mean"] = "corrupted",
@@ -220,18 +222,43 @@ def score(
     precision: PrecisionConfig | str | None = None,
     focus: str = "none",
     batch_size: int | None = None,
+    size: int | float | None = None,
+    training: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Scores:
     """A number for every edge, in place of a search: how much removing it raises the loss, exactly or to first order.
 
-    ``method``: eap, eap-ig, eap-ig-activations, clean-corrupted (from gradients), or exact (each edge alone removed
-    from the whole graph). ``convention="eap-ig"`` gives the numbers of EAP-IG's own code. ``direct_edges`` scores the
-    Direct edges too. ``batch_size``: prompts that gradients are computed of together at most. What each method computes
-    and when to use it: docs/scores.md. ``Scores`` gives circuits by ``top``, ``threshold`` and ``greedy``.
+    ``method``: eap, eap-ig, eap-ig-activations, clean-corrupted (from gradients), exact (each edge alone removed from
+    the whole graph), hisp (nodes from gradients), sp and edge-pruning (masks that are learnt), or random.
+    ``metric``: logit_diff, or kl where masks are learnt, if not said. ``convention="eap-ig"`` gives the numbers of
+    EAP-IG's own code. ``direct_edges`` scores the Direct edges too. ``batch_size``: prompts that gradients are computed
+    of together at most. ``training``: settings of ``TrainingConfig``, as ``{"steps": 100}``; edge-pruning learns masks
+    for circuits of a ``size``. ``seed``: of what is drawn. What each method computes and when to use it: docs/scores.md
+    and docs/masks.md. ``Scores`` gives circuits by ``top``, ``threshold`` and ``greedy``.
     """
+    if metric is None:
+        metric = "kl" if method in LEARNED else "logit_diff"
     asked: Setting = {"metric": metric, "ablation": ablation, "split_embed": split_embed, "direct_edges": direct_edges}
     asked |= {"precision": precision, "focus": focus}
     problem = problem_of(model, task, checked(model, asked, 1.0), check=True)
-    return score_edges(problem, method, steps=steps, convention=convention, batch_size=batch_size)
+    with tqdm(unit="step", disable=not progress or method not in LEARNED) as bar:
+
+        def report(done: Progress) -> None:
+            bar.set_postfix(done.shown(metric), refresh=False)
+            bar.update()
+
+        return score_edges(
+            problem,
+            method,
+            steps=steps,
+            convention=convention,
+            batch_size=batch_size,
+            seed=seed,
+            size=size,
+            training=training,
+            report=report,
+        )
 
 
 def _found(problem: Problem, decisions: Sequence[Decision], doubts: Doubts) -> Found:

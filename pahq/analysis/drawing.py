@@ -48,6 +48,10 @@ MARKS = {
     "eap-ig-activations": Mark("P", ":", 8),
     "clean-corrupted": Mark("p", "-.", 8),
     "exact": Mark("d", "-", 9),
+    "hisp": Mark("<", "--", 8),
+    "sp": Mark(">", "-.", 8),
+    "edge-pruning": Mark("8", "-", 9.5),
+    "random": Mark("x", ":", 7),
 }
 OTHER = Mark("D", ":", 7)  # a method that has no mark of its own
 FILLS = ("left", "bottom", "right", "top")  # half a marker; more variants than these share one look

@@ -38,6 +38,10 @@ METHODS = {
     "eap-ig-activations": "EAP-IG, activations",
     "clean-corrupted": "EAP, clean and corrupted",
     "exact": "exact scores",
+    "hisp": "HISP",
+    "sp": "SP",
+    "edge-pruning": "Edge Pruning",
+    "random": "random",
 }
 
 NAMED = ("task", "method", "precision", "variant")  # enough to tell a series of an experiment from all others

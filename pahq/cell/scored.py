@@ -1,19 +1,27 @@
-"""A cell whose method scores edges: its scores, which cells of other sizes share, and the circuit chosen of them."""
+"""A cell whose method scores edges: its scores, which cells of other sizes share, and the circuit chosen of them.
+
+Masks that are learnt for one size are shared by cells of that size alone. While they are, the state of the training is
+beside where the scores will be (``pahq.cell.trainingfile``), and the same command goes on from it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from pahq.cell.files import SCORES
 from pahq.cell.outcome import judge, sizes
 from pahq.cell.provenance import claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
 from pahq.cell.scorefile import chosen, scores_from, write_scores
+from pahq.cell.trainingfile import Kept, read_training, write_training
 from pahq.circuits.scores import Scores
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
@@ -23,17 +31,21 @@ from pahq.files.text import write_json
 from pahq.model.memory import PeakMemory
 from pahq.model.weights import Model
 from pahq.precision.levels import levels_digest
+from pahq.scores.learned import Progress, State
 from pahq.scores.start import score
 from pahq.tasks.task import Task
+
+SECONDS = 5.0  # of learning masks, after which its state is written anew
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores and what they took: seconds, and bytes at the peak."""
+    """Scores and what they took: seconds, and bytes at the peak. ``resumed``: whether a training went on."""
 
     scores: Scores
     seconds: float
     peak_bytes: int
+    resumed: bool = False
 
 
 def score_cell(
@@ -73,16 +85,39 @@ def score_cell(
         peak_bytes=found.peak_bytes,
         levels=levels,
         store="plain",
-        resumed=False,
+        resumed=found.resumed,
         versions=Versions(**versions()),
         device=device_name(run.device),
         threads=run.threads,
     )
 
 
-def scores_of(cell: CellConfig, problem: Problem) -> Scores:
-    """The scores that a cell asks for, computed."""
-    return score(problem, cell.method.name, steps=cell.method.steps, convention=cell.method.convention)
+def scores_of(
+    cell: CellConfig,
+    problem: Problem,
+    *,
+    resume: State | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Scores:
+    """The scores that a cell asks for, computed. ``resume`` and ``report``: of methods that learn masks."""
+    method = cell.method
+    return score(
+        problem,
+        method.name,
+        steps=method.steps,
+        convention=method.convention,
+        seed=cell.seed,
+        size=cell.size if _for_a_size(cell) else None,
+        training=method.training,
+        resume=resume,
+        report=report,
+    )
+
+
+def _for_a_size(cell: CellConfig) -> bool:
+    """Whether the scores are those of one size, and not of all."""
+    training = cell.method.training
+    return cell.method.name == "edge-pruning" and training is not None and training.target is None
 
 
 def _scored(cell: CellConfig, run: RunConfig, problem: Problem, model: str, memory: PeakMemory) -> Scored:
@@ -100,11 +135,40 @@ def _scored(cell: CellConfig, run: RunConfig, problem: Problem, model: str, memo
             return Scored(scores, there["seconds"], there["peak_bytes"])
         except PahqError:
             pass  # not whole: computed anew
-    clock = time.perf_counter()
-    scores = scores_of(cell, problem)
-    found = Scored(scores, time.perf_counter() - clock, memory.bytes())
-    write_scores(path, scores, rests_on | {"seconds": found.seconds, "peak_bytes": found.peak_bytes})
+    found = _computed(cell, run, problem, path.with_suffix(".training.safetensors"), memory)
+    write_scores(path, found.scores, rests_on | {"seconds": found.seconds, "peak_bytes": found.peak_bytes})
+    path.with_suffix(".training.safetensors").unlink(missing_ok=True)
     return found
+
+
+def _computed(cell: CellConfig, run: RunConfig, problem: Problem, path: Path, memory: PeakMemory) -> Scored:
+    """Scores from the start, or where masks are learnt from what an earlier run of the same has left at ``path``."""
+    clock, training = time.perf_counter(), cell.method.training
+    if training is None:
+        return Scored(scores_of(cell, problem), time.perf_counter() - clock, memory.bytes())
+    earlier = read_training(path)
+    before, resume = (earlier.seconds, earlier.state) if earlier else (0.0, None)
+    written = clock
+    with tqdm(
+        total=training.steps,
+        initial=resume.step if resume else 0,
+        unit="step",
+        disable=not run.progress or None,
+        leave=False,
+    ) as bar:
+        bar.set_description(cell.id.rsplit("-", 1)[0])
+
+        def report(progress: Progress) -> None:
+            nonlocal written
+            bar.set_postfix(progress.shown(problem.made.metric), refresh=False)
+            bar.update()
+            now = time.perf_counter()
+            if now - written >= SECONDS and progress.state.step < training.steps:
+                write_training(path, Kept(progress.state, before + now - clock))
+                written = now
+
+        scores = scores_of(cell, problem, resume=resume, report=report)
+    return Scored(scores, before + time.perf_counter() - clock, memory.bytes(), resume is not None)
 
 
 def _digest(cell: CellConfig, rests_on: dict[str, Any]) -> str:
@@ -112,5 +176,9 @@ def _digest(cell: CellConfig, rests_on: dict[str, Any]) -> str:
     values = cell.model_dump(mode="json", exclude={"size", "select", "threshold"})
     values["task"].pop("prompts", None)
     del values["method"]["absolute"]
+    if cell.method.training is None:  # scores that were kept before there was any training keep their names
+        del values["method"]["training"]
+    if _for_a_size(cell):
+        values["size"] = cell.size
     text = json.dumps([values, rests_on], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -107,14 +107,19 @@ class Scores:
 
     def count(self, size: int | float) -> int:
         """How many edges a size means; PahqError for a negative one, too large a one, and a share above 1."""
-        total, share = len(self.values), isinstance(size, float)
-        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size <= (1 if share else total):
-            raise PahqError(f"size: a number of edges from 0 to {total} or a share from 0.0 to 1.0 (got {size!r})")
-        return round(size * total) if share else int(size)
+        return counted(size, len(self.values))
 
     def _circuit(self, edges: tuple[int, ...] | list[int], clean: bool) -> Circuit:
         circuit = Circuit.from_indices(self.graph, edges)
         return circuit.cleaned(ablation=self.ablation) if clean else circuit
+
+
+def counted(size: int | float, total: int) -> int:
+    """How many of ``total`` edges a size means; PahqError for a negative one, too large a one, and a share above 1."""
+    share = isinstance(size, float)
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size <= (1 if share else total):
+        raise PahqError(f"size: a number of edges from 0 to {total} or a share from 0.0 to 1.0 (got {size!r})")
+    return round(size * total) if share else int(size)
 
 
 def _rank(signed: bool) -> Callable[[float], float]:

@@ -23,7 +23,7 @@ from pydantic import (
 
 from pahq.config.band import BANDS, BandConfig
 from pahq.config.frozen import Frozen
-from pahq.config.method import FLAT, ROUND, SCORING, STEPPED, MethodConfig
+from pahq.config.method import CLEAN, FLAT, GRADIENTS, ROUND, SCORING, STEPPED, MethodConfig, countable
 from pahq.config.modelnames import settled
 from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
@@ -129,10 +129,7 @@ class CellConfig(Frozen):
     @field_validator("size", mode="before")
     @classmethod
     def _countable(cls, value: Any) -> Any:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if value is None or whole or (isinstance(value, float) and 0 < value <= 1):
-            return value
-        raise ValueError(f"size: a number of edges (50) or a share of them (0.02) was expected, got {value!r}")
+        return countable("size", value)
 
     @model_validator(mode="before")
     @classmethod
@@ -172,7 +169,7 @@ class CellConfig(Frozen):
             raise ValueError(f"audit={self.audit} is for the tests of a search; method {method.name} has none")
         idle = {
             "method.steps": method.steps != 5 and method.name not in STEPPED,
-            "method.convention": method.convention != "mean" and method.name == "exact",
+            "method.convention": method.convention != "mean" and method.name not in GRADIENTS,
             "method.order": method.order != "descending",
             "method.senders": method.senders != "nearest",
             "engine": self.engine.name != "suffix",
@@ -181,10 +178,15 @@ class CellConfig(Frozen):
         for name, typed in idle.items():
             if typed:
                 raise ValueError(f"{name} says nothing to method {method.name}; leave it out")
-        if method.name == "eap" and self.task.metric in FLAT:
+        if method.name in CLEAN and self.task.metric in FLAT:
             raise ValueError(
-                f"method eap has no use for metric {self.task.metric}, whose gradient at the clean run is zero; take "
+                f"method {method.name} has no use for metric {self.task.metric}, "
+                "whose gradient at the clean run is zero; take "
                 "method=eap-ig, or a metric of the task, as task.metric=logit_diff"
+            )
+        if method.name == "edge-pruning" and by_threshold and method.training and method.training.target is None:
+            raise ValueError(
+                "method edge-pruning learns masks for a size; with select=threshold give it method.training.target"
             )
         if method.convention == "eap-ig" and method.direct_edges:
             raise ValueError("method.convention=eap-ig has no Direct edges (method.direct_edges=false)")
@@ -234,6 +236,8 @@ class CellConfig(Frozen):
         values["task"].pop("prompts", None)  # where a file lies decides nothing: its sha256 does
         if self.method.arithmetic == "network":  # cells that were named before there was another keep their names
             del values["method"]["arithmetic"], values["method"]["round"]
+        if self.method.training is None:  # likewise
+            del values["method"]["training"]
         if not self.method.scores:  # likewise
             del values["method"]["steps"], values["method"]["convention"], values["size"], values["select"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

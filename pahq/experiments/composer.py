@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ class Composer:
         )
         if rest not in self._known:
             self._known[rest] = self._compose(rest)
-        found = {key: dict(value) if isinstance(value, dict) else value for key, value in self._known[rest].items()}
+        found = deepcopy(self._known[rest])
         for group, said in files.items():
-            found[group] = FREE[group] | (said or {})
+            found[group] = FREE[group] | deepcopy(said or {})
         values = {key: value for key, value in typed.items() if key not in self._groups}
         return found if all(_put(found, key, value) for key, value in values.items()) else self._compose(words)
 
@@ -75,7 +76,10 @@ class Composer:
             return None
         *others, last = values.pop("defaults", None) or ["_self_"]
         said = [self._file(group, other) if isinstance(other, str) else None for other in others]
-        if last != "_self_" or None in said or not all(map(_is_plain, values.values())):
+        below = [value for value in values.values() if isinstance(value, dict)]
+        plain = all(_is_plain(value) for part in (values, *below) for value in part.values() if value not in below)
+        again = any(isinstance(value, dict) and key in (one or {}) for one in said for key, value in values.items())
+        if last != "_self_" or None in said or again or not plain:
             return None
         return {str(key): value for one in [*said, values] for key, value in (one or {}).items()}
 
@@ -87,7 +91,9 @@ def _is_plain(value: object) -> bool:
 def _put(configuration: dict[str, Any], key: str, value: object) -> bool:
     """Put a value in the place of another; False, with nothing changed, where that is not all that the key means."""
     parent, _, name = key.rpartition(".")
-    place = configuration.get(parent) if parent else configuration
+    place: Any = configuration
+    for part in parent.split(".") if parent else ():
+        place = place.get(part) if isinstance(place, dict) else None
     if not isinstance(place, dict) or name not in place or not _is_plain(place[name]):
         return False
     place[name] = value

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pahq.config.cell import METRICS, CellConfig, RunConfig
+from pahq.config.method import CLEAN
 from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
 from pahq.errors import PahqError
@@ -40,7 +41,7 @@ def test_the_groups_are_the_folders() -> None:
 def test_every_file_composes(group: str, name: str, tmp_path: Path) -> None:
     method = "rtn-q" if group == "precision" and name not in ("float32", "auto") else "acdc"
     typed = [f"{group}={name}"] if group == "method" else [f"method={method}", f"{group}={name}"]
-    typed += ["task.metric=logit_diff"] if name == "eap" else []  # the one that has no use for KL
+    typed += ["task.metric=logit_diff"] if name in CLEAN else []  # those that have no use for KL
     cell, _ = one(*typed, *(own_prompts(tmp_path) if name == "own" else ()))
     chosen = getattr(cell, group)
     assert (chosen.label if group == "method" else chosen.name) == ("float32" if name == "auto" else name)

@@ -101,3 +101,5 @@ def test_from_python_as_a_search_is_asked() -> None:
         pahq.score(model, prompts, precision="int5")
     with pytest.raises(PahqError, match="focus"):
         pahq.score(model, prompts, precision="int4", focus="sender")
+    with pytest.raises(PahqError, match="method hisp looks at all edges at once, so that no head is under test"):
+        pahq.score(model, prompts, "hisp", precision="int4", focus="receiver")

@@ -7,11 +7,15 @@ import torch
 from support import small_models
 
 import pahq
+from pahq.config.method import GRADIENTS, LEARNED
 from pahq.config.method import SCORING as METHODS
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.scores.exact import exact_scores
 from pahq.scores.gradients import gradient_scores
+from pahq.scores.heads import head_scores
+from pahq.scores.start import random_scores
+from pahq.scores.start import score as score_problem
 
 MODEL = small_models.random_model("gpt2")
 PROMPTS = small_models.random_prompts(MODEL, 1)
@@ -20,12 +24,21 @@ PROMPTS = small_models.random_prompts(MODEL, 1)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_call_gives_the_methods_numbers_and_says_what_made_them(method: str):
     problem = build_problem(MODEL, PROMPTS, metric="nll", ablation="mean", direct_edges=True)
-    made = pahq.score(MODEL, PROMPTS, method, metric="nll", ablation="mean", direct_edges=True, steps=3)
-    found = exact_scores(problem) if method == "exact" else gradient_scores(problem, method, steps=3)
+    more = {"training": {"steps": 3}, "seed": 5} if method in LEARNED else {"seed": 5} if method == "random" else {}
+    more |= {"size": 9} if method == "edge-pruning" else {}
+    asked = {"metric": "nll", "ablation": "mean", "direct_edges": True, "steps": 3, "progress": False}
+    made = pahq.score(MODEL, PROMPTS, method, **asked, **more)
+    if method in GRADIENTS:
+        found = gradient_scores(problem, method, steps=3)
+    elif method in LEARNED:
+        found = torch.tensor(score_problem(problem, method, **more).values, dtype=torch.float64)
+    else:
+        others = {"exact": exact_scores, "hisp": head_scores, "random": lambda problem: random_scores(problem, 5)}
+        found = others[method](problem)
     assert torch.allclose(torch.tensor(made.values, dtype=torch.float64), found, rtol=1e-12, atol=1e-14)
     assert isinstance(made, pahq.Scores)
     assert (made.method, made.metric, made.convention, made.ablation) == (method, "nll", "mean", "mean")
-    assert made.steps == (3 if method.startswith("eap-ig") else None)
+    assert made.steps == (3 if method.startswith("eap-ig") or method in LEARNED else None)
     assert len(made) == len(problem.graph.edges) > problem.graph.n_addition
 
 
@@ -33,6 +46,17 @@ def test_direct_edges_are_scored_where_asked():
     assert pahq.score(MODEL, PROMPTS, "eap").graph.n_direct == 0
     assert pahq.score(MODEL, PROMPTS, "eap", direct_edges=True).graph.n_direct > 0
     assert len(pahq.score(MODEL, PROMPTS).top(5, clean=False)) == 5
+
+
+def test_masks_are_learnt_from_kl_if_nothing_is_said():
+    assert pahq.score(MODEL, PROMPTS, "sp", training={"steps": 1}, progress=False).metric == "kl"
+    assert pahq.score(MODEL, PROMPTS, "hisp").metric == "logit_diff"
+
+
+def test_random_scores_are_those_of_a_seed():
+    first, again, other = (pahq.score(MODEL, PROMPTS, "random", seed=seed).values for seed in (1, 1, 2))
+    assert first == again != other
+    assert len(set(first)) == len(first)
 
 
 def test_under_no_grad_there_are_gradients_all_the_same():

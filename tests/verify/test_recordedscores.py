@@ -18,7 +18,7 @@ from support.places import GOLDEN
 import pahq
 from pahq.circuits.graph import ModelShape, build_graph
 from pahq.circuits.scores import Scores
-from pahq.config.method import SCORING as OURS
+from pahq.config.method import GRADIENTS
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.scores.gradients import gradient_scores
@@ -198,7 +198,7 @@ def test_folders_of_every_family_are_read(tmp_path: Path, family: str, more: dic
     record(tmp_path / "made", family, ["kl", "nll"], batch_size=2, **more)
     found = verify(tmp_path / "made")
     assert [comparison.first for comparison in found] == [None] * 9
-    assert set(METHODS.values()) == set(OURS)
+    assert set(METHODS.values()) == {*GRADIENTS, "exact"}
 
 
 def test_edges_that_rounding_cannot_tell_from_the_cut_are_ties():
