@@ -25,7 +25,7 @@ BATCH_BYTES = (
 )  # of sender differences at a time: what does not fit the caches costs more than the calls it saves
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def batch_logits(problem: Problem, present: Bool[Tensor, "circuit edge"]) -> Float[Tensor, "circuit item vocab"]:
     """Logits at the metric's items of every circuit; equal to ``circuit_logits`` row by row.
 

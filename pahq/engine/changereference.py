@@ -46,7 +46,7 @@ class ChangeReference(ReferenceEngine):
         return changed_stream(self.problem, self.present, self._present(trial), focus)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def changed_stream(
     problem: Problem, current: Bool[Tensor, " edge"], changed: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS
 ) -> Float[Tensor, "batch pos d_model"]:

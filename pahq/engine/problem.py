@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -104,20 +106,20 @@ class Problem:
     @cached_property
     def corrupted_senders(self) -> Float[Tensor, "sender batch pos d_model"]:
         """Every sender's ablated output, d_model wide. Made on first use: the suffix engine never asks for it."""
-        with torch.no_grad(), frugal():  # one layer's outputs at a time
+        with _plainly(), frugal():  # one layer's outputs at a time
             return sender_outputs(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_streams(self) -> tuple[list[Tensor], list[Tensor]]:
         """The ablated run's residual streams [batch, pos, d_model] that heads read, by layer, and that MLPs read."""
-        with torch.no_grad(), frugal():  # what each stream is added up from
+        with _plainly(), frugal():  # what each stream is added up from
             return streams(self.store.network(), self.corrupted)
 
     @cached_property
     def corrupted_projections(self) -> tuple[dict[str, Float[Tensor, "letter_head batch pos d_head"]], ...]:
         """By layer and letter, what a head whose Direct edge is gone projects. Made on first use."""
         model, inputs = self.store.network(), self.corrupted_streams[0]
-        with torch.no_grad(), frugal():  # copies of a matrix, which between values that stay would leave holes
+        with _plainly(), frugal():  # copies of a matrix, which between values that stay would leave holes
             return tuple(
                 {letter: project(model.config, layer, letter, inputs[i][None]) for letter in "qkv"}
                 for i, layer in enumerate(model.layers)
@@ -143,6 +145,13 @@ class Problem:
     def logits_of(self, rows: Float[Tensor, "*trial row d_model"]) -> Float[Tensor, "*trial row vocab"]:
         """Logits of final residual streams."""
         return unembed(self.store.ends, rows)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Without gradients; but what is kept can be read where there are gradients, even if an engine asked for it."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 STORES = ("plain", "packed")

@@ -32,14 +32,14 @@ class ReferenceEngine:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.present = torch.ones(len(problem.graph.edges), dtype=torch.bool)
-        with torch.no_grad():
+        with torch.inference_mode():
             self._losses, self._rows = losses_for(problem), rows_of(problem)[0]
 
     @property
     def graph(self) -> Graph:
         return self.problem.graph
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         """The loss of each trial, in the units of the problem's objective."""
         losses = []
@@ -67,7 +67,7 @@ class ReferenceEngine:
         self.present.fill_(True)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def circuit_logits(
     problem: Problem,
     present: Bool[Tensor, " edge"],
@@ -80,7 +80,7 @@ def circuit_logits(
     return problem.item_logits(circuit_stream(problem, present, focus, from_layer=from_layer, clean=clean))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def circuit_stream(
     problem: Problem,
     present: Bool[Tensor, " edge"],
@@ -192,7 +192,7 @@ def read_inputs(
     return ablated + changes.view(-1, *delta.shape[1:])
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def check_finite(
     problem: Problem, losses: Sequence[float], trials: Sequence[Trial], present: Callable[[Trial], Tensor]
 ) -> None:
@@ -212,7 +212,7 @@ def check_finite(
 PART_BYTES = 256 << 20  # of result-caches, in one part
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def logits_in_parts(
     problem: Problem, present: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS, *, part_bytes: int = PART_BYTES
 ) -> Float[Tensor, "item vocab"]:

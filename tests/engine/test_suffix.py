@@ -264,7 +264,8 @@ def test_a_mistaken_upstream_value_would_be_seen() -> None:
     problem = build_problem(model, random_prompts(model), metric="kl")
     search = {"order": Order(), "threshold": 0.3, "absolute": False}
     engine = SuffixEngine(problem)
-    engine._state.z[0][1, ..., 0] += 1e-4  # one coordinate of one head
+    with torch.inference_mode():  # as engines compute
+        engine._state.z[0][1, ..., 0] += 1e-4  # one coordinate of one head
     found = list(speculate(engine, Order(), 0.3))
     expected = reference_run(problem, search)
     assert choices(found) != choices(expected) or worst(found, expected) > 1e-9
@@ -370,8 +371,9 @@ def test_rebasing_forms_every_part_of_a_layer_anew(family: str, part: str) -> No
     engine.measure([Trial(top[0], ())])
     engine.remove(top)
     mended.remove(top)
-    for sent in engine._state.z[2] if part == "heads" else [engine._state.mlp[2]]:
-        sent += torch.linspace(0, 1, sent.shape[-1])  # no constant, which LayerNorm would remove
+    with torch.inference_mode():  # as engines compute
+        for sent in engine._state.z[2] if part == "heads" else [engine._state.mlp[2]]:
+            sent += torch.linspace(0, 1, sent.shape[-1])  # no constant, which LayerNorm would remove
     assert engine.measure([Trial(below, ())]) == pytest.approx(mended.measure([Trial(below, ())]), abs=1e-12)
     assert engine.drift < 1e-12
 

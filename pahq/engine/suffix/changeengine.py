@@ -47,7 +47,7 @@ class ChangeEngine(SuffixEngine):
         """The same state, asked in full precision."""
         return Exactly(self)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def measure_exactly(self, trials: Sequence[Trial]) -> list[float]:
         """The loss of each trial in full precision."""
         return self._told(trials, self._evaluate)

@@ -75,13 +75,13 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes, share, beside)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
-        with torch.no_grad(), frugal():  # tiles of the unembedding in float64
+        with torch.inference_mode(), frugal():  # tiles of the unembedding in float64
             self._finals = FinalLosses(problem, self.budget.tile, cheap=cheap_losses)
         self.measured = 0
         self._descent = Descent(problem.graph)
         self.reset()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reset(self) -> None:
         """Back to the whole graph and before the first stage: one clean forward."""
         budget, ends = self.budget, self.problem.store.ends
@@ -119,7 +119,7 @@ class SuffixEngine:
     def graph(self) -> Graph:
         return self.problem.graph
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def window(self, edge: int) -> int:
         """How many trials around ``edge`` may sensibly share a wave."""
         self._descent.check([edge])
@@ -127,7 +127,7 @@ class SuffixEngine:
         receiver = self.graph.edges[edge].receiver
         return widest_window(self.problem, self.budget, self._state, receiver, rows=self._rows, widest=self._widest)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         """The loss of each trial. One device synchronisation for all of them."""
         return self._told(trials, self._losses_of)
@@ -148,7 +148,7 @@ class SuffixEngine:
         check_finite(self.problem, values[:1], trials[:1], lambda trial: present_edges(self._state, trial))
         return values
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def remove(self, edges: Sequence[int]) -> None:
         """Take edges of one stage away; the state of a trial just measured is taken over, not computed again."""
         chosen = frozenset(edges)
