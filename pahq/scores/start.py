@@ -130,8 +130,8 @@ def check_asked(
         raise PahqError(f"seed: a whole number of at least 0 was expected (got {seed!r})")
     if problem.focus != "none" and method not in FOCUSED:
         raise PahqError(
-            f"focus={problem.focus}: method {method} looks at all edges at once, so that no head is under test; a focus "
-            f"is for {', '.join(FOCUSED)}"
+            f"focus={problem.focus}: method {method} looks at all edges at once, so that no head is under test; "
+            f"a focus is for {', '.join(FOCUSED)}"
         )
     metric = problem.made.metric
     if method in CLEAN and metric in FLAT:
