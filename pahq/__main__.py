@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pahq.cell.result import Certainty
 from pahq.config.cell import CellConfig, RunConfig, parse_config
-from pahq.errors import PahqError
+from pahq.errors import PahqError, nearest
 from pahq.files.fulldisk import told_if_full
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ commands
   diff A B          two circuits: the edges that left and came, and the first decision at which the searches part
   verify DIR        run a recorded search or a stored cell again and compare test by test
   repair NAME       check the files of finished cells and compute those that are damaged anew
+  doctor            look whether everything that a search needs is there, and whether searches are exact
   models NAME       load a model, checks included, and write what it is to a file
   stability NAME    search an experiment's marked cells, or one cell, again on resampled prompts
   evaluate          judge an experiment's finished cells
@@ -118,7 +119,8 @@ def _dispatch(arguments: list[str]) -> int:
         if not _of_a_cell(word):
             kind = "option" if word.startswith("-") else "command"
             known = ", ".join(_COMMANDS)
-            raise PahqError(f"unknown {kind} {word!r}; commands: {known}; cells are typed as KEY=VALUE")
+            near = nearest(word, _COMMANDS)
+            raise PahqError(f"unknown {kind} {word!r}; commands: {known}; cells are typed as KEY=VALUE{near}")
     run_all(compose_runs(overrides, sweep=sweep))
     return 0
 
@@ -222,6 +224,13 @@ def _repair(argv: Sequence[str]) -> int:
     return repair(argv, lambda name: {cell_id: cell.config for cell_id, cell in cells(name).items()})
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    from pahq.experiments.compose import compose_runs
+    from pahq.verify.doctor import main as doctor
+
+    return doctor(argv, compose_runs)
+
+
 def _stability(argv: Sequence[str]) -> int:
     from pahq.experiments.compose import groups
     from pahq.experiments.jobs import stability_jobs
@@ -264,6 +273,7 @@ _COMMANDS: dict[str, str | Callable[[Sequence[str]], int]] = {  # a place, or a 
     "diff": "pahq.report.command:main_diff",
     "verify": "pahq.verify.command:main",
     "repair": _repair,
+    "doctor": _doctor,
     "models": "pahq.model.command:main",
     "stability": _stability,
     "evaluate": _evaluate,

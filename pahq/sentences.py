@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pahq.errors import nearest
+
 
 def one_sentence(
     error: ValidationError, model: type[BaseModel] | None = None, *, prefix: str = "", also: tuple[str, ...] = ()
@@ -20,7 +22,8 @@ def one_sentence(
     if fault["type"] == "extra_forbidden":
         if model is None:
             return f"unknown key {place!r}"
-        return f"unknown key {place!r}; known: {', '.join(_known_keys(model, fault['loc'], also))}"
+        known = _known_keys(model, fault["loc"], also)
+        return f"unknown key {place!r}; known: {', '.join(known)}{nearest(fault['loc'][-1], known)}"
     got = "" if fault["type"] in ("value_error", "missing") else f" (got {fault['input']!r})"
     return f"{place}: {message}{got}" if place else message
 

@@ -109,7 +109,7 @@ FAULTS = [
     (["~threshold"], "Could not delete from config. 'threshold' does not exist"),
     (
         ["verfy", "here"],
-        "unknown command 'verfy'; commands: show, diff, verify, repair, models, stability, evaluate",
+        "unknown command 'verfy'; commands: show, diff, verify, repair, doctor, models, stability, evaluate",
     ),
     (["--colour"], "unknown option '--colour'"),
     (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),

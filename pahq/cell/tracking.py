@@ -47,6 +47,12 @@ def log_cell(cell: CellConfig, run: RunConfig, folder: Path) -> None:
         _log_as(asked, cell, run, folder)
 
 
+def mode_of(run: RunConfig) -> str:
+    """How cells would be logged: online, offline or disabled."""
+    asked = _asked(run)
+    return asked if asked == "disabled" else _choose(asked)
+
+
 def _asked(run: RunConfig) -> str:
     """The mode that was typed; where none was, what W&B's own variables say, else auto."""
     if run.wandb != "auto":

@@ -26,7 +26,7 @@ from pahq.config.cell import SIZE, THRESHOLD, CellConfig, ModelChoice, RunConfig
 from pahq.config.method import SCORING
 from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import configuration_folder as configuration_folder
-from pahq.errors import PahqError, unknown
+from pahq.errors import PahqError, nearest, unknown
 from pahq.experiments.composer import Composer
 from pahq.experiments.grids import expand
 from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, joined
@@ -261,7 +261,7 @@ def hydra_sentence(error: Exception) -> str:
         composed = composed.get(parent) if isinstance(composed, dict) else None
     where = f" in {'.'.join(parents)!r}" if parents else ""
     known = sorted(str(name) for name in composed) if isinstance(composed, dict) else []
-    return f"unknown key {key!r}{where}; known: {', '.join(known) or 'none'}"
+    return f"unknown key {key!r}{where}; known: {', '.join(known) or 'none'}{nearest(key, known)}"
 
 
 def _first_line(error: Exception) -> str:
