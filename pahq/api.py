@@ -19,7 +19,7 @@ from typing import Any, Literal, Unpack
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pahq.cell.call import check_model, checked, problem_of
+from pahq.cell.call import check_model, checked, problem_of, prompts_of
 from pahq.cell.precheck import told_when_memory_ends
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
@@ -29,8 +29,8 @@ from pahq.config.asked import Setting, thresholds_of
 from pahq.config.method import LEARNED
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Resettable
-from pahq.engine.problem import Problem
-from pahq.errors import PahqError
+from pahq.engine.problem import Problem, cell_problem
+from pahq.errors import PahqError, unknown
 from pahq.model.weights import Model
 from pahq.report.library import draw
 from pahq.scores.learned import Progress
@@ -48,6 +48,7 @@ from pahq.tasks.given import single_tokens, token_rows
 from pahq.tasks.task import Prompts, Task, last_items
 
 _log = logging.getLogger(__name__)
+AUDITS = ("none", "band")  # of scores
 __all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "score", "sweep"]
 
 
@@ -225,6 +226,7 @@ def score(
     size: int | float | None = None,
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
+    audit: str = "none",
     progress: bool = True,
 ) -> Scores:
     """A number for every edge, in place of a search: how much removing it raises the loss, exactly or to first order.
@@ -234,14 +236,21 @@ def score(
     ``metric``: logit_diff, or kl where masks are learnt, if not said. ``convention="eap-ig"`` gives the numbers of
     EAP-IG's own code. ``direct_edges`` scores the Direct edges too. ``batch_size``: prompts that gradients are computed
     of together at most. ``training``: settings of ``TrainingConfig``, as ``{"steps": 100}``; edge-pruning learns masks
-    for circuits of a ``size``. ``seed``: of what is drawn. What each method computes and when to use it: docs/scores.md
-    and docs/masks.md. ``Scores`` gives circuits by ``top``, ``threshold`` and ``greedy``.
+    for circuits of a ``size``. ``audit="band"``: edges near the cut of a ``size`` are scored again in full precision
+    (exact scores; ``Scores.audit`` says how many). ``seed``: of what is drawn. What each method computes and when to
+    use it: docs/scores.md and docs/masks.md. ``Scores`` gives circuits by ``top``, ``threshold`` and ``greedy``.
     """
     if metric is None:
         metric = "kl" if method in LEARNED else "logit_diff"
     asked: Setting = {"metric": metric, "ablation": ablation, "split_embed": split_embed, "direct_edges": direct_edges}
     asked |= {"precision": precision, "focus": focus}
-    problem = problem_of(model, task, checked(model, asked, 1.0), check=True)
+    if audit not in AUDITS:
+        raise unknown("audit", audit, AUDITS)
+    cell = checked(model, asked, 1.0)
+    problem = problem_of(model, task, cell, check=True)
+    if audit == "band" and cell.precision.is_full:
+        raise PahqError("audit=band scores edges again in full precision, and that is what is asked for")
+    full = cell_problem(cell, model, prompts_of(task), full=True) if audit == "band" else None
     with tqdm(unit="step", disable=not progress or method not in LEARNED) as bar:
 
         def report(done: Progress) -> None:
@@ -258,6 +267,7 @@ def score(
             size=size,
             training=training,
             report=report,
+            full=full,
         )
 
 

@@ -24,6 +24,25 @@ from pahq.circuits.graph import Graph, Receiver
 from pahq.errors import PahqError
 
 
+@dataclass(frozen=True)
+class ScoreAudit:
+    """What an audit of scores did (``pahq.scores.audit``).
+
+    It scored ``rescored`` of the edges (a ``share``) again, ``sample`` of them drawn; ``band`` is the last one.
+    ``largest_error``: of a score measured in both precisions, relative to |score| + cut. ``changed``: edges that the
+    audited top n has and that of the rounded network has not. ``beyond``: with 95% confidence at most this share of all
+    edges err by more than the largest of the sample.
+    """
+
+    rescored: int
+    share: float
+    sample: int
+    band: float
+    largest_error: float
+    changed: int
+    beyond: float
+
+
 @dataclass(frozen=True, repr=False)
 class Scores:
     """``values[i]`` is the score of ``graph.edges[i]``; a graph without Direct edges has no scores of them.
@@ -39,6 +58,7 @@ class Scores:
     steps: int | None = None
     convention: str = "mean"
     ablation: str = "corrupted"
+    audit: ScoreAudit | None = None
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.graph.edges):

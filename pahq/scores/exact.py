@@ -14,7 +14,7 @@ gone but one, which makes it cheaper still:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -35,27 +35,32 @@ from pahq.precision.store import NO_FOCUS
 
 @torch.no_grad()
 def exact_scores(
-    problem: Problem, *, receivers: Sequence[Receiver] | None = None, rows: int | None = None
+    problem: Problem, *, edges: Iterable[int] | None = None, rows: int | None = None
 ) -> Float[Tensor, " edge"]:
-    """The score of every edge of the problem's graph, in float64; of those into ``receivers`` alone, if given.
+    """The score of every edge of the problem's graph, in float64; nought for all but ``edges``, if given.
 
     ``rows`` of the residual stream are computed together at most (None: what suits the device), one edge's at least.
     """
     graph, whole = problem.graph, _Whole(problem)
     found = torch.zeros(len(graph.edges), dtype=torch.float64, device=whole.clean.final.device)
+    wanted = set(range(len(graph.edges)) if edges is None else edges)
     here: _Layer | None = None
-    for receiver in reversed(graph.receivers if receivers is None else receivers):
+    for receiver in reversed(graph.receivers):
+        direct = graph.direct(receiver) if receiver.kind == "head" else None
+        incoming = graph.incoming(receiver)
+        chosen = [edge for edge in incoming if edge in wanted]
+        if not chosen and direct not in wanted:
+            continue
         if here is None or here.index != receiver.layer:
             here = _Layer(whole, receiver.layer)
-        edges, size = graph.incoming(receiver), max(1, (rows or sizes_for(found.device).rows) // here.rows(receiver))
-        for first in range(0, len(edges), size):
-            chosen = edges[first : first + size]
-            losses = here.without(receiver, whole.differences[first : first + len(chosen)])
-            found[chosen.start : chosen.stop] = losses
-        direct = graph.direct(receiver) if receiver.kind == "head" else None
-        if direct is not None:
-            found[direct] = here.offline(receiver)
-    return found - whole.loss
+        size = max(1, (rows or sizes_for(found.device).rows) // here.rows(receiver))
+        for first in range(0, len(chosen), size):
+            part = chosen[first : first + size]
+            differences = whole.differences[[edge - incoming.start for edge in part]]
+            found[part] = here.without(receiver, differences) - whole.loss
+        if direct in wanted:
+            found[direct] = here.offline(receiver) - whole.loss
+    return found
 
 
 class _Whole:

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.circuits.graph import Receiver
 from pahq.engine.problem import Problem
 from pahq.model.layerweights import LayerWeights
 from pahq.model.streamed import Streamed
@@ -68,26 +67,20 @@ class FocusedStore:
         self.beneath.prefetch(self.focus | focus)
 
 
-def by_focus(problem: Problem) -> Iterator[tuple[Problem, list[Receiver]]]:
-    """The problem under every focus of ``focus=receiver``, and the receivers whose edges are scored in it."""
-    graph, groups = problem.graph, dict[Focus, list[Receiver]]()
-    for receiver in graph.receivers:
-        edge = graph.edges[graph.incoming(receiver).start]
-        groups.setdefault(focus_of(graph, edge, "receiver"), []).append(receiver)
-    for focus, receivers in groups.items():
-        yield replace(problem, store=FocusedStore(problem.store, focus)) if focus else problem, receivers
+def by_focus(problem: Problem) -> Iterator[tuple[Problem, list[int]]]:
+    """The problem under every focus of ``focus=receiver``, and the edges that are scored in it."""
+    groups: dict[Focus, list[int]] = {}
+    for index, edge in enumerate(problem.graph.edges):
+        groups.setdefault(focus_of(problem.graph, edge, "receiver"), []).append(index)
+    for focus, edges in groups.items():
+        yield replace(problem, store=FocusedStore(problem.store, focus)) if focus else problem, edges
 
 
 def scores_in_focus(
-    problem: Problem, measure: Callable[[Problem, Sequence[Receiver]], Float[Tensor, " edge"]]
+    problem: Problem, measure: Callable[[Problem, Sequence[int]], Float[Tensor, " edge"]]
 ) -> Float[Tensor, " edge"]:
-    """Every edge's score in its own focus; ``measure`` need only be right on the edges into the receivers given."""
-    graph = problem.graph
-    found = torch.zeros(len(graph.edges), dtype=torch.float64, device=problem.reference.device)
-    for focused, receivers in by_focus(problem):
-        scores = measure(focused, receivers)
-        for receiver in receivers:
-            direct = graph.direct(receiver) if receiver.kind == "head" else None
-            for edges in (list(graph.incoming(receiver)), [] if direct is None else [direct]):
-                found[edges] = scores[edges]
+    """Every edge's score in its own focus; ``measure`` need only be right on the edges that it is given."""
+    found = torch.zeros(len(problem.graph.edges), dtype=torch.float64, device=problem.reference.device)
+    for focused, edges in by_focus(problem):
+        found[edges] = measure(focused, edges)[edges]
     return found

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from pydantic import ValidationError
 from torch import Tensor
 
-from pahq.circuits.graph import Receiver
 from pahq.circuits.scores import Scores, counted
 from pahq.config.method import CLEAN, FLAT, FOCUSED, GRADIENTS, STEPPED, TrainingConfig, training_of
 from pahq.config.method import SCORING as METHODS
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError, unknown
+from pahq.scores.audit import audited_scores
 from pahq.scores.exact import exact_scores
 from pahq.scores.focused import scores_in_focus
 from pahq.scores.gradients import CONVENTIONS, gradient_scores
@@ -40,8 +40,12 @@ def score(
     training: TrainingConfig | Mapping[str, Any] | None = None,
     resume: State | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    full: Problem | None = None,
 ) -> Scores:
     """Scores of every edge of the problem's graph by a method of ``METHODS``; see the modules of this room.
+
+    ``full``: the problem in full precision, by which the top ``size`` of exact scores is audited
+    (``pahq.scores.audit``).
 
     ``steps``, ``convention``: see ``pahq.scores.gradients``. ``seed``: of random scores and of what masks are drawn by.
     ``training``: how masks are learnt; ``size``: for how many edges, where ``training`` has no target; ``resume`` and
@@ -49,11 +53,13 @@ def score(
     rounding noise.
     """
     check_asked(problem, method, steps=steps, convention=convention, batch_size=batch_size, seed=seed)
+    if full is not None:
+        return _audited(problem, full, method, size, seed)
     learner = _learner(problem, method, _training(method, training), size)
 
-    def measure(focused: Problem, receivers: Sequence[Receiver] | None = None) -> Float[Tensor, " edge"]:
+    def measure(focused: Problem, edges: Sequence[int] | None = None) -> Float[Tensor, " edge"]:
         if method == "exact":
-            return exact_scores(focused, receivers=receivers)
+            return exact_scores(focused, edges=edges)
         return gradient_scores(focused, method, steps=steps, convention=convention, batch_size=batch_size)
 
     if learner is not None:
@@ -74,6 +80,19 @@ def score(
         steps=steps if method in STEPPED else None if learner is None else learner.steps,
         convention=convention,
         ablation=problem.made.ablation,
+    )
+
+
+def _audited(low: Problem, full: Problem, method: str, size: int | float | None, seed: int) -> Scores:
+    if method != "exact":
+        one = "it gives all edges at once" if method in (*GRADIENTS, "hisp") else "that is another training"
+        raise PahqError(f"audit=band is for method exact; method {method} needs none: in full precision {one}")
+    if size is None:
+        raise PahqError("audit=band makes the top of a size certain; give it one, as size=50 or size=0.02")
+    found, audit = audited_scores(low, full, counted(size, len(low.graph.edges)), seed=seed)
+    made = low.made
+    return Scores(
+        low.graph, tuple(found.tolist()), method=method, metric=made.metric, ablation=made.ablation, audit=audit
     )
 
 

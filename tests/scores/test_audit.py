@@ -1,0 +1,106 @@
+"""Audited exact scores have full precision's top n, whatever the format errs by, and score few edges again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import small_models
+
+import pahq
+from pahq.config.precision import PrecisionConfig
+from pahq.engine.problem import Problem, build_problem
+from pahq.errors import PahqError
+from pahq.scores.audit import audited_scores
+from pahq.scores.exact import exact_scores
+
+FORMATS = {
+    "bf16": PrecisionConfig(name="bf16", format="bf16", mlp="bf16"),
+    "int8": PrecisionConfig(name="int8", format="int8", mlp="bf16"),
+    "int4": PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16"),
+}
+
+
+def problems(family: str, form: str, focus: str, seed: int = 0, layers: int = 4) -> tuple[Problem, Problem]:
+    model = small_models.random_model(family, seed, layers=layers)
+    prompts = small_models.random_prompts(model, seed, batch=2, length=4)
+    low = build_problem(model, prompts, metric="logit_diff", precision=FORMATS[form], focus=focus)
+    return low, build_problem(model, prompts, metric="logit_diff")
+
+
+def top(scores: torch.Tensor, size: int) -> set[int]:
+    return set(scores.abs().sort(descending=True, stable=True).indices[:size].tolist())
+
+
+@pytest.mark.parametrize("focus", ["none", "receiver"])
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "parallel"])
+def test_the_top_is_that_of_full_precision(family: str, form: str, focus: str) -> None:
+    """At int4, on models as small as these, an edge may err by more than any of the sample."""
+    low, full = problems(family, form, focus)
+    exact = exact_scores(full)
+    for size in (10, 60):
+        found, audit = audited_scores(low, full, size)
+        assert len(top(exact, size) - top(found, size)) <= (form == "int4")
+        assert 0 < audit.rescored <= len(exact)
+        assert audit.share == audit.rescored / len(exact)
+        assert audit.changed <= size
+        assert audit.band == pytest.approx(2.5 * audit.largest_error)
+
+
+def test_a_finer_format_needs_fewer_edges_again() -> None:
+    shares = {form: audited_scores(*problems("gpt2", form, "receiver"), 40)[1].share for form in FORMATS}
+    assert shares["bf16"] < shares["int8"] < shares["int4"]
+    assert shares["bf16"] < 0.35
+
+
+def test_what_low_precision_had_otherwise_is_counted() -> None:
+    low, full = problems("llama", "int4", "none")
+    rough, exact = exact_scores(low), exact_scores(full)
+    changed = [audited_scores(low, full, size)[1].changed for size in (20, 40, 80)]
+    assert changed == [len(top(exact, size) - top(rough, size)) for size in (20, 40, 80)]
+    assert sum(changed) > 0
+
+
+def test_from_python_scores_say_what_their_audit_did() -> None:
+    model = small_models.random_model("gpt2", layers=4, dtype=torch.float32)
+    prompts = small_models.random_prompts(model, 1)
+    asked = {"precision": "int8", "focus": "receiver", "size": 40}
+    scores = pahq.score(model, prompts, "exact", audit="band", **asked)
+    exact = pahq.score(model, prompts, "exact")
+    assert set(scores.top(40, clean=False).edges) == set(exact.top(40, clean=False).edges)
+    assert scores.audit is not None
+    assert 0 < scores.audit.share < 1
+    assert exact.audit is None
+    for words, sentence in (
+        ({"size": None}, "audit=band makes the top of a size certain; give it one, as size=50 or size=0.02"),
+        (
+            {"precision": None, "focus": "none"},
+            "audit=band scores edges again in full precision, and that is what is asked for",
+        ),
+        ({"audit": "always"}, "unknown audit 'always'; known: band, none"),
+    ):
+        with pytest.raises(PahqError, match=sentence):
+            pahq.score(model, prompts, "exact", **({"audit": "band"} | asked | words))
+    with pytest.raises(PahqError, match="method eap-ig needs none: in full precision it gives all edges at once"):
+        pahq.score(model, prompts, "eap-ig", audit="band", **asked)
+
+
+def test_the_seed_draws_the_sample() -> None:
+    low, full = problems("gpt2", "bf16", "none")
+    first, again, other = (audited_scores(low, full, 40, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first[0], again[0])
+    assert first[1] == again[1] != other[1]
+
+
+@pytest.mark.parametrize("size", [0, 10**6])
+def test_a_size_that_leaves_nothing_to_choose_is_refused(size: int) -> None:
+    with pytest.raises(PahqError, match="size: a number of edges from 1 to"):
+        audited_scores(*problems("gpt2", "bf16", "none", layers=1), size)
+
+
+def test_scores_of_some_edges_are_those_of_all() -> None:
+    _, full = problems("llama", "int8", "none")
+    everything, some = exact_scores(full), [0, 3, 4, 50, len(full.graph.edges) - 1]
+    found = exact_scores(full, edges=some)
+    assert torch.allclose(found[some], everything[some], rtol=1e-12, atol=1e-12)
+    assert found.count_nonzero() <= len(some)
