@@ -34,7 +34,7 @@ commands
   verify DIR        run a recorded search or a stored cell again and compare test by test
   repair NAME       check the files of finished cells and compute those that are damaged anew
   doctor            look whether everything that a search needs is there, and whether searches are exact
-  models NAME       load a model, checks included, and write what it is to a file
+  models NAME       load a model and say what it is; --check compares logits with transformers' own
   stability NAME    search an experiment's marked cells, or one cell, again on resampled prompts
   evaluate          judge an experiment's finished cells
   faithfulness      how faithful their circuits are: intervals, curves over sizes, hypothesis tests

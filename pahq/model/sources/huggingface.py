@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.errors import PahqError
@@ -52,6 +53,24 @@ def load_huggingface(folder: Path, name: str) -> Model:
     if tied:
         del tensors["unembed.W_U"]
     return model_from_tensors(config, tensors, tokenizer=tokenizer, digest=file_digest(files))
+
+
+def transformers_logits(
+    folder: Path, tokens: Int[Tensor, "batch pos"], dtype: torch.dtype
+) -> Float[Tensor, "batch pos vocab"]:
+    """What transformers itself computes from the folder; PahqError in one sentence if it cannot."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet(), torch.no_grad():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, attn_implementation="eager", use_safetensors=True
+            )
+            logits: Tensor = model(tokens).logits  # loaded to be evaluated, not trained
+    except Exception as error:  # the boundary to a large library
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise PahqError(f"transformers cannot load {folder} ({reason})") from error
+    return logits
 
 
 def _boot(folder: Path, dtype: torch.dtype) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.llama_forward import logits as ORACLE
 
+from pahq.__main__ import main
 from pahq.errors import PahqError
 from pahq.model import load_model
 from pahq.model.forward import logits
+from pahq.model.sources import huggingface
 from pahq.model.sources.families import missing_feature, model_config
 
 TOKENS = torch.tensor([[3, 17, 4, 40, 11, 0, 29], [8, 8, 33, 2, 19, 19, 1]])
@@ -342,3 +345,27 @@ def test_a_failure_inside_the_bridge_is_one_sentence(checkpoints: dict[str, Chec
     monkeypatch.setattr(TransformerBridge, "boot_transformers", staticmethod(fail))
     with pytest.raises(PahqError, match=r"cannot load .*gpt2 \(RuntimeError: first line\)$"):
         load_model(checkpoints["gpt2"].folder)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_command_compares_with_transformers_itself(
+    checkpoints: dict[str, Checkpoint], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", str(checkpoints[name].folder), "--check"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["check"].endswith(": agrees")
+    assert float(re.search(r"of a logit (\S+):", lines["check"])[1]) < 1e-5  # type: ignore[index]
+    config = load_model(checkpoints[name].folder).config
+    assert f"{config.layers}, {config.block} blocks" in lines["layers"]
+    assert ("key-value" in lines["layers"]) == (config.kv_heads != config.heads)
+
+
+def test_the_command_sees_logits_that_are_others(
+    checkpoints: dict[str, Checkpoint], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = huggingface.transformers_logits
+    monkeypatch.setattr(huggingface, "transformers_logits", lambda *given: real(*given) + 0.01)
+    assert main(["models", str(checkpoints["gpt2"].folder), "--check"]) == 1
+    assert "DISAGREES by more than 0.0001" in capsys.readouterr().out
+    assert main(["models", "nano", "--check"]) == 2
+    assert "--check is for folders in Hugging Face's format; nano is none" in capsys.readouterr().err
