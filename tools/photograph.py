@@ -8,6 +8,7 @@ Chromium is spoken to through pipes, so that no package is needed for it; the te
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import select
@@ -20,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from PIL import Image
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = ("--headless", "--no-sandbox", "--remote-debugging-pipe", "--hide-scrollbars", "--no-first-run")
@@ -72,7 +75,8 @@ class Browser:
         self._ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def photograph(self, out: Path) -> None:
-        out.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
+        taken = io.BytesIO(base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
+        Image.open(taken).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "png", optimize=True)
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

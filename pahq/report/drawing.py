@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Way
+from PIL import Image
 
 from pahq.circuits.picture import Curve, Patch, Picture, Words, draw
 from pahq.circuits.shown import LIMIT, Shown
@@ -22,6 +23,7 @@ from pahq.report.dot import to_dot
 
 INCH = 72.0
 SHARP = 200  # dots per inch of a PNG
+COLOURS = 128  # of a PNG, shades of smooth edges among them
 FONT = "DejaVu Sans"  # matplotlib brings it, so that a picture is the same everywhere
 
 
@@ -104,6 +106,13 @@ def _printed(shown: Shown, limit: int, form: str) -> bytes:
     unsaid: dict[str, None] = {"Software": None} if form == "png" else {"CreationDate": None, "Producer": None}
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure_of(draw(shown, limit=limit)).savefig(held, format=form, dpi=SHARP, metadata=unsaid)
+    return held.getvalue() if form == "pdf" else _few_colours(held)
+
+
+def _few_colours(picture: io.BytesIO) -> bytes:
+    """A PNG with a palette, half as large: a circuit has few colours, and they stay what they are."""
+    held = io.BytesIO()
+    Image.open(picture).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(held, "png", optimize=True)
     return held.getvalue()
 
 

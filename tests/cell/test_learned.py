@@ -174,7 +174,7 @@ def test_sizes_share_what_was_not_learnt_for_one(tmp_path: Path, monkeypatch: py
             ["method=hisp", "method.training.steps=null"],
             "method hisp has no use for metric kl, whose gradient at the clean run is zero; take method=eap-ig",
         ),
-        (["precision=fp8", "precision.compute=fp8"], "takes gradients, which do not pass through operands"),
+        (["precision=fp8", "focus=receiver"], "method edge-pruning cannot have focus 'receiver'"),
     ],
 )
 def test_bad_words_are_one_sentence(words: list[str], says: str) -> None:
