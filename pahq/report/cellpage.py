@@ -10,11 +10,12 @@ from typing import Any
 from pahq.cell.journal import read_journal
 from pahq.cell.result import BandAudit, Result
 from pahq.cell.story import check_cell
+from pahq.circuits.circuit import Circuit
 from pahq.circuits.picture import draw
 from pahq.circuits.shown import Shown
 from pahq.circuits.svg import to_svg
 from pahq.files.sealed import read_sealed
-from pahq.report.cells import show_cell
+from pahq.report.cells import shown_of
 from pahq.report.curve import curve
 from pahq.report.html import drawing, render
 
@@ -24,19 +25,19 @@ EDGES = 400  # rows of the list of edges: the strongest
 
 def cell_page(folder: Path, experiment: str, back: str) -> str:
     """The whole page. ``back``: where the experiment's page lies. PahqError for an unfinished or damaged cell."""
-    result, shown = check_cell(folder), show_cell(folder, every=True)
-    kept = show_cell(folder)
-    edges = sorted(shown.circuit.indices, key=lambda edge: -abs(shown.effect(edge) or 0.0))
+    result, circuit = check_cell(folder), Circuit.read(folder / "circuit.json")
+    shown = shown_of(folder, result.config)
+    edges = sorted(circuit.indices, key=lambda edge: -abs(shown.effect(edge) or 0.0))
     searched = result.search is not None
     return render(
         "cell.html",
         {
-            "title": kept.title,
+            "title": shown.title,
             "id": result.id,
             "experiment": experiment,
             "back": back,
             "summary": _summary(result),
-            "circuit": drawing(to_svg(draw(kept))),
+            "circuit": drawing(to_svg(draw(shown))),
             "explore": f"pahq show {folder} --out circuit.html",
             "curve": drawing(curve(read_journal(folder / "decisions.jsonl"), result)) if searched else None,
             "search": _search(result),

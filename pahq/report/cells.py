@@ -41,7 +41,11 @@ def show_cell(folder: Path, *, every: bool = False) -> Shown:
 
     Raises PahqError for an unfinished or damaged cell.
     """
-    cell = check_cell(finished(folder)).config
+    return shown_of(folder, check_cell(finished(folder)).config, every=every)
+
+
+def shown_of(folder: Path, cell: CellConfig, *, every: bool = False) -> Shown:
+    """The same of a cell that was checked already."""
     kept = Circuit.read(folder / "circuit.json")
     edges = published_circuit(cell.task.kind, kept.graph)
     published = None if edges is None else frozenset(map(kept.graph.index_of, edges))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -21,15 +22,19 @@ _PAGES = files("pahq.report") / "pages"
 
 def render(template: str, values: Mapping[str, Any]) -> str:
     """A page of ``pahq/report/pages``; its style and script are written into it."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Templates are read once, and what every page has of its own."""
     loader = jinja2.FunctionLoader(lambda name: (_PAGES / name).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    own = {name: Markup((_PAGES / f"report.{kind}").read_text(encoding="utf-8")) for name, kind in _OWN.items()}
-    return environment.get_template(template).render({**values, **own})
-
-
-_OWN = {"style": "css", "script": "js"}
+    for name, kind in (("style", "css"), ("script", "js")):
+        made.globals[name] = Markup((_PAGES / f"report.{kind}").read_text(encoding="utf-8"))
+    return made
 
 
 def markdown(text: str) -> Markup:
