@@ -24,6 +24,7 @@ from pahq.circuits.circuit import Circuit
 from pahq.circuits.scores import Scores
 
 SHARE = 0.05  # of all edges: the size at which circuits are compared
+GROUND = ("ablation", "edges")  # what circuits of one task have in common that can be compared
 NEAR = 1.5  # a circuit counts as of that size if it has at most so many times as many, or as few, edges
 NAMES = (
     *("task", "first", "first_variant", "second", "second_variant", "first_kept", "second_kept"),
@@ -47,14 +48,22 @@ def pair_rows(root: str | Path, collected: Collected) -> pd.DataFrame:
     shown = compared(collected.cells)
     shown = shown[~shown["variant"].str.contains("select=greedy|select=threshold")]
     rows: list[dict[str, Any]] = []
-    for task, cells in shown.groupby("task", sort=False):
+    grounds = [
+        (str(task), list(cells.groupby(list(GROUND), sort=False))) for task, cells in shown.groupby("task", sort=False)
+    ]
+    for task, (ablation, edges), cells in ((task, ground, cells) for task, parts in grounds for ground, cells in parts):
+        more = (
+            f" ({ablation} ablation, {edges:,} edges)"
+            if sum(task == name for name, parts in grounds for _ in parts) > 1
+            else ""
+        )
         order = list(METHODS)
         sweeps = [sweep for _, sweep in cells.groupby("series", sort=False)]
         sweeps.sort(key=lambda sweep: order.index(sweep.iloc[0]["method"]))
         ranks = pd.DataFrame({i: _ranking(root, sweep, collected.circuits) for i, sweep in enumerate(sweeps)})
         agreed = ranks.corr(method="spearman")
         for one, other in combinations(range(len(sweeps)), 2):
-            row: dict[str, Any] = {"task": task, "rank_correlation": agreed.loc[one, other]}
+            row: dict[str, Any] = {"task": f"{task}{more}", "rank_correlation": agreed.loc[one, other]}
             for place, sweep in (("first", sweeps[one]), ("second", sweeps[other])):
                 row |= {place: sweep.iloc[0]["method"], f"{place}_variant": sweep.iloc[0]["variant"]}
             rows.append(row | _overlap(sweeps[one], sweeps[other], collected.circuits))
@@ -62,8 +71,11 @@ def pair_rows(root: str | Path, collected: Collected) -> pd.DataFrame:
 
 
 def _ranking(root: str | Path, sweep: pd.DataFrame, circuits: Mapping[str, Circuit]) -> np.ndarray[Any, Any]:
-    """|score| of every edge; of a search the highest threshold at which the edge is kept."""
-    first = sweep.iloc[0]
+    """|score| of every edge; of a search the highest threshold at which the edge is kept.
+
+    Where each size has scores of its own, those of the circuit that is compared.
+    """
+    first = next(_nearest(sweep), sweep.iloc[0].to_dict())
     if not first["scores"]:
         by_threshold = {row["threshold"]: circuits[str(row["id"])] for row in sweep.to_dict("records")}
         return np.abs(Scores.of_sweep(by_threshold).values)

@@ -35,7 +35,8 @@ def product(
     """
     if products == "float32":
         return a @ b
-    if a.device.type != "cuda" or a.dtype != torch.float32 or products in LARGEST:
+    gradient = a.requires_grad and torch.is_grad_enabled()  # which products that sum in another dtype have none of
+    if a.device.type != "cuda" or a.dtype != torch.float32 or products in LARGEST or gradient:
         return rounded(a, products) @ b
     if products == "tf32":
         with _tf32():

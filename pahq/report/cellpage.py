@@ -66,9 +66,10 @@ def _summary(result: Result) -> Facts:
     cleaned = f", {result.kept_cleaned:,} of them on a path to the output"
     rows = [
         ("edges kept", f"{result.kept:,} of {result.edges_addition + result.edges_direct:,}{cleaned}"),
-        ("KL to the full model, fresh prompts", f"{fresh.kl:.4g} nats"),
         (fresh.metric, f"{fresh.value:.4g} (whole model {fresh.clean:.4g}, empty circuit {fresh.corrupted:.4g})"),
     ]
+    if fresh.metric != "mse":  # outputs that are no logits have no KL
+        rows.insert(1, ("KL to the full model, fresh prompts", f"{fresh.kl:.4g} nats"))
     if fresh.faithfulness is not None:
         rows.append(("faithfulness", f"{fresh.faithfulness:.3g}"))
     return [
@@ -92,7 +93,7 @@ def _certainty(result: Result) -> Facts:
     found = result.certainty
     if found is None:
         return []
-    settled = f"{found.settled:,} ({100 * found.settled_share:.2g}% of the tests), {found.overturned:,} overturned"
+    settled = f"{found.settled:,} ({100 * found.settled_share:.3g}% of the tests), {found.overturned:,} overturned"
     rows = [
         ("bound of any effect's float error", f"{found.noise:.3g}"),
         ("tests that float64 decided", settled),
@@ -106,7 +107,7 @@ def _audit(band: BandAudit | None) -> Facts:
         return []
     hopeless = f"from test {band.hopeless_at} on" if band.hopeless else "no"
     return [
-        ("tests that full precision decided", f"{band.tests:,} ({100 * band.share:.2g}%)"),
+        ("tests that full precision decided", f"{band.tests:,} ({100 * band.share:.3g}%)"),
         ("of these overturned", f"{band.overturned:,}"),
         ("the band at the end", "endless" if band.band is None else f"{band.band:.3g} of |effect| + threshold"),
         ("unaudited tests expected to differ, at most", f"{band.could_differ:.3g} ({band.confidence:.0%} confidence)"),

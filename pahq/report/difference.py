@@ -62,7 +62,9 @@ class Swap:
 
     def __str__(self) -> str:
         own, swapped = (
-            f"KL {kl:.4g}, {self.metric} {value:.4g}" + ("" if faith is None else f", faithfulness {faith:.3f}")
+            ("" if self.metric == "mse" else f"KL {kl:.4g}, ")
+            + f"{self.metric} {value:.4g}"
+            + ("" if faith is None else f", faithfulness {faith:.3f}")
             for kl, value, faith in (
                 (self.own_kl, self.own_value, self.own_faithfulness),
                 (self.kl, self.value, self.faithfulness),

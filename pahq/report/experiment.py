@@ -12,7 +12,7 @@ import pandas as pd
 from pahq.analysis.findings import figure_names, findings
 from pahq.analysis.notes import OF_ROWS
 from pahq.analysis.report import LEGEND
-from pahq.analysis.summary import Evaluation
+from pahq.analysis.summary import Evaluation, kl_of_logits
 from pahq.analysis.table import Table, without_blank
 from pahq.analysis.tables import tables
 from pahq.cell.files import cell_folder
@@ -95,7 +95,7 @@ def _parts(part: Table) -> Iterator[dict[str, Any]]:
 
 
 def _cells(cells: pd.DataFrame, folder: str) -> Rows:
-    shown = without_blank(cells[COLUMNS.split()])
+    shown = without_blank(cells.assign(kl=kl_of_logits(cells))[COLUMNS.split()])
 
     def page_of(row: Mapping[str, Any]) -> str:
         return f"{folder}/{row['id']}.html"

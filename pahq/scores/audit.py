@@ -36,7 +36,7 @@ CONFIDENCE = 0.95
 def audited_scores(
     low: Problem, full: Problem, size: int, *, seed: int = 0
 ) -> tuple[Float[Tensor, " edge"], ScoreAudit]:
-    """Exact scores in which the ``size`` edges with the highest |score| are full precision's, and what that took.
+    """Exact scores in which the ``size`` edges with the highest |score| are as good as surely full precision's.
 
     ``low`` is the problem in low precision (with its focus, if it has one), ``full`` the same in full precision.
     Raises PahqError for a size that leaves nothing to choose.
@@ -54,14 +54,19 @@ def audited_scores(
         found[near] = exact_scores(full, edges=near)[near]
         known[near] = True
         cut = float(found.abs().sort(descending=True).values[size - 1])
-        worst = float(((found - rough).abs() / (rough.abs() + cut))[known].max())
+        worst = float(_over((found - rough).abs(), rough.abs() + cut)[known].max())
         band = SAFETY * worst
-        away = (found.abs() - cut).abs() / (found.abs() + cut)
+        away = _over((found.abs() - cut).abs(), found.abs() + cut)
         near = (~known & (away <= band)).nonzero()[:, 0].tolist()
     rescored = int(known.sum())
     changed = len(_top(found, size) - _top(rough, size))
     beyond = 1 - (1 - CONFIDENCE) ** (1 / drawn)
     return found, ScoreAudit(rescored, rescored / count, drawn, band, worst, changed, beyond)
+
+
+def _over(part: Float[Tensor, " edge"], whole: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
+    """The ratio, and nought where both are."""
+    return torch.where(whole > 0, part / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0)
 
 
 def _top(scores: Float[Tensor, " edge"], size: int) -> set[int]:

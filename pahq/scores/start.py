@@ -88,7 +88,7 @@ def _audited(low: Problem, full: Problem, method: str, size: int | float | None,
         one = "it gives all edges at once" if method in (*GRADIENTS, "hisp") else "that is another training"
         raise PahqError(f"audit=band is for method exact; method {method} needs none: in full precision {one}")
     if size is None:
-        raise PahqError("audit=band makes the top of a size certain; give it one, as size=50 or size=0.02")
+        raise PahqError("audit=band looks at the edges near the cut of a size; give it one, as size=50 or size=0.02")
     found, audit = audited_scores(low, full, counted(size, len(low.graph.edges)), seed=seed)
     made = low.made
     return Scores(
@@ -107,7 +107,9 @@ def _learner(
 ) -> Learner | None:
     """How the method learns masks; None where it learns none."""
     if size is not None and (training is None or method != "edge-pruning"):
-        raise PahqError(f"size is of method edge-pruning; of the scores of {method} take a circuit by .top(size)")
+        raise PahqError(
+            f"size is of method edge-pruning and of audit=band; of the scores of {method} take a circuit by .top(size)"
+        )
     if training is None:
         return None
     steps, rate = training.steps, training.learning_rate

@@ -107,6 +107,8 @@ def _device() -> Found:
 
 
 def _results(root: Path) -> Found:
+    if root.exists() and not root.is_dir():
+        return "fault", f"{root} is no folder, so results cannot lie there"
     place = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
     with tempfile.TemporaryDirectory(dir=place) as folder:
         (Path(folder) / "written").write_text("x")

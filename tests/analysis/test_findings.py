@@ -41,24 +41,34 @@ def few(tmp_path: Path) -> Evaluation:
 def test_edges_that_differ_are_counted_by_method_and_width(few: Evaluation) -> None:
     told = " ".join(findings(few))
     assert "5 circuits of ACDC, PAHQ and PAHQ (changes) were judged, on the task nano-induction" in told
-    assert "PAHQ 2 at int8 (of 10); PAHQ (changes) 0 at int8 (of 6)" in told
-    assert "PAHQ 2 and PAHQ (changes) 0.5." in told  # seconds
+    assert "PAHQ 2 of 10 at int8 (2 searches); PAHQ (changes) 0 of 6 at int8 (1 search)" in told
+    assert "PAHQ 2 and PAHQ (changes) 0.5 (cpu)." in told  # seconds
     for absent in ("RTN-Q", "audit=band", "resampled", "5% of the edges"):
         assert absent not in told
 
 
-def test_audited_searches_are_not_counted_as_unaudited(experiment: tuple[Path, list[str]]) -> None:
+def test_seeds_count_and_devices_stay_apart(tmp_path: Path) -> None:
+    """A search of another seed is no less a search; seconds of two devices are two sentences' worth."""
+    ids = []
+    for seed, kept in ((0, NAMES[:4]), (1, NAMES[1:5])):
+        ids.append(cell(tmp_path, config(NANO, "acdc", "float32", 0.1, seed), NAMES[:4], seconds=2.0))
+        ids.append(cell(tmp_path, config(NANO, "pahq", "int8", 0.1, seed), kept, seconds=3.0))
+    ids.append(cell(tmp_path, config(NANO, "acdc", "float32", 0.2), NAMES[:4], seconds=2.0, device="NVIDIA X"))
+    ids.append(cell(tmp_path, config(NANO, "pahq", "int8", 0.2), NAMES[:4], seconds=20.0, device="NVIDIA X"))
+    told = " ".join(findings(evaluated(tmp_path, ids)))
+    assert "PAHQ 2 of 12 at int8 (3 searches)" in told
+    assert "PAHQ 10 (NVIDIA X); PAHQ 1.5 (cpu)." in told
+
+
+def test_audited_searches_stand_beside_the_same_without(experiment: tuple[Path, list[str]]) -> None:
     root, ids = experiment
     found = evaluated(root, ids)
-    audited = found.cells.assign(audit="band")
-    told = " ".join(findings(Evaluation(**{**vars(found), "cells": audited})))
-    assert "without an audit" not in told
+    audited = Evaluation(**{**vars(found), "cells": found.cells.assign(audit="band")})
+    assert "without an audit, of so many" not in " ".join(findings(audited))
     plain = " ".join(findings(found))
     low = found.agreement[(found.agreement["method"] == "rtn-q") & (found.agreement["precision"] == "int4")]
-    low = low[low["variant"] == ""]
     kept = found.cells.set_index("id")["kept"].reindex(low["reference"]).sum()
-    assert f"RTN-Q {low['differing'].sum():.0f} at int4" in plain
-    assert f"(of {kept:.0f}" in plain
+    assert f"{low['differing'].sum():.0f} of {kept:,.0f} at int4 ({len(low)} searches)" in plain
 
 
 def test_the_report_shows_what_has_rows_alone(few: Evaluation) -> None:

@@ -88,6 +88,17 @@ def test_a_search_ranks_by_the_threshold_at_which_an_edge_falls() -> None:
     assert rows["acdc", "eap"]["rank_correlation"] == pytest.approx(expected)
 
 
+def test_circuits_of_another_graph_or_ablation_are_not_compared() -> None:
+    """They are grounds of their own, and the task's name says which."""
+    other = build_graph(small_models.random_model("gpt2", layers=4).config.shape(), direct_edges=True)
+    more = Circuit.from_indices(other, range(COUNT))
+    cells = [cell("eap", first(COUNT)), cell("eap-ig", first(COUNT)), cell("exact", first(COUNT), ablation="mean")]
+    cells.append(cell("exact", more, edges=len(other.edges), id="of another graph"))
+    rows = pair_rows("root", collected(*cells))
+    assert list(zip(rows["first"], rows["second"], strict=True)) == [("eap", "eap-ig")]
+    assert rows["task"].tolist() == [f"t (zero ablation, {EDGES:,} edges)"]
+
+
 def test_a_circuit_of_another_size_is_not_compared() -> None:
     rows = by_pair(pair_rows("root", collected(cell("eap", first(COUNT)), cell("eap-ig", first(EDGES)))))
     assert math.isnan(rows["eap", "eap-ig"]["jaccard"])  # type: ignore[arg-type]

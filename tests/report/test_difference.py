@@ -74,7 +74,7 @@ def test_the_second_circuit_is_judged_on_the_first_ones_task(real: dict[str, Pat
     worse = pahq.diff(real["acdc"], real["rough"])
     assert worse.swap is not None
     assert worse.swap.value > worse.swap.own_value
-    assert "on A's task (fresh prompts): A KL" in repr(worse)
+    assert "on A's task (fresh prompts): A mse" in repr(worse)
 
 
 def test_scores_beside_a_search_are_compared_by_the_edges_that_both_graphs_have(real: dict[str, Path]) -> None:

@@ -7,9 +7,11 @@ import torch
 from support import small_models
 
 import pahq
+from pahq.cell.run import load
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.errors import PahqError
+from pahq.experiments.compose import compose_runs
 from pahq.scores.audit import audited_scores
 from pahq.scores.exact import exact_scores
 
@@ -47,6 +49,19 @@ def test_the_top_is_that_of_full_precision(family: str, form: str, focus: str) -
         assert audit.band == pytest.approx(2.5 * audit.largest_error)
 
 
+def test_where_most_scores_are_nought_all_of_them_are_looked_at() -> None:
+    """A cut of nought: every edge that could be at it is scored again, and no number is lost."""
+    model, task = load(compose_runs(["task=tracr-reverse", "task.examples=4", "method=acdc"])[0][0], "cpu")
+    scores = pahq.score(model, task, "exact", metric="mse", precision="fp8", audit="band", size=60)
+    assert scores.audit is not None
+    assert scores.audit.band == scores.audit.band  # a number
+    assert scores.audit.rescored > 60
+    exact = pahq.score(model, task, "exact", metric="mse")
+    assert {value > 0 for value in exact.values} == {True, False}
+    positive = {edge for edge, value in exact.by_name.items() if abs(value) > 0}
+    assert positive <= {edge for edge, value in scores.by_name.items() if abs(value) > 0}
+
+
 def test_a_finer_format_needs_fewer_edges_again() -> None:
     shares = {form: audited_scores(*problems("gpt2", form, "receiver"), 40)[1].share for form in FORMATS}
     assert shares["bf16"] < shares["int8"] < shares["int4"]
@@ -72,7 +87,7 @@ def test_from_python_scores_say_what_their_audit_did() -> None:
     assert 0 < scores.audit.share < 1
     assert exact.audit is None
     for words, sentence in (
-        ({"size": None}, "audit=band makes the top of a size certain; give it one, as size=50 or size=0.02"),
+        ({"size": None}, "audit=band looks at the edges near the cut of a size; give it one, as size=50 or size=0.02"),
         (
             {"precision": None, "focus": "none"},
             "audit=band scores edges again in full precision, and that is what is asked for",
