@@ -161,8 +161,8 @@ def methods_table(found: Evaluation) -> Table:
         "Searches beside methods that score edges, in full precision. Seconds: of one circuit of a search, and of the "
         "scoring from which all circuits of a row follow (of Edge Pruning, which learns anew for each size, the mean). "
         "KL at 2%: of circuits with so many of the edges, between the two nearest; a dash where none are so large or "
-        "so small; edges that change no output are not counted. CMD: mean distance of faithfulness to 1 over 0.1% to 5% "
-        "of the edges by their scores, however a circuit is chosen."
+        "so small; edges that change no output are not counted. CMD: mean distance of faithfulness to 1 over 0.1% to "
+        "5% of the edges by their scores, however a circuit is chosen."
     )
     rows = method_rows(found.cells, found.faithfulness) if found.cells["scores"].any() else pd.DataFrame(columns=NAMES)
     return Table("methods", "Methods side by side", caption, rows)
