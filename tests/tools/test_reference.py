@@ -82,7 +82,7 @@ def test_an_experiment_that_was_not_evaluated_is_refused(
     assert "does not exist; evaluate the experiment 'made' first" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("experiment", ["default", "compare", "real", "real-more"])
+@pytest.mark.parametrize("experiment", ["default", "compare", "real", "compare-real", "real-more"])
 def test_what_is_committed_is_in_step(experiment: str, root: Path) -> None:
     """The columns of every table are those that are written today, and the report is of a part of the experiment."""
     folder = COMMITTED / experiment
