@@ -60,7 +60,7 @@ $(TRITON): $(STAMP) requirements-triton.txt
 reproduce: $(STAMP)
 	$(BIN)/snakemake --cores all
 	@echo
-	@echo "Tables and figures: $(CURDIR)/results/analysis/default"
+	@echo "Report: $(CURDIR)/results/report.html (tables and figures: $(CURDIR)/results/analysis/default)"
 
 test: $(STAMP) $(SMOLLM2) $(TRITON)
 	$(BIN)/ruff check .
