@@ -58,7 +58,7 @@ def _agreement(found: Evaluation) -> str:
     """
     cells = found.cells.set_index("id")
     plain = ~cells["scores"] & ~cells["full_precision"] & (cells["audit"] != "band")
-    plain &= (cells["rounding"] == "nearest") & (cells["compute"] == "float32")
+    plain &= ~cells["variant"].str.contains("precision.", regex=False)
     compared = found.agreement[found.agreement["differing"].notna() & found.agreement["id"].isin(cells.index[plain])]
     if compared.empty:
         return ""

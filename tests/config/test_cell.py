@@ -246,7 +246,8 @@ def test_a_missing_group_is_named() -> None:
 
 
 def test_unknown_names_are_listed_in_order() -> None:
-    assert str(unknown("task", "ioy", {"ioi": 1, "docstring": 2})) == "unknown task 'ioy'; known: docstring, ioi"
+    said = "unknown task 'ioy'; known: docstring, ioi; did you mean 'ioi'?"
+    assert str(unknown("task", "ioy", {"ioi": 1, "docstring": 2})) == said
 
 
 def test_configurations_need_no_torch() -> None:

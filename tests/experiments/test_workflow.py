@@ -92,7 +92,7 @@ def test_what_is_said_wrongly_is_one_sentence(said: dict[str, Any], sentence: st
         ["evaluate", "--rot", "x"],
         ["tables", "a", "b"],
         ["figures", "--colour"],
-        ["models", "nano"],
+        ["models"],
     ],
 )
 def test_commands_refuse_in_one_sentence(capsys: pytest.CaptureFixture[str], typed: list[str]) -> None:

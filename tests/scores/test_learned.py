@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch):
         ("edge-pruning", {"size": -1}, "size: a number of edges from 0 to"),
         ("edge-pruning", {"size": 9, "training": {"regularisation": 1.0}}, "training.regularisation is of sp"),
         ("sp", {"training": {"warmup": 0.5}}, "training.warmup is of edge-pruning; it says nothing to method sp"),
-        ("sp", {"size": 9}, r"size is of method edge-pruning; of the scores of sp take a circuit by \.top"),
+        ("sp", {"size": 9}, r"size is of method edge-pruning and of audit=band; .* of sp take a circuit by \.top"),
         ("eap-ig", {"training": {"steps": 9}}, "training.steps is of sp, edge-pruning; it says nothing to .* eap-ig"),
         ("sp", {"training": {"steps": 0}}, "training.steps: Input should be greater than 0"),
         ("sp", {"training": {"stpes": 1}}, "unknown key 'training.stpes'; known: learning_rate, regularisation"),
