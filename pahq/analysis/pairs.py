@@ -48,22 +48,16 @@ def pair_rows(root: str | Path, collected: Collected) -> pd.DataFrame:
     shown = compared(collected.cells)
     shown = shown[~shown["variant"].str.contains("select=greedy|select=threshold")]
     rows: list[dict[str, Any]] = []
-    grounds = [
-        (str(task), list(cells.groupby(list(GROUND), sort=False))) for task, cells in shown.groupby("task", sort=False)
-    ]
-    for task, (ablation, edges), cells in ((task, ground, cells) for task, parts in grounds for ground, cells in parts):
-        more = (
-            f" ({ablation} ablation, {edges:,} edges)"
-            if sum(task == name for name, parts in grounds for _ in parts) > 1
-            else ""
-        )
+    grounds = shown.groupby("task")[list(GROUND)].nunique().max(axis=1).to_dict()
+    for (task, ablation, edges), cells in shown.groupby(["task", *GROUND], sort=False):
+        name = f"{task} ({ablation} ablation, {edges:,} edges)" if grounds[task] > 1 else task
         order = list(METHODS)
         sweeps = [sweep for _, sweep in cells.groupby("series", sort=False)]
         sweeps.sort(key=lambda sweep: order.index(sweep.iloc[0]["method"]))
         ranks = pd.DataFrame({i: _ranking(root, sweep, collected.circuits) for i, sweep in enumerate(sweeps)})
         agreed = ranks.corr(method="spearman")
         for one, other in combinations(range(len(sweeps)), 2):
-            row: dict[str, Any] = {"task": f"{task}{more}", "rank_correlation": agreed.loc[one, other]}
+            row: dict[str, Any] = {"task": name, "rank_correlation": agreed.loc[one, other]}
             for place, sweep in (("first", sweeps[one]), ("second", sweeps[other])):
                 row |= {place: sweep.iloc[0]["method"], f"{place}_variant": sweep.iloc[0]["variant"]}
             rows.append(row | _overlap(sweeps[one], sweeps[other], collected.circuits))

@@ -54,7 +54,8 @@ def tables(found: Evaluation) -> list[Table]:
         effect_table(found.effects),
         against_acdc(found),
     ]
-    return [replace(table, notes=OF_TABLES.get(table.name, "")) for table in made]
+    notes = OF_TABLES if (found.cells["model"] == "smollm2").any() else {**OF_TABLES, "circuits": ""}
+    return [replace(table, notes=notes.get(table.name, "")) for table in made]
 
 
 def area_table(series: pd.DataFrame) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pahq.report.curve import curve
 from pahq.report.html import drawing, render
 
 Facts = list[tuple[str, str]]
+UNSAID = ("schema", "id", "circuit", "model", "files", "each")  # of files beside the result: names, and single searches
 EDGES = 400  # rows of the list of edges: the strongest
 
 
@@ -43,8 +44,8 @@ def cell_page(folder: Path, experiment: str, back: str) -> str:
             "search": _search(result),
             "certainty": _certainty(result),
             "audit": _audit(result.band),
-            "stability": _read(folder / "stability.json", ("schema", "id")),
-            "faithfulness": _read(folder / "faithfulness.json", ("schema", "id")),
+            "stability": _read(folder / "stability.json"),
+            "faithfulness": _read(folder / "faithfulness.json"),
             "ability": _ability(result),
             "edges_note": _edges_note(len(edges), shown),
             "edge_heads": (
@@ -152,22 +153,21 @@ def _provenance(folder: Path, result: Result) -> Facts:
     return [row for row in rows if row[1]]
 
 
-def _read(path: Path, without: Iterable[str]) -> Facts:
-    """What a file beside the result says, one line a number; nothing where there is none."""
-    if not path.exists():
-        return []
-    values = read_sealed(path)
-    return list(_flat({key: value for key, value in values.items() if key not in without}))
+def _read(path: Path) -> Facts:
+    """What a file beside the result says, one line a number, but for ``UNSAID``; nothing where there is none."""
+    return list(_flat(read_sealed(path))) if path.exists() else []
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         name = f"{prefix}{key.replace('_', ' ')}"
+        if key in UNSAID or value is None:
+            continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}: ")
         elif isinstance(value, list):
             yield name, f"{len(value):,} values" if len(value) > 12 else ", ".join(map(_text, value))
-        elif value is not None:
+        else:
             yield name, _text(value)
 
 

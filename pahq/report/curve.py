@@ -1,4 +1,4 @@
-"""A search as a curve: the loss after every test, and how many edges are left."""
+"""A search as a curve: the loss after every test, and how many edges were kept by then."""
 
 from __future__ import annotations
 
@@ -13,35 +13,33 @@ FONT = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
 
 
 def curve(journal: Sequence[JournalLine], result: Result) -> str:
-    """An SVG: the loss of what is left after each test (left scale), and the edges left (right scale)."""
+    """An SVG: the loss of what is left after each test (left scale), and how many edges were kept by then (right)."""
     assert result.search is not None
-    loss, losses, left = result.search.start, [result.search.start], [result.edges_addition + result.edges_direct]
-    edges = left[0]
+    losses, kept = [result.search.start], [0]
     for line in journal:
-        if line.removed:
-            loss, edges = line.after, edges - 1
-        losses.append(loss)
-        left.append(edges)
-    high = max(*losses, 1e-12)
+        losses.append(line.after if line.removed else losses[-1])
+        kept.append(kept[-1] + (not line.removed))
+    low, most = min(losses), max(kept[-1], 1)
+    span = max(max(losses) - low, 1e-12)  # losses of a task's own metric may lie below nought
     shapes = [
-        _line([loss / high for loss in losses], "#0072B2", 2.0),
-        _line([edges / left[0] for edges in left], "#999999", 1.5),
+        _line([(loss - low) / span for loss in losses], "#0072B2", 2.0),
+        _line([edges / most for edges in kept], "#999999", 1.5),
         _words(LEFT, TOP - 10, "loss", "#0072B2"),
-        _words(WIDTH - RIGHT, TOP - 10, "edges not yet removed", "#666666", "end"),
-        *(_words(LEFT - 8, _y(share) + 4, f"{share * high:.3g}", "#0072B2", "end") for share in (0.0, 0.5, 1.0)),
-        *(_words(WIDTH - RIGHT + 8, _y(share) + 4, f"{share * left[0]:,.0f}", "#666666") for share in (0.0, 0.5, 1.0)),
+        _words(WIDTH - RIGHT, TOP - 10, "edges kept", "#666666", "end"),
+        *(_words(LEFT - 8, _y(share) + 4, f"{low + share * span:.3g}", "#0072B2", "end") for share in (0.0, 0.5, 1.0)),
+        *(_words(WIDTH - RIGHT + 8, _y(share) + 4, f"{share * most:,.4g}", "#666666") for share in (0.0, 0.5, 1.0)),
         _words(LEFT, HEIGHT - 18, "0", "#333333", "middle"),
         _words(WIDTH - RIGHT, HEIGHT - 18, f"{len(journal):,} tests", "#333333", "middle"),
         f'<path d="M{LEFT},{TOP} V{HEIGHT - BOTTOM} H{WIDTH - RIGHT} V{TOP}" fill="none" stroke="#bbbbbb"/>',
     ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH:.0f}" height="{HEIGHT:.0f}" '
     head += f'viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" font-family="{FONT}" font-size="12" role="img">'
-    title = "<title>The loss and the number of edges left, test by test</title>"
+    title = "<title>The loss and the number of edges kept, test by test</title>"
     return "\n".join([head, title, *shapes, "</svg>", ""])
 
 
 def _line(shares: Sequence[float], colour: str, width: float) -> str:
-    """Values from 0 to 1, thinned out: of each stretch of the line the first value and the last."""
+    """Values from 0 to 1; of a long line every so manyth one, and the last."""
     step = max(1, len(shares) // POINTS)
     chosen = sorted({*range(0, len(shares), step), len(shares) - 1})
     wide = (WIDTH - LEFT - RIGHT) / max(1, len(shares) - 1)

@@ -76,6 +76,7 @@ def test_the_report_shows_what_has_rows_alone(few: Evaluation) -> None:
     made = tables(few)
     text = report(few, "tiny", made, APART)
     assert text.index("## What was found") < text.index("edges_kl.png") < text.index("## What a row is")
+    assert "SmolLM2's weights" not in text  # a note on another model
     assert text.index("## Seconds and memory") < text.index("**Seconds do not show")
     empty = {table.title for table in made if table.frame.empty}
     assert {"Audited searches", "Stability"} <= empty

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from pahq.analysis.evaluate import evaluate
 from pahq.analysis.figures import write_figures
 from pahq.analysis.findings import figure_names
 from pahq.analysis.summary import Evaluation
+from pahq.cell.files import read_result
+from pahq.cell.journal import read_journal
 from pahq.files.sealed import write_sealed
+from pahq.report.curve import BOTTOM, HEIGHT, TOP, curve
 from pahq.report.experiment import write_report
 
 needs_chromium = pytest.mark.skipif(FOUND is None, reason="there is no Chromium here, so the page was not opened")
@@ -111,6 +115,25 @@ def test_the_page_of_a_cell_says_all_that_its_files_say(root: Path) -> None:
     assert all(f">{name.replace('>', '&gt;').replace('<', '&lt;')}<" in text for name in EDGES[:9])
     held = json.loads(re.search(r"<pre>(.*?)</pre>", text, re.S)[1].replace("&#34;", '"'))  # type: ignore[index]
     assert held["task"]["name"] == TASK
+
+
+@pytest.mark.parametrize(("start", "after"), [(0.0, (0.1, 0.4)), (-22.0, (-20.0, -9.0)), (3.0, (3.0, 3.0))])
+def test_the_curve_of_a_search_stays_in_its_frame_and_ends_at_what_was_kept(
+    root: Path, start: float, after: tuple[float, float]
+) -> None:
+    """Losses of a task's own metric lie below nought; edges that need no test are no step of it."""
+    (folder,) = (root / "cells" / TASK).glob("acdc-float32-t0.1-*")
+    result, journal = read_result(folder), read_journal(folder / "decisions.jsonl")[:4]
+    assert result.search is not None
+    result = result.model_copy(update={"search": result.search.model_copy(update={"start": start})})
+    removed = [replace(line, removed=i != 1, after=after[i > 1]) for i, line in enumerate(journal)]
+    drawn = curve(removed, result)
+    lines = [[float(pair.split(",")[1]) for pair in found.split()] for found in re.findall(r'points="([^"]+)"', drawn)]
+    assert all(TOP <= y <= HEIGHT - BOTTOM for line in lines for y in line)
+    assert [len(line) for line in lines] == [5, 5]
+    losses, kept = lines
+    assert kept == [HEIGHT - BOTTOM, HEIGHT - BOTTOM, TOP, TOP, TOP]  # one edge of one, from the second test on
+    assert losses[-1] == (TOP if after[1] > start else HEIGHT - BOTTOM)
 
 
 def test_another_experiment_leaves_this_ones_page(root: Path, tmp_path: Path) -> None:
