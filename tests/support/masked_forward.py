@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from support.patched_forward import _Example, _head, _means, _mlp, _project
+from support.patched_forward import _Example, _means, _project
 
 
 def masked_logits(model, prompts, masks, *, ablation, split, direct, projections=None):
@@ -26,16 +26,6 @@ class _Masked(_Example):
             mask, online, ablated = self.masks[f"{sender}->{receiver}"], self.output(sender), self.cache.out[sender]
             stream = [x + mask * a - mask * b for x, a, b in zip(stream, online, ablated, strict=True)]
         return stream
-
-    def _output(self, sender):
-        if sender in ("embed", "pos"):
-            return self.embedded[sender]
-        if sender[0] == "m":
-            return [_mlp(self.low, int(sender[1:]), x) for x in self.input(sender, int(sender[1:]), "mlp")]
-        layer, head = (int(part) for part in sender[1:].split(".h"))
-        group = head // (self.low.config.heads // self.low.config.kv_heads)
-        parts = {letter: self.projection(layer, letter, i) for letter, i in (("q", head), ("k", group), ("v", group))}
-        return _head(self.low, layer, head, parts)
 
     def projection(self, layer, letter, index):
         name = f"a{layer}.h{index}<{letter}>"

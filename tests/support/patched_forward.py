@@ -81,14 +81,18 @@ class _Example:
             return [_mlp(self.low, layer, x) for x in self.input(sender, layer, "mlp")]
         layer, head = (int(part) for part in sender[1:].split(".h"))
         group = head // (self.low.config.heads // self.low.config.kv_heads)
-        model = self.full if (layer, group) in self.focus else self.low
-        parts = {}
-        for letter, index in (("q", head), ("k", group), ("v", group)):
-            receiver = f"a{layer}.h{index}<{letter}>"
-            offline = self.direct_edges and receiver not in self.edges
-            stream = self.cache.residual(layer, "head") if offline else self.input(receiver, layer, "head")
-            parts[letter] = _project(model, layer, letter, index, stream)
-        return _head(model, layer, head, parts)
+        parts = {letter: self.projection(layer, letter, i) for letter, i in (("q", head), ("k", group), ("v", group))}
+        return _head(self._model(layer, group), layer, head, parts)
+
+    def _model(self, layer, group):
+        return self.full if (layer, group) in self.focus else self.low
+
+    def projection(self, layer, letter, index):
+        receiver = f"a{layer}.h{index}<{letter}>"
+        offline = self.direct_edges and receiver not in self.edges
+        stream = self.cache.residual(layer, "head") if offline else self.input(receiver, layer, "head")
+        group = index // (self.low.config.heads // self.low.config.kv_heads) if letter == "q" else index
+        return _project(self._model(layer, group), layer, letter, index, stream)
 
 
 class _Cache:

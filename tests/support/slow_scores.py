@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from support.patched_forward import _Example, _head, _means, _mlp, _project
+from support.patched_forward import _Example, _means, _project
 
 
 class _Nudged(_Example):
@@ -29,16 +29,7 @@ class _Nudged(_Example):
         return self.memo[receiver]
 
     def _output(self, sender):
-        if sender in self.held:
-            return self.held[sender]
-        if sender in ("embed", "pos"):
-            return self.embedded[sender]
-        if sender[0] == "m":
-            return [_mlp(self.low, int(sender[1:]), x) for x in self.input(sender, int(sender[1:]), "mlp")]
-        layer, head = (int(part) for part in sender[1:].split(".h"))
-        group = head // (self.low.config.heads // self.low.config.kv_heads)
-        parts = {letter: self.projection(layer, letter, i) for letter, i in (("q", head), ("k", group), ("v", group))}
-        return _head(self.low, layer, head, parts)
+        return self.held[sender] if sender in self.held else super()._output(sender)
 
     def projection(self, layer, letter, index):
         name = f"a{layer}.h{index}<{letter}>"
