@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import small_models
-from support.places import ROOT, TESTS
+from support.allocated import peak_bytes
 from support.slow_scores import slow_scores
 
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import circuit_logits
-from pahq.scores.gradients import METHODS, gauss_legendre, gradient_scores
+from pahq.scores.gradients import METHODS, gauss_legendre, gradient_scores, prompt_bytes
 from pahq.tasks.task import Prompts
 
 FAMILIES = sorted(small_models.FAMILIES)
@@ -163,39 +160,14 @@ def test_a_group_of_heads_has_the_sum_of_its_heads_scores(method: str):
         assert abs(sum(scores[part] for part in parts) - value) < 1e-12
 
 
-MEASURED = """
-import json
-import torch
-from support import small_models
-from pahq.engine.problem import build_problem
-from pahq.model.memory import PeakMemory, give_back
-from pahq.scores.gradients import gradient_scores, prompt_bytes
-
-found = []
-for layers in (6, 12):
-    sizes = {"heads": 16, "kv_heads": 16, "d_model": 128, "d_head": 8, "d_mlp": 128}
-    model = small_models.random_model("gpt2", layers=layers, dtype=torch.float32, **sizes)
-    prompts = small_models.random_prompts(model, batch=64, length=8)
-    with torch.no_grad():
-        problem = build_problem(model, prompts, metric="logit_diff", direct_edges=False)
-    gradient_scores(problem, "eap", batch_size=2)  # what the libraries take on first use
-    give_back()
-    memory = PeakMemory("cpu")
-    gradient_scores(problem, "eap")
-    found.append([memory.bytes(), 64 * prompt_bytes(problem)])
-print(json.dumps(found))
-"""
-
-
-@pytest.mark.slow
 def test_memory_is_linear_in_senders():
-    """Twice the layers are twice the senders, and four times the edges: the bytes at the peak grow as senders do.
-
-    Measured in a process of its own: what earlier tests have freed would serve this one, or leave holes.
-    """
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", MEASURED], env=environment, capture_output=True, text=True, check=True)
-    (few, estimate), (many, other) = json.loads(done.stdout)
-    assert few < 2 * estimate
-    assert many < 2 * other
-    assert many < 2.5 * few
+    """Twice the layers are twice the senders, and four times the edges: the bytes at the peak grow as senders do."""
+    sizes, found = {"heads": 16, "kv_heads": 16, "d_model": 128, "d_head": 8, "d_mlp": 128}, []
+    for layers in (6, 12):
+        model = small_models.random_model("gpt2", layers=layers, dtype=torch.float32, **sizes)
+        prompts = small_models.random_prompts(model, batch=64, length=8)
+        with torch.no_grad():
+            problem = build_problem(model, prompts, metric="logit_diff", direct_edges=False)
+        found.append(peak_bytes(partial(gradient_scores, problem, "eap")))
+        assert found[-1] < 64 * prompt_bytes(problem)
+    assert found[1] < 2 * found[0]
