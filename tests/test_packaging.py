@@ -148,7 +148,7 @@ def test_the_conda_file_names_the_same_packages_and_ranges() -> None:
     assert {"pip", "python-graphviz"} <= set(found)
     assert {name: spec for name, spec in found.items() if name not in ("pip", "python-graphviz")} == expected
     assert channels["snakemake"] == "bioconda"
-    assert [canonicalize_name(Requirement(line).name) for line in by_pip] == ["transformer-lens"]
+    assert {canonicalize_name(Requirement(line).name) for line in by_pip} == {"transformer-lens", "wandb-workspaces"}
 
 
 def test_the_two_commands_exist_and_the_check_is_the_second() -> None:
