@@ -111,13 +111,16 @@ def _agreement(agreement: pd.DataFrame, series: str) -> dict[str, Any]:
     return dict(zip(names, values, strict=True)) | {"agreement_thresholds": len(found)}
 
 
+COSTS = ["seconds", "peak_bytes"]
+
+
 def cost_of(cells: pd.DataFrame, sweep: pd.DataFrame) -> dict[str, Any]:
     """Seconds and bytes; ratios to ACDC's at the same thresholds on the same engine, device and threads."""
     if sweep["scores"].all():
         sweep = sweep.drop_duplicates(["task", "seconds"])  # circuits that follow from one scoring share its seconds
     same = ["pair", "engine", "dtype", "device", "threads", "threshold"]
     acdc = cells[cells["method"] == "acdc"].drop_duplicates(same)
-    both = sweep.merge(acdc, on=same, suffixes=("", "_acdc"))
+    both = sweep[[*same, *COSTS]].merge(acdc[[*same, *COSTS]], on=same, suffixes=("", "_acdc"))
     comparable = len(both) > 0 and both["seconds_acdc"].sum() > 0
     return {
         "tests": int(sweep["tests"].sum()),

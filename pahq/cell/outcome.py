@@ -44,22 +44,19 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> Fresh
     """
     present = torch.tensor(circuit.present)
 
-    def problem(metric: str) -> Problem:
-        return build_problem(
-            model,
-            task.fresh,
-            metric=metric,
-            ablation=cell.task.ablation,
-            split_embed=cell.task.split_embed,
-            direct_edges=cell.method.direct_edges,
-        )
-
-    own = problem(task.metric)
+    own = build_problem(
+        model,
+        task.fresh,
+        metric=task.metric,
+        ablation=cell.task.ablation,
+        split_embed=cell.task.split_embed,
+        direct_edges=cell.method.direct_edges,
+    )
     logits = logits_in_parts(own, present)
     value = float(own.objective.value(logits))
     clean = float(own.objective.value(logits_in_parts(own, torch.ones_like(present))))
     corrupted = float(own.objective.value(logits_in_parts(own, torch.zeros_like(present))))
-    kl = float(problem("kl").objective.value(logits))
+    kl = float(own.measured_by("kl").objective.value(logits))
     if not all(map(math.isfinite, (value, clean, corrupted, kl))):
         circuit_stream(own, present, watch=Watch("with the circuit on fresh prompts"))
         raise PahqError(f"the circuit cannot be judged: on fresh prompts {task.metric} is {value} and KL {kl}")

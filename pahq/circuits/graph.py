@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from pahq.errors import PahqError
 
@@ -251,6 +251,11 @@ def build_graph(shape: ModelShape, *, direct_edges: bool = True) -> Graph:
     """
     if not isinstance(shape, ModelShape):
         raise PahqError(f"a ModelShape was expected, not {type(shape).__name__}; a model has one: model.config.shape()")
+    return _built(shape, direct_edges)
+
+
+@lru_cache(maxsize=8)  # a graph is a value: whoever reads hundreds of circuits of one shape has it once
+def _built(shape: ModelShape, direct_edges: bool) -> Graph:
     senders: list[Node] = [Node("embed")]
     if shape.split_embed:
         senders.append(Node("pos"))

@@ -92,6 +92,17 @@ class Problem:
         """How far off the weights are that changes are multiplied with (``pahq.precision.error``); 1 without any."""
         return 1.0 if self.changes is None else format_error(self.store, self.changes)
 
+    def measured_by(self, metric: str) -> Problem:
+        """The same problem with another metric; itself, where it is measured by that one."""
+        if metric == self.made.metric:
+            return self
+        logits = _clean_logits(self.made.full or self.store.network(), self.reference, metric)
+        return replace(
+            self,
+            objective=objective(metric, self.prompts.targets, logits),
+            made=replace(self.made, metric=metric),
+        )
+
     def in_full_precision(self) -> Problem:
         """The same problem without low precision anywhere: that of ACDC. For problems with ``changes``."""
         return replace(self, changes=None, round_size=None, focus="none")

@@ -27,16 +27,29 @@ COLUMNS = "id task method precision variant threshold size kept kept_cleaned kl 
 
 
 def write_report(root: Path, experiment: str) -> Path:
-    """Write the experiment's page as ``<root>/report.html``, and as ``<root>/report/<experiment>.html``, where it stays
-    when another experiment is reported; pages of its circuits lie beside the latter. The former's path.
+    """Write the experiment's page and its circuits' pages, which lie beside it. The first one's path.
 
     Raises PahqError if the experiment was not evaluated, or its figures were not drawn.
     """
-    found, pages = Evaluation.read(root, experiment), root / "report"
+    write_circuits(root, experiment)
+    return write_summary(root, experiment)
+
+
+def write_circuits(root: Path, experiment: str) -> Path:
+    """Write a page for every circuit into ``<root>/report/<experiment>``; that folder."""
+    found, folder = Evaluation.read(root, experiment), root / "report" / experiment
     done = pd.concat([found.cells, found.serial]) if len(found.serial) else found.cells
     for cell_id in done["id"]:
         back = "../" * (cell_id.count("/") + 1) + f"{experiment}.html"
-        write_atomic(pages / experiment / f"{cell_id}.html", cell_page(cell_folder(root, cell_id), experiment, back))
+        write_atomic(folder / f"{cell_id}.html", cell_page(cell_folder(root, cell_id), experiment, back))
+    return folder
+
+
+def write_summary(root: Path, experiment: str) -> Path:
+    """Write the experiment's page as ``<root>/report.html``, and as ``<root>/report/<experiment>.html``, where it stays
+    when another experiment is reported. The former's path.
+    """
+    found, pages = Evaluation.read(root, experiment), root / "report"
     values = _values(found, experiment)
     others = sorted({*(path.stem for path in pages.glob("*.html")), experiment} - {experiment})
     for path, to in ((pages / f"{experiment}.html", ""), (root / "report.html", "report/")):
@@ -104,10 +117,15 @@ def _cells(cells: pd.DataFrame, folder: str) -> Rows:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``EXPERIMENT [--root results]``: write the pages, say where the first one lies. 0, or 2 on bad input."""
+    """``EXPERIMENT [--root results] [--only ...]``: write the pages, say where they lie. 0, or 2 on bad input."""
     parser = Arguments(prog="pahq report", description="an evaluated experiment as pages to look at")
     parser.add_argument("experiment", nargs="?", default="default")
     parser.add_argument("--root", type=Path, default=Path("results"))
+    parser.add_argument("--only", choices=list(_PARTS), help="the circuits' pages, or the page of the experiment")
     given = parser.parse_args(argv)
-    sys.stdout.write(f"{write_report(given.root, given.experiment)}\n")
+    write = _PARTS.get(given.only, write_report)
+    sys.stdout.write(f"{write(given.root, given.experiment)}\n")
     return 0
+
+
+_PARTS = {"circuits": write_circuits, "summary": write_summary}  # Snakemake writes the former while figures are drawn

@@ -39,6 +39,21 @@ def test_the_metric_compares_with_the_full_precision_model() -> None:
     assert float(problem.objective.loss(gather_items(logits(problem.store.low, prompts.clean), prompts.items))) > 1e-6
 
 
+@pytest.mark.parametrize("low", [False, True])
+def test_another_metric_is_that_of_a_problem_made_with_it(low: bool) -> None:
+    """With the logits of the full-precision network, whatever the network under test is."""
+    model = random_model("gpt2", 0)
+    prompts = random_prompts(model, 0, batch=3, length=4)
+    precision = INT4 if low else None
+    logits = torch.randn(len(prompts.items), model.config.d_vocab_out, dtype=torch.float64)
+    first = build_problem(model, prompts, metric="logit_diff", precision=precision)
+    assert first.measured_by("logit_diff") is first
+    for metric in ("kl", "nll"):
+        made = build_problem(model, prompts, metric=metric, precision=precision)
+        assert torch.equal(first.measured_by(metric).objective.value(logits), made.objective.value(logits))
+        assert torch.equal(made.measured_by("logit_diff").objective.value(logits), first.objective.value(logits))
+
+
 @pytest.mark.parametrize("split", [True, False])
 def test_position_order_permutes_the_corrupted_position_embedding_alone(split: bool) -> None:
     model = random_model("tracr")

@@ -46,6 +46,7 @@ rule figures:
         expand(f"{ANALYSIS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["png", "svg"]),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",
+    priority: 1  # the longest of those that follow the evaluation
     conda:
         "../../environment.yml"
     threads: 1
@@ -55,10 +56,28 @@ rule figures:
         "python -m pahq figures {params.arguments} 2>&1 | tee -i {log:q}"
 
 
+rule circuits:
+    input:
+        rules.evaluate.output,
+        FAITHFULNESS,
+    output:
+        directory(f"{ROOT}/report/{EXPERIMENT}"),
+    log:
+        f"{ROOT}/logs/{EXPERIMENT}/circuits.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        arguments=shlex.join([EXPERIMENT, "--only", "circuits", "--root", ROOT]),
+    shell:
+        "python -m pahq report {params.arguments} 2>&1 | tee -i {log:q}"
+
+
 rule report:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.circuits.output,
     output:
         f"{ROOT}/report/{EXPERIMENT}.html",
     log:
@@ -67,6 +86,6 @@ rule report:
         "../../environment.yml"
     threads: 1
     params:
-        arguments=shlex.join([EXPERIMENT, "--root", ROOT]),
+        arguments=shlex.join([EXPERIMENT, "--only", "summary", "--root", ROOT]),
     shell:
         "python -m pahq report {params.arguments} 2>&1 | tee -i {log:q}"
