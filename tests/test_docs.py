@@ -11,10 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from support.forks import Forks
 from support.pages import RUN, Block, blocks, prose, shows
 from support.places import ROOT
 
@@ -51,11 +53,18 @@ def clone(tmp_path: Path) -> Path:
     return copy
 
 
-def run(block: Block, clone: Path) -> str:
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Commands that need not wait for torch's import."""
+    with Forks(tmp_path_factory.mktemp("forks")) as running:
+        yield running
+
+
+def run(block: Block, clone: Path, forks: Forks) -> str:
     """What a block prints to standard output; the test fails with all that it said if it fails."""
     command = ["bash", "-c", SHELL + block.text] if block.language == "sh" else ["python", "-c", block.text]
     variables = os.environ | {
-        "PATH": f"{clone / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{forks.bin}:{clone / '.venv' / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(clone),  # `pahq` is installed from somewhere; these are the copy's files
         "WANDB_MODE": "disabled",
     }
@@ -76,8 +85,24 @@ def check(line: str, clone: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "status", "says"),
+    [
+        ("pahq no-such-command", 2, "pahq: error: "),
+        ("python -c 'raise ValueError(3)'", 1, "ValueError: 3"),
+        ("python -m pahq --version", 0, "pahq "),
+        ("python -c 'import sys; sys.exit(7)'", 7, ""),
+    ],
+)
+def test_a_fork_ends_as_the_command_would(text: str, status: int, says: str, clone: Path, forks: Forks) -> None:
+    variables = os.environ | {"PATH": f"{forks.bin}:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
+    done = subprocess.run(["bash", "-c", text], cwd=clone, env=variables, capture_output=True, text=True)
+    assert done.returncode == status
+    assert says in done.stdout + done.stderr
+
+
 @EACH
-def test_a_page_runs_as_typed(name: str, clone: Path) -> None:
+def test_a_page_runs_as_typed(name: str, clone: Path, forks: Forks) -> None:
     printed = ""
     for block in blocks(ROOT / name):
         if block.file:
@@ -85,7 +110,7 @@ def test_a_page_runs_as_typed(name: str, clone: Path) -> None:
         elif block.language == "text" and block.follows and printed:
             assert shows(block.text, printed, digits=block.note is None), f"shown:\n{block.text}\nprinted:\n{printed}"
         elif block.language in RUN and block.note is None:
-            printed = run(block, clone)
+            printed = run(block, clone, forks)
             continue
         elif block.note in CHECKED:
             for line in block.lines:
