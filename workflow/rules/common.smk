@@ -24,8 +24,12 @@ def results(group):
 
 
 def urgency(group):
-    """Cells whose stability takes most searches come first: those are the longest jobs, and would else run at the end."""
-    return sum(SEARCHES.get(cell_id, 0) for cell_id in group.cells)
+    """Cells whose stability takes most searches come first: those are the longest jobs, and would else run at the end.
+
+    Then one task after the other, from the last one named, so that circuits are judged while others are searched.
+    """
+    searches = sum(SEARCHES.get(cell_id, 0) for cell_id in group.cells)
+    return len(TASK_GROUPS) * searches + list(TASK_GROUPS).index(group.config.task.name)
 
 
 def sweep(group):

@@ -8,6 +8,7 @@ rule faithfulness:
         f"{ROOT}/analysis/{EXPERIMENT}/faithfulness/{{task}}.parquet",
     log:
         f"{ROOT}/logs/{EXPERIMENT}/faithfulness-{{task}}.log",
+    priority: 10**5
     conda:
         "../../environment.yml"
     threads: 1
