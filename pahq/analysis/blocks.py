@@ -68,7 +68,8 @@ def blocks(found: Evaluation) -> list[Table]:
             "pareto",
             "Seconds against KL",
             "The circuits that no other circuit of the task, searched on the same engine, device and threads, beats in "
-            "both seconds of its search and KL on fresh prompts. The figure shows all.",
+            "both seconds of its search and KL on fresh prompts. A scoring's seconds give circuits of every size, a "
+            "search's one circuit. The figure shows all.",
             pareto_frame(found.cells),
         ),
     ]

@@ -29,7 +29,8 @@ from pahq.analysis.drawing import (
 from pahq.analysis.errorfigure import errors_figure
 from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
 from pahq.analysis.faithful import by_cell
-from pahq.analysis.methodsfigure import methods_figure
+from pahq.analysis.methods import method_rows
+from pahq.analysis.methodsfigure import cost_figure, methods_figure
 from pahq.analysis.names import FIGURES
 from pahq.analysis.pairsfigure import pairs_figure
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
@@ -54,6 +55,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
         "roc": roc_figure(found.roc, series),
         "edges_kl": edges_figure(found.cells),
         "methods": methods_figure(found.cells),
+        "cost": cost_figure(method_rows(found.cells, found.faithfulness)),
         "pairs": pairs_figure(found.pairs),
         "bits": bits_figure(series),
         "agreement": agreement_figure(found.agreement, found.cells),

@@ -28,6 +28,7 @@ def figure_names(found: Evaluation) -> list[str]:
     has = {
         "roc": bool((found.roc["reference"] == PUBLISHED).any()),
         "methods": bool(found.cells["scores"].any()),
+        "cost": bool(found.cells["scores"].any()) and not found.faithfulness.empty,
         "pairs": not found.pairs.empty,
         "bits": found.cells["bits"].nunique() > 1,
         "agreement": not found.agreement.empty,

@@ -24,7 +24,7 @@ NAMES = (
 
 
 def method_rows(cells: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Columns ``NAMES``; one row a series.
+    """Columns ``NAMES``; one row a series of each task on which some method scores edges.
 
     ``seconds``: of one circuit of a search, and of the scoring from which all circuits of a series follow. ``kl_at_5``:
     KL on fresh prompts at 5% of the edges, on the straight line (in the logarithm of the size) between the circuits

@@ -1,4 +1,4 @@
-"""The figure of methods: how good the circuits of a size are that searches and methods that score edges find."""
+"""Figures of methods: how good the circuits of a size are that searches and scores find, and what they cost."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 def methods_figure(cells: pd.DataFrame) -> Figure:
     """KL on fresh prompts against edges kept, one colour a method; edges grown from the logits are dashed."""
     shown = compared(cells)
-    found = [name for name in METHODS if name in set(shown["method"])]
-    colour = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(found)}
+    colour = _colours(shown["method"])
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         for _, sweep in rows.groupby("series", sort=False):
@@ -45,8 +44,41 @@ def methods_figure(cells: pd.DataFrame) -> Figure:
         "lower is better; dashed: edges grown from the logits, dotted: all from a score on, else the highest scores"
     )
     figure = panels(shown, panel, title, NOTHING, height=HEIGHT)
-    if len(shown):
-        looks = [(METHODS[name], colour[name], MARKS.get(name, OTHER).marker) for name in found]
+    return _with_methods(figure, colour)
+
+
+def cost_figure(rows: pd.DataFrame) -> Figure:
+    """CMD, the mean distance of faithfulness to 1, against seconds: one marker a method of ``method_rows``."""
+    shown = rows[rows["cmd_small"].notna() & ~rows["variant"].str.contains("select=greedy|select=threshold")]
+    colour = _colours(shown["method"])
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        for row in rows.to_dict("records"):
+            name = str(row["method"])
+            marker = MARKS.get(name, OTHER).marker
+            axes.plot(row["seconds"], row["cmd_small"], color=colour[name], marker=marker, markersize=8)
+        axes.set_xscale("log")
+        axes.margins(0.1, 0.15)
+        plain_log(axes.xaxis)
+        axes.set_xlabel("time of a search or scoring (seconds)")
+        axes.set_ylabel("distance of faithfulness to 1 (CMD)")
+
+    title = "What does quality cost? Mean distance of faithfulness to 1 over 0.1% to 5% of the edges, full precision\n"
+    title += "lower and further left is better; a scoring gives circuits of every size, a search one"
+    nothing = "No method of this experiment scores edges, or faithfulness was not measured."
+    return _with_methods(panels(shown, panel, title, nothing, height=HEIGHT), colour)
+
+
+def _colours(methods: pd.Series[str]) -> dict[str, str]:
+    """A colour a method, in the order in which methods are shown."""
+    found = [name for name in METHODS if name in set(methods)]
+    return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(found)}
+
+
+def _with_methods(figure: Figure, colour: dict[str, str]) -> Figure:
+    """The figure with a legend of its methods below it."""
+    if colour:
+        looks = [(METHODS[name], look, MARKS.get(name, OTHER).marker) for name, look in colour.items()]
         handles = [Line2D([], [], label=name, color=look, marker=marker) for name, look, marker in looks]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(handles) // 3))

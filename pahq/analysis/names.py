@@ -22,8 +22,8 @@ EVALUATED = (
     "pairs",
 )  # parquet files
 FIGURES = (
-    *("roc", "edges_kl", "methods", "pairs", "bits", "agreement", "errors", "faithfulness", "stability", "inclusion"),
-    "pareto",
+    *("roc", "edges_kl", "methods", "cost", "pairs", "bits", "agreement", "errors", "faithfulness", "stability"),
+    *("inclusion", "pareto"),
 )
 
 # Methods by their label, as figures and sentences call them, in the order in which they are shown.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from pahq.circuits.agreement import Agreement
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.scores import Scores
 
-SHARE = 0.05  # of all edges: the size at which circuits are compared
+SHARE = 0.05  # of all edges: the size at which circuits are compared, or as near to it as two methods have circuits
 GROUND = ("ablation", "edges")  # what circuits of one task have in common that can be compared
-NEAR = 1.5  # a circuit counts as of that size if it has at most so many times as many, or as few, edges
+NEAR = 1.5  # two circuits count as of one size if one has at most so many times as many edges as the other
 NAMES = (
     *("task", "first", "first_variant", "second", "second_variant", "first_kept", "second_kept"),
     *("jaccard", "jaccard_by_chance", "rank_correlation"),
@@ -42,8 +42,9 @@ def compared(cells: pd.DataFrame) -> pd.DataFrame:
 def pair_rows(root: str | Path, collected: Collected) -> pd.DataFrame:
     """Columns ``NAMES``; one row two methods of a task, where some method scores edges.
 
-    Full precision, edges chosen by their scores alone (not grown from the logits). A Jaccard index is missing where
-    one of the two has no circuit near 5% of the edges.
+    Full precision, edges chosen by their scores alone (not grown from the logits). Of the circuits of about one size
+    that both have, those nearest to 5% of the edges are compared (a search of a large model keeps far fewer); a Jaccard
+    index is missing where there are none.
     """
     shown = compared(collected.cells)
     shown = shown[~shown["variant"].str.contains("select=greedy|select=threshold")]
@@ -67,9 +68,10 @@ def pair_rows(root: str | Path, collected: Collected) -> pd.DataFrame:
 def _ranking(root: str | Path, sweep: pd.DataFrame, circuits: Mapping[str, Circuit]) -> np.ndarray[Any, Any]:
     """|score| of every edge; of a search the highest threshold at which the edge is kept.
 
-    Where each size has scores of its own, those of the circuit that is compared.
+    Where each size has scores of its own, those of the circuit nearest to 5% of the edges.
     """
-    first = next(_nearest(sweep), sweep.iloc[0].to_dict())
+    sized = sweep[sweep["kept_cleaned"] > 0].to_dict("records")
+    first = min(sized, key=lambda cell: _away(cell["kept_cleaned"], cell), default=sweep.iloc[0].to_dict())
     if not first["scores"]:
         by_threshold = {row["threshold"]: circuits[str(row["id"])] for row in sweep.to_dict("records")}
         return np.abs(Scores.of_sweep(by_threshold).values)
@@ -78,18 +80,24 @@ def _ranking(root: str | Path, sweep: pd.DataFrame, circuits: Mapping[str, Circu
 
 
 def _overlap(one: pd.DataFrame, other: pd.DataFrame, circuits: Mapping[str, Circuit]) -> dict[str, Any]:
-    nearest = [cell for sweep in (one, other) for cell in _nearest(sweep)]
-    if len(nearest) < 2:
+    alike = list(_alike(one, other))
+    if not alike:
         return {"first_kept": np.nan, "second_kept": np.nan, "jaccard": np.nan, "jaccard_by_chance": np.nan}
-    mine, theirs = (frozenset(circuits[str(cell["id"])].cleaned(ablation=cell["ablation"]).edges) for cell in nearest)
-    found = Agreement.of(mine, theirs, int(nearest[0]["edges"]))
+    cells = min(alike, key=lambda pair: _away(math.sqrt(pair[0]["kept_cleaned"] * pair[1]["kept_cleaned"]), pair[0]))
+    mine, theirs = (frozenset(circuits[str(cell["id"])].cleaned(ablation=cell["ablation"]).edges) for cell in cells)
+    found = Agreement.of(mine, theirs, int(cells[0]["edges"]))
     sizes = {"first_kept": float(len(mine)), "second_kept": float(len(theirs))}
     return sizes | {"jaccard": found.jaccard, "jaccard_by_chance": found.jaccard_by_chance}
 
 
-def _nearest(sweep: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The circuit of a series whose size is nearest to ``SHARE``, if it is near."""
-    sized: list[dict[str, Any]] = sweep[sweep["kept_cleaned"] > 0].to_dict("records")  # type: ignore[assignment]
-    away = [abs(math.log(cell["kept_cleaned"] / (SHARE * cell["edges"]))) for cell in sized]
-    if away and min(away) <= math.log(NEAR):
-        yield sized[away.index(min(away))]
+def _alike(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Circuits of two series that are of about one size."""
+    mine, theirs = (sweep[sweep["kept_cleaned"] > 0].to_dict("records") for sweep in (one, other))
+    for cell, beside in product(mine, theirs):
+        if abs(math.log(cell["kept_cleaned"] / beside["kept_cleaned"])) <= math.log(NEAR):
+            yield cell, beside  # type: ignore[misc]
+
+
+def _away(size: float, cell: Mapping[Any, Any]) -> float:
+    """How far a size is from ``SHARE`` of the cell's edges."""
+    return abs(math.log(size / (SHARE * cell["edges"])))

@@ -37,10 +37,8 @@ def pairs_figure(pairs: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
 
-    title = (
-        f"How far methods agree. Below the diagonal: Jaccard index of circuits with about {SHARE:.0%} of the edges\n"
-    )
-    title += "above it: rank correlation over all edges; grey: no circuit of that size"
+    title = "How far methods agree. Below the diagonal: Jaccard index of two circuits of one size, the size that both\n"
+    title += f"have nearest to {SHARE:.0%} of the edges; above it: rank correlation of all edges; grey: no such size"
     most = 1 + named.groupby("task").size().pow(0.5).max() * 1.5 if len(named) else 1.0
     width = min(7.0, 2.2 + 0.42 * most)
     return panels(named, panel, title, NOTHING, width=width, height=0.8 * width)

@@ -16,7 +16,7 @@ from pahq.analysis.audits import audit_rows
 from pahq.analysis.blocks import blocks
 from pahq.analysis.evaluate import PUBLISHED, is_acdc_by_construction
 from pahq.analysis.faithful import by_cell, by_series, cell_columns
-from pahq.analysis.methods import NAMES, method_rows
+from pahq.analysis.methods import method_rows
 from pahq.analysis.notes import OF_TABLES
 from pahq.analysis.paper import NOT_PUBLISHED, paper_area, printed_cost
 from pahq.analysis.report import report
@@ -165,15 +165,15 @@ def methods_table(found: Evaluation) -> Table:
         "so small; edges that change no output are not counted. CMD: mean distance of faithfulness to 1 over 0.1% to "
         "5% of the edges by their scores, however a circuit is chosen."
     )
-    rows = method_rows(found.cells, found.faithfulness) if found.cells["scores"].any() else pd.DataFrame(columns=NAMES)
-    return Table("methods", "Methods side by side", caption, rows)
+    return Table("methods", "Methods side by side", caption, method_rows(found.cells, found.faithfulness))
 
 
 def pairs_table(found: Evaluation) -> Table:
     caption = (
-        "Any two methods in full precision: Jaccard index of their circuits nearest to 5% of the edges (on a path to "
-        "the output), and rank correlation (Spearman's) over all edges, of |score|, and for searches of "
-        "the highest threshold at which an edge is kept. Edges that a search never keeps share one rank."
+        "Any two methods in full precision: Jaccard index of two circuits of about one size (of the sizes that both "
+        "have, the one nearest to 5% of the edges; edges on a path to the output alone), and rank correlation "
+        "(Spearman's) over all edges, of |score|, and for searches of the highest threshold at which an edge is kept. "
+        "Edges that a search never keeps share one rank."
     )
     return Table("pairs", "Methods in pairs", caption, found.pairs)
 

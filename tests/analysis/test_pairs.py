@@ -117,3 +117,14 @@ def test_sweeps_without_a_circuit_or_of_two_graphs_have_no_scores() -> None:
     for circuits in ({}, {0.1: first(3), 0.2: Circuit.from_indices(other, [0])}):
         with pytest.raises(PahqError, match="circuits of one graph were expected"):
             Scores.of_sweep(circuits)
+
+
+def test_circuits_of_a_size_that_both_have_are_compared_however_small() -> None:
+    """A search of a large model keeps far less than 5% of the edges: both methods' smaller circuits are compared."""
+    into_logits = [edge for edge in range(EDGES) if GRAPH.edges[edge].receiver.kind == "logits"]
+    small, wide = Circuit.from_indices(GRAPH, into_logits[:4]), first(2 * COUNT)
+    search = cell("acdc", small, 0.1)
+    rows = by_pair(pair_rows("root", collected(search, cell("eap", wide), cell("eap", small))))
+    assert rows["acdc", "eap"]["jaccard"] == 1
+    kept = len(small.cleaned(ablation="zero"))
+    assert (rows["acdc", "eap"]["first_kept"], rows["acdc", "eap"]["second_kept"]) == (kept, kept)
