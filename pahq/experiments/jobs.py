@@ -74,11 +74,12 @@ def _sweep(typed: Sequence[Sequence[str]]) -> str:
 
 
 def joined(groups: Sequence[Group]) -> list[Group]:
-    """Groups whose rows say ``together`` and that differ in precision or method alone become one, in the first's place.
+    """Groups whose rows say ``together`` and that differ in select, precision or method alone become one, in the
+    first's place.
 
     Methods join where they have the same precisions, so that the whole is one sweep.
     """
-    found = _joined(_joined(groups, "precision"), "method")
+    found = _joined(_joined(_joined(groups, "select"), "precision"), "method")
     alone = {id(group) for group in groups}
     used = {group.name: 1 for group in found if id(group) in alone}
     return [group if id(group) in alone else _renamed(group, used) for group in found]
