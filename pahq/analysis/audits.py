@@ -11,13 +11,14 @@ from pahq.analysis.evaluate import acdc_cells
 from pahq.analysis.names import SETTINGS
 
 NAMES = (
-    *("task", "method", "precision", "variant", "threshold", "tests", "audited_share", "overturned", "could_differ"),
+    *("task", "method", "precision", "variant", "threshold", "size", "tests"),
+    *("audited_share", "overturned", "could_differ"),
     *("differing_unaudited", "differing", "bits_share", "seconds_acdc", "seconds_unaudited", "seconds"),
     *("peak_mib_acdc", "peak_mib_unaudited", "peak_mib", "note"),
 )
 
 # What an audited cell and the same cell without audit have in common.
-SAME = ("pair", "method", "focus", "precision", *SETTINGS, "engine", "dtype", "threshold")
+SAME = ("pair", "method", "focus", "precision", *SETTINGS, "engine", "dtype", "threshold", "size")
 
 
 def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
@@ -26,7 +27,8 @@ def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
     rows = []
     audited: list[dict[str, Any]] = cells[cells["audit"] == "band"].to_dict("records")  # type: ignore[assignment]
     for row in audited:
-        same = (cells[list(SAME)] == pd.Series(row)[list(SAME)]).all(axis=1)
+        own = pd.Series(row)[list(SAME)]
+        same = ((cells[list(SAME)] == own) | (cells[list(SAME)].isna() & own.isna())).all(axis=1)
         unaudited = cells[same & (cells["audit"] == "none")]
         acdc = acdc_cells(cells, row)
         acdc = acdc[acdc["threshold"] == row["threshold"]]

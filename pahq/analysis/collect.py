@@ -15,7 +15,7 @@ import pandas as pd
 from pahq.analysis.names import precision_columns
 from pahq.cell.files import cell_folder
 from pahq.cell.journal import read_journal
-from pahq.cell.result import BandAudit, Result
+from pahq.cell.result import BandAudit, Rescored, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.band import BANDS
@@ -129,16 +129,20 @@ def cell_row(result: Result) -> dict[str, Any]:
         "pahq_version": result.versions.pahq,
         "torch_version": result.versions.torch,
         "python_version": result.versions.python,
-        **_audit(result.band),
+        **_audit(result.band, result.rescored),
     }
 
 
-def _audit(band: BandAudit | None) -> dict[str, Any]:
-    """What a cell's row holds of an audit; no numbers unless it is a band's."""
+def _audit(band: BandAudit | None, rescored: Rescored | None) -> dict[str, Any]:
+    """What a cell's row holds of an audit; no numbers unless it is a band's.
+
+    Of scores, ``overturned`` counts edges that came into the top.
+    """
     if band is None:
-        return dict.fromkeys(("audited_share", "overturned", "could_differ", "bits_share"), math.nan) | {
-            "hopeless": False
-        }
+        none = dict.fromkeys(("audited_share", "overturned", "could_differ", "bits_share"), math.nan)
+        if rescored is not None:
+            none |= {"audited_share": rescored.share, "overturned": float(rescored.changed)}
+        return none | {"hopeless": False}
     return {
         "audited_share": band.share,
         "overturned": float(band.overturned),

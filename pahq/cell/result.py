@@ -90,6 +90,18 @@ class BandAudit(_Part):
     bits_share: float
 
 
+class Rescored(_Part):
+    """``audit=band`` of exact scores: the fields of ``pahq.circuits.scores.ScoreAudit``, which says what they mean."""
+
+    rescored: NonNegativeInt
+    share: Share
+    sample: NonNegativeInt
+    band: float
+    largest_error: float
+    changed: NonNegativeInt
+    beyond: Share
+
+
 class Certainty(_Part):
     """How far float noise reaches, how that is known, and what it could have decided (``pahq.search.doubt.Doubts``).
 
@@ -165,7 +177,7 @@ class Result(_Part):
     """A finished cell: what was searched, what came of it, and what it took.
 
     Of a method that scores edges ``tests`` are the edges scored, ``seconds`` those of the scoring (which cells of other
-    sizes share), and ``search`` and ``certainty`` are None.
+    sizes share), and ``search`` and ``certainty`` are None; ``rescored`` is an audit's.
     ``model_digest``: sha256 of the weights. ``edges_*``: of the graph, and ``kept*`` of the circuit (Addition edges;
     ``kept_cleaned``: without edges that change no output under the cell's ablation). ``seconds``: of all tests.
     ``set_up_seconds``: of the last process, for model, prompts and rounding. ``peak_bytes``: of the last process too.
@@ -184,6 +196,7 @@ class Result(_Part):
     kept_cleaned: NonNegativeInt
     search: Search | None
     certainty: Certainty | None
+    rescored: Rescored | None = None
     fresh: Fresh
     task_check: TaskCheck | None
     seconds: float

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pahq.cell.files import SCORES
 from pahq.cell.outcome import judge, sizes
 from pahq.cell.provenance import claim, device_name, versions
-from pahq.cell.result import Result, TaskCheck, Versions
+from pahq.cell.result import Rescored, Result, TaskCheck, Versions
 from pahq.cell.scorefile import chosen, scores_from, write_scores
 from pahq.cell.trainingfile import Kept, read_training, write_training
 from pahq.circuits.scores import Scores
@@ -31,6 +31,7 @@ from pahq.files.text import write_json
 from pahq.model.memory import PeakMemory
 from pahq.model.weights import Model
 from pahq.precision.levels import levels_digest
+from pahq.precision.store import PrecisionStore
 from pahq.scores.learned import Progress, State
 from pahq.scores.start import score
 from pahq.tasks.task import Task
@@ -78,6 +79,7 @@ def score_cell(
         tests=len(found.scores),
         search=None,
         certainty=None,
+        rescored=None if found.scores.audit is None else Rescored(**asdict(found.scores.audit)),
         fresh=judge(model, task, circuit, cell),
         task_check=None if check is None else TaskCheck(**check),
         seconds=found.seconds,
@@ -100,7 +102,10 @@ def scores_of(
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Scores:
     """The scores that a cell asks for, computed. ``resume`` and ``report``: of methods that learn masks."""
-    method = cell.method
+    method, full = cell.method, None
+    if cell.audit == "band":
+        assert isinstance(problem.store, PrecisionStore)
+        full = cell_problem(cell, problem.store.full, problem.prompts, full=True)
     return score(
         problem,
         method.name,
@@ -111,12 +116,15 @@ def scores_of(
         training=method.training,
         resume=resume,
         report=report,
+        full=full,
     )
 
 
 def _for_a_size(cell: CellConfig) -> bool:
     """Whether the scores are those of one size, and not of all."""
     training = cell.method.training
+    if cell.audit == "band":
+        return True
     return cell.method.name == "edge-pruning" and training is not None and training.target is None
 
 

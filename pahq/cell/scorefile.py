@@ -7,13 +7,14 @@ noticed; ``pahq.circuits.scores`` says what a score is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pahq.cell.result import REPAIR
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph
-from pahq.circuits.scores import Scores
+from pahq.circuits.scores import ScoreAudit, Scores
 from pahq.config.cell import CellConfig
 from pahq.files.sealed import Damaged, read_sealed, write_sealed
 
@@ -21,7 +22,8 @@ from pahq.files.sealed import Damaged, read_sealed, write_sealed
 def write_scores(path: Path, scores: Scores, more: Mapping[str, Any] | None = None) -> None:
     """``more``: what else the file says, of where they come from and what they took."""
     made = {"method": scores.method, "metric": scores.metric, "steps": scores.steps, "convention": scores.convention}
-    write_sealed(path, made | {"ablation": scores.ablation} | dict(more or {}) | {"scores": scores.by_name})
+    audit = {} if scores.audit is None else {"audit": asdict(scores.audit)}
+    write_sealed(path, made | {"ablation": scores.ablation} | audit | dict(more or {}) | {"scores": scores.by_name})
 
 
 def read_scores(path: Path, graph: Graph, cell: CellConfig) -> Scores:
@@ -37,6 +39,11 @@ def scores_from(path: Path, values: Mapping[str, Any], graph: Graph, cell: CellC
     made = values.get("method"), values.get("metric"), values.get("convention"), values.get("ablation")
     if made != (method.name, cell.task.metric, method.convention, cell.task.ablation):
         raise Damaged(path, "it holds scores of another method or metric than the cell's", REPAIR)
+    audit = values.get("audit")
+    if (audit is None) != (cell.audit == "none"):
+        raise Damaged(
+            path, f"the cell has audit={cell.audit}, and its scores have {'none' if audit is None else 'one'}", REPAIR
+        )
     return Scores(
         graph,
         tuple(map(float, named.values())),
@@ -45,6 +52,7 @@ def scores_from(path: Path, values: Mapping[str, Any], graph: Graph, cell: CellC
         steps=values.get("steps"),
         convention=method.convention,
         ablation=cell.task.ablation,
+        audit=None if audit is None else ScoreAudit(**audit),
     )
 
 

@@ -166,7 +166,7 @@ class CellConfig(Frozen):
             asks = "a threshold and no size" if by_threshold else "a size and no threshold (or select=threshold)"
             raise ValueError(f"method {method.name} with select={self.select} has {asks}")
         if self.audit != "none":
-            raise ValueError(f"audit={self.audit} is for the tests of a search; method {method.name} has none")
+            self._check_score_audit()
         idle = {
             "method.steps": method.steps != 5 and method.name not in STEPPED,
             "method.convention": method.convention != "mean" and method.name not in GRADIENTS,
@@ -191,6 +191,17 @@ class CellConfig(Frozen):
         if method.convention == "eap-ig" and method.direct_edges:
             raise ValueError("method.convention=eap-ig has no Direct edges (method.direct_edges=false)")
         return self
+
+    def _check_score_audit(self) -> None:
+        name = self.method.name
+        if name != "exact" or self.audit != "band":
+            raise ValueError(f"audit={self.audit} is for the tests of a search; method {name} has none")
+        if self.precision.is_full:
+            raise ValueError("audit=band scores edges again in full precision, and that is what is asked for")
+        if self.select != "top":
+            raise ValueError(f"audit=band looks at the highest scores of a size; select={self.select} takes others")
+        if self.band != BANDS[self.method.arithmetic]:
+            raise ValueError("the settings band.* are for the audit of a search; that of scores has none")
 
     @model_validator(mode="after")
     def _method_fits(self) -> CellConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pahq.cell.journal import read_journal
-from pahq.cell.result import BandAudit, Result
+from pahq.cell.result import BandAudit, Rescored, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.picture import draw
@@ -43,7 +43,7 @@ def cell_page(folder: Path, experiment: str, back: str) -> str:
             "curve": drawing(curve(read_journal(folder / "decisions.jsonl"), result)) if searched else None,
             "search": _search(result),
             "certainty": _certainty(result),
-            "audit": _audit(result.band),
+            "audit": _audit(result.band) or _rescored(result.rescored),
             "stability": _read(folder / "stability.json"),
             "faithfulness": _read(folder / "faithfulness.json"),
             "ability": _ability(result),
@@ -113,6 +113,17 @@ def _audit(band: BandAudit | None) -> Facts:
         ("the band at the end", "endless" if band.band is None else f"{band.band:.3g} of |effect| + threshold"),
         ("unaudited tests expected to differ, at most", f"{band.could_differ:.3g} ({band.confidence:.0%} confidence)"),
         ("given up as hopeless", hopeless),
+    ]
+
+
+def _rescored(found: Rescored | None) -> Facts:
+    if found is None:
+        return []
+    return [
+        ("edges that full precision scored", f"{found.rescored:,} ({100 * found.share:.3g}%)"),
+        ("edges that came into the circuit's size by it", f"{found.changed:,}"),
+        ("the band at the end", f"{found.band:.3g} of |score| + the score at the cut"),
+        ("edges that err by more than any of the sample, at most", f"{100 * found.beyond:.3g}% (95% confidence)"),
     ]
 
 

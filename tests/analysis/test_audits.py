@@ -9,12 +9,15 @@ from typing import Any
 import pandas as pd
 from support import made_cells
 
-from pahq.analysis.audits import NAMES
+from pahq.analysis.audits import NAMES, audit_rows
 from pahq.analysis.blocks import models_frame
 from pahq.analysis.collect import collect
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
+from pahq.cell.run import run_cell
+from pahq.config.cell import RunConfig
+from pahq.experiments.compose import compose_runs
 
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
@@ -101,3 +104,17 @@ def test_without_audits_the_table_is_empty(tmp_path: Path) -> None:
     report = write_tables(tmp_path, "none")
     assert pd.read_parquet(report.parent / "audit.parquet").empty
     assert Evaluation.read(tmp_path, "none").cells["audited_share"].isna().all()
+
+
+def test_audited_scores_stand_beside_the_same_scores_without_an_audit(tmp_path: Path) -> None:
+    words = ["task=nano-ioi", "task.examples=2", "precision=int8", "method=exact", "size=20,40", "audit=band,none"]
+    cells = [cell for cell, _ in compose_runs(words, sweep=True)]
+    for cell in cells:
+        run_cell(cell, RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
+    found = collect(tmp_path, [cell.id for cell in cells]).cells
+    rows = audit_rows(found, pd.DataFrame({"id": [], "differing": []}))
+    assert sorted(rows["size"]) == [20, 40]
+    assert rows["audited_share"].between(0, 1, inclusive="right").all()
+    plain = found[found["audit"] == "none"].set_index("size")["seconds"]
+    for row in rows.to_dict("records"):
+        assert row["seconds_unaudited"] == plain[row["size"]]

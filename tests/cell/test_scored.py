@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,38 @@ def test_a_cell_holds_the_scores_and_the_circuit_that_python_gives(finished: tup
     assert result.fresh.kl > 0
     assert set(files_of(cell)) == set(result.files)
     assert "-n60-" in cell.id
+
+
+def test_an_audited_cell_has_the_top_that_python_gives_and_says_what_it_took(tmp_path: Path) -> None:
+    """Scores that an audit has mended are those of one size, so that cells of other sizes do not share them."""
+    asked = ("method=exact", "method.steps=5", "precision=int4", "audit=band")
+    cell, other = (composed(*asked, f"size={size}") for size in (60, 90))
+    result = run_cell(cell, run_in(tmp_path)).result
+    model, task = load(cell, "cpu")
+    expected = score(model, task, "exact", metric="kl", precision=cell.precision, size=60, audit="band")
+    folder = tmp_path / "cells" / cell.id
+    found = read_scores(folder / SCORES, expected.graph, cell)
+    assert found == expected
+    assert result.rescored is not None
+    assert found.audit is not None
+    assert result.rescored.model_dump() == asdict(found.audit)
+    assert verify([str(folder)]) == 0
+    assert run_cell(other, run_in(tmp_path)).result.rescored != result.rescored
+    assert len(list((tmp_path / "scores").rglob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method=exact", "method.steps=5"], "scores edges again in full precision, and that is what is asked for"),
+        (["method=exact", "method.steps=5", "precision=int8", "select=greedy"], "select=greedy takes others"),
+        (["precision=int8"], "audit=band is for the tests of a search; method eap-ig has none"),
+        (["method=exact", "method.steps=5", "precision=int8", "band.share=0.3"], "the settings band"),
+    ],
+)
+def test_an_audit_that_would_do_nothing_is_refused(words: list[str], says: str) -> None:
+    with pytest.raises(PahqError, match=says):
+        composed("size=60", "audit=band", *words)
 
 
 def test_a_focus_is_pahqs_and_kept_apart_from_the_rounded_network(tmp_path: Path) -> None:
