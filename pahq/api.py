@@ -251,7 +251,9 @@ def score(
     if audit == "band" and cell.precision.is_full:
         raise PahqError("audit=band scores edges again in full precision, and that is what is asked for")
     full = cell_problem(cell, model, prompts_of(task), full=True) if audit == "band" else None
-    with tqdm(unit="step", disable=not progress or method not in LEARNED) as bar:
+    exact = method == "exact"
+    look: dict[str, Any] = {"unit": "edge", "total": len(problem.graph.edges)} if exact else {"unit": "step"}
+    with tqdm(**look, disable=not progress or not (exact or method in LEARNED)) as bar:
 
         def report(done: Progress) -> None:
             bar.set_postfix(done.shown(metric), refresh=False)
@@ -267,6 +269,7 @@ def score(
             size=size,
             training=training,
             report=report,
+            scored=bar.update,
             full=full,
         )
 

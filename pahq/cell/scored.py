@@ -100,8 +100,9 @@ def scores_of(
     *,
     resume: State | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    scored: Callable[[int], object] = lambda edges: None,
 ) -> Scores:
-    """The scores that a cell asks for, computed. ``resume`` and ``report``: of methods that learn masks."""
+    """The scores that a cell asks for, computed. ``resume``, ``report`` and ``scored``: see ``pahq.scores.start``."""
     method, full = cell.method, None
     if cell.audit == "band":
         assert isinstance(problem.store, PrecisionStore)
@@ -116,6 +117,7 @@ def scores_of(
         training=method.training,
         resume=resume,
         report=report,
+        scored=scored,
         full=full,
     )
 
@@ -152,19 +154,16 @@ def _scored(cell: CellConfig, run: RunConfig, problem: Problem, model: str, memo
 def _computed(cell: CellConfig, run: RunConfig, problem: Problem, path: Path, memory: PeakMemory) -> Scored:
     """Scores from the start, or where masks are learnt from what an earlier run of the same has left at ``path``."""
     clock, training = time.perf_counter(), cell.method.training
+    look: dict[str, Any] = {"disable": not run.progress or None, "leave": False, "desc": cell.id.rsplit("-", 1)[0]}
     if training is None:
-        return Scored(scores_of(cell, problem), time.perf_counter() - clock, memory.bytes())
+        look["disable"] = look["disable"] or cell.method.name != "exact"
+        with tqdm(total=len(problem.graph.edges), unit="edge", **look) as bar:
+            scores = scores_of(cell, problem, scored=bar.update)
+        return Scored(scores, time.perf_counter() - clock, memory.bytes())
     earlier = read_training(path)
     before, resume = (earlier.seconds, earlier.state) if earlier else (0.0, None)
     written = clock
-    with tqdm(
-        total=training.steps,
-        initial=resume.step if resume else 0,
-        unit="step",
-        disable=not run.progress or None,
-        leave=False,
-    ) as bar:
-        bar.set_description(cell.id.rsplit("-", 1)[0])
+    with tqdm(total=training.steps, initial=resume.step if resume else 0, unit="step", **look) as bar:
 
         def report(progress: Progress) -> None:
             nonlocal written

@@ -17,6 +17,8 @@ Gradients have no such audit: in full precision they give all edges at once, for
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -34,18 +36,20 @@ CONFIDENCE = 0.95
 
 
 def audited_scores(
-    low: Problem, full: Problem, size: int, *, seed: int = 0
+    low: Problem, full: Problem, size: int, *, seed: int = 0, report: Callable[[int], object] = lambda scored: None
 ) -> tuple[Float[Tensor, " edge"], ScoreAudit]:
     """Exact scores in which the ``size`` edges with the highest |score| are as good as surely full precision's.
 
     ``low`` is the problem in low precision (with its focus, if it has one), ``full`` the same in full precision.
+    ``report`` is told how many more edges low precision has scored.
     Raises PahqError for a size that leaves nothing to choose.
     """
     count = len(low.graph.edges)
     if not 0 < size < count:
         raise PahqError(f"size: a number of edges from 1 to {count - 1} was expected (got {size})")
     in_focus = low.focus == "receiver" and not low.store.uniform
-    rough = scores_in_focus(low, lambda part, edges: exact_scores(part, edges=edges)) if in_focus else exact_scores(low)
+    score = partial(exact_scores, report=report)
+    rough = scores_in_focus(low, lambda part, edges: score(part, edges=edges)) if in_focus else score(low)
     drawn = min(count, max(LEAST, math.ceil(SAMPLE * count)))
     near = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:drawn].sort().values.tolist()
     found, known = rough.clone(), torch.zeros(count, dtype=torch.bool, device=rough.device)

@@ -14,7 +14,7 @@ gone but one, which makes it cheaper still:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -33,17 +33,31 @@ from pahq.model.run import difference, run_senders, sender_outputs, streams
 from pahq.precision.store import NO_FOCUS
 
 
-@torch.no_grad()
 def exact_scores(
-    problem: Problem, *, edges: Iterable[int] | None = None, rows: int | None = None
+    problem: Problem,
+    *,
+    edges: Iterable[int] | None = None,
+    rows: int | None = None,
+    report: Callable[[int], object] = lambda scored: None,
 ) -> Float[Tensor, " edge"]:
     """The score of every edge of the problem's graph, in float64; nought for all but ``edges``, if given.
 
     ``rows`` of the residual stream are computed together at most (None: what suits the device), one edge's at least.
+    ``report`` is told how many more edges are scored. Memory: every sender's clean and ablated output, and those rows.
     """
+    graph = problem.graph
+    found = torch.zeros(len(graph.edges), dtype=torch.float64, device=problem.corrupted.final.device)
+    with torch.inference_mode():
+        wanted = set(range(len(graph.edges)) if edges is None else edges)
+        for at, scores in _by_receiver(problem, wanted, rows):
+            found[at] = scores
+            report(len(at))
+    return found
+
+
+def _by_receiver(problem: Problem, wanted: set[int], rows: int | None) -> Iterator[tuple[list[int], Tensor]]:
+    """Edges into one receiver, a part of them at a time, and their scores; from the logits down."""
     graph, whole = problem.graph, _Whole(problem)
-    found = torch.zeros(len(graph.edges), dtype=torch.float64, device=whole.clean.final.device)
-    wanted = set(range(len(graph.edges)) if edges is None else edges)
     here: _Layer | None = None
     for receiver in reversed(graph.receivers):
         direct = graph.direct(receiver) if receiver.kind == "head" else None
@@ -53,14 +67,13 @@ def exact_scores(
             continue
         if here is None or here.index != receiver.layer:
             here = _Layer(whole, receiver.layer)
-        size = max(1, (rows or sizes_for(found.device).rows) // here.rows(receiver))
+        size = max(1, (rows or sizes_for(whole.loss.device).rows) // here.rows(receiver))
         for first in range(0, len(chosen), size):
             part = chosen[first : first + size]
             differences = whole.differences[[edge - incoming.start for edge in part]]
-            found[part] = here.without(receiver, differences) - whole.loss
-        if direct in wanted:
-            found[direct] = here.offline(receiver) - whole.loss
-    return found
+            yield part, here.without(receiver, differences) - whole.loss
+        if direct is not None and direct in wanted:
+            yield [direct], here.offline(receiver)[None] - whole.loss
 
 
 class _Whole:

@@ -40,6 +40,7 @@ def score(
     training: TrainingConfig | Mapping[str, Any] | None = None,
     resume: State | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    scored: Callable[[int], object] = lambda edges: None,
     full: Problem | None = None,
 ) -> Scores:
     """Scores of every edge of the problem's graph by a method of ``METHODS``; see the modules of this room.
@@ -49,17 +50,18 @@ def score(
 
     ``steps``, ``convention``: see ``pahq.scores.gradients``. ``seed``: of random scores and of what masks are drawn by.
     ``training``: how masks are learnt; ``size``: for how many edges, where ``training`` has no target; ``resume`` and
-    ``report``: see ``pahq.scores.learned``. Raises PahqError in one sentence for what cannot be asked or would be
+    ``report``: see ``pahq.scores.learned``; ``scored`` is told how many more edges are scored, where that takes one
+    after the other (exact). Raises PahqError in one sentence for what cannot be asked or would be
     rounding noise.
     """
     check_asked(problem, method, steps=steps, convention=convention, batch_size=batch_size, seed=seed)
     if full is not None:
-        return _audited(problem, full, method, size, seed)
+        return _audited(problem, full, method, size, seed, scored)
     learner = _learner(problem, method, _training(method, training), size)
 
     def measure(focused: Problem, edges: Sequence[int] | None = None) -> Float[Tensor, " edge"]:
         if method == "exact":
-            return exact_scores(focused, edges=edges)
+            return exact_scores(focused, edges=edges, report=scored)
         return gradient_scores(focused, method, steps=steps, convention=convention, batch_size=batch_size)
 
     if learner is not None:
@@ -83,13 +85,20 @@ def score(
     )
 
 
-def _audited(low: Problem, full: Problem, method: str, size: int | float | None, seed: int) -> Scores:
+def _audited(
+    low: Problem,
+    full: Problem,
+    method: str,
+    size: int | float | None,
+    seed: int,
+    report: Callable[[int], object],
+) -> Scores:
     if method != "exact":
         one = "it gives all edges at once" if method in (*GRADIENTS, "hisp") else "that is another training"
         raise PahqError(f"audit=band is for method exact; method {method} needs none: in full precision {one}")
     if size is None:
         raise PahqError("audit=band looks at the edges near the cut of a size; give it one, as size=50 or size=0.02")
-    found, audit = audited_scores(low, full, counted(size, len(low.graph.edges)), seed=seed)
+    found, audit = audited_scores(low, full, counted(size, len(low.graph.edges)), seed=seed, report=report)
     made = low.made
     return Scores(
         low.graph, tuple(found.tolist()), method=method, metric=made.metric, ablation=made.ablation, audit=audit

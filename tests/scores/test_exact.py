@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import small_models
+from support.allocated import peak_bytes
 
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
@@ -52,3 +55,17 @@ def test_in_float32_they_are_off_by_rounding(family):
     scores = exact_scores(build_problem(model, prompts, metric="logit_diff"))
     wide = by_reference(build_problem(model.to(dtype=torch.float64), prompts, metric="logit_diff"))
     assert (scores - wide).abs().max() < 2e-6 * wide.abs().max()
+
+
+def test_memory_is_linear_in_senders_and_every_edge_is_reported():
+    """Twice the layers are twice the senders, and four times the edges: the bytes at the peak grow as senders do."""
+    sizes, peaks = {"heads": 16, "kv_heads": 16, "d_model": 64, "d_head": 4, "d_mlp": 64}, []
+    for layers in (2, 4):
+        model = small_models.random_model("gpt2", layers=layers, dtype=torch.float32, **sizes)
+        prompts = small_models.random_prompts(model, batch=64, length=8)
+        problem = build_problem(model, prompts, metric="logit_diff", direct_edges=False)
+        seen: list[int] = []
+        some = range(0, len(problem.graph.edges), 40)
+        peaks.append(peak_bytes(partial(exact_scores, problem, edges=some, rows=512, report=seen.append)))
+        assert sum(seen) == len(some)
+    assert peaks[1] < 2 * peaks[0]
