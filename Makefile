@@ -25,7 +25,7 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 triton reproduce check test oracle nano format lock clean
+.PHONY: setup smollm2 triton reproduce check test oracle nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -82,6 +82,10 @@ oracle: $(STAMP)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
+
+# The documentation as a site that opens from disk: build/site/index.html.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

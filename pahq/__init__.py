@@ -9,9 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pahq.api import Found, acdc, prompts, read_prompts, score, sweep
+    from pahq.api import Found, acdc, prompts, read_prompts, run_cell, score, sweep
     from pahq.cell.files import read_result
-    from pahq.cell.run import run_cell
     from pahq.circuits.circuit import Circuit
     from pahq.circuits.graph import Graph, ModelShape, build_graph
     from pahq.circuits.scores import Scores
@@ -46,7 +45,7 @@ _HOMES = {
     "prompts": "pahq.api",
     "read_prompts": "pahq.api",
     "read_result": "pahq.cell.files",
-    "run_cell": "pahq.cell.run",
+    "run_cell": "pahq.api",
     "score": "pahq.api",
     "stability": "pahq.resamples.library",
     "sweep": "pahq.api",

@@ -43,6 +43,7 @@ commands
   report            an experiment as pages to look at: findings, figures, sortable tables, a page for every circuit
   export CELL       a circuit and its scores in the format of EAP-IG, MIB or networkx, or as CSV
   import FILE       judge a circuit in EAP-IG's or MIB's format as ours are judged
+  wandb WHAT        Weights & Biases: an experiment's tables, or a dashboard of all runs
 
 groups (GROUP=NAME)
 {groups}
@@ -127,7 +128,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def run_all(runs: Iterable[tuple[CellConfig, RunConfig]]) -> None:
     """Run cells one after the other, one line for each that is finished; of several, how many are left too."""
-    from pahq.cell.run import run_cell
+    from pahq.api import run_cell
 
     runs = list(runs)
     progress = _progress(runs)
@@ -283,6 +284,7 @@ _COMMANDS: dict[str, str | Callable[[Sequence[str]], int]] = {  # a place, or a 
     "report": "pahq.report.experiment:main",
     "export": "pahq.cell.exchange:main_export",
     "import": "pahq.cell.exchange:main_import",
+    "wandb": "pahq.report.dashboard:main",
 }
 
 if __name__ == "__main__":

@@ -19,20 +19,23 @@ from typing import Any, Literal, Unpack
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pahq.cell import run as cells
 from pahq.cell.call import check_model, checked, problem_of, prompts_of
+from pahq.cell.files import SearchResult
 from pahq.cell.precheck import told_when_memory_ends
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
 from pahq.circuits.scores import Scores
 from pahq.circuits.svg import Drawing
 from pahq.config.asked import Setting, thresholds_of
+from pahq.config.cell import CellConfig, RunConfig
 from pahq.config.method import LEARNED
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Resettable
 from pahq.engine.problem import Problem, cell_problem
 from pahq.errors import PahqError, unknown
 from pahq.model.weights import Model
-from pahq.report.library import draw
+from pahq.report.library import draw, explorer
 from pahq.scores.learned import Progress
 from pahq.scores.start import score as score_edges
 from pahq.search.acdc import Decision, circuit_of, margin
@@ -49,7 +52,7 @@ from pahq.tasks.task import Prompts, Task, last_items
 
 _log = logging.getLogger(__name__)
 AUDITS = ("none", "band")  # of scores
-__all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "score", "sweep"]
+__all__ = ["Found", "Setting", "acdc", "prompts", "read_prompts", "run_cell", "score", "sweep"]
 
 
 # Arrays of numpy, or lists of tensors, will do as well: see pahq.tasks.given.
@@ -272,6 +275,15 @@ def score(
             scored=bar.update,
             full=full,
         )
+
+
+def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
+    """Run one cell to its end, or go on where it stopped, or return what is already there: its folder and its result.
+
+    Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
+    another model or version left in the cell's folder; later only for a disk that is full.
+    """
+    return cells.run_cell(cell, run, explorer)
 
 
 def _found(problem: Problem, decisions: Sequence[Decision], doubts: Doubts) -> Found:

@@ -14,13 +14,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from support.forks import Forks
 from support.pages import RUN, Block, blocks, prose, shows
 from support.places import ROOT
 
+from pahq.config.band import BANDS
 from pahq.config.cell import CellConfig, RunConfig
+from pahq.config.method import USUAL, TrainingConfig
 from pahq.experiments.compose import GROUPS, options
 from pahq.experiments.workflow import Settings
 
@@ -173,8 +177,10 @@ def test_settings_that_a_page_names_exist(name: str) -> None:
     text = (ROOT / name).read_text()
     for key in re.findall(r"(?<![\w.])((?:" + "|".join(rooms) + r")\.[a-z_]+)=", text):
         assert key in keys() or key.startswith("hydra."), key
+    made = {block.file for block in blocks(ROOT / name)}  # by the reader
     for group, value in re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=([\w-]+)", text):
-        assert value in options(group) or value.isupper(), f"{group}={value}"
+        known = value in options(group) or f"conf/{group}/{value}.yaml" in made
+        assert known or value.isupper(), f"{group}={value}"
 
 
 @EACH
@@ -187,6 +193,46 @@ def test_the_table_of_snakemakes_settings_is_whole() -> None:
     text = (ROOT / "docs" / "running.md").read_text()
     table = text[text.index("| `--config` |") : text.index("## How far to trust a circuit")]
     assert set(re.findall(r"^\| `(\w+)=", table, re.MULTILINE)) == {field.name for field in fields(Settings)}
+
+
+def defaults() -> dict[str, str]:
+    """How the page of defaults is to show every setting's default, by the setting."""
+    chosen = {
+        group: name for entry in preset_of_all()["defaults"] if isinstance(entry, dict) for group, name in entry.items()
+    }
+    found = {f"run.{name}": told(field.default) for name, field in RunConfig.model_fields.items()}
+    for name, field in CellConfig.model_fields.items():
+        if name != "band":
+            found[name] = told(chosen.get(name, field.default))
+        for inner, one in getattr(field.annotation, "model_fields", {}).items():
+            found[f"{name}.{inner}"] = f"the {name}'s" if one.is_required() else told(one.default)
+            if name == "band":
+                found[f"band.{inner}"] = ", ".join(told(getattr(band, inner)) for band in BANDS.values())
+    for name in TrainingConfig.model_fields:
+        values = [
+            told(getattr(usual, name)) if (method, name) in READ else "refused" for method, usual in USUAL.items()
+        ]
+        found[f"method.training.{name}"] = ", ".join(values)
+    return found
+
+
+READ = {(method, key) for method, usual in USUAL.items() for key, value in usual if value is not None}
+READ |= {("edge-pruning", "target")}  # what is usual there is the size of the circuit
+
+
+def preset_of_all() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
+    return values
+
+
+def told(value: object) -> str:
+    return f"`{'null' if value is None else str(value).lower()}`"
+
+
+def test_the_page_of_defaults_has_every_setting_and_what_it_is() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| [^|]{4,} \|$", (ROOT / "docs" / "defaults.md").read_text(), re.M)
+    assert len(rows) == len(dict(rows)), "a setting is there twice"
+    assert dict(rows) == defaults()
 
 
 def test_every_page_is_in_the_index_and_the_readme() -> None:

@@ -36,7 +36,8 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 GUESTS = {
     "hydra": {"__main__", "experiments.compose", "experiments.composer", "experiments.typed"},
     "omegaconf": {"__main__", "experiments.compose", "experiments.composer"},
-    "wandb": {"cell.tracking"},
+    "wandb": {"cell.lineage", "cell.tracking", "report.dashboard"},
+    "wandb_workspaces": {"report.dashboard"},
     "transformer_lens": {"model.sources.huggingface"},
     "tokenizers": {"model.sources.gguf", "model.sources.huggingface", "model.sources.tokenizer", "tasks.encoder"},
     "gguf": {"model.sources.gguf"},

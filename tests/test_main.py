@@ -28,7 +28,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CellConfig, RunConfig]]:
     """The cells that would have run."""
     seen: list[tuple[CellConfig, RunConfig]] = []
 
-    def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
+    def run_cell(what: CellConfig, where: RunConfig, page: object) -> SearchResult:
+        assert callable(page)
         seen.append((what, where))
         return SearchResult(cell_folder(where.root, what.id), make_result(what, tests=24, kept=9, seconds=1.25))
 
@@ -162,7 +163,7 @@ def test_a_cell_that_refuses_is_told_in_its_sentence(
     capsys: pytest.CaptureFixture[str],
     hydra: list[str],
 ) -> None:
-    def refuse(what: Any, where: Any) -> None:
+    def refuse(what: Any, where: Any, page: Any) -> None:
         raise PahqError("device 'cuda' is not available here; cpu always is")
 
     monkeypatch.setattr(cell, "run_cell", refuse)
@@ -171,7 +172,7 @@ def test_a_cell_that_refuses_is_told_in_its_sentence(
 
 
 def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(what: Any, where: Any) -> None:
+    def interrupt(what: Any, where: Any, page: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cell, "run_cell", interrupt)

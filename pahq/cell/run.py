@@ -17,7 +17,7 @@ from pahq.cell.provenance import check_weights, claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
 from pahq.cell.scored import score_cell
 from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
-from pahq.cell.tracking import log_cell
+from pahq.cell.tracking import Page, log_cell
 from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem, full_problem
@@ -42,8 +42,10 @@ from pahq.tasks.task import Task
 
 
 @told_when_memory_ends()
-def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
+def run_cell(cell: CellConfig, run: RunConfig | None = None, page: Page | None = None) -> SearchResult:
     """Run one cell to its end, or go on where it stopped, or return what is already there.
+
+    ``page``: what makes the page that Weights & Biases shows of it.
 
     Raises PahqError, before any heavy work, for a model, task or device that cannot be had, and for a journal that
     another model or version left in the cell's folder; later only for a disk that is full.
@@ -61,7 +63,7 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None) -> SearchResult:
             _make_way(cell, folder)
         if is_done(folder):  # finished by another process while this one came here
             return _finished(cell, folder)
-        return _compute(cell, run, folder)
+        return _compute(cell, run, folder, page)
 
 
 def _finished(cell: CellConfig, folder: Path) -> SearchResult:
@@ -82,11 +84,11 @@ def _make_way(cell: CellConfig, folder: Path) -> None:
         set_aside(folder)
 
 
-def _compute(cell: CellConfig, run: RunConfig, folder: Path) -> SearchResult:
+def _compute(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None) -> SearchResult:
     check_device(run.device)
     torch.set_num_threads(run.threads)
     whole = write_result(folder, (_scored if cell.method.scores else _searched)(cell, run, folder))
-    log_cell(cell, run, folder)
+    log_cell(cell, run, folder, page)
     return SearchResult(folder, whole)
 
 

@@ -65,6 +65,13 @@ def write(shown: Shown, out: Path, limit: int = LIMIT) -> None:
     write_atomic(out, page(shown))
 
 
+def explorer(folder: Path) -> str:
+    """The page to explore of the finished cell in ``folder``, as HTML."""
+    from pahq.report.page import page
+
+    return page(show_cell(folder))
+
+
 def shown_of(
     what: Drawable,
     *,

@@ -17,6 +17,7 @@ import pytest
 from support.places import GOLDEN
 from support.slow_search import run_slowly
 
+import pahq
 from pahq.cell import run as cell_module
 from pahq.cell.files import FILES, cell_folder, read_result, write_result
 from pahq.cell.journal import Journal, read_journal
@@ -29,6 +30,7 @@ from pahq.engine.reference import ReferenceEngine
 from pahq.errors import PahqError
 from pahq.files.sealed import digests
 from pahq.model import codes as codes_module
+from pahq.report.library import explorer
 from pahq.verify import command as verify
 from pahq.verify.recorded import read_recorded
 
@@ -151,13 +153,13 @@ def test_what_is_returned_is_what_is_written(tmp_path: Path) -> None:
 def test_tracking_hears_of_a_cell_once_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
 
-    def listen(cell: CellConfig, run: RunConfig, folder: Path) -> None:
-        heard.append((cell.id, run.root, read_result(folder).id))
+    def listen(cell: CellConfig, run: RunConfig, folder: Path, page: object) -> None:
+        heard.append((cell.id, run.root, read_result(folder).id, page))
 
     monkeypatch.setattr(cell_module, "log_cell", listen)
     for _ in range(2):
-        run_cell(make(), run_in(tmp_path))
-    assert heard == [(make().id, str(tmp_path), make().id)]
+        pahq.run_cell(make(), run_in(tmp_path))
+    assert heard == [(make().id, str(tmp_path), make().id, explorer)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.31, 0.77, 1.0])

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from support.made_cells import make_result
+from support.wandb_records import artifacts, contents, records, run_folders, summary_of
 
 from pahq.cell import tracking
-from pahq.cell.files import cell_folder, write_result
+from pahq.cell.files import cell_folder, read_result, write_result
 from pahq.cell.tracking import log_cell
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.experiments.compose import compose_runs
@@ -56,18 +57,6 @@ def finished_cell(root: Path, cell: CellConfig = CELL, kl: float = 0.25) -> Path
     return folder
 
 
-def run_folders(root: Path) -> list[Path]:
-    return sorted((root / "wandb").glob("*run-*-*"))
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """All records of a run's file, by W&B's own reader."""
-    [file] = folder.glob("*.wandb")
-    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", file]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def test_a_cell_is_logged_whole(tmp_path: Path) -> None:
     log_cell(CELL, RunConfig(root=str(tmp_path), wandb="offline", experiment="smoke"), finished_cell(tmp_path))
     [folder] = run_folders(tmp_path)
@@ -88,19 +77,55 @@ def test_a_cell_is_logged_whole(tmp_path: Path) -> None:
     assert [item["metric"] for item in items] == pytest.approx([0.1, 0.1, 0.3, 0.3, 0.5])
     assert [item["kept"] for item in items] == [0, 1, 1, 2, 2]
 
-    summary: dict[str, Any] = {}
-    for record in found:
-        if record["type"] == "summary":
-            summary |= record["summary"]["update"]
+    summary = summary_of(found)
     assert summary["tests"] == TESTS
+    assert summary["kl"] == 0.25
     assert summary["fresh.kl"] == 0.25
     assert summary["fresh.metric"] == "logit_diff"
     assert not any(key.startswith("config.") for key in summary)
 
-    [artifact] = [record["artifact"] for record in found if record["type"] == "artifact"]
-    assert artifact["type"] == "circuit"
-    assert artifact["name"] == f"circuit-{CELL.digest}"
-    assert {entry["path"] for entry in artifact["manifest"]["contents"]} == {"circuit.json", "config.json"}
+    [circuit] = artifacts(found, "circuit")
+    assert circuit["name"] == f"circuit-{CELL.digest}"
+    assert set(contents(circuit)) == {"circuit.json", "config.json"}
+    assert not circuit.get("use_after_commit")  # the run wrote it
+
+
+def test_the_model_that_a_cell_read_is_known_by_its_weights(tmp_path: Path) -> None:
+    hub = CELL.model.model_copy(update={"source": "some/model", "revision": "0" * 40})
+    cells = [CELL, CELL.model_copy(update={"seed": 1}), CELL.model_copy(update={"model": hub})]
+    for cell in cells:
+        log_cell(cell, RunConfig(root=str(tmp_path), wandb="offline"), finished_cell(tmp_path, cell))
+    found = {folder.name.rsplit("-", 1)[1]: artifacts(records(folder), "model") for folder in run_folders(tmp_path)}
+    models = [found[cell.digest][0] for cell in cells]
+    assert all(len(one) == 1 for one in found.values())
+    assert all(model["use_after_commit"] for model in models)  # read by the run, not written
+    digest = read_result(cell_folder(tmp_path, CELL.id)).model_digest
+    assert {model["name"] for model in models} == {f"model-{digest[:16]}"}
+    assert json.loads(models[0]["metadata"])["sha256"] == digest
+    assert models[0]["digest"] == models[1]["digest"]  # the same artifact
+    assert set(contents(models[0])) == {"model.json"}
+    reference = contents(models[2])["weights"]["ref"]
+    assert reference == f"https://huggingface.co/some/model/tree/{'0' * 40}"
+
+
+def test_the_page_to_explore_is_media_of_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, run = finished_cell(tmp_path), RunConfig(root=str(tmp_path), wandb="offline")
+    log_cell(CELL, run, folder, lambda place: f"<html><p>{place.name}</p></html>")
+    [logged] = run_folders(tmp_path)
+    summary = summary_of(records(logged))
+    assert summary["circuit._type"] == "html-file"
+    assert (logged / "files" / summary["circuit.path"]).read_text() == f"<html><p>{folder.name}</p></html>"
+
+    def broken(place: Path) -> str:
+        raise ValueError("no\npage")
+
+    log_cell(CELL, run, folder, broken)
+    [logged] = run_folders(tmp_path)
+    found = records(logged)
+    assert artifacts(found, "circuit")  # all else is there
+    assert not any(key.startswith("circuit.") for key in summary_of(found))
+    told = [one.getMessage() for one in caplog.records if one.name == tracking.LOG.name]
+    assert told == [f"W&B: the page of {folder} is left out (no page)"]
 
 
 def test_logging_again_replaces_the_offline_folder(tmp_path: Path) -> None:
@@ -171,7 +196,8 @@ def test_a_home_that_cannot_be_written_is_quiet(tmp_path: Path, home: str) -> No
         "from pahq.files.text import read_json; from pahq.cell.tracking import log_cell; before = dict(os.environ);"
         "cells = [(Path(f), CellConfig(**read_json(Path(f) / 'config.json'))) for f in sys.argv[2:]];"
         "[log_cell(c, RunConfig(root=sys.argv[1], wandb='offline'), f) for f, c in cells];"
-        "assert before.get('WANDB_CACHE_DIR') == os.environ.get('WANDB_CACHE_DIR')"
+        "names = 'WANDB_CACHE_DIR', 'WANDB_DATA_DIR';"
+        "assert [before.get(name) for name in names] == [os.environ.get(name) for name in names]"
     )
     folders = [str(finished_cell(tmp_path, cell)) for cell in (CELL, CELL.model_copy(update={"seed": 1}))]
     alone = {"WANDB_SERVICE": None}  # which W&B sets for children of a process that has a service already

@@ -107,7 +107,7 @@ def test_what_was_written_down_is_read_back_as_it_stands(folder: Path) -> None:
 def test_hydra_and_we_give_one_address(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[CellConfig] = []
 
-    def run_cell(what: CellConfig, where: RunConfig) -> SearchResult:
+    def run_cell(what: CellConfig, where: RunConfig, page: object) -> SearchResult:
         seen.append(what)
         return SearchResult(cell_folder(where.root, what.id), make_result(what))
 
