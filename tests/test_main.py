@@ -109,7 +109,7 @@ FAULTS = [
     (["~threshold"], "Could not delete from config. 'threshold' does not exist"),
     (
         ["verfy", "here"],
-        "unknown command 'verfy'; commands: show, diff, verify, repair, doctor, models, stability, evaluate",
+        "unknown command 'verfy'; commands: run, show, diff, verify, repair, stability, faithfulness, evaluate",
     ),
     (["--colour"], "unknown option '--colour'"),
     (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),
@@ -214,10 +214,8 @@ def test_models_writes_what_a_model_is(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_commands_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("verify", "models", "evaluate", "tables", "figures"):
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0
-    assert "usage: pahq verify" in capsys.readouterr().out
+        assert main([command, "--help"]) == 0
+    assert "Usage: pahq verify" in capsys.readouterr().out
 
 
 def test_faults_cost_no_torch_and_show_no_traceback() -> None:

@@ -22,9 +22,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pahq.config import presets
 from pahq.config.cell import SIZE, THRESHOLD, CellConfig, ModelChoice, RunConfig, parse_config
 from pahq.config.method import SCORING
 from pahq.config.precision import PrecisionConfig
+from pahq.config.presets import GROUPS as GROUPS
 from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, nearest, unknown
 from pahq.experiments.composer import Composer
@@ -33,7 +35,6 @@ from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, joined
 from pahq.experiments.typed import as_typed, read_word
 from pahq.sentences import no_mapping
 
-GROUPS = ("task", "model", "method", "precision", "engine")
 SWEPT = ("threshold", "size")  # keys of which all of a row's values share one process
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
@@ -48,7 +49,7 @@ ConfigStore.instance().store(
 
 def options(group: str) -> tuple[str, ...]:
     """Names of the files of a configuration group, ``task`` say, or of all experiments (``experiment``)."""
-    return tuple(sorted(path.stem for path in (configuration_folder() / group).glob("*.yaml")))
+    return presets.options(group, configuration_folder())
 
 
 def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple[CellConfig, RunConfig]]:
