@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,10 @@ from pahq.commandline.options import Cell, Device, Format, Json
 from pahq.commandline.output import document, line, on_terminal, table
 from pahq.errors import PahqError
 
+if TYPE_CHECKING:
+    from pahq.report.difference import Difference
+
+FEW = 10  # edges that a table names
 Picture = Annotated[
     Path | None,
     typer.Option(
@@ -123,23 +128,32 @@ def diff(
         line(repr(found))
 
 
-def _both(found: Any) -> None:
+def _both(found: Difference) -> None:
     """The comparison on a terminal: what can stand side by side as a table, the rest in sentences."""
-    both = found.agreement
+    shared = found.agreement.shared
     rows: list[tuple[str, ...]] = [
         ("cell", found.a, found.b),
-        ("edges", f"{both.shared + len(found.left):,}", f"{both.shared + len(found.came):,}"),
-        ("its alone", "\n".join(found.left[:10]), "\n".join(found.came[:10])),
+        ("edges", f"{shared + len(found.left):,}", f"{shared + len(found.came):,}"),
+        ("alone in it", *(_few(names) for names in (found.left, found.came))),
     ]
     if found.first is not None:
-        rows.append(
-            (f"test {found.first.number}", *(str(test or "was over") for test in (found.first.a, found.first.b)))
-        )
-    if found.swap is not None:
-        rows.append((f"{found.swap.metric} on A's task", f"{found.swap.own_value:.4g}", f"{found.swap.value:.4g}"))
+        sides = (str(test) if test else "was over" for test in (found.first.a, found.first.b))
+        rows.append((f"parts at test {found.first.number}", *sides))
+    if (swap := found.swap) is not None:
+        told = [] if swap.metric == "mse" else [("KL", swap.own_kl, swap.kl)]
+        told += [(swap.metric, swap.own_value, swap.value)]
+        if swap.own_faithfulness is not None and swap.faithfulness is not None:
+            told += [("faithfulness", swap.own_faithfulness, swap.faithfulness)]
+        rows += [(f"{name} on A's task", f"{own:.4g}", f"{other:.4g}") for name, own, other in told]
     table(rows, ("", "A", "B"))
-    for sentence in found.sentences(names=False)[2:]:
+    same = ["the searches take the same decisions"] if found.searches and found.first is None else []
+    for sentence in (found.sentences(names=False)[2], *same, *([found.note] if found.note else [])):
         line(sentence)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - FEW:,} more"] if len(names) > FEW else []
+    return "\n".join([*names[:FEW], *more])
 
 
 def export(

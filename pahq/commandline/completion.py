@@ -37,7 +37,7 @@ def words_of_a_cell(ctx: typer.Context, incomplete: str) -> list[str]:
     name = key.lstrip("+~")
     if equals:
         return [f"{key}={one}" for one in _fitting(values_of(name), value)]
-    known = _fitting(keys(), name)
+    known = _fitting((one for one in keys() if "." not in one), name) or _fitting(keys(), name)
     sign = key[: len(key) - len(name)]
     if len(known) == 1 and values_of(known[0]):
         return [f"{sign}{known[0]}={one}" for one in values_of(known[0])]
@@ -49,7 +49,7 @@ def _fitting(words: Iterable[str], incomplete: str) -> list[str]:
 
 
 def keys() -> tuple[str, ...]:
-    """Groups first, then single settings with dots."""
+    """Groups and whatever has no dot first: settings with dots are offered once no other key fits."""
     return tuple(dict.fromkeys((*GROUPS, *ELSEWHERE, *_kinds())))
 
 

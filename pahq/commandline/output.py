@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pahq.files.text import dump_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 STYLES = {"ok": "green", "whole": "green", "note": "yellow", "repaired": "yellow", "fault": "red", "damaged": "red"}
@@ -48,22 +49,19 @@ def plain(value: Any) -> Any:
 
 def table(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> None:
     """Rows of a table on a terminal, in colours unless NO_COLOR is set (https://no-color.org)."""
-    from rich.console import Console
-
     made = _table(headings)
     for row in rows:
         _add(made, row)
-    Console().print(made)
+    _console().print(made)
 
 
 @contextmanager
 def growing_table(headings: Sequence[str]) -> Iterator[Any]:
     """A table on a terminal that grows row by row: what it yields is called with each."""
-    from rich.console import Console
     from rich.live import Live
 
     made = _table(headings)
-    with Live(made, console=Console(), auto_refresh=False, vertical_overflow="visible") as live:
+    with Live(made, console=_console(), auto_refresh=False, vertical_overflow="visible") as live:
 
         def add(row: Sequence[str]) -> None:
             _add(made, row)
@@ -72,13 +70,19 @@ def growing_table(headings: Sequence[str]) -> Iterator[Any]:
         yield add
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(color_system=None if "NO_COLOR" in os.environ else "auto", highlight=False)
+
+
 def _table(headings: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD if headings else None, show_header=bool(headings), pad_edge=False)
     for heading in headings:
-        made.add_column(heading, no_wrap=heading == headings[0])
+        made.add_column(heading, no_wrap=heading == headings[0], overflow="fold")
     return made
 
 
@@ -93,7 +97,6 @@ def _add(made: Table, row: Sequence[str]) -> None:
 def sections_in_colours(parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
     """Titled lists of words with what they mean, on a terminal."""
     from rich import box
-    from rich.console import Console
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
@@ -102,4 +105,4 @@ def sections_in_colours(parts: Sequence[tuple[str, Sequence[tuple[str, str]]]]) 
         grid = Table.grid(padding=(0, 2))
         for word, meaning in rows:
             grid.add_row(*([Text(word, style="bold cyan")] if word else []), Text(meaning))
-        Console().print(Panel(grid, title=title, title_align="left", border_style="dim", box=box.ROUNDED))
+        _console().print(Panel(grid, title=title, title_align="left", border_style="dim", box=box.ROUNDED))

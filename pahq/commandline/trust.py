@@ -50,10 +50,15 @@ def verify(
 
     found = replayed(folder, engine=engine, dtype=dtype, device=device)
     if json:
-        document([{"agrees": one.first is None} | asdict(one) for one in found])
+        document([_compared(asdict(one)) for one in found])
     for one in () if json else found:
         line(str(one))
     return int(any(one.first for one in found))
+
+
+def _compared(values: dict[str, Any]) -> dict[str, Any]:
+    kind = "search" if "tests" in values else "scores"
+    return {"name": values["name"], "kind": kind, "agrees": values["first"] is None} | values
 
 
 def repair(
@@ -264,7 +269,7 @@ def models(
     found = compared(model, name, revision) if check else None
     if json:
         told = {"name": name, "digest": model.digest, "config": config, **numbers(model)}
-        document(told | {"check": None if found is None else asdict(found), "path": out})
+        document(told | {"check": None if found is None else {"agrees": found.agrees} | asdict(found), "path": out})
     elif found is not None:
         line(f"check        {found}")
     return int(found is not None and not found.agrees)
