@@ -151,7 +151,11 @@ def application() -> Application:
     kinds: dict[str, type[Command]] = {"run": CellsCommand, "faithfulness": SpreadCommand}
     for panel, commands in PANELS.items():
         for name, function in commands.items():
-            settings = {"help": _unwrapped(function), **(OF_CELLS if name == "run" else {})}
+            settings = {
+                "help": _unwrapped(function),
+                "options_metavar": "[OPTION]...",
+                **(OF_CELLS if name == "run" else {}),
+            }
             app.command(name, cls=kinds.get(name, Command), rich_help_panel=panel, **settings)(function)
     found = get_command(app)
     assert isinstance(found, Application)
@@ -181,9 +185,10 @@ def pahq(
 
     \b
     pahq task=nano-ioi method=pahq precision=int8 threshold=0.01
-    pahq -m task=nano-ioi precision=int4,int8,fp8      a sweep
-    pahq task=own task.prompts=FILE model=nano         prompts of your own, CSV or JSONL
-    pahq show CELL                                     COMMAND --help tells more of each
+    pahq -m task=nano-ioi precision=int4,int8,fp8   a sweep
+    pahq task=own task.prompts=FILE model=nano      prompts of your own
+    pahq show CELL                                  the circuit that was found
+    pahq COMMAND --help                             what a command takes
 
     Exit status: 0 done, 1 a disagreement or a fault was found, 2 bad input in one sentence, 130 interrupted.
     """
