@@ -97,9 +97,10 @@ class Application(Told, TyperGroup):
     """``pahq``: what is no command's name is a cell's, as if ``run`` stood before it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        first = args[0].split("=")[0] if args else ""
+        first = args[0] if args else ""
+        ours = first in self.commands or first.split("=")[0] in OWN
         asked = bool(args) or not ctx.resilient_parsing  # a shell that completes the first word has none yet
-        if asked and first not in (*self.commands, *OWN):
+        if asked and not ours:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

@@ -196,6 +196,7 @@ def faithfulness(
 
     Writes faithfulness.json beside every cell's result.json, and of an experiment a table for each task.
     """
+    _run(root, device, threads, None, False, no_progress)
     from pahq.experiments.compose import cells as composed
     from pahq.faithfulness.settings import Settings
 
