@@ -73,7 +73,12 @@ def repair(names: Sequence[str], run: RunConfig, composed: Composed, say: Callab
             said.append(line)
             say(line)
 
-        state = _repaired(folder, cell, where, noted)
+        try:
+            state = _repaired(folder, cell, where, noted)
+        except PahqError as error:
+            sys.stderr.write(f"pahq: error: {error}\n")
+            said.append(str(error))
+            state = "damaged"
         looked.append(Looked(folder, state, tuple(said)))
     return Repairs(tuple(looked), len({folder for folder, *_ in asked}) - len(finished))
 
@@ -92,24 +97,20 @@ def _asked(name: str, run: RunConfig, composed: Composed) -> list[tuple[Path, Ce
 
 
 def _repaired(folder: Path, cell: CellConfig | None, run: RunConfig, say: Callable[[str], None]) -> State:
-    """Look at a finished cell, and repair it if need be."""
-    try:
-        cell = cell or _config(folder)
-        fault = _fault(folder, cell)
-        if fault is None:
-            check_weights(folder, cell, check_cell(folder, cell))
-        else:
-            say(f"{cell.id}: {fault}")
-            result = run_cell(cell, run).result
-            say(f"{result.id}: computed anew, {result.tests} tests, {result.kept} kept")
-        beside = damaged_beside(folder)
-        for damage in beside:
-            place = move_aside(folder, [damage.path.relative_to(folder).as_posix()])
-            say(f"{cell.id}: {damage.path} is damaged: {damage.what}; {damage.way_on} (moved to {place})")
-        return "repaired" if fault or beside else "whole"
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return "damaged"
+    """Look at a finished cell, and repair it if need be; PahqError for what cannot be."""
+    cell = cell or _config(folder)
+    fault = _fault(folder, cell)
+    if fault is None:
+        check_weights(folder, cell, check_cell(folder, cell))
+    else:
+        say(f"{cell.id}: {fault}")
+        result = run_cell(cell, run).result
+        say(f"{result.id}: computed anew, {result.tests} tests, {result.kept} kept")
+    beside = damaged_beside(folder)
+    for damage in beside:
+        place = move_aside(folder, [damage.path.relative_to(folder).as_posix()])
+        say(f"{cell.id}: {damage.path} is damaged: {damage.what}; {damage.way_on} (moved to {place})")
+    return "repaired" if fault or beside else "whole"
 
 
 def _fault(folder: Path, cell: CellConfig) -> str | None:

@@ -114,6 +114,11 @@ def test_repairs(told: Any, root: Path, tmp_path: Path) -> None:
     [one] = [one for one in found["cells"] if one["state"] == "repaired"]
     assert one["folder"] == folder(tmp_path)
     assert f"{damaged} is damaged" in one["said"][0]
+    (damaged.parent / "result.json").write_text("{")
+    (damaged.parent / "config.json").write_text("{")  # now nothing says what to compute
+    found = told("repair", str(damaged.parent), "--no-progress", status=1)
+    assert (found["damaged"], len(found["cells"])) == (1, 1)
+    assert "its configuration too" in found["cells"][0]["said"][0]
 
 
 def test_an_experiment_from_its_stability_to_its_report(told: Any, root: Path) -> None:

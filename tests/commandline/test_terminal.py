@@ -71,6 +71,7 @@ def test_a_terminal_has_colours_and_a_pipe_none(words: list[str], capsys: pytest
     told = on_terminal(words)
     assert "\x1b[" in told
     assert not COLOUR.search(on_terminal(words, {"NO_COLOR": "1"}))
+    assert words[-1] == "--help" or "\x1b" not in on_terminal(words, {"NO_COLOR": "1"})  # nor in bold, as typer's help
     assert "\x1b" not in on_terminal(words, {"TERM": "dumb"})
     assert main(words) == 0
     piped = capsys.readouterr().out
