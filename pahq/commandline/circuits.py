@@ -104,7 +104,7 @@ def diff(
 ) -> None:
     """What changed from the circuit of cell A to that of B.
 
-    Edges that left and came, and the first decision at which the searches part.
+    It tells the edges that left and came, and the first decision at which the searches part.
     """
     from pahq.report.difference import diff as compare
 
@@ -144,7 +144,7 @@ def _both(found: Difference) -> None:
         told += [(swap.metric, swap.own_value, swap.value)]
         if swap.own_faithfulness is not None and swap.faithfulness is not None:
             told += [("faithfulness", swap.own_faithfulness, swap.faithfulness)]
-        rows += [(f"{name} on A's task", f"{own:.4g}", f"{other:.4g}") for name, own, other in told]
+        rows += [(f"{name} on A's task", f"{own + 0.0:.4g}", f"{other + 0.0:.4g}") for name, own, other in told]
     table(rows, ("", "A", "B"))
     same = ["the searches take the same decisions"] if found.searches and found.first is None else []
     for sentence in (found.sentences(names=False)[2], *same, *([found.note] if found.note else [])):
@@ -173,7 +173,7 @@ def export(
 ) -> None:
     """Write a circuit and its scores in another format.
 
-    That of EAP-IG, of MIB or of networkx, or as CSV.
+    The formats are those of EAP-IG, MIB and networkx, and CSV.
     """
     if name is not None and format != "mib":
         raise PahqError("pahq export: --name is for --format mib")

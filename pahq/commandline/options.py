@@ -28,7 +28,7 @@ Experiment = Annotated[
 ]
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="NAME", help="An experiment, or finished cells.", autocompletion=experiments),
+    typer.Argument(metavar="NAME", help="An experiment, or folders of finished cells.", autocompletion=experiments),
 ]
 Cell = Annotated[Path, typer.Argument(metavar="CELL", help="A finished cell's folder.")]
 ModelName = Annotated[

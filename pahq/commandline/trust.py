@@ -43,7 +43,7 @@ def verify(
 ) -> int:
     """Run a recorded search or a cell again, and compare.
 
-    Test by test, or of scores edge by edge. A cell's files are checked first: a damaged one is named, and nothing is
+    It compares test by test, and scores edge by edge. A cell's files are checked first: a damaged one is named, and nothing is
     run again. Exit status 1 on any disagreement.
     """
     from pahq.verify.command import verify as replayed
@@ -112,8 +112,8 @@ def stability(
 ) -> None:
     """Search again on resampled prompts, and compare circuits.
 
-    In other orders of visits and on prompts of other seeds, too. An experiment's cells are those whose rows say
-    "stability".
+    It also searches in other orders of visits, and on prompts of other seeds. Of an experiment it takes the cells whose
+    rows say "stability".
     """
     from pahq.experiments.compose import groups
     from pahq.experiments.jobs import Asked, stability_jobs

@@ -113,7 +113,7 @@ def test_help_is_grouped_and_nothing_in_it_is_cut_off(capsys: pytest.CaptureFixt
             assert re.search(rf"^  {name} +[A-Z].*\.$", told, re.M), name
     assert not re.search(r"[a-z]\.\.\.$", told, re.M)
     assert max(map(len, told.splitlines())) <= 80
-    assert "nano-\n" not in told  # names stay whole
+    assert not re.search(r"[a-z]-$", told, re.M)  # names stay whole
 
 
 @pytest.mark.parametrize("command", [name for names in PANELS.values() for name in names])
