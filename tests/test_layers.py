@@ -34,7 +34,7 @@ FLOORS = (  # from the ground up
     ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-COMMANDLINE = ("application", "circuits", "completion", "options", "run", "trust")  # where words are declared
+COMMANDLINE = ("application", "circuits", "completion", "here", "options", "run", "trust")  # where words are declared
 GUESTS = {
     "hydra": {"commandline.run", "experiments.compose", "experiments.composer", "experiments.typed"},
     "omegaconf": {"commandline.run", "experiments.compose", "experiments.composer"},

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pahq.commandline import circuits, experiments, trust
+from pahq.commandline import circuits, experiments, here, trust
 from pahq.commandline.helping import Section, in_columns, sections
 from pahq.commandline.output import on_terminal, sections_in_colours
 from pahq.commandline.run import run
@@ -34,7 +34,7 @@ PANELS: dict[str, dict[str, Callable[..., Any]]] = {  # what help calls them: it
         "report": experiments.report,
     },
     "Exchange": {"export": circuits.export, "import": circuits.import_},
-    "What is here": {"models": trust.models, "doctor": trust.doctor},
+    "What is here": {"models": here.models, "doctor": here.doctor},
 }
 OF_CELLS: dict[str, Any] = {"context_settings": {"ignore_unknown_options": True}}  # they are Hydra's
 OWN = ("-h", "--help", "--version", "--install-completion", "--show-completion")
