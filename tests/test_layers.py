@@ -30,12 +30,24 @@ FLOORS = (  # from the ground up
     ("analysis",),
     ("report",),
     ("api",),
+    ("commandline",),
     ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+COMMANDLINE = (
+    "application",
+    "circuits",
+    "completion",
+    "experiments",
+    "here",
+    "options",
+    "run",
+    "tracking",
+    "trust",
+)  # where words are declared
 GUESTS = {
-    "hydra": {"__main__", "experiments.compose", "experiments.composer", "experiments.typed"},
-    "omegaconf": {"__main__", "experiments.compose", "experiments.composer"},
+    "hydra": {"commandline.run", "experiments.compose", "experiments.composer", "experiments.typed"},
+    "omegaconf": {"commandline.run", "experiments.compose", "experiments.composer"},
     "wandb": {"cell.lineage", "cell.tracking", "report.dashboard"},
     "wandb_workspaces": {"report.dashboard"},
     "transformer_lens": {"model.sources.huggingface"},
@@ -51,9 +63,11 @@ GUESTS = {
     "scipy": {"faithfulness.bootstrap", "faithfulness.hypotheses"},
     "triton": {"model.fusedkernel"},
     "snakemake": set(),
+    "typer": {"__main__", *(f"commandline.{name}" for name in COMMANDLINE)},
+    "rich": {"commandline.output"},
 }
 ROOT = {"__main__", "api", "errors", "sentences"}  # all that stands at the package's root, beside its front door
-NO_TORCH_ROOMS = ("circuits", "config", "errors", "experiments", "files", "sentences")
+NO_TORCH_ROOMS = ("__main__", "circuits", "commandline", "config", "errors", "experiments", "files", "sentences")
 NO_TORCH = (
     "analysis.names",
     "cell.files",

@@ -16,6 +16,7 @@ from pahq import __version__
 from pahq.__main__ import main
 from pahq.cell import run as cell
 from pahq.cell.files import SearchResult, cell_folder
+from pahq.commandline.application import PANELS
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
@@ -110,9 +111,13 @@ FAULTS = [
     (["~threshold"], "Could not delete from config. 'threshold' does not exist"),
     (
         ["verfy", "here"],
-        "unknown command 'verfy'; commands: show, diff, verify, repair, doctor, models, stability, evaluate",
+        "unknown command 'verfy'; commands: run, show, diff, verify, repair, stability, faithfulness, evaluate",
     ),
-    (["--colour"], "unknown option '--colour'"),
+    (["--colour"], "unknown option '--colour'; known: -m, --multirun, --json, "),
+    (["--multirum", "threshold=0.1,0.2"], "did you mean '--multirun'?"),
+    (["run", "verfy"], "unknown command 'verfy'"),
+    (["run=5"], "run: a mapping was expected (got 5); known keys: device, "),
+    (["run", "method.training=5"], "method.training: a mapping was expected (got 5); known keys: learning_rate, "),
     (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),
     (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),
     (["--config-name", "other"], "Cannot find primary config 'other'"),
@@ -215,10 +220,46 @@ def test_models_writes_what_a_model_is(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_commands_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("verify", "models", "evaluate", "tables", "figures"):
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0
-    assert "usage: pahq verify" in capsys.readouterr().out
+        assert main([command, "--help"]) == 0
+    assert "Usage: pahq verify" in capsys.readouterr().out
+
+
+def test_run_may_be_left_out_and_stands_before_whatever_else_is_typed(ran: list[tuple[CellConfig, RunConfig]]) -> None:
+    for words in (["threshold=0.1,0.2", "-m"], ["-m", "threshold=0.1,0.2"], ["threshold=0.1,0.2", "--multirun"]):
+        for before in ([], ["run"]):
+            assert main([*before, *words]) == 0
+            assert [cell.threshold for cell, _ in ran] == [0.1, 0.2]
+            ran.clear()
+    assert main(["run"]) == main([]) == 0
+    assert ran[0] == ran[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([command, "--colour"] for names in PANELS.values() for command in names),
+        ["show", "x", "--top", "-1"],
+        ["verify", "x", "--engine", "magic"],
+        ["repair", "smoke", "--threads", "0"],
+        ["stability", "smoke", "--n", "1"],
+        ["stability", "smok"],
+        ["faithfulness", "smoke", "--confidence", "7"],
+        ["faithfulness", "smoke", "--threads", "0"],
+        ["evaluate", "smok"],
+        ["export", "x", "--format", "mib"],
+        ["import", "x", "--like", "y", "--size", "many"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_typed_is_checked_before_torch_is_there(words: list[str]) -> None:
+    code = (
+        "import sys; from pahq.__main__ import main; status = main(sys.argv[1:]);"
+        "sys.exit(status if 'torch' not in sys.modules else 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("pahq: error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_faults_cost_no_torch_and_show_no_traceback() -> None:

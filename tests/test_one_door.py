@@ -73,7 +73,7 @@ BAD = {
         "ablation: Input should be 'corrupted', 'zero' or 'mean' (got 'noise')",
     ),
     "precision": (lambda: acdc(precision="int7"), f"unknown precision 'int7'; {PRECISIONS}"),
-    "precision of a type": (lambda: acdc(precision=8), "precision: Input should be a valid dictionary or instance of"),
+    "precision of a type": (lambda: acdc(precision=8), "precision: a mapping was expected (got 8)"),
     "focus": (
         lambda: acdc(focus="heads"),
         "focus: Input should be 'receiver', 'sender', 'both' or 'none' (got 'heads')",

@@ -10,6 +10,7 @@ which then names the cells that are missing, is copied all the same.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -23,7 +24,6 @@ import pandas as pd
 from PIL import Image
 
 from pahq.cell.files import cell_folder, is_done
-from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
 from pahq.experiments.compose import cells
 from pahq.files.frames import analysis_folder, read_parquet
@@ -104,13 +104,15 @@ def _processor() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``EXPERIMENT [--root results] [--missing-ok]``: copy, and say where to. 0, or 2 on bad input."""
-    parser = Arguments(prog="reference.py", description="copy an experiment's report to results/reference")
+    parser = argparse.ArgumentParser(
+        prog="reference.py", description="copy an experiment's report to results/reference"
+    )
     parser.add_argument("experiment", metavar="EXPERIMENT")
     parser.add_argument("--root", type=Path, default=Path("results"), help="where the experiment was run")
     parser.add_argument("--out", type=Path, default=OUT, help="default: results/reference of this repository")
     parser.add_argument("--missing-ok", action="store_true", help="of an unfinished experiment too")
+    given = parser.parse_args(argv)
     try:
-        given = parser.parse_args(argv)
         sys.stdout.write(f"{copy_report(given.root, given.experiment, given.out, missing_ok=given.missing_ok)}\n")
     except PahqError as error:
         sys.stderr.write(f"reference.py: error: {error}\n")

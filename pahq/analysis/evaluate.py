@@ -8,8 +8,7 @@ with a truth).
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from pahq.analysis.stability import collect_stability
 from pahq.circuits.agreement import Agreement, Curve, point
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.published import published_circuit
-from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
 from pahq.files.frames import analysis_folder, write_parquet
 
@@ -160,18 +158,3 @@ def _agreements(collected: Collected) -> Iterator[dict[str, Any]]:
 
 def _edges(circuit: Circuit) -> frozenset[str]:
     return frozenset(circuit.edges)
-
-
-def main(argv: Sequence[str], ids: Callable[[str], Sequence[str]]) -> int:
-    """``EXPERIMENT [--root results]``; ``ids``: the cell ids of an experiment. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq evaluate", description="judge an experiment's circuits")
-    parser.add_argument("experiment", nargs="?", default="default")
-    parser.add_argument("--root", type=Path, default=Path("results"))
-    given = parser.parse_args(argv)
-    try:
-        folder = evaluate(given.root, given.experiment, ids(given.experiment))
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    sys.stdout.write(f"{folder}\n")
-    return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,6 @@ from pahq.analysis.names import FIGURES
 from pahq.analysis.pairsfigure import pairs_figure
 from pahq.analysis.stabilityfigures import inclusion_figure, stability_figure
 from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
-from pahq.config.arguments import Arguments
-from pahq.errors import PahqError
 from pahq.faithfulness.curve import FRACTIONS, SMALL
 from pahq.files.frames import replacing
 
@@ -282,18 +278,3 @@ def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
 
 def _small(style: dict[str, Any]) -> dict[str, Any]:
     return style | {"markersize": 0.7 * style["markersize"]}
-
-
-def main(argv: Sequence[str]) -> int:
-    """``EXPERIMENT [--root results]``: draw the figures, say where they lie. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq figures", description="figures of an evaluated experiment")
-    parser.add_argument("experiment", nargs="?", default="default")
-    parser.add_argument("--root", type=Path, default=Path("results"))
-    given = parser.parse_args(argv)
-    try:
-        paths = write_figures(given.root, given.experiment)
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    sys.stdout.write(f"{paths[0].parent}\n")
-    return 0

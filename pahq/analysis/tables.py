@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from pahq.analysis.paper import NOT_PUBLISHED, paper_area, printed_cost
 from pahq.analysis.report import report
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.analysis.table import Table
-from pahq.config.arguments import Arguments
-from pahq.errors import PahqError
 from pahq.files.frames import write_parquet
 from pahq.files.text import write_atomic
 
@@ -230,18 +227,3 @@ def write_tables(root: str | Path, experiment: str) -> Path:
         write_parquet(folder / f"{table.name}.parquet", table.frame)
     write_atomic(folder / "REPORT.md", report(found, experiment, made, APART))
     return folder / "REPORT.md"
-
-
-def main(argv: Sequence[str]) -> int:
-    """``EXPERIMENT [--root results]``: write the tables, say where the report lies. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq tables", description="tables and report of an evaluated experiment")
-    parser.add_argument("experiment", nargs="?", default="default")
-    parser.add_argument("--root", type=Path, default=Path("results"))
-    given = parser.parse_args(argv)
-    try:
-        report_path = write_tables(given.root, given.experiment)
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    sys.stdout.write(f"{report_path}\n")
-    return 0

@@ -1,28 +1,27 @@
-"""``pahq export``, ``pahq import``: a cell's circuit in the formats of others, and a foreign one judged like ours."""
+"""A cell's circuit in the formats of others, and a foreign one judged like ours."""
 
 from __future__ import annotations
 
 import csv
 import io
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pahq.cell.files import SCORES
 from pahq.cell.journal import read_journal
 from pahq.cell.outcome import judge
+from pahq.cell.result import Fresh
 from pahq.cell.run import load
 from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.foreign import from_eap_ig, rows, to_eap_ig, to_networkx
 from pahq.circuits.scores import Scores
-from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.text import dump_json, read_json, write_atomic
-from pahq.model.sources.find import check_device, open_model
+from pahq.model.sources.find import open_model
 
 FORMATS = ("eap-ig", "mib", "networkx", "csv")
 
@@ -54,66 +53,40 @@ def _values(folder: Path, cell: CellConfig, circuit: Circuit) -> tuple[float, ..
     return tuple(effects.get(str(edge), 0.0) for edge in circuit.graph.edges)
 
 
-def main_export(argv: Sequence[str]) -> int:
-    """``CELL --format NAME [--out PATH]``. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq export", description="a finished cell's circuit and scores in another format")
-    parser.add_argument("cell", type=Path, metavar="CELL", help="a finished cell's folder")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="mib is eap-ig's file in MIB's folders")
-    parser.add_argument("--out", type=Path, help="a file; of mib the folder of a submission. Default: standard output")
-    parser.add_argument("--name", help="of mib: TASK_MODEL, as ioi_gpt2; by default the cell's kind of task and model")
-    try:
-        given = parser.parse_args(argv)
-        if given.name is not None and given.format != "mib":
-            raise PahqError("pahq export: --name is for --format mib")
-        if given.format == "mib" and given.out is None:
-            raise PahqError("pahq export --format mib writes a folder: say --out FOLDER")
-        text, path = export(given.cell, given.format), given.out
-        if given.format == "mib":
-            config = check_cell(given.cell).config
-            name = given.name or f"{config.task.kind}_{config.model.name}"
-            if "/" in name or name.startswith("."):
-                raise PahqError(f"pahq export: --name {name!r} cannot be the name of a folder")
-            path = given.out / name / "importances.json"
-        if path is not None and path.is_dir():
-            raise PahqError(f"--out {path} is a folder; name a file in it")
-        if path is None:
-            sys.stdout.write(text)
-        else:
-            write_atomic(path, text)
-            sys.stdout.write(f"{path}\n")
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    return 0
+def mib_path(folder: Path, out: Path, name: str | None = None) -> Path:
+    """Where MIB looks for a cell's circuit in the folder of a submission; ``name``: TASK_MODEL, else the cell's own."""
+    config = check_cell(folder).config
+    name = name or f"{config.task.kind}_{config.model.name}"
+    if "/" in name or name.startswith("."):
+        raise PahqError(f"pahq export: --name {name!r} cannot be the name of a folder")
+    return out / name / "importances.json"
 
 
-def main_import(argv: Sequence[str]) -> int:
-    """``FILE --like CELL [--out FILE]``. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq import", description="a graph of EAP-IG or MIB as a circuit, judged like one of ours")
-    parser.add_argument("file", type=Path, metavar="FILE", help="JSON, as EAP-IG's code and MIB's track write it")
-    parser.add_argument("--like", type=Path, required=True, metavar="CELL", help="whose task and model it is of")
-    parser.add_argument("--size", type=_size, help="choose so many edges (50), or a share (0.02), by the file's scores")
-    parser.add_argument("--out", type=Path, help="where to write it as a circuit.json of ours")
-    parser.add_argument("--device", default="cpu")
-    try:
-        given = parser.parse_args(argv)
-        check_device(given.device)
-        cell = check_cell(given.like).config
-        if given.out is not None and given.out.is_dir():
-            raise PahqError(f"--out {given.out} is a folder; name a file in it")
-        sys.stdout.write(f"{imported(given.file, cell, given.out, given.device, given.size)}\n")
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    return 0
+@dataclass(frozen=True)
+class Imported:
+    """A foreign circuit and how good it is on fresh prompts of ``task``."""
+
+    path: Path
+    task: str
+    circuit: Circuit
+    fresh: Fresh
+
+    def __str__(self) -> str:
+        fresh = self.fresh
+        faithful = "undefined" if fresh.faithfulness is None else f"{fresh.faithfulness:.3f}"
+        return (
+            f"{self.path}: {len(self.circuit)} of {len(self.circuit.graph.edges)} edges; on fresh prompts of "
+            f"{self.task} KL {fresh.kl:.4g}, {fresh.metric} {fresh.value:.4g} (whole model {fresh.clean:.4g}, no edge "
+            f"{fresh.corrupted:.4g}), faithfulness {faithful}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        counts = {"kept": len(self.circuit), "edges": len(self.circuit.graph.edges)}
+        return {"file": str(self.path), "task": self.task, **counts, "fresh": self.fresh.model_dump(mode="json")}
 
 
-def _size(text: str) -> int | float:
-    return int(text) if text.isdigit() else float(text)
-
-
-def imported(path: Path, cell: CellConfig, out: Path | None, device: str, size: float | None = None) -> str:
-    """Judge a foreign circuit on a cell's fresh prompts; one line that says how good it is.
+def imported(path: Path, cell: CellConfig, out: Path | None, device: str, size: float | None = None) -> Imported:
+    """Judge a foreign circuit on a cell's fresh prompts; ``out``: where to write it as a circuit.json of ours.
 
     ``size``: choose edges by the file's scores instead. Raises PahqError for a file that has chosen none, or all.
     """
@@ -141,9 +114,4 @@ def imported(path: Path, cell: CellConfig, out: Path | None, device: str, size: 
     fresh = judge(model, task, circuit, alike)
     if out is not None:
         write_atomic(out, dump_json(circuit.to_json(ablation=cell.task.ablation)))
-    faithful = "undefined" if fresh.faithfulness is None else f"{fresh.faithfulness:.3f}"
-    return (
-        f"{path}: {len(circuit)} of {len(circuit.graph.edges)} edges; on fresh prompts of {cell.task.name} KL "
-        f"{fresh.kl:.4g}, {fresh.metric} {fresh.value:.4g} (whole model {fresh.clean:.4g}, no edge "
-        f"{fresh.corrupted:.4g}), faithfulness {faithful}"
-    )
+    return Imported(path, cell.task.name, circuit, fresh)

@@ -29,7 +29,7 @@ from pahq.config.precision import PrecisionConfig
 from pahq.config.presets import preset
 from pahq.config.promptfile import cut, pairs_digest, read_pairs
 from pahq.errors import PahqError
-from pahq.sentences import one_sentence
+from pahq.sentences import no_mapping, one_sentence
 
 Metric = Literal["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"]
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -289,9 +289,7 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
         values["model"] = settled(values["model"], typed)
     run = values.pop("run", None) or {}
     if not isinstance(run, Mapping):
-        raise PahqError(
-            f"run: a mapping was expected (got {run!r}); known keys: {', '.join(sorted(RunConfig.model_fields))}"
-        )
+        raise PahqError(no_mapping("run", run, RunConfig.model_fields))
     focus, method = values.pop("focus", None), values.get("method")
     if focus is not None and isinstance(method, Mapping):
         values["method"] = {**method, "focus": focus}

@@ -22,17 +22,19 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pahq.config import presets
 from pahq.config.cell import SIZE, THRESHOLD, CellConfig, ModelChoice, RunConfig, parse_config
 from pahq.config.method import SCORING
 from pahq.config.precision import PrecisionConfig
+from pahq.config.presets import GROUPS as GROUPS
 from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, nearest, unknown
 from pahq.experiments.composer import Composer
 from pahq.experiments.grids import expand
 from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, joined
 from pahq.experiments.typed import as_typed, read_word
+from pahq.sentences import no_mapping
 
-GROUPS = ("task", "model", "method", "precision", "engine")
 SWEPT = ("threshold", "size")  # keys of which all of a row's values share one process
 EXTRAS = ("stability", "together")  # keys of a row that ask for more than its cells: see Asked
 _WHERE = ("run", "wandb", "hydra")  # keys that say where and how loudly: no business of an experiment's
@@ -47,7 +49,7 @@ ConfigStore.instance().store(
 
 def options(group: str) -> tuple[str, ...]:
     """Names of the files of a configuration group, ``task`` say, or of all experiments (``experiment``)."""
-    return tuple(sorted(path.stem for path in (configuration_folder() / group).glob("*.yaml")))
+    return presets.options(group, configuration_folder())
 
 
 def compose_runs(overrides: Iterable[str], *, sweep: bool = False) -> list[tuple[CellConfig, RunConfig]]:
@@ -251,17 +253,26 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
 def hydra_sentence(error: Exception) -> str:
     """Hydra's or OmegaConf's words in one sentence, with the known keys where a key is not known."""
     text = _first_line(error)
+    merged = re.fullmatch(r"Error merging override \+*([\w.]+)=(.*)", text)
+    if merged and isinstance(settings := _usual(merged.group(1)), dict):
+        return no_mapping(merged.group(1), merged.group(2), map(str, settings))
     match = re.search(r"Could not override '([^']*)'", text)
     if not match:
         return text
-    *parents, key = match.group(1).split(".")
-    with _hydra():
-        composed: Any = OmegaConf.to_container(compose("config"), resolve=True)
-    for parent in parents:
-        composed = composed.get(parent) if isinstance(composed, dict) else None
-    where = f" in {'.'.join(parents)!r}" if parents else ""
-    known = sorted(str(name) for name in composed) if isinstance(composed, dict) else []
+    parents, _, key = match.group(1).rpartition(".")
+    settings = _usual(parents)
+    where = f" in {parents!r}" if parents else ""
+    known = sorted(str(name) for name in settings) if isinstance(settings, dict) else []
     return f"unknown key {key!r}{where}; known: {', '.join(known) or 'none'}{nearest(key, known)}"
+
+
+def _usual(place: str) -> Any:
+    """What the configuration has at a key with dots where nothing is typed, all of it for no key; None for no such."""
+    with _hydra():
+        found: Any = OmegaConf.to_container(compose("config"), resolve=True)
+    for part in filter(None, place.split(".")):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from pahq.cell.files import SCORES, cell_folder, is_done
@@ -25,7 +22,6 @@ from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
-from pahq.faithfulness.asked import parse
 from pahq.faithfulness.curve import ranking
 from pahq.faithfulness.measure import measure, measure_curve
 from pahq.faithfulness.rows import SCHEMA, row, write_rows
@@ -33,7 +29,6 @@ from pahq.faithfulness.settings import Settings
 from pahq.faithfulness.values import Values
 from pahq.files.frames import analysis_folder
 from pahq.files.sealed import read_sealed, write_sealed
-from pahq.model.sources.find import check_device
 
 LOG = logging.getLogger(__name__)
 FILE = "faithfulness.json"
@@ -144,36 +139,34 @@ def judge_experiment(
     return [write_rows(folder / f"{task}.parquet", found) for task, found in rows.items()]
 
 
-def main(argv: Sequence[str], ids: Callable[[str], Sequence[str]]) -> int:
-    """``[EXPERIMENT | CELL_FOLDER ...]``; ``ids``: the cell ids of an experiment. 0, or 2 on bad input."""
-    given, settings = parse(argv)
-    try:
-        check_device(given.device)
-        torch.set_num_threads(given.threads)
-        for path in _paths(given, settings, ids):
-            sys.stdout.write(f"{path}\n")
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    return 0
+def judge_what_is_asked(
+    what: Sequence[str],
+    settings: Settings,
+    ids: Callable[[str], Sequence[str]],
+    *,
+    root: Path,
+    task: str | None = None,
+    cells: Sequence[str] = (),
+    device: str = "cpu",
+    progress: bool = True,
+) -> Iterator[Path]:
+    """Judge folders of cells, or an experiment's cells; yield the files written. ``ids``: an experiment's cells.
 
-
-def _paths(given: argparse.Namespace, settings: Settings, ids: Callable[[str], Sequence[str]]) -> Iterator[Path]:
-    """Judge what was asked for; yield the files written."""
-    what, progress = given.what or ["default"], not given.no_progress
+    ``task``, ``cells``: of an experiment these alone.
+    """
     folders = [Path(name) for name in what if (Path(name) / "result.json").exists()]
     if folders and len(folders) < len(what):
         others = [name for name in what if not (Path(name) / "result.json").exists()]
         raise PahqError(f"{others[0]} holds no finished cell (no result.json)")
     if folders:
-        for cell, _ in judge_cells(folders, settings, device=given.device, progress=progress):
+        for cell, _ in judge_cells(folders, settings, device=device, progress=progress):
             yield cell.folder / FILE
         return
     if len(what) > 1:
         raise PahqError(f"one experiment or folders of finished cells are expected, not {' '.join(what)}")
-    every = given.cells or ids(what[0])  # cells that are named need no experiment to be composed
-    chosen = [cell_id for cell_id in every if given.task in (None, cell_id.split("/")[0])]
+    every = cells or ids(what[0])  # cells that are named need no experiment to be composed
+    chosen = [cell_id for cell_id in every if task in (None, cell_id.split("/")[0])]
     if not chosen:
         known = ", ".join(dict.fromkeys(cell_id.split("/")[0] for cell_id in every))
-        raise PahqError(f"the experiment {what[0]!r} has no task {given.task!r}; known: {known}")
-    yield from judge_experiment(given.root, what[0], chosen, settings, device=given.device, progress=progress)
+        raise PahqError(f"the experiment {what[0]!r} has no task {task!r}; known: {known}")
+    yield from judge_experiment(root, what[0], chosen, settings, device=device, progress=progress)

@@ -1,14 +1,12 @@
-"""``pahq models NAME``: load a model and say what it is; ``--check`` holds it against transformers."""
+"""What a model is, in words, and its logits beside transformers' own."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pahq.circuits.graph import build_graph
-from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
 
 if TYPE_CHECKING:
@@ -17,32 +15,33 @@ if TYPE_CHECKING:
 WORST = 1e-4  # of a logit in float32
 
 
-def main(argv: Sequence[str]) -> int:
-    """``NAME [--out FILE] [--check]``. 0, or 1 if logits are not transformers' own; PahqError for bad input."""
-    parser = Arguments(prog="pahq models", description="load a model; say what it is, or write it to a file")
-    parser.add_argument("name", metavar="NAME", help="embedded model, folder, or hub name with --revision")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write name, digest and shape there as JSON instead")
-    parser.add_argument("--revision", metavar="COMMIT", help="of a hub name")
-    parser.add_argument(
-        "--check", action="store_true", help=f"compare logits with transformers' own; exit 1 beyond {WORST:g}"
-    )
-    options = parser.parse_args(argv)
-    from pahq.files.text import write_json
-    from pahq.model import load_model
+@dataclass(frozen=True)
+class Compared:
+    """Logits of a model beside transformers' own, on ``prompts`` of ``length`` tokens; ``worst``: difference of one."""
 
-    model = load_model(options.name, revision=options.revision)
-    if options.out is not None:
-        config = model.config.model_dump(mode="json")
-        write_json(options.out, {"name": options.name, "digest": model.digest, "config": config})
-    else:
-        sys.stdout.write("".join(f"{name:<12} {value}\n" for name, value in facts(model, options.name)))
-    return _compared(model, options.name, options.revision) if options.check else 0
+    prompts: int
+    length: int
+    worst: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.worst <= WORST
+
+    def __str__(self) -> str:
+        words = "agrees" if self.agrees else f"DISAGREES by more than {WORST:g}"
+        return f"{self.prompts} prompts of {self.length} tokens, worst difference of a logit {self.worst:.2g}: {words}"
+
+
+def numbers(model: Model) -> dict[str, int]:
+    """How many parameters and edges a model has."""
+    graph = build_graph(model.config.shape(), direct_edges=True)
+    parameters = sum(tensor.numel() for tensor in model.tensors().values())
+    return {"parameters": parameters, "edges": graph.n_addition, "direct_edges": graph.n_direct}
 
 
 def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
     """What a model is, a line a fact."""
     config = model.config
-    numbers = sum(tensor.numel() for tensor in model.tensors().values())
     heads = f"{config.heads} heads"
     if config.kv_heads != config.heads:
         heads = f"{config.heads} query heads on {config.kv_heads} key-value head{'s' if config.kv_heads > 1 else ''}"
@@ -57,14 +56,14 @@ def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
     yield "positions", f"{config.positions}, at most {config.context:,} tokens"
     tied = ", tied" if config.tied_embedding else ""
     yield "vocabulary", f"{config.d_vocab:,} tokens in, {config.d_vocab_out:,} out{tied}"
-    yield "parameters", f"{numbers:,} in {str(model.W_E.dtype).removeprefix('torch.')}"
+    yield "parameters", f"{numbers(model)['parameters']:,} in {str(model.W_E.dtype).removeprefix('torch.')}"
     graph = build_graph(config.shape(), direct_edges=True)
     nodes = f"{len(graph.senders):,} senders and {len(graph.receivers):,} receivers"
     yield "edges", f"{graph.n_addition:,}, and {graph.n_direct:,} Direct ones, between {nodes}"
     yield "sha256", model.digest
 
 
-def _compared(model: Model, name: str, revision: str | None) -> int:
+def compared(model: Model, name: str, revision: str | None) -> Compared:
     """Compare with what transformers computes from the same folder, on prompts drawn from a seed."""
     import torch
 
@@ -84,8 +83,4 @@ def _compared(model: Model, name: str, revision: str | None) -> int:
         raise PahqError(
             f"transformers gives logits of shape {list(theirs.shape)}, and here they are {list(ours.shape)}"
         )
-    worst = float((ours - theirs).abs().max())
-    holds = worst <= WORST
-    words = "agrees" if holds else f"DISAGREES by more than {WORST:g}"
-    sys.stdout.write(f"check        4 prompts of {length} tokens, worst difference of a logit {worst:.2g}: {words}\n")
-    return int(not holds)
+    return Compared(len(tokens), length, float((ours - theirs).abs().max()))

@@ -6,9 +6,7 @@ cells, areas, agreement and stability by bits, is logged with an experiment's ta
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +16,9 @@ from pahq.analysis.evaluate import BY_CONSTRUCTION
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.analysis.tables import tables
 from pahq.cell.files import cell_folder, read_result
-from pahq.cell.tracking import Tables, has_key, log_experiment, project, unreachable
-from pahq.config.arguments import Arguments
+from pahq.cell.tracking import Tables, has_key, log_experiment, unreachable
 from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
-from pahq.files.text import write_json
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -145,32 +141,3 @@ def _plain(frame: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
         for name, column in frame.items()
     }
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
-
-
-def main(argv: Sequence[str]) -> int:
-    """``tables EXPERIMENT`` or ``dashboard``. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq wandb", description="an experiment's tables, or a dashboard, in Weights & Biases")
-    doing = parser.add_subparsers(dest="what", metavar="tables|dashboard", required=True)
-    logs = doing.add_parser("tables", help="log an experiment's tables as a run that reads its circuits")
-    logs.add_argument("experiment", nargs="?", default="default")
-    logs.add_argument("--root", type=Path, default=Path("results"))
-    logs.add_argument("--mode", choices=("auto", "online", "offline"), default="auto", help="auto: online with a key")
-    shows = doing.add_parser("dashboard", help="put a dashboard of all runs into a project, and say where it is")
-    shows.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="whose project; your own")
-    shows.add_argument("--project", default=project(), help="which project; pahq")
-    shows.add_argument("--out", type=Path, metavar="FILE", help="write its specification as JSON, and ask no server")
-    given = parser.parse_args(argv)
-    if given.what == "tables":
-        mode = log_tables(given.root, given.experiment, given.mode)
-        if mode == "disabled":
-            raise PahqError(
-                "W&B: nothing was logged, since it is disabled (WANDB_MODE, WANDB_DISABLED) or did not work"
-            )
-        later = f"; {SYNC.format(root=given.root)} sends it" if mode == "offline" else ""
-        sys.stdout.write(f"{given.experiment}: tables logged {mode}{later}\n")
-    elif given.out is not None:
-        write_json(given.out, specification(given.entity or "entity", given.project))
-        sys.stdout.write(f"{given.out}\n")
-    else:
-        sys.stdout.write(f"{apply(given.entity, given.project)}\n")
-    return 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pahq.analysis.summary import Evaluation, kl_of_logits
 from pahq.analysis.table import Table, without_blank
 from pahq.analysis.tables import tables
 from pahq.cell.files import cell_folder
-from pahq.config.arguments import Arguments
 from pahq.errors import PahqError
 from pahq.files.text import write_atomic
 from pahq.report.cellpage import cell_page
@@ -114,18 +112,3 @@ def _cells(cells: pd.DataFrame, folder: str) -> Rows:
         return f"{folder}/{row['id']}.html"
 
     return table(shown, page_of)
-
-
-def main(argv: Sequence[str]) -> int:
-    """``EXPERIMENT [--root results] [--only ...]``: write the pages, say where they lie. 0, or 2 on bad input."""
-    parser = Arguments(prog="pahq report", description="an evaluated experiment as pages to look at")
-    parser.add_argument("experiment", nargs="?", default="default")
-    parser.add_argument("--root", type=Path, default=Path("results"))
-    parser.add_argument("--only", choices=list(_PARTS), help="the circuits' pages, or the page of the experiment")
-    given = parser.parse_args(argv)
-    write = _PARTS.get(given.only, write_report)
-    sys.stdout.write(f"{write(given.root, given.experiment)}\n")
-    return 0
-
-
-_PARTS = {"circuits": write_circuits, "summary": write_summary}  # Snakemake writes the former while figures are drawn

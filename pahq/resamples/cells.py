@@ -58,6 +58,18 @@ class Measured:
     values: dict[str, Any]
     seconds: float
 
+    def __str__(self) -> str:
+        resamples = self.values["resamples"]
+        return (
+            f"{self.values['id']}: {resamples['circuits']} resamples, Jaccard {resamples['pairwise']['mean']:.3f} in "
+            f"pairs, {resamples['to_original']['mean']:.3f} to the circuit, {self.seconds:.1f} s, {self.path}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What was written, how long it took and where it lies."""
+        named = {key: self.values[key] for key in ("id", "kept", "resamples", "orders", "seeds", "note")}
+        return named | {"seconds": self.seconds, "path": str(self.path)}
+
 
 @dataclass(frozen=True)
 class _Ground:

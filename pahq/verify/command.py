@@ -6,7 +6,6 @@ again and compared edge by edge, with the circuits that were made of them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from pahq.cell.journal import read_journal
 from pahq.cell.provenance import check_weights
 from pahq.cell.run import rerun
 from pahq.cell.story import check_cell, damaged_beside
-from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
@@ -177,25 +175,3 @@ def verify(
         return list(replay_scores(read_recorded_scores(folder), dtype=dtype or "float64", device=device))
     runs = read_recorded(folder)
     return [replay(run, engine=engine or ENGINES[0], dtype=dtype or "float32", device=device) for run in runs]
-
-
-def main(argv: Sequence[str]) -> int:
-    """Command line; exit status 0 if all agrees, 1 on any disagreement, 2 on bad input and for a damaged cell."""
-    parser = Arguments(prog="pahq verify", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a recorded run, recorded scores or a cell's folder")
-    parser.add_argument("--engine", choices=ENGINES, help="default: the cell's own; of a recorded run suffix")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        help="default: the cell's own; of a recorded run float32, of recorded scores float64",
-    )
-    parser.add_argument("--device", default="cpu")
-    try:
-        options = parser.parse_args(argv)
-        comparisons = verify(options.folder, engine=options.engine, dtype=options.dtype, device=options.device)
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return 2
-    for comparison in comparisons:
-        sys.stdout.write(f"{comparison}\n")
-    return 1 if any(comparison.first for comparison in comparisons) else 0

@@ -5,11 +5,9 @@ Each look says *ok*, *note* (something is absent that a search does without) or 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +18,6 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.config.precision import FORMATS, SCALES
 
@@ -193,22 +190,3 @@ def _exactness(compose: Compose) -> Found:
         "ok",
         f"{tests} tests of two searches, decided alike by both engines, effects within {apart:.1g} ({seconds:.1f} s)",
     )
-
-
-def main(argv: Sequence[str], compose: Compose) -> int:
-    """``[--root results] [--json]``: 0, or 1 if something is at fault."""
-    parser = Arguments(
-        prog="pahq doctor", description="look whether everything is there, and whether searches are exact"
-    )
-    parser.add_argument("--root", type=Path, default=Path("results"))
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    given = parser.parse_args(argv)
-    found = []
-    for look in looks(given.root, compose):
-        found.append(look)
-        if not given.json:
-            sys.stdout.write(f"{look.state:<6} {look.what:<10} {look.sentence}\n")
-            sys.stdout.flush()
-    if given.json:
-        sys.stdout.write(json.dumps([vars(look) for look in found], indent=1) + "\n")
-    return int(any(look.state == "fault" for look in found))

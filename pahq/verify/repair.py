@@ -1,63 +1,86 @@
-"""``pahq repair NAME | FOLDER ...``: finished cells whose files are damaged are computed anew, and only those."""
+"""Finished cells whose files are damaged are computed anew, and only those."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any, Literal, get_args
 
 from pahq.cell.files import cell_folder, read_cell, read_result
 from pahq.cell.provenance import check_weights
 from pahq.cell.run import run_cell
 from pahq.cell.story import check_cell, damaged_beside, move_aside
-from pahq.config.arguments import Arguments
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged
 from pahq.model.sources.find import check_device
-from pahq.sentences import one_sentence
 
-DESCRIPTION = (
-    "check every file of finished cells; say what is damaged, set it aside, and compute those cells anew and no others"
-)
 Composed = Callable[[str], Mapping[str, CellConfig]]
+State = Literal["whole", "repaired", "damaged"]
 
 
-def main(argv: Sequence[str], composed: Composed) -> int:
-    """``composed`` gives the configurations of an experiment by id. Exit status 0 if all is whole at the end, else 1.
+@dataclass(frozen=True)
+class Looked:
+    """A finished cell: how it is now, and what was said of it on the way."""
 
-    One line for each file that was found damaged and each cell that was computed anew, and a last one with counts.
+    folder: Path
+    state: State
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """Every finished cell that was looked at, and how many of those asked for are not finished."""
+
+    cells: tuple[Looked, ...]
+    unfinished: int
+
+    def count(self, state: State) -> int:
+        return sum(one.state == state for one in self.cells)
+
+    def __str__(self) -> str:
+        told = (
+            f"{self.count('whole')} of {len(self.cells)} finished cells were whole, {self.count('repaired')} repaired"
+        )
+        told += f", {self.count('damaged')} still damaged" if self.count("damaged") else ""
+        return f"{told}; {self.unfinished} are not finished" if self.unfinished else told
+
+    def to_json(self) -> dict[str, Any]:
+        states: tuple[State, ...] = get_args(State)
+        cells = [{"folder": str(one.folder), "state": one.state, "said": list(one.said)} for one in self.cells]
+        return {state: self.count(state) for state in states} | {"unfinished": self.unfinished, "cells": cells}
+
+
+def repair(names: Sequence[str], run: RunConfig, composed: Composed, say: Callable[[str], None]) -> Repairs:
+    """Check every file of the finished cells that are named, and compute the damaged ones anew as ``run`` says.
+
+    ``names``: an experiment, of which ``composed`` gives the configurations by id, or folders of cells. ``say`` is told
+    of each file that was found damaged and of each cell that was computed anew.
     """
-    parser = Arguments(prog="pahq repair", description=DESCRIPTION)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="an experiment, or folders of finished cells")
-    parser.add_argument("--root", default="results", metavar="FOLDER", help="of an experiment's cells")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory-gb", type=float, help="ceiling of a search, as run.memory_gb")
-    parser.add_argument("--no-lock", dest="lock", action="store_false", help="as run.lock=false")
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
-    given = parser.parse_args(argv)
-    settings = {key: getattr(given, key) for key in ("root", "device", "threads", "memory_gb", "lock", "progress")}
-    try:
-        run = RunConfig(**settings, repair=True)
-    except ValidationError as error:
-        raise PahqError(one_sentence(error, RunConfig)) from None
     check_device(run.device)
-    asked = [one for name in given.names for one in _asked(name, run, composed)]
+    asked = [one for name in names for one in _asked(name, run, composed)]
     finished = {folder: (cell, where) for folder, cell, where in asked if (folder / "result.json").exists()}
     if not finished:
         raise PahqError(f"none of {len(asked)} cells is finished below {run.root}: there is nothing to repair")
-    counts = {"whole": 0, "repaired": 0, "damaged": 0}
+    looked = []
     for folder, (cell, where) in finished.items():
-        counts[_repaired(folder, cell, where)] += 1
-    unfinished = len({folder for folder, *_ in asked}) - len(finished)
-    told = f"{counts['whole']} of {len(finished)} finished cells were whole, {counts['repaired']} repaired"
-    told += f", {counts['damaged']} still damaged" if counts["damaged"] else ""
-    sys.stdout.write(f"{told}; {unfinished} are not finished\n" if unfinished else f"{told}\n")
-    return 1 if counts["damaged"] else 0
+        said: list[str] = []
+
+        def noted(line: str, said: list[str] = said) -> None:
+            said.append(line)
+            say(line)
+
+        try:
+            state = _repaired(folder, cell, where, noted)
+        except PahqError as error:
+            sys.stderr.write(f"pahq: error: {error}\n")
+            said.append(str(error))
+            state = "damaged"
+        looked.append(Looked(folder, state, tuple(said)))
+    return Repairs(tuple(looked), len({folder for folder, *_ in asked}) - len(finished))
 
 
 def _asked(name: str, run: RunConfig, composed: Composed) -> list[tuple[Path, CellConfig | None, RunConfig]]:
@@ -73,25 +96,21 @@ def _asked(name: str, run: RunConfig, composed: Composed) -> list[tuple[Path, Ce
     return [(folder, None, run.model_copy(update={"root": str(folder.parents[2])}))]
 
 
-def _repaired(folder: Path, cell: CellConfig | None, run: RunConfig) -> str:
-    """Look at a finished cell, and repair it if need be: ``whole``, ``repaired`` or (still) ``damaged``."""
-    try:
-        cell = cell or _config(folder)
-        fault = _fault(folder, cell)
-        if fault is None:
-            check_weights(folder, cell, check_cell(folder, cell))
-        else:
-            _say(f"{cell.id}: {fault}")
-            result = run_cell(cell, run).result
-            _say(f"{result.id}: computed anew, {result.tests} tests, {result.kept} kept")
-        beside = damaged_beside(folder)
-        for damage in beside:
-            place = move_aside(folder, [damage.path.relative_to(folder).as_posix()])
-            _say(f"{cell.id}: {damage.path} is damaged: {damage.what}; {damage.way_on} (moved to {place})")
-        return "repaired" if fault or beside else "whole"
-    except PahqError as error:
-        sys.stderr.write(f"pahq: error: {error}\n")
-        return "damaged"
+def _repaired(folder: Path, cell: CellConfig | None, run: RunConfig, say: Callable[[str], None]) -> State:
+    """Look at a finished cell, and repair it if need be; PahqError for what cannot be."""
+    cell = cell or _config(folder)
+    fault = _fault(folder, cell)
+    if fault is None:
+        check_weights(folder, cell, check_cell(folder, cell))
+    else:
+        say(f"{cell.id}: {fault}")
+        result = run_cell(cell, run).result
+        say(f"{result.id}: computed anew, {result.tests} tests, {result.kept} kept")
+    beside = damaged_beside(folder)
+    for damage in beside:
+        place = move_aside(folder, [damage.path.relative_to(folder).as_posix()])
+        say(f"{cell.id}: {damage.path} is damaged: {damage.what}; {damage.way_on} (moved to {place})")
+    return "repaired" if fault or beside else "whole"
 
 
 def _fault(folder: Path, cell: CellConfig) -> str | None:
@@ -123,8 +142,3 @@ def _config(folder: Path) -> CellConfig:
         f"{folder} is damaged, its configuration too, so nothing there says what to compute; type the words of its "
         "search once more, with run.repair=true"
     )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

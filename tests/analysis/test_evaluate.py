@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from support import made_cells
 
-from pahq.analysis.evaluate import evaluate, main
+from pahq.__main__ import main
+from pahq.analysis.evaluate import evaluate
 from pahq.circuits.published import published_circuit
 from pahq.errors import PahqError
 from pahq.files.frames import analysis_folder, read_parquet
@@ -161,9 +162,10 @@ def test_unreadable_parquet_is_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_main(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ids = {"good": [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)], "bad": ["t/never"]}
-    assert main(["good", "--root", str(tmp_path)], ids.__getitem__) == 0
+    monkeypatch.setattr("pahq.experiments.compose.cells", ids.__getitem__)
+    assert main(["evaluate", "good", "--root", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "analysis" / "good")
-    assert main(["bad", "--root", str(tmp_path)], ids.__getitem__) == 2
+    assert main(["evaluate", "bad", "--root", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

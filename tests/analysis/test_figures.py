@@ -9,9 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 from support import made_cells
 
+from pahq.__main__ import main
 from pahq.analysis.drawing import COLOURS, colour_of, with_legend
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import bits_figure, edges_figure, main, roc_figure, write_figures
+from pahq.analysis.figures import bits_figure, edges_figure, roc_figure, write_figures
 from pahq.analysis.names import FIGURES, precision_columns
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.circuits.published import published_circuit
@@ -135,5 +136,5 @@ def test_one_list_names_the_figures() -> None:
 def test_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PahqError, match="evaluate the experiment"):
         write_figures(tmp_path, "x")
-    assert main(["x", "--root", str(tmp_path)]) == 2
+    assert main(["figures", "x", "--root", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

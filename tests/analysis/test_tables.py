@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from support import made_cells
 
+from pahq.__main__ import main
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.paper import NOT_PUBLISHED, paper_area
 from pahq.analysis.summary import Evaluation, label, summarise
 from pahq.analysis.table import markdown_table
-from pahq.analysis.tables import main, write_tables
+from pahq.analysis.tables import write_tables
 from pahq.errors import PahqError
 
 config, cell, graph_of = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
@@ -233,5 +234,5 @@ def test_reads_the_parquet_files_alone(experiment: tuple[Path, list[str]], tmp_p
 def test_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PahqError, match="evaluate the experiment 'x' first"):
         write_tables(tmp_path, "x")
-    assert main(["x", "--root", str(tmp_path)]) == 2
+    assert main(["tables", "x", "--root", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pahq
+from pahq.__main__ import main
 from pahq.cell.files import cell_folder
 from pahq.cell.journal import read_journal
 from pahq.cell.result import Result
@@ -15,7 +16,6 @@ from pahq.cell.run import load, run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.experiments.compose import compose_runs
-from pahq.verify.command import main as verify
 
 
 def cell(*words: str) -> CellConfig:
@@ -77,7 +77,7 @@ def test_a_finished_cell_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[
     for audit in ("none", "band", "float64"):
         what = cell("method=pahq-changes", "precision=int4", "task.examples=4", f"audit={audit}")
         run_in(tmp_path, what)
-        assert verify([str(cell_folder(tmp_path, what.id))]) == 0
+        assert main(["verify", str(cell_folder(tmp_path, what.id))]) == 0
         assert capsys.readouterr().out.rstrip().endswith("agrees")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pahq.cell.exchange import main_export, main_import
+from pahq.__main__ import main
 from pahq.cell.files import read_result
 from pahq.cell.run import run_cell
 from pahq.circuits.circuit import Circuit
@@ -37,8 +37,8 @@ def test_there_and_back_the_circuit_is_worth_the_same(
     cells: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, back = tmp_path / "graph.json", tmp_path / "circuit.json"
-    assert main_export([str(cells["scored"]), "--format", "eap-ig", "--out", str(path)]) == 0
-    assert main_import([str(path), "--like", str(cells["searched"]), "--out", str(back)]) == 0
+    assert main(["export", str(cells["scored"]), "--format", "eap-ig", "--out", str(path)]) == 0
+    assert main(["import", str(path), "--like", str(cells["searched"]), "--out", str(back)]) == 0
     fresh = read_result(cells["scored"]).fresh
     said = capsys.readouterr().out.splitlines()[-1]
     assert f"KL {fresh.kl:.4g}" in said
@@ -47,19 +47,19 @@ def test_there_and_back_the_circuit_is_worth_the_same(
 
 
 def test_a_search_goes_out_with_its_effects(cells: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main_export([str(cells["searched"]), "--format", "csv"]) == 0
+    assert main(["export", str(cells["searched"]), "--format", "csv"]) == 0
     table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     kept = {row["edge"] for row in table if row["in_circuit"] == "True"}
     assert kept == set(Circuit.read(cells["searched"] / "circuit.json").edges)
     assert all(float(row["score"]) >= 0.3 for row in table if row["edge"] in kept)
-    assert main_export([str(cells["searched"]), "--format", "networkx"]) == 0
+    assert main(["export", str(cells["searched"]), "--format", "networkx"]) == 0
     assert len(json.loads(capsys.readouterr().out)["edges"]) == len(kept)
 
 
 def test_a_folder_for_mib(cells: dict[str, Path], tmp_path: Path) -> None:
     for name, folder in ((None, "ioi_nano"), ("ioi_gpt2", "ioi_gpt2")):
         words = ["--name", name] if name else []
-        assert main_export([str(cells["scored"]), "--format", "mib", "--out", str(tmp_path), *words]) == 0
+        assert main(["export", str(cells["scored"]), "--format", "mib", "--out", str(tmp_path), *words]) == 0
         data = json.loads((tmp_path / folder / "importances.json").read_text())
         assert {"cfg", "nodes", "edges"} == set(data)
 
@@ -72,13 +72,13 @@ def test_a_folder_for_mib(cells: dict[str, Path], tmp_path: Path) -> None:
         (["{scored}", "--format", "mib"], "say --out FOLDER"),
         (["{scored}", "--format", "csv", "--name", "x"], "--name is for --format mib"),
         (["{scored}", "--format", "mib", "--out", "x", "--name", "../y"], "cannot be the name of a folder"),
-        (["{scored}", "--format", "xml"], "invalid choice"),
+        (["{scored}", "--format", "xml"], "unknown --format 'xml'; known: csv, eap-ig, mib, networkx"),
     ],
 )
 def test_bad_exports_are_one_sentence(
     cells: dict[str, Path], words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main_export([word.format(**cells) for word in words]) == 2
+    assert main(["export", *[word.format(**cells) for word in words]]) == 2
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
@@ -88,17 +88,17 @@ def test_a_graph_of_another_model_is_refused(
     cells: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "graph.json"
-    assert main_export([str(cells["scored"]), "--format", "eap-ig", "--out", str(path)]) == 0
+    assert main(["export", str(cells["scored"]), "--format", "eap-ig", "--out", str(path)]) == 0
     capsys.readouterr()
-    assert main_import([str(path), "--like", str(cells["split"])]) == 2
+    assert main(["import", str(path), "--like", str(cells["split"])]) == 2
     assert "of another shape" in capsys.readouterr().err
     data = json.loads(path.read_text())
     for edge in data["edges"].values():
         edge["in_graph"] = False
     path.write_text(json.dumps(data))
-    assert main_import([str(path), "--like", str(cells["scored"])]) == 2
+    assert main(["import", str(path), "--like", str(cells["scored"])]) == 2
     assert "has no edge in its graph, so nothing is chosen; --size chooses" in capsys.readouterr().err
-    assert main_import([str(path), "--like", str(cells["scored"]), "--size", "80"]) == 0
+    assert main(["import", str(path), "--like", str(cells["scored"]), "--size", "80"]) == 0
     assert f"KL {read_result(cells['scored']).fresh.kl:.4g}" in capsys.readouterr().out
-    assert main_import([str(tmp_path / "none.json"), "--like", str(cells["scored"])]) == 2
+    assert main(["import", str(tmp_path / "none.json"), "--like", str(cells["scored"])]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pahq.__main__ import main
 from pahq.api import score
 from pahq.cell import scored
 from pahq.cell.files import SCORES
@@ -24,9 +25,7 @@ from pahq.config.cell import CellConfig, RunConfig
 from pahq.config.method import USUAL
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
-from pahq.faithfulness.command import main as faithfulness
 from pahq.scores.learned import Progress
-from pahq.verify.command import main as verify
 
 BASE = ("task=nano-greaterthan", "task.examples=4", "method=edge-pruning", "method.training.steps=20")
 
@@ -59,8 +58,8 @@ def test_a_cell_holds_what_python_gives_and_leaves_no_training(finished: tuple[P
     result = check_cell(root / "cells" / cell.id, cell)
     assert (result.tests, result.resumed, result.search) == (1519, False, None)
     assert not list(root.rglob("*.safetensors"))
-    assert verify([str(root / "cells" / cell.id)]) == 0
-    assert faithfulness([str(root / "cells" / cell.id), "--no-progress"], lambda name: ()) == 0
+    assert main(["verify", str(root / "cells" / cell.id)]) == 0
+    assert main(["faithfulness", str(root / "cells" / cell.id), "--no-progress"]) == 0
 
 
 @pytest.mark.parametrize("method", ["edge-pruning", "sp"])

@@ -18,6 +18,7 @@ from support.places import GOLDEN
 from support.slow_search import run_slowly
 
 import pahq
+from pahq.__main__ import main
 from pahq.cell import run as cell_module
 from pahq.cell.files import FILES, cell_folder, read_result, write_result
 from pahq.cell.journal import Journal, read_journal
@@ -31,7 +32,6 @@ from pahq.errors import PahqError
 from pahq.files.sealed import digests
 from pahq.model import codes as codes_module
 from pahq.report.library import explorer
-from pahq.verify import command as verify
 from pahq.verify.recorded import read_recorded
 
 VARYING = ("seconds", "set_up_seconds", "peak_bytes", "resumed")  # of a result: how long and how much, not what
@@ -333,7 +333,7 @@ def test_cells_find_the_circuits_that_the_original_recorded(tmp_path: Path, kind
 
 def test_a_stored_cell_can_be_verified(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options in (["--engine", "reference"], ["--engine", "suffix", "--dtype", "float64"]):
-        assert verify.main([str(finished), *options]) == 0
+        assert main(["verify", str(finished), *options]) == 0
         assert f"{make().id}: " in capsys.readouterr().out
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -341,7 +341,7 @@ def test_a_stored_cell_can_be_verified(finished: Path, tmp_path: Path, capsys: p
         (copy / file.name).write_bytes(file.read_bytes())
     lines = (copy / "decisions.jsonl").read_text().splitlines(keepends=True)
     (copy / "decisions.jsonl").write_text("".join(lines[:-1]))
-    assert verify.main([str(copy)]) == 2
+    assert main(["verify", str(copy)]) == 2
     assert f"{copy / 'decisions.jsonl'} is damaged: " in capsys.readouterr().err
     (copy / "decisions.jsonl").write_text("".join(lines))
     for content, words in (
@@ -351,7 +351,7 @@ def test_a_stored_cell_can_be_verified(finished: Path, tmp_path: Path, capsys: p
     ):
         (copy / "config.json").write_text(content)
         for told in ("config.json is damaged: ", words):
-            assert verify.main([str(copy)]) == 2
+            assert main(["verify", str(copy)]) == 2
             error = capsys.readouterr().err
             assert told in error
             assert len(error.splitlines()) == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pahq.__main__ import main
 from pahq.api import score
 from pahq.cell import scored
 from pahq.cell.files import SCORES, files_of
@@ -19,10 +20,8 @@ from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
-from pahq.faithfulness.command import main as faithfulness
 from pahq.files.sealed import read_sealed, write_sealed
 from pahq.resamples.cells import check_finished
-from pahq.verify.command import main as verify
 
 BASE = ("task=nano-ioi", "task.examples=4", "method=eap-ig", "method.steps=2")
 
@@ -103,7 +102,7 @@ def test_a_focus_is_pahqs_and_kept_apart_from_the_rounded_network(tmp_path: Path
     asked = {"metric": "kl", "steps": 2, "precision": "int4"}
     assert found[focused.id] == score(model, task, "eap-ig", focus="receiver", **asked).values
     assert found[rounded.id] == score(model, task, "eap-ig", **asked).values
-    assert verify([str(tmp_path / "cells" / focused.id)]) == 0
+    assert main(["verify", str(tmp_path / "cells" / focused.id)]) == 0
 
 
 def test_sizes_share_one_scoring_and_another_method_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +163,10 @@ def test_shared_scores_that_are_damaged_are_not_taken_and_repair_makes_them_anew
     write_sealed(shared, before | {"scores": dict.fromkeys(before["scores"], 1.0)})  # whole, and wrong
     wrong = composed("size=40")
     run_cell(wrong, run_in(tmp_path))
-    assert verify([str(tmp_path / "cells" / wrong.id)]) == 1
+    assert main(["verify", str(tmp_path / "cells" / wrong.id)]) == 1
     (tmp_path / "cells" / wrong.id / "result.json").unlink()
     run_cell(wrong, run_in(tmp_path, repair=True))
-    assert verify([str(tmp_path / "cells" / wrong.id)]) == 0
+    assert main(["verify", str(tmp_path / "cells" / wrong.id)]) == 0
 
 
 def test_verify_computes_the_scores_again(
@@ -175,15 +174,15 @@ def test_verify_computes_the_scores_again(
 ) -> None:
     root, cell = finished
     folder = root / "cells" / cell.id
-    assert verify([str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
     assert "1519 scores" in capsys.readouterr().out
-    assert verify([str(folder), "--engine", "suffix"]) == 2
+    assert main(["verify", str(folder), "--engine", "suffix"]) == 2
     assert "no search's engine" in capsys.readouterr().err
 
 
 def test_faithfulness_ranks_edges_by_their_scores(tmp_path: Path) -> None:
     folder = run_cell(composed("size=40"), run_in(tmp_path)).folder
-    assert faithfulness([str(folder), "--no-progress"], lambda name: ()) == 0
+    assert main(["faithfulness", str(folder), "--no-progress"]) == 0
     curve = json.loads((folder / "faithfulness.json").read_text())["curve"]
     assert len(curve["faithfulness"]) == 10
     assert curve["faithfulness"][-1] == pytest.approx(1, abs=1e-4)

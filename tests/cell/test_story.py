@@ -347,4 +347,4 @@ def test_what_a_search_leaves_is_sound_however_often_it_was_interrupted(
                 continue
     result = run_cell(cell, where(tmp_path))
     check_cell(result.folder, cell)
-    assert verify.main([str(result.folder)]) == 0
+    assert main(["verify", str(result.folder)]) == 0

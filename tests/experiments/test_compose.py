@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from pydantic import BaseModel
 
 from pahq.circuits.order import Order
+from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
 from pahq.experiments import compose as experiment
 from pahq.experiments.compose import cells, compose_runs, configuration_folder, groups
@@ -414,3 +418,50 @@ def test_rows_that_leave_threshold_or_size_out_share_a_group_with_those_that_nam
     (conf / "experiment" / "made.yaml").write_text(yaml.safe_dump([rows[0] | {"stability": True}]))
     with pytest.raises(PahqError, match="method eap-ig is no search"):
         groups("made")
+
+
+def _mappings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every key of a configuration that holds settings of its own."""
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield f"{prefix}{name}", kind
+                yield from _mappings(kind, f"{prefix}{name}.")
+
+
+MAPPINGS = dict(_mappings(CellConfig)) | {"run": RunConfig}
+
+
+def test_every_mapping_is_looked_at() -> None:
+    assert set(MAPPINGS) == {"task", "model", "method", "method.training", "precision", "engine", "band", "run"}
+
+
+@pytest.mark.parametrize("value", ["5", "abc", "true", "[1,2]"])
+@pytest.mark.parametrize("key", MAPPINGS)
+def test_a_value_in_the_place_of_a_mapping_is_told_in_our_words(key: str, value: str) -> None:
+    with pytest.raises(PahqError) as caught:
+        compose_runs([f"{key}={value}"])
+    said = str(caught.value)
+    assert "\n" not in said
+    if key in experiment.GROUPS:
+        assert said.startswith((f"unknown {key} ", "Config group override value type cannot be a list"))
+        return
+    assert said.startswith(f"{key}: a mapping was expected (got ")
+    assert set(said.split("known keys: ")[1].split(", ")) >= set(MAPPINGS[key].model_fields) - {"wandb"}
+
+
+@pytest.mark.parametrize("key", MAPPINGS)
+def test_so_it_is_where_python_gives_it(key: str) -> None:
+    values: dict[str, Any] = compose_runs([])[0][0].model_dump()
+    *above, last = key.split(".")
+    place = values
+    for name in above:
+        place = place[name]
+    place[last] = 5
+    with pytest.raises(PahqError, match=re.escape(f"{key}: a mapping was expected (got 5); known keys: ")):
+        parse_config(values)
+
+
+def test_an_unknown_key_is_told_before_what_is_missing() -> None:
+    with pytest.raises(PahqError, match=r"unknown key 'method.training.stps'; known: .*; did you mean 'steps'\?"):
+        compose_runs(["+method.training.stps=1"])

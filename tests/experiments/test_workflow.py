@@ -19,7 +19,6 @@ from pahq.errors import PahqError
 from pahq.experiments.jobs import Asked
 from pahq.experiments.workflow import LEAST, Settings, join_runs
 from pahq.faithfulness import settings as faithfulness
-from pahq.faithfulness.asked import parse
 from pahq.resamples.variants import check_counts
 
 
@@ -38,10 +37,18 @@ def test_numbers_of_searches_are_the_rows_unless_said() -> None:
     assert Settings(resamples=3, seeds=0).counts(Asked(resamples=8)) == (3, 0)
 
 
-def test_sample_sizes_are_words_that_faithfulness_reads() -> None:
+def test_sample_sizes_are_words_that_faithfulness_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+
+    def judged(what: object, settings: object, ids: object, **more: object) -> list[Path]:
+        read.append(settings)
+        return []
+
+    monkeypatch.setattr("pahq.faithfulness.command.judge_what_is_asked", judged)
     assert Settings().sample_sizes == []
-    words = Settings(random_circuits=40, inflated=9).sample_sizes
-    assert parse(words)[1] == faithfulness.Settings(random_circuits=40, inflated=9)
+    for words in ([], Settings(random_circuits=40, inflated=9).sample_sizes):
+        assert main(["faithfulness", "smoke", *words]) == 0
+    assert read == [faithfulness.Settings(), faithfulness.Settings(random_circuits=40, inflated=9)]
     for name in ("random_circuits", "inflated"):  # the least that is accepted here is the least that is accepted there
         with pytest.raises(PahqError, match=f"{name} must be at least {LEAST[name]}"):
             faithfulness.Settings(**{name: LEAST[name] - 1})
@@ -99,7 +106,7 @@ def test_commands_refuse_in_one_sentence(capsys: pytest.CaptureFixture[str], typ
     assert main(typed) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"pahq: error: pahq {typed[0]}: ")
-    assert told.endswith("(--help lists what it takes)\n")
+    assert "; known: " in told or told.endswith("(--help lists what it takes)\n")
     assert told.count("\n") == 1
 
 

@@ -186,11 +186,13 @@ def test_the_command_writes_and_logs(
     assert main(["wandb", "tables", "tiny", "--root", str(root)]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told == [str(out), f"tiny: tables logged offline; wandb sync {root}/wandb/offline-run-* sends it"]
+    assert main(["wandb", "dashboard", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"what": "dashboard", "where": str(out)}
     for words, sentence in (
         (["tables", "none", "--root", str(root)], "evaluate the experiment 'none' first"),
-        (["tables", "--mode", "loud"], "invalid choice: 'loud'"),
-        (["pages"], "invalid choice: 'pages'"),
-        ([], "required: tables|dashboard"),
+        (["tables", "--mode", "loud"], "unknown --mode 'loud'"),
+        (["pages"], "unknown tables|dashboard 'pages'"),
+        ([], "tables|dashboard is missing"),
     ):
         assert main(["wandb", *words]) == 2
         assert sentence in capsys.readouterr().err

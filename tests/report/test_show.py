@@ -117,8 +117,8 @@ def test_dot_has_a_line_for_every_edge_and_marks_missed_ones(cell: Path, tmp_pat
         (["--out", "circuit.gif"], "a circuit is written as svg, png, pdf"),
         (["--out", "circuit"], "end the file's name in one of them"),
         (["--top", "-1"], "--top is a number of edges from 0 on, not -1"),
-        (["--top", "many"], "invalid int value: 'many'"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--top", "many"], "--top: input should be a valid integer"),
+        (["--colour"], "pahq show: unknown option '--colour'; known: --all, "),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(

@@ -403,7 +403,7 @@ def test_an_experiments_marked_cells_by_its_name(tmp_path: Path, capsys: pytest.
 def test_an_experiments_rows_say_how_much_where_the_command_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pahq.resamples import command
+    from pahq.resamples.command import measure
 
     ids = [finish(tmp_path, "task=tracr-proportion", "method=acdc", f"threshold={at}").id for at in (0.01, 0.1, 1)]
     asked = {ids[0]: Asked(resamples=8), ids[1]: Asked(resamples=20)}
@@ -412,13 +412,16 @@ def test_an_experiments_rows_say_how_much_where_the_command_does_not(
     def noted(cells: list[str], run: RunConfig, *, resamples: int, seeds: int, report: object) -> None:
         found.update({cell_id: (resamples, seeds) for cell_id in cells})
 
+    def told(found: object) -> None:
+        raise AssertionError("nothing was measured")
+
     monkeypatch.setattr(module, "measure_cells", noted)
-    command.main(["some", ids[2], "--root", str(tmp_path)], lambda name: asked)
+    measure(["some", ids[2]], RunConfig(root=str(tmp_path)), lambda name: asked, None, None, told)
     assert found == {ids[0]: (8, 2), ids[1]: (20, 5), ids[2]: (20, 5)}
-    command.main(["some", "--root", str(tmp_path), "--n", "3"], lambda name: asked)
+    measure(["some"], RunConfig(root=str(tmp_path)), lambda name: asked, 3, None, told)
     assert found == {ids[0]: (3, 2), ids[1]: (3, 5), ids[2]: (20, 5)}
     twice = {"a": {ids[0]: Asked(resamples=20)}, "b": {ids[0]: Asked(resamples=5)}}
     for names in ("ab", "ba"):  # once, and the more
         found.clear()
-        command.main([*names, "--root", str(tmp_path)], twice.__getitem__)
+        measure(names, RunConfig(root=str(tmp_path)), twice.__getitem__, None, None, told)
         assert found == {ids[0]: (20, 5)}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support import small_models
 from support.places import GOLDEN
 
+from pahq.__main__ import main
 from pahq.cell.files import read_cell, read_result
 from pahq.cell.journal import read_journal
 from pahq.cell.run import run_cell
@@ -28,7 +29,7 @@ from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import acdc
 from pahq.search.start import ENGINES
 from pahq.verify import command as verify_module
-from pahq.verify.command import main, verify
+from pahq.verify.command import verify
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
 FOLDERS = {"attn2l_t0.008": 1, "tracr_reverse": 8, "tracr_proportion": 8}
@@ -51,12 +52,12 @@ def test_every_recorded_run_of_the_original_is_met(name: str, dtype: str, engine
 
 
 def test_the_command_line_reports_and_exits_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(GOLDEN / "attn2l_t0.008"), "--engine", "reference", "--dtype", "float64"]) == 0
+    assert main(["verify", str(GOLDEN / "attn2l_t0.008"), "--engine", "reference", "--dtype", "float64"]) == 0
     output = capsys.readouterr()
     assert output.out.startswith("attn2l_t0.008: 99 of 99 tests equal, worst difference of effect ")
     assert output.out.endswith(": agrees\n")
     assert output.err == ""
-    assert main([str(GOLDEN / "tracr_proportion")]) == 0
+    assert main(["verify", str(GOLDEN / "tracr_proportion")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 
@@ -110,7 +111,7 @@ def test_a_tampered_copy_disagrees(
 ) -> None:
     folder = Path(shutil.copytree(GOLDEN / "attn2l_t0.008", tmp_path / "run"))
     tamper(folder)
-    assert main([str(folder)]) == 1
+    assert main(["verify", str(folder)]) == 1
     output = capsys.readouterr().out
     assert len(output.splitlines()) == 1
     assert "DISAGREES: " in output
@@ -122,7 +123,7 @@ def test_one_wrong_run_among_several_is_a_disagreement(tmp_path: Path, capsys: p
     values = json.loads((folder / "acdc_runs.json").read_text())
     values["runs"][5]["tests"][2]["new_metric"] += 0.5
     (folder / "acdc_runs.json").write_text(json.dumps(values))
-    assert main([str(folder)]) == 1
+    assert main(["verify", str(folder)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert ["DISAGREES" in line for line in lines] == [i == 5 for i in range(8)]
 
@@ -157,7 +158,7 @@ def test_what_cannot_be_replayed_is_one_sentence_and_exit_two(
 ) -> None:
     folder = Path(shutil.copytree(GOLDEN / "attn2l_t0.008", tmp_path / "run"))
     tamper(folder)
-    assert main([str(folder)]) == 2
+    assert main(["verify", str(folder)]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("pahq: error: ")
@@ -167,27 +168,27 @@ def test_what_cannot_be_replayed_is_one_sentence_and_exit_two(
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum", "", "meta"])
 def test_an_unknown_device_is_refused(capsys: pytest.CaptureFixture[str], device: str) -> None:
-    assert main([str(GOLDEN / "attn2l_t0.008"), "--device", device]) == 2
+    assert main(["verify", str(GOLDEN / "attn2l_t0.008"), "--device", device]) == 2
     assert f"device {device!r} is not available" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--engine", "magic"], "argument --engine: invalid choice: 'magic'"),
-        (["--dtype", "float16"], "argument --dtype: invalid choice: 'float16'"),
-        (["--colour"], "unrecognized arguments: --colour"),
-        (["--device"], "argument --device: expected one argument"),
+        (["--engine", "magic"], "unknown --engine 'magic'; known: reference, suffix"),
+        (["--dtype", "float16"], "unknown --dtype 'float16'; known: float32, float64"),
+        (["--colour"], "unknown option '--colour'; known: --device, --dtype, --engine, "),
+        (["--device"], "option '--device' requires an argument (--help lists what it takes)"),
     ],
 )
 def test_unknown_options_are_one_sentence_and_exit_two(
     capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
 ) -> None:
     for words in ([str(GOLDEN / "attn2l_t0.008"), *options], options):
-        assert main(words) == 2
+        assert main(["verify", *words]) == 2
         shown = capsys.readouterr()
         assert shown.err.startswith("pahq: error: pahq verify: ")
-        assert shown.err.endswith("(--help lists what it takes)\n")
+        assert "; known: " in shown.err or shown.err.endswith("(--help lists what it takes)\n")
         assert (shown.err.count("\n"), shown.out) == (1, "")
         if words is not options:
             assert sentence in shown.err
@@ -237,18 +238,18 @@ def test_tests_that_float64_settled_are_told(tmp_path: Path, capsys: pytest.Capt
     folder = finish(tmp_path, "task=nano-greaterthan", "method=acdc", "threshold=1e-6")
     settled = sum(line.rough is not None for line in read_journal(folder / "decisions.jsonl"))
     assert settled > 0
-    assert main([str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
     tests = read_result(folder).tests
     told = f"{tests} of {tests} tests equal, {settled} settled in float64, worst difference of effect "
     assert told in capsys.readouterr().out
-    assert main([str(folder), "--dtype", "float64"]) == 0  # float64 has nothing to settle
+    assert main(["verify", str(folder), "--dtype", "float64"]) == 0  # float64 has nothing to settle
     assert "settled" not in capsys.readouterr().out
 
 
 def test_an_unfinished_cell_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finish(tmp_path, "method=acdc", "task=tracr-reverse")
     (folder / "result.json").unlink()
-    assert main([str(folder)]) == 2
+    assert main(["verify", str(folder)]) == 2
     assert "result.json does not exist" in capsys.readouterr().err
 
 

@@ -16,13 +16,14 @@ from support import small_models
 from support.places import GOLDEN
 
 import pahq
+from pahq.__main__ import main
 from pahq.circuits.graph import ModelShape, build_graph
 from pahq.circuits.scores import Scores
 from pahq.config.method import GRADIENTS
 from pahq.engine.problem import build_problem
 from pahq.errors import PahqError
 from pahq.scores.gradients import gradient_scores
-from pahq.verify.command import main, verify
+from pahq.verify.command import verify
 from pahq.verify.recordedscores import (
     METHODS,
     TOLERANCE,
@@ -120,7 +121,7 @@ def test_a_tampered_copy_is_told(tmp_path: Path, capsys, tamper: Callable[[Path]
     folder = tmp_path / "copy"
     shutil.copytree(GOLDEN / "eapig_gpt2like", folder)
     tamper(folder)
-    assert main([str(folder)]) == 1
+    assert main(["verify", str(folder)]) == 1
     assert_matches(words, capsys.readouterr().out)
 
 
@@ -143,7 +144,7 @@ def test_a_broken_folder_is_told_in_one_sentence(tmp_path: Path, capsys, tamper,
     folder = tmp_path / "copy"
     shutil.copytree(GOLDEN / "eapig_gpt2like", folder)
     tamper(folder)
-    assert main([str(folder)]) == 2
+    assert main(["verify", str(folder)]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert_matches(words, output.err)

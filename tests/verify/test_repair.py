@@ -136,8 +136,8 @@ def test_damage_beside_a_whole_cell_is_moved_aside(root: Path, capsys: pytest.Ca
         (["smoke", "--device", "abacus"], "device 'abacus' is not available"),
         (["smoke"], "none of 4 cells is finished below "),
         (["./nowhere"], "./nowhere holds no finished cell (no result.json)"),
-        ([], "pahq repair: the following arguments are required: NAME (--help lists what it takes)"),
-        (["smoke", "--colour"], "unrecognized arguments: --colour"),
+        ([], "pahq repair: NAME is missing (--help lists what it takes)"),
+        (["smoke", "--colour"], "pahq repair: unknown option '--colour'; known: --device, "),
     ],
 )
 def test_bad_input_is_one_sentence(

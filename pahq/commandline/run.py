@@ -1,0 +1,192 @@
+"""``pahq run``, which need not be said: cells from Hydra's words, one or with ``-m`` a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pahq.commandline.completion import words_of_a_cell
+from pahq.commandline.options import Json
+from pahq.commandline.output import document, line
+from pahq.errors import PahqError, nearest
+
+if TYPE_CHECKING:
+    from pahq.cell.files import SearchResult
+    from pahq.config.cell import CellConfig, RunConfig
+    from pahq.experiments.progress import Progress
+
+_PLACES = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_LOOKS = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
+_FLAGS = (*_PLACES, *_LOOKS, "--run", "-r", "--shell-completion", "-sc")
+_OPTIONS = ("-m", "--multirun", "--json", "-h", "--help", "--version", *_FLAGS)
+Tell = Callable[["CellConfig", "SearchResult"], None]
+
+
+def run(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="What is searched, and how.", autocompletion=words_of_a_cell),
+    ] = None,
+    multirun: Annotated[
+        bool,
+        typer.Option(
+            "-m",
+            "--multirun",
+            help="A sweep: every combination of comma-separated values, all checked before one runs.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run one cell, or with -m a sweep over lists of values.
+
+    The word "run" may be left out: "pahq task=nano-ioi method=pahq" is the same.
+    """
+    typed = list(words or ())
+    assert ctx.parent is not None
+    commands = ctx.parent.command.list_commands(ctx.parent)  # type: ignore[attr-defined]
+    told: list[dict[str, Any]] = []
+    tell: Tell = (lambda cell, found: told.append(facts(found))) if json else in_words
+    if _for_hydra(typed):
+        if json:
+            _check_json(typed)
+        _checked_by_us(typed, sweep=multirun)
+        _run_in_hydra([*(["-m"] if multirun else []), *typed], tell, sweep=multirun)
+    else:
+        from pahq.experiments.compose import compose_runs
+
+        for word in typed:
+            if not _of_a_cell(word):
+                raise _unknown(word, commands)
+        run_all(compose_runs(typed, sweep=multirun), tell)
+    if json:
+        document(told)
+
+
+def _unknown(word: str, commands: Sequence[str]) -> PahqError:
+    if word.startswith("-"):
+        near = nearest(word.split("=")[0], _OPTIONS)
+        return PahqError(f"unknown option {word!r}; known: {', '.join(_OPTIONS)}{near}")
+    known = ", ".join(commands)
+    near = nearest(word, commands)
+    return PahqError(f"unknown command {word!r}; commands: {known}; cells are typed as KEY=VALUE{near}")
+
+
+def _checked_by_us(words: Sequence[str], *, sweep: bool) -> None:
+    """With other folders and sweepers only Hydra can tell the cells; all else is checked before it starts."""
+    from pahq.experiments.compose import compose_runs
+
+    if not any(word.split("=")[0] in (*_PLACES, "hydra/sweeper") for word in words):
+        compose_runs([word for word in words if _of_a_cell(word)], sweep=sweep)
+
+
+def _check_json(words: Sequence[str]) -> None:
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if key in _LOOKS:
+            raise PahqError(f"--json tells of cells that ran, and {key} has Hydra print something else; leave one out")
+        if key == "hydra/launcher" and value != "basic":
+            raise PahqError(
+                f"--json tells of cells that this process ran, and {word} runs them in others; leave one out"
+            )
+
+
+def run_all(runs: Iterable[tuple[CellConfig, RunConfig]], tell: Tell) -> None:
+    """Run cells one after the other and tell of each that is finished; of several, how many are left too."""
+    from pahq.api import run_cell
+
+    runs = list(runs)
+    progress = _progress(runs)
+    for cell, where in runs:
+        tell(cell, run_cell(cell, where))
+        if progress is not None:
+            sys.stderr.write(f"{progress.sentence()}\n")
+
+
+def in_words(cell: CellConfig, found: SearchResult) -> None:
+    """One line for a finished cell."""
+    result = found.result
+    what = "edges scored" if cell.method.scores else "tests"
+    doubts = ""
+    if result.certainty is not None:
+        counts = (result.certainty.settled, "decided in float64"), (result.certainty.at_risk, "at risk")
+        doubts = "".join(f", {count} {what}" for count, what in counts if count)
+    numbers = f"{result.tests} {what}, {result.kept} kept, {result.seconds:.1f} s{doubts}"
+    line(f"{result.id}: {numbers}, {found.folder}")
+
+
+def facts(found: SearchResult) -> dict[str, Any]:
+    """The same, and more, for JSON. ``loss``: what the last test left, None of scores; ``fresh``: on fresh prompts."""
+    result = found.result
+    return {
+        "id": result.id,
+        "folder": found.folder,
+        "kind": "scores" if result.config.method.scores else "search",
+        "tests": result.tests,
+        "edges": result.edges,
+        "kept": result.kept,
+        "kept_cleaned": result.kept_cleaned,
+        "seconds": result.seconds,
+        "loss": None if result.search is None else result.search.final,
+        "loss_of_all_edges": None if result.search is None else result.search.start,
+        "settled": None if result.certainty is None else result.certainty.settled,
+        "at_risk": None if result.certainty is None else result.certainty.at_risk,
+        "fresh": result.fresh.model_dump(mode="json"),
+    }
+
+
+def _progress(runs: Sequence[tuple[CellConfig, RunConfig]]) -> Progress | None:
+    """How far the run is that these cells are part of, or all of; None of a single cell."""
+    from pahq.experiments.progress import Progress
+
+    for _, where in runs:
+        if where.plan is not None:
+            return Progress.planned(where.plan, where.root)
+    return Progress.begun(runs) if len(runs) > 1 else None
+
+
+def _of_a_cell(word: str) -> bool:
+    """Whether a word is an override of a cell's configuration: no option, no setting of Hydra's own."""
+    if word.startswith("-") or not ("=" in word or word.startswith("~")):
+        return False
+    return not word.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def _for_hydra(words: Sequence[str]) -> bool:
+    """Whether the words ask for something of Hydra's own: a launcher, another folder, a look."""
+    return any(word.split("=")[0] in _FLAGS or word.lstrip("+~").startswith(("hydra.", "hydra/")) for word in words)
+
+
+def _run_in_hydra(words: Sequence[str], tell: Tell, *, sweep: bool) -> None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pahq.config.cell import parse_config
+    from pahq.experiments.compose import configuration_folder, hydra_sentence
+    from pahq.experiments.typed import as_typed
+
+    typed = {word.partition("=")[0].lstrip("+") for word in words}
+    faults: list[PahqError] = []
+
+    def run_one(config: DictConfig) -> None:
+        composed: Any = OmegaConf.to_container(config, resolve=True)
+        try:
+            run_all([parse_config(composed, typed)], tell)
+        except PahqError as error:  # kept from Hydra, which would add lines of its own
+            faults.append(error)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
+    sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in words)]
+    decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
+    try:
+        decorate(run_one)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PahqError(hydra_sentence(error)) from None
+    if faults:
+        raise faults[0]

@@ -1,0 +1,71 @@
+"""``pahq wandb``: an experiment's tables, or a dashboard of all runs, in Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pahq.commandline.options import Experiment, Json, Root
+from pahq.commandline.output import document, line
+from pahq.errors import PahqError
+
+
+def wandb(
+    what: Annotated[
+        Literal["tables", "dashboard"],
+        typer.Argument(metavar="tables|dashboard", help="An experiment's tables, or a view of all runs."),
+    ],
+    experiment: Experiment = "default",
+    root: Root = Path("results"),
+    mode: Annotated[
+        Literal["auto", "online", "offline"],
+        typer.Option("--mode", help="How tables are logged; auto is online where there is a key."),
+    ] = "auto",
+    entity: Annotated[
+        str | None, typer.Option("--entity", metavar="NAME", help="Whose project has the dashboard: your own.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Which project has the dashboard: pahq.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the dashboard's specification, and ask no server."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Log an experiment's tables to W&B, or put a dashboard there.
+
+    Tables are logged as a run that reads the circuits of the experiment's cells. The dashboard is put into a project.
+    """
+    told = _tables(root, experiment, mode) if what == "tables" else _dashboard(entity, project, out)
+    if json:
+        document({key: value for key, value in told.items() if key != "text"})
+    else:
+        line(told["text"])
+
+
+def _tables(root: Path, experiment: str, mode: str) -> dict[str, str]:
+    from pahq.report.dashboard import SYNC, log_tables
+
+    logged = log_tables(root, experiment, mode)
+    if logged == "disabled":
+        raise PahqError("W&B: nothing was logged, since it is disabled (WANDB_MODE, WANDB_DISABLED) or did not work")
+    later = f"; {SYNC.format(root=root)} sends it" if logged == "offline" else ""
+    return {"what": "tables", "where": logged, "text": f"{experiment}: tables logged {logged}{later}"}
+
+
+def _dashboard(entity: str | None, project: str | None, out: Path | None) -> dict[str, str]:
+    from pahq.cell.tracking import project as usual
+    from pahq.files.text import write_json
+    from pahq.report.dashboard import apply, specification
+
+    entity, into = entity or os.environ.get("WANDB_ENTITY"), project or usual()
+    if out is None:
+        where = apply(entity, into)
+    else:
+        write_json(out, specification(entity or "entity", into))
+        where = str(out)
+    return {"what": "dashboard", "where": where, "text": where}

@@ -1,0 +1,104 @@
+"""Words that a shell completes, asked for as bash and zsh ask."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from pahq.commandline.application import PANELS
+from pahq.commandline.completion import keys, values_of
+from pahq.config.presets import GROUPS, options
+
+PAHQ = (sys.executable, "-m", "pahq")
+
+
+def asked(variables: Mapping[str, str]) -> list[str]:
+    done = subprocess.run(PAHQ, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def completed(*words: str) -> list[str]:
+    """What bash is offered for the last word; it takes ``task=nan`` for three."""
+    return asked({"_PAHQ_COMPLETE": "complete_bash", "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)})
+
+
+NANO = ["nano-docstring", "nano-greaterthan", "nano-induction", "nano-ioi"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["ver"], ["verify"]),
+        (["--ver"], ["--version"]),
+        (["--mu"], ["--multirun"]),
+        (["task", "=", "nan"], NANO),
+        (["task", "="], list(options("task"))),
+        (["run", "task", "=", "nan"], NANO),
+        (["run", "task", "=", "nano-ioi", "precision", "=", "int4"], ["int4", "int4s"]),
+        (["-m", "task", "=", "nano-ioi", "method", "=", "eap-ig-"], ["eap-ig-activations"]),
+        (["task=nano-i"], ["task=nano-induction", "task=nano-ioi"]),  # as zsh and fish have it
+        (["thres"], ["threshold="]),
+        (["method.arith"], ["method.arithmetic=network", "method.arithmetic=changes"]),
+        (["wandb", "=", "off"], ["offline"]),
+        (["run.lock", "="], ["true", "false"]),
+        (["precision.format", "=", "au"], ["auto"]),
+        (["task.examples", "=", "4"], []),
+        (["evaluate", "sm"], ["smoke"]),
+        (["stability", "compare-"], ["compare-real"]),
+        (["faithfulness", "sm"], ["smoke"]),
+        (["models", "na"], ["nano"]),
+        (["models", "smo"], ["smollm2"]),
+        (["verify", "x", "--en"], ["--engine"]),
+        (["verify", "x", "--engine", ""], ["suffix", "reference"]),
+        (["export", "x", "--format", "n"], ["networkx"]),
+        (["report", "smoke", "--js"], ["--json"]),
+        (["verify", "--colour", "x", "--en"], ["--engine"]),  # what is wrong is told when the command runs
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_word_is_completed(words: Sequence[str], offered: list[str]) -> None:
+    assert completed("pahq", *words) == offered
+
+
+def test_the_first_word_is_a_command_or_a_key() -> None:
+    offered = completed("pahq", "")
+    assert offered[:16] == [name for names in PANELS.values() for name in names]
+    assert {"task=", "threshold=", "audit="} <= set(offered[16:])
+    assert not [word for word in offered if "." in word]  # settings with dots come once a dot is there
+    assert {"band.share=", "band.first="} <= set(completed("pahq", "band"))
+
+
+def test_zsh_is_answered_in_its_own_way() -> None:
+    words = asked({"_PAHQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "pahq task=nano-io"})
+    assert words == ["_arguments", "'*:", ':(("task=nano-ioi"))\'']
+
+
+def test_bash_itself_completes(tmp_path: Path) -> None:
+    """The lines that ``--show-completion`` prints, in a bash of their own."""
+    command = tmp_path / "pahq"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pahq "$@"\n')
+    command.chmod(0o755)
+    script = """
+    eval "$(pahq --show-completion bash)"
+    COMP_WORDS=(pahq task = nano-io) COMP_CWORD=3
+    _pahq_completion pahq
+    echo "${COMPREPLY[@]}"
+    complete -p pahq
+    """
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **variables})
+    assert done.stdout == "nano-ioi\ncomplete -o default -F _pahq_completion pahq\n", done.stderr
+
+
+def test_keys_and_their_values_are_the_configurations() -> None:
+    assert len(set(keys())) == len(keys())
+    assert {"task.examples", "method.training.steps", "band.share", "run.root", "seed"} <= set(keys())
+    assert all(values_of(group) == options(group) for group in GROUPS)
+    assert values_of("audit") == ("none", "float64", "band")
+    assert values_of("threshold") == values_of("task.bos") == values_of("colour") == ()
