@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _scored(cell: CellConfig, run: RunConfig, problem: Problem, model: str, memo
     One sealed file holds the scores, what they rest on and what they took, so that none is ever taken for another's.
     """
     rests_on = {"model": model, "versions": versions(), "device": device_name(run.device), "threads": run.threads}
-    name = f"{cell.method.label}-{cell.precision.name}-{_digest(cell, rests_on)}.json"
+    name = f"{cell.method.label}-{cell.precision.name}-{scores_digest(cell, rests_on)}.json"
     path = Path(run.root) / "scores" / cell.task.name / name
     if path.exists() and not run.repair:
         try:
@@ -178,7 +178,7 @@ def _computed(cell: CellConfig, run: RunConfig, problem: Problem, path: Path, me
     return Scored(scores, before + time.perf_counter() - clock, memory.bytes(), resume is not None)
 
 
-def _digest(cell: CellConfig, rests_on: dict[str, Any]) -> str:
+def scores_digest(cell: CellConfig, rests_on: Mapping[str, Any]) -> str:
     """Of what decides the scores and their costs: all of the cell but how its circuit is chosen, and the machine's."""
     values = cell.model_dump(mode="json", exclude={"size", "select", "threshold"})
     values["task"].pop("prompts", None)

@@ -31,7 +31,7 @@ from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, nearest, unknown
 from pahq.experiments.composer import Composer
 from pahq.experiments.grids import expand
-from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, joined
+from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, check_depends_on_prompts, joined
 from pahq.experiments.typed import as_typed, read_word
 from pahq.sentences import no_mapping
 
@@ -196,8 +196,8 @@ def _bundle(
         bundle: dict[str, Cell] = {}
         for at, asked in swept.items():
             cell, _ = parse_config(composer.composed((*base, *at)), typed)
-            if asked.resamples and cell.method.scores:
-                raise PahqError(f"stability searches again, and method {cell.method.name} is no search; leave it out")
+            if asked.resamples:
+                check_depends_on_prompts(cell)
             known = bundle.get(cell.id)  # the same threshold typed in another way
             bundle[cell.id] = Cell((*base, *at), cell, asked | (known.asked if known else Asked()))
         return bundle

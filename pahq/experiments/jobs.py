@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pahq.config.cell import CellConfig
-from pahq.errors import unknown
+from pahq.errors import PahqError, unknown
 
 RESAMPLES, PER_SEED = 20, 4  # of stability where a row does not say how many; one other seed to so many resamples
 ORDERS = 3  # other orders of a search, of stability
@@ -128,6 +128,14 @@ def done_marker(folder: Path, resamples: int, seeds: int) -> Path:
     return folder / "stability" / f"resamples{resamples}-seeds{seeds}.done"
 
 
+def check_depends_on_prompts(cell: CellConfig) -> None:
+    """Raise PahqError for a cell whose circuit would be the same on any prompts."""
+    if cell.method.name == "random":
+        raise PahqError(
+            "stability asks what other prompts would give, and method random draws scores from its seed; leave it out"
+        )
+
+
 def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[StabilityJob]:
     """Jobs of up to ``CELLS`` cells that share task, method, model, seed and how much is asked.
 
@@ -139,7 +147,7 @@ def stability_jobs(found: Iterable[Group], of: str = "marked") -> list[Stability
     alike: dict[tuple[str, str, str, int, int], list[str]] = {}
     for cell_id, cell in itertools.chain.from_iterable(group.cells.items() for group in found):
         config = cell.config
-        every = of == "all" and not config.method.scores  # which are no searches
+        every = of == "all" and config.method.name != "random"
         resamples = cell.asked.resamples or (RESAMPLES if every else 0)
         if resamples and of != "none":
             key = (config.task.name, config.method.label, config.model.name, config.seed, resamples)

@@ -7,8 +7,9 @@ searches, an empty ``resamples20-seeds5.done``: so much was asked and is there. 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from pahq.cell.files import cell_folder, read_cell, read_result, sole_writer
 from pahq.cell.journal import journalled
 from pahq.cell.provenance import versions
 from pahq.cell.run import load
+from pahq.cell.scored import scores_digest, scores_of
+from pahq.cell.scorefile import chosen
 from pahq.cell.story import check_cell, sound_lines
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
+from pahq.circuits.scores import Scores
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem, full_problem
 from pahq.errors import PahqError
-from pahq.experiments.jobs import done_marker
+from pahq.experiments.jobs import check_depends_on_prompts, done_marker
 from pahq.files.frames import write_parquet
 from pahq.files.sealed import check_digests, digests, read_sealed, write_sealed
 from pahq.model.sources.find import check_device
@@ -78,6 +82,9 @@ class _Ground:
     model: Model
     task: Task
     others: dict[int, Task]  # by distance from the cell's seed; without those whose prompts are the same
+    scores: dict[str, tuple[Scores, float]] = field(
+        default_factory=dict
+    )  # on other prompts, and seconds: for all sizes
 
 
 def measure_cells(
@@ -99,7 +106,7 @@ def measure_cells(
     torch.set_num_threads(run.threads)
     measured, shared, ground = [], None, None
     counts = {cell_id: _no_fewer(cell_folder(run.root, cell_id), resamples, seeds) for cell_id in cells}
-    searches = {cell_id: sum(count) + len(order_variants(Order())) for cell_id, count in counts.items()}
+    searches = {cell_id: sum(counts[cell_id]) + len(_orders(cell)) for cell_id, cell in cells.items()}
     with tqdm(total=sum(searches.values()), unit="search", disable=not run.progress or None, leave=False) as bar:
         for cell_id, cell in sorted(cells.items(), key=lambda item: _shared(item[1])):
             folder = cell_folder(run.root, cell_id)
@@ -146,10 +153,7 @@ def _finished(run: RunConfig, cell_id: str) -> CellConfig:
     cell = read_cell(folder / "config.json")
     if cell.id != cell_id:
         raise PahqError(f"{folder / 'config.json'} is of the cell {cell.id!r}, not of its folder's {cell_id!r}")
-    if cell.method.scores:
-        raise PahqError(
-            f"pahq stability searches again, and {cell.id} was no search: method {cell.method.name} scores edges"
-        )
+    check_depends_on_prompts(cell)
     return cell
 
 
@@ -162,23 +166,25 @@ def _load(cell: CellConfig, device: str, seeds: int) -> _Ground:
 def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, resamples: int, seeds: int, bar: tqdm[Any]) -> Measured:
     folder = cell_folder(run.root, cell.id)
     own = Order(cell.method.order, cell.method.senders)
-    variants = [*resample_variants(resamples, own), *order_variants(own)]
+    variants = [*resample_variants(resamples, own), *_orders(cell)]
     variants += [variant for variant in seed_variants(seeds, own) if variant.seed in ground.others]
     bar.update(seeds - len(ground.others))  # searches that there is nothing to do for
     with sole_writer(folder / "stability", lock=run.lock):
         _claim(folder, ground.model)
         kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
         seconds = 0.0
-        original = _problems(cell, ground.model, ground.task.search)
+        original: tuple[Problem, Problem | None] | None = None
         for variant in variants:
             finished = folder / "stability" / f"{variant.name}.json"
             if not finished.exists():
-                problems = (
-                    original
-                    if variant.kind == "orders"
-                    else _problems(cell, ground.model, _prompts(cell, ground, variant))
-                )
-                _search_again(_changed(cell, variant), problems, finished, run.memory_gb)
+                if cell.method.scores:
+                    _score_again(cell, ground, variant, finished)
+                elif variant.kind == "orders":
+                    original = original or _problems(cell, ground.model, ground.task.search)
+                    _search_again(_changed(cell, variant), original, finished, run.memory_gb)
+                else:
+                    problems = _problems(cell, ground.model, _prompts(cell, ground, variant))
+                    _search_again(cell, problems, finished, run.memory_gb)
             edges, spent = _read_search(finished, variant)
             kept[variant.kind][variant.name] = edges
             seconds += spent
@@ -188,6 +194,11 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, resamples: int, 
         write_parquet(folder / INCLUSION, inclusion_frame(stability))
         write_sealed(folder / "stability.json", values | {"files": digests(folder, [INCLUSION])})
     return Measured(folder / "stability.json", values, seconds)
+
+
+def _orders(cell: CellConfig) -> list[Variant]:
+    """Searches in other orders; scores have none."""
+    return [] if cell.method.scores else order_variants(Order(cell.method.order, cell.method.senders))
 
 
 def _prompts(cell: CellConfig, ground: _Ground, variant: Variant) -> Prompts:
@@ -221,6 +232,18 @@ def _search_again(
     seconds = round(sum(line.seconds for line in lines), 6)
     write_sealed(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})
     path.unlink()
+
+
+def _score_again(cell: CellConfig, ground: _Ground, variant: Variant, finished: Path) -> None:
+    """Score all edges on other prompts, unless a cell of another size has, and leave the circuit's in ``finished``."""
+    key = scores_digest(cell, {"prompts": variant.name})
+    if key not in ground.scores:
+        clock = time.perf_counter()
+        problem = cell_problem(cell, ground.model, _prompts(cell, ground, variant))
+        ground.scores[key] = scores_of(cell, problem), round(time.perf_counter() - clock, 6)
+    scores, seconds = ground.scores[key]
+    edges = list(chosen(cell, scores).edges)
+    write_sealed(finished, {"name": finished.stem, "tests": len(scores), "seconds": seconds, "edges": edges})
 
 
 def _read_search(path: Path, variant: Variant) -> tuple[list[str], float]:

@@ -18,10 +18,13 @@ from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig, RunConfig
+from pahq.engine.problem import cell_problem
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
 from pahq.files.sealed import read_sealed, write_sealed
-from pahq.resamples.cells import check_finished
+from pahq.resamples import cells as resampled
+from pahq.resamples.cells import check_finished, measure_cells
+from pahq.resamples.resample import draw, resample
 
 BASE = ("task=nano-ioi", "task.examples=4", "method=eap-ig", "method.steps=2")
 
@@ -68,7 +71,7 @@ def test_an_audited_cell_has_the_top_that_python_gives_and_says_what_it_took(tmp
     assert result.rescored is not None
     assert found.audit is not None
     assert result.rescored.model_dump() == asdict(found.audit)
-    assert verify([str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
     assert run_cell(other, run_in(tmp_path)).result.rescored != result.rescored
     assert len(list((tmp_path / "scores").rglob("*.json"))) == 2
 
@@ -188,10 +191,36 @@ def test_faithfulness_ranks_edges_by_their_scores(tmp_path: Path) -> None:
     assert curve["faithfulness"][-1] == pytest.approx(1, abs=1e-4)
 
 
-def test_its_stability_is_refused(finished: tuple[Path, CellConfig]) -> None:
-    root, cell = finished
-    with pytest.raises(PahqError, match=r"was no search: method eap-ig scores edges"):
-        check_finished([cell.id], run_in(root))
+def test_its_stability_scores_resampled_prompts_once_for_all_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each circuit is the one that Python gives on those prompts; scores have no order that could be another."""
+    cells = [composed(f"size={size}") for size in (60, 90)]
+    for cell in cells:
+        run_cell(cell, run_in(tmp_path))
+    asked: list[object] = []
+    monkeypatch.setattr(resampled, "scores_of", lambda *given: asked.append(given) or scored.scores_of(*given))
+    found = measure_cells([cell.id for cell in cells], run_in(tmp_path), resamples=2, seeds=1)
+    assert len(asked) == 3
+    model, task = load(cells[0], "cpu")
+    for cell, measured in zip(cells, found, strict=True):
+        assert measured.values["orders"]["circuits"] == 0
+        for number in range(2):
+            prompts = resample(task.search, draw(4, cell.seed, number), copies=False)
+            expected = scored.scores_of(cell, cell_problem(cell, model, prompts)).top(cell.size)
+            kept = read_sealed(tmp_path / "cells" / cell.id / "stability" / f"resample-{number:03}.json")["edges"]
+            assert tuple(kept) == expected.edges
+    asked.clear()
+    again = measure_cells([cell.id for cell in cells], run_in(tmp_path), resamples=2, seeds=1)
+    assert [one.to_json() for one in again] == [one.to_json() for one in found]
+    assert not asked
+
+
+def test_the_stability_of_random_scores_is_refused(tmp_path: Path) -> None:
+    cell = composed("method=random", "method.steps=5", "size=60")
+    run_cell(cell, run_in(tmp_path))
+    with pytest.raises(PahqError, match="method random draws scores from its seed"):
+        check_finished([cell.id], run_in(tmp_path))
 
 
 def test_scores_of_a_rounded_network_differ(tmp_path: Path, finished: tuple[Path, CellConfig]) -> None:
