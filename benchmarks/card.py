@@ -2,12 +2,14 @@
 
     python benchmarks/card.py --shape gpt2 --json FILE
     python benchmarks/card.py --shape llama-3-8b --tests 2500 --whole --ways "int8;int8, tf32" --json FILE
+    python benchmarks/card.py --shape tiny --device cpu            tries the program where there is no GPU
 
 Random weights. Every way runs the same search (to its end, or for so many tests; ``--whole``: float32's once to its end
 as well) a few times over, float32 before and after all others; reported are medians of the seconds a test, over
 float32's, and the smallest and largest such ratio. Circuits differ where precision does, and with them the tests:
 ``tests`` and ``kept`` say how much. Memory is the allocator's peak while a problem is set up and searched, plus the
-model's own tensors where the search uses them.
+model's own tensors where the search uses them. ``floor_seconds``: below which the tests of a row cannot be done
+(``benchmarks/floor.py``), from a search of the first 200 whose operations and bytes are counted.
 
 The reference engine's row is a sample of whole patched forwards, first as they are, then recorded as one CUDA graph and
 replayed, which leaves their sums alone. ``worst_loss_difference`` compares the losses of all three on the sample.
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from floor import Device, Work, wait
 from output import publish
 from synthetic import GPT2_XL, LLAMA_3_8B, Shape, make_model, make_prompts
 from torch import Tensor
@@ -37,17 +40,17 @@ from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
-from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix import ChangeEngine, SuffixEngine
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
-from pahq.precision.store import focus_of
 from pahq.search.acdc import Decision
-from pahq.search.speculate import speculate
+from pahq.search.start import search_by
 from pahq.tasks.metrics import gather_items
 from pahq.tasks.task import Prompts
 
-SHAPES = {"gpt2": Shape(vocabulary=50257), "gpt2-xl": GPT2_XL, "llama-3-8b": LLAMA_3_8B}
-THRESHOLDS = {"gpt2": 0.004, "gpt2-xl": 0.001, "llama-3-8b": 0.004}
+TINY = Shape(layers=2, heads=4, d_model=32, d_head=8, vocabulary=211, positions=8)
+SHAPES = {"gpt2": Shape(vocabulary=50257), "gpt2-xl": GPT2_XL, "llama-3-8b": LLAMA_3_8B, "tiny": TINY}
+THRESHOLDS = {"gpt2": 0.004, "gpt2-xl": 0.001, "llama-3-8b": 0.004, "tiny": 0.004}
 WARM = 300  # tests
 
 
@@ -60,14 +63,16 @@ class Way:
     kernel: str = "unpack"
     schedule: str = "overlapped"
     focus: str = "receiver"
+    arithmetic: str = "network"
     engine: dict[str, Any] = field(default_factory=dict)
 
     def problem(self, model: Model, prompts: Prompts) -> Problem:
-        if self.format == "float32":
+        if self.format == "float32" and self.arithmetic == "network":
             policy = PrecisionConfig(name="float32", format="float32", compute=self.compute)
             return build_problem(model, prompts, metric="kl", precision=policy)
         scales = "group32" if self.format.startswith("int4") else "row"
-        settings: dict[str, Any] = {"compute": self.compute, "kernel": self.kernel, "mlp": "bf16", "scales": scales}
+        mlp = "float32" if self.format == "float32" else "bf16"
+        settings: dict[str, Any] = {"compute": self.compute, "kernel": self.kernel, "mlp": mlp, "scales": scales}
         policy = PrecisionConfig(name=self.format, format=self.format, **settings)
         return build_problem(
             model,
@@ -77,6 +82,7 @@ class Way:
             focus=self.focus,
             store="packed",
             schedule=self.schedule,
+            arithmetic=self.arithmetic,
         )
 
 
@@ -96,7 +102,12 @@ WAYS = {
     "int4": Way("int4"),
     "int4, tf32, fused": Way("int4", "tf32", "fused"),
     "fp8, codes": Way("fp8", "fp8", "codes"),
+    "tf32, changes": Way(compute="tf32", arithmetic="changes"),
+    "bf16, changes": Way(compute="bf16", arithmetic="changes"),
+    "int8, changes": Way("int8", arithmetic="changes"),
+    "fp8, changes": Way("fp8", arithmetic="changes"),
 }
+COUNTED = 200  # tests whose operations and bytes are counted
 
 
 @dataclass(frozen=True)
@@ -109,35 +120,42 @@ class Run:
     measured: int
     peak_bytes: int
     whole: bool
+    floor: float
 
 
 def searches(
-    way: Way, model: Model, prompts: Prompts, threshold: float, tests: int | None, rounds: int
+    way: Way, model: Model, prompts: Prompts, threshold: float, tests: int | None, rounds: int, device: Device
 ) -> Iterator[Run]:
     """Set a problem up (not timed), warm up, and search it, the engine's own set-up included."""
     gc.collect()  # the last problem's tensors
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    card = prompts.clean.is_cuda or next(iter(model.tensors().values())).is_cuda
+    if card:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if card else 0
     problem = way.problem(model, prompts)
     decide(way, problem, threshold, WARM)  # libraries are loaded and kernels are compiled on first use
+    with Work() as work:
+        counted = len(decide(way, problem, threshold, COUNTED)[0])
+    on = "cuda" if card else "cpu"
     for _ in range(rounds):
-        torch.cuda.synchronize()
+        wait(on)
         clock = time.perf_counter()
         decisions, measured = decide(way, problem, threshold, tests)
-        torch.cuda.synchronize()
+        wait(on)
         seconds = time.perf_counter() - clock
-        peak = torch.cuda.max_memory_allocated() - before + shared_bytes(problem, model)
+        peak = torch.cuda.max_memory_allocated() - before + shared_bytes(problem, model) if card else 0
         kept = sum(not decision.removed for decision in decisions)
-        yield Run(seconds, len(decisions), kept, measured, peak, tests is None or len(decisions) < tests)
+        floor = device.floor(work) / counted * len(decisions)
+        whole = tests is None or len(decisions) < tests
+        yield Run(seconds, len(decisions), kept, measured, peak, whole, floor)
 
 
 def decide(way: Way, problem: Problem, threshold: float, tests: int | None) -> tuple[list[Decision], int]:
     """The search's first decisions, or all; and how many trials were measured for them."""
-    engine, edges = SuffixEngine(problem, **way.engine), problem.graph.edges
-    decisions = speculate(
-        engine, Order(), threshold, focus=lambda edge: focus_of(problem.graph, edges[edge], problem.focus)
-    )
+    kind = SuffixEngine if problem.changes is None else ChangeEngine
+    engine = kind(problem, **way.engine)
+    decisions = search_by(engine, problem, Order(), threshold)
     return list(islice(decisions, tests)), engine.measured
 
 
@@ -243,12 +261,15 @@ def summary(name: str, runs: Sequence[Run], base: Sequence[Run]) -> dict[str, An
         "over_float32_range": [min(per_test) / max(of_base), max(per_test) / min(of_base)],
         **{"tests": last.tests, "kept": last.kept, "measured": last.measured, "whole": last.whole},
         "peak_bytes": max(run.peak_bytes for run in runs),
+        "floor_seconds": last.floor,
+        "over_floor": statistics.median(run.seconds for run in runs) / last.floor,
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="gpt2")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--ways", help="their names, separated by semicolons (default: all)")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--threshold", type=float)
@@ -259,8 +280,8 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help="with --tests: one search in float32 to its end as well")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("this benchmark needs a CUDA GPU")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("this benchmark needs a CUDA GPU; --device cpu --shape tiny tries it without one")
     wanted = list(WAYS) if options.ways is None else [name.strip() for name in options.ways.split(";")]
     if unknown := [name for name in wanted if name not in WAYS]:
         parser.error(f"unknown way {unknown[0]!r}; known: {'; '.join(WAYS)}")
@@ -268,28 +289,32 @@ def main() -> int:
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     shape, start = SHAPES[options.shape], time.perf_counter()
     threshold = THRESHOLDS[options.shape] if options.threshold is None else options.threshold
-    model = make_model(shape, device="cpu" if options.shape == "gpt2" else "cuda").to(device="cuda")
+    small = options.shape in ("gpt2", "tiny")
+    model = make_model(shape, device="cpu" if small else options.device).to(device=options.device)
     prompts = make_prompts(shape, options.prompts)
+    device = Device.measured(options.device, 8192 if options.device == "cuda" else 1024)
     problem = WAYS["float32"].problem(model, prompts)
     decisions = decide(WAYS["float32"], problem, threshold, options.tests)[0]
-    sampled = reference(problem, decisions, options.sample) if options.sample else None
+    sampled = reference(problem, decisions, options.sample) if options.sample and options.device == "cuda" else None
     edges = len(problem.graph.edges)
     del problem
     runs: dict[str, list[Run]] = {}
     for name in ["float32", *(name for name in ways if name != "float32"), "float32"]:
         if name == "float32" or time.perf_counter() - start < options.seconds:
-            found = list(searches(WAYS[name], model, prompts, threshold, options.tests, options.rounds))
+            found = list(searches(WAYS[name], model, prompts, threshold, options.tests, options.rounds, device))
             runs.setdefault(name, []).extend(found)
             print(f"{time.perf_counter() - start:7.1f} s  {name}: {found[-1]}", file=sys.stderr, flush=True)
     rows = [summary(name, found, runs["float32"]) for name, found in runs.items()]
     if options.whole and options.tests:
-        whole = list(searches(WAYS["float32"], model, prompts, threshold, None, 1))
+        whole = list(searches(WAYS["float32"], model, prompts, threshold, None, 1, device))
         rows.append(summary("float32, whole search", whole, runs["float32"]))
     publish(
         {
             "settings": {k: v for k, v in vars(options).items() if k != "json"},
             "threshold": threshold,
-            "device": torch.cuda.get_device_name(),
+            "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+            "operations_a_second": device.operations,
+            "bytes_a_second": device.bytes,
             "torch": torch.__version__,
             "edges": edges,
             "reference": sampled,

@@ -2,6 +2,7 @@
 
     python benchmarks/scores.py --json FILE
     python benchmarks/scores.py --nano --json FILE
+    python benchmarks/scores.py --card llama-3-8b --json FILE       EAP-IG on a GPU, seconds by the clock
 
 A seeded model of 6 layers, 8 heads, d_model 512 and a vocabulary of 5,003, 16 prompts of 15 tokens. Each method is
 timed whole: the ablated run, the clean run and the scores. A full forward an edge is the reference engine's, of a
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from floor import wait
 from output import publish
 from scipy.stats import spearmanr
-from synthetic import Shape, make_model, make_prompts
+from synthetic import LLAMA_3_8B, Shape, make_model, make_prompts
 
 import pahq
 from pahq.circuits.scores import Scores
@@ -43,6 +45,7 @@ SHAPE = Shape(layers=6, heads=8, d_model=512, d_head=64, vocabulary=5003, positi
 PROMPTS = 16
 STEPS = 5
 METHODS = (*GRADIENTS, "exact")
+CARDS = {"llama-3-8b": LLAMA_3_8B, "small": SHAPE}
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -129,13 +132,40 @@ def nano(task_name: str) -> dict[str, Any]:
     return rows
 
 
+def on_card(name: str, device: str) -> dict[str, Any]:
+    """EAP-IG's seconds by the clock on a whole model of a shape, and the allocator's peak beside the model."""
+    shape = CARDS[name]
+    model, prompts = make_model(shape, device=device), make_prompts(shape, PROMPTS)
+    problem = problem_for(model, prompts, "logit_diff")
+    score(problem, "eap-ig", steps=1)  # what the libraries do on first use
+    card = device == "cuda"
+    before = torch.cuda.memory_allocated() if card else 0
+    taken = []
+    for _ in range(2):
+        wait(device)
+        clock = time.perf_counter()
+        score(problem, "eap-ig", steps=STEPS)
+        wait(device)
+        taken.append(time.perf_counter() - clock)
+    peak = torch.cuda.max_memory_allocated() - before if card else 0
+    where = torch.cuda.get_device_name() if card else device
+    return {"device": where, "edges": len(problem.graph.edges), "seconds": taken, "peak_bytes": peak}
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the report goes, beside the screen")
     parser.add_argument("--repeats", type=int, default=3, help="of each method from gradients (default 3)")
     parser.add_argument("--sample", type=int, default=20, help="edges that a full forward is timed on (default 20)")
     parser.add_argument("--nano", action="store_true", help="what the scores are worth on nano's tasks")
+    parser.add_argument("--card", choices=tuple(CARDS), help="EAP-IG on a GPU, of a model of this shape")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="with --card (default cuda)")
     options = parser.parse_args(argv)
+    if options.card:
+        if options.device == "cuda" and not torch.cuda.is_available():
+            parser.error("--card needs a CUDA GPU; --device cpu --card small tries it without one")
+        publish({"version": pahq.__version__, "steps": STEPS} | on_card(options.card, options.device), options.json)
+        return 0
     torch.set_num_threads(1)
     if options.nano:
         tasks = ("nano-ioi", "nano-greaterthan", "nano-docstring")
