@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 
 import pytest
+from support.forks import Forks
 
 # Before torch is imported anywhere: two spinning threads beside another worker are many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,6 +48,13 @@ SLOW = (  # beginnings of test ids, the longest first; ``pytest --durations=60``
     "tests/search/test_audited.py::test_a_cut_journal",
     "tests/search/test_band.py::test_what_the_band_missed",
 )
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Commands in processes of their own that need not wait for torch's import."""
+    with Forks(tmp_path_factory.mktemp("forks")) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -55,13 +54,6 @@ def clone(tmp_path: Path) -> Path:
             shutil.copy2(ROOT / name, copy / name)
     (copy / ".venv").symlink_to(sys.prefix)
     return copy
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Commands that need not wait for torch's import."""
-    with Forks(tmp_path_factory.mktemp("forks")) as running:
-        yield running
 
 
 def run(block: Block, clone: Path, forks: Forks) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 import yaml
+from support.forks import Forks
 from support.places import ROOT
 
 from pahq.cell.journal import read_journal
@@ -26,6 +27,7 @@ FIGURES = (
     "roc",
     "edges_kl",
     "methods",
+    "cost",
     "pairs",
     "bits",
     "agreement",
@@ -37,16 +39,24 @@ FIGURES = (
 )
 
 
-def command(folder: Path, *more: str) -> list[str]:
+def command(folder: Path, *more: str, python: Path = Path(sys.executable)) -> list[str]:
     """Snakemake on a working folder of its own, where its locks and records lie too."""
     files = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    return [sys.executable, "-m", "snakemake", *files, "--cores", "2", *more]
+    return [str(python), "-m", "snakemake", *files, "--cores", "2", *more]
 
 
-def snakemake(folder: Path, *more: str, experiment: str = "smoke") -> str:
-    """Run to the end; return all output."""
+def snakemake(forks: Forks, folder: Path, *more: str, experiment: str = "smoke") -> str:
+    """Run to the end, jobs in forks; return all output."""
     config, more = (more[1:], ()) if more[:1] == ("--config",) else ((), more)
-    full = command(folder, *more, "--config", f"experiment={experiment}", "wandb=disabled", *config)
+    full = command(
+        folder,
+        *more,
+        "--config",
+        f"experiment={experiment}",
+        "wandb=disabled",
+        *config,
+        python=forks.bin / "python",
+    )
     done = subprocess.run(full, capture_output=True, text=True, timeout=300)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
@@ -128,9 +138,9 @@ def test_the_smoke_experiment_runs_to_tables_and_figures(finished: Path) -> None
     assert "\n4 of 4 cells done\n" in logs  # of all groups together
 
 
-def test_a_second_time_there_is_nothing_to_do(finished: Path) -> None:
+def test_a_second_time_there_is_nothing_to_do(forks: Forks, finished: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in results(finished).values()}
-    assert "Nothing to be done" in snakemake(finished)
+    assert "Nothing to be done" in snakemake(forks, finished)
     assert stamps == {path: path.stat().st_mtime_ns for path in results(finished).values()}
 
 
@@ -171,26 +181,26 @@ def test_more_resamples_than_are_there_are_measured_and_fewer_are_not(finished: 
     assert jobs("resamples=21") == 2
 
 
-def test_a_newer_model_file_leaves_the_cells_as_they_are(finished: Path) -> None:
+def test_a_newer_model_file_leaves_the_cells_as_they_are(forks: Forks, finished: Path) -> None:
     with (finished / "results" / "models" / "tracr-proportion.json").open("a") as file:
         file.write("\n")  # the content too: a newer time alone does not deceive Snakemake
-    assert "Nothing to be done" in snakemake(finished)
+    assert "Nothing to be done" in snakemake(forks, finished)
 
 
-def test_cells_of_a_sweep_are_up_to_date(tmp_path: Path) -> None:
+def test_cells_of_a_sweep_are_up_to_date(forks: Forks, tmp_path: Path) -> None:
     """They are Snakemake's cells, typed in another way; only the analysis is left to do."""
     for group in groups("smoke"):
         typed = [sys.executable, "-m", "pahq", "-m", *reversed(group.overrides), "wandb=disabled"]
         subprocess.run(typed, cwd=tmp_path, check=True, capture_output=True)
     stamps = {path: path.stat().st_mtime_ns for path in results(tmp_path).values()}
-    output = snakemake(tmp_path, "--config", "resamples=2", "seeds=0")
+    output = snakemake(forks, tmp_path, "--config", "resamples=2", "seeds=0")
     assert "Finished jobid" in output
     assert not [group.name for group in groups("smoke") if group.name in output]
     assert_complete(tmp_path, resamples=2)
     assert stamps == {path: path.stat().st_mtime_ns for path in results(tmp_path).values()}
 
 
-def test_killed_in_mid_run_it_goes_on_where_it_stopped_under_an_odd_root_too(tmp_path: Path) -> None:
+def test_killed_in_mid_run_it_goes_on_where_it_stopped_under_an_odd_root_too(forks: Forks, tmp_path: Path) -> None:
     root, folder = "Ergebnisse (ü), it's a=b [1]", tmp_path / "place"
     said = ("--config", f"root={root}", "resamples=2", "seeds=0")
     full = command(folder, *said, "experiment=smoke", "wandb=disabled")
@@ -202,7 +212,7 @@ def test_killed_in_mid_run_it_goes_on_where_it_stopped_under_an_odd_root_too(tmp
     assert not all(path.exists() for path in results(folder, root).values())  # it was in mid-run
 
     assert list(folder.glob(".snakemake/locks/*.lock"))  # what Snakemake itself would not go on from
-    snakemake(folder, *said)
+    snakemake(forks, folder, *said)
     assert_complete(folder, root, resamples=2)
     for path, lines in before.items():
         assert read_journal(path)[: len(lines)] == lines  # seconds included: these tests were not run again
@@ -234,7 +244,7 @@ def test_what_config_says_wrongly_is_told_before_anything_runs(tmp_path: Path, s
     assert not (tmp_path / "results").exists()
 
 
-def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) -> None:
+def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(forks: Forks, finished: Path) -> None:
     """A job that fails loses its declared outputs; the journal makes the cell anew without a single test."""
     [cell, beside, *_] = cells("smoke")
     folder = finished / "results" / "cells" / cell
@@ -242,7 +252,7 @@ def test_an_unfinished_cell_of_a_failed_job_keeps_its_journal(finished: Path) ->
     left = other.read_bytes()
     journal, result = (folder / "decisions.jsonl").read_bytes(), json.loads((folder / "result.json").read_text())
     (folder / "result.json").unlink()
-    snakemake(finished, f"results/cells/{cell}/result.json")
+    snakemake(forks, finished, f"results/cells/{cell}/result.json")
     again = json.loads((folder / "result.json").read_text())
     assert (folder / "decisions.jsonl").read_bytes() == journal
     assert again["resumed"] is True
@@ -270,7 +280,7 @@ def test_a_job_that_fails_says_why_on_the_terminal(tmp_path: Path) -> None:
     assert log.read_text().startswith("pahq: error: ")
 
 
-def test_a_model_that_cannot_be_had_fails_its_own_cells_alone(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_had_fails_its_own_cells_alone(forks: Forks, tmp_path: Path) -> None:
     """One sentence for it, all other cells done; then the analysis takes what is there and lists the rest."""
     for name in ("pahq", "conf", "workflow", "profiles"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -284,7 +294,7 @@ def test_a_model_that_cannot_be_had_fails_its_own_cells_alone(tmp_path: Path) ->
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(tmp_path)}
 
     def run(*words: str) -> tuple[int, str]:
-        full = [sys.executable, "-m", *words]
+        full = [str(forks.bin / "python"), "-m", *words]
         done = subprocess.run(full, cwd=tmp_path, env=offline, capture_output=True, text=True, timeout=300)
         return done.returncode, done.stdout + done.stderr
 

@@ -16,7 +16,7 @@ from pahq.analysis.table import Table, without_blank
 from pahq.analysis.tables import tables
 from pahq.cell.files import cell_folder
 from pahq.errors import PahqError
-from pahq.files.text import write_atomic
+from pahq.files.text import write_atomic, write_json
 from pahq.report.cellpage import cell_page
 from pahq.report.html import Rows, drawing, inline, markdown, render, table
 
@@ -34,13 +34,17 @@ def write_report(root: Path, experiment: str) -> Path:
 
 
 def write_circuits(root: Path, experiment: str) -> Path:
-    """Write a page for every circuit into ``<root>/report/<experiment>``; that folder."""
+    """Write a page for every circuit into ``<root>/report/<experiment>``, and last ``pages.json``, which lists them.
+
+    The path of that list.
+    """
     found, folder = Evaluation.read(root, experiment), root / "report" / experiment
     done = pd.concat([found.cells, found.serial]) if len(found.serial) else found.cells
     for cell_id in done["id"]:
         back = "../" * (cell_id.count("/") + 1) + f"{experiment}.html"
         write_atomic(folder / f"{cell_id}.html", cell_page(cell_folder(root, cell_id), experiment, back))
-    return folder
+    write_json(folder / "pages.json", {"pages": [f"{cell_id}.html" for cell_id in done["id"]]})
+    return folder / "pages.json"
 
 
 def write_summary(root: Path, experiment: str) -> Path:

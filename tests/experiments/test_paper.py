@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from support import stand_ins
+from support.forks import Forks
 from support.places import ROOT
 
 from pahq.analysis.paper import NOT_PUBLISHED
@@ -83,19 +83,19 @@ def workplace(folder: Path) -> None:
     (folder / "offline" / "sitecustomize.py").write_text(OFFLINE)
 
 
-def snakemake(folder: Path, *words: str) -> tuple[int, str]:
+def snakemake(forks: Forks, folder: Path, *words: str) -> tuple[int, str]:
     """Snakemake, with sockets that refuse to connect."""
     places = os.pathsep.join([str(folder / "offline"), str(folder)])
     environment = os.environ | {"PYTHONPATH": places, "HF_HUB_CACHE": str(folder / "hub"), "OMP_NUM_THREADS": "1"}
-    full = [sys.executable, "-m", "snakemake", "--cores", "1", *words]
+    full = [str(forks.bin / "python"), "-m", "snakemake", "--cores", "1", *words]
     done = subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True, timeout=3000)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_every_cell_is_listed_without_a_network(tmp_path: Path, paper: list[CellConfig]) -> None:
+def test_every_cell_is_listed_without_a_network(forks: Forks, tmp_path: Path, paper: list[CellConfig]) -> None:
     workplace(tmp_path)
     # The profile's quiet listing names the jobs, one for all thresholds of a search; this one their cells too.
-    code, output = snakemake(tmp_path, "-n", "--quiet", "host", "--config", "experiment=paper")
+    code, output = snakemake(forks, tmp_path, "-n", "--quiet", "host", "--config", "experiment=paper")
     assert code == 0, output
     missing = [config.id for config in paper if f"cells/{config.id}/result.json" not in output]
     assert missing == []
@@ -103,11 +103,11 @@ def test_every_cell_is_listed_without_a_network(tmp_path: Path, paper: list[Cell
     assert not (tmp_path / "results").exists()
 
 
-def test_models_that_cannot_be_had_fail_alone_in_one_sentence_each(tmp_path: Path) -> None:
+def test_models_that_cannot_be_had_fail_alone_in_one_sentence_each(forks: Forks, tmp_path: Path) -> None:
     """Before any search: each model is a job of its own, on which its cells alone wait."""
     workplace(tmp_path)
     wanted = [f"results/models/{name}.json" for name in ("gpt2", "attn-only-4l", "redwood", "tracr-proportion")]
-    code, output = snakemake(tmp_path, *wanted, "--config", "experiment=paper")
+    code, output = snakemake(forks, tmp_path, *wanted, "--config", "experiment=paper")
     assert code != 0
     assert "Traceback" not in output
     sentences = [line for line in output.splitlines() if line.startswith("pahq: error: ")]
@@ -154,10 +154,10 @@ def a_few(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 FASTER = ("random_circuits=4", "inflated=4")
 
 
-def run(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def run(forks: Forks, folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Run the rows as an experiment; the folder of its analysis."""
     (folder / "conf" / "experiment" / "standins.yaml").write_text(json.dumps(rows))
-    code, output = snakemake(folder, "--config", "experiment=standins", "wandb=disabled", *FASTER)
+    code, output = snakemake(forks, folder, "--config", "experiment=standins", "wandb=disabled", *FASTER)
     assert code == 0, output
     return folder / "results" / "analysis" / "standins"
 
@@ -170,9 +170,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-def test_the_rules_run_on_stand_ins_for_the_three_models(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_the_rules_run_on_stand_ins_for_the_three_models(forks: Forks, tmp_path: Path, models: dict[str, Path]) -> None:
     workplace(tmp_path)
-    analysis = run(tmp_path, a_few(rows_on_stand_ins(models, [0.005, 0.01])))
+    analysis = run(forks, tmp_path, a_few(rows_on_stand_ins(models, [0.005, 0.01])))
     done = pd.read_parquet(analysis / "cells.parquet")
     assert dict(done.groupby("task")["edges"].first()) == {
         "gpt2-ioi": 32_923,
@@ -189,10 +189,10 @@ def test_the_rules_run_on_stand_ins_for_the_three_models(tmp_path: Path, models:
 
 
 @pytest.mark.skipif("PAHQ_SLOW" not in os.environ, reason="minutes; set PAHQ_SLOW=1")
-def test_every_row_of_the_paper_runs_on_stand_ins(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_every_row_of_the_paper_runs_on_stand_ins(forks: Forks, tmp_path: Path, models: dict[str, Path]) -> None:
     workplace(tmp_path)
     rows = list(rows_on_stand_ins(models, [0.005, 0.01]))
-    analysis = run(tmp_path, rows)
+    analysis = run(forks, tmp_path, rows)
     assert pd.read_parquet(analysis / "missing.parquet").empty
     done = pd.read_parquet(analysis / "cells.parquet")
     whole = {

@@ -9,19 +9,22 @@ fork is what would have run: the same module, found the same way.
 from __future__ import annotations
 
 import array
+import importlib
 import json
 import os
 import runpy
+import select
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "numpy", "pandas", "scipy.stats", "pydantic", "hydra", "matplotlib.figure", "safetensors.torch")
 CLIENT = """#!{python} -SE
 import array, json, os, socket, sys
-asked = {{"name": os.path.basename(sys.argv[0]), "arguments": sys.argv[1:]}}
+asked = {{"program": os.path.abspath(sys.argv[0]), "arguments": sys.argv[1:]}}
 asked |= {{"folder": os.getcwd(), "variables": dict(os.environ)}}
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
@@ -64,22 +67,35 @@ def serve() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] in ("support", "pahq")]:
         del sys.modules[name]
     listening = socket.socket(fileno=0)
+    running: dict[int, socket.socket] = {}
     while True:
+        ready, _, _ = select.select([listening], [], [], 0.02 if running else None)
+        for child in list(running):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                _answer(running.pop(child), os.waitstatus_to_exitcode(status))
+        if not ready:
+            continue
         client, _ = listening.accept()
         size, (rights, *_), *_ = client.recvmsg(8, socket.CMSG_SPACE(12))
         asked, files = json.loads(_exactly(client, int.from_bytes(size, "big"))), array.array("i", rights[2])
         child = os.fork()
         if child == 0:
-            listening.detach()
             for number, file in enumerate(files):
                 os.dup2(file, number)
-            client.close()
+            for held in (listening, client, *running.values()):
+                held.detach() if held is listening else held.close()
+            for file in files:
+                os.close(file)
             _run(**asked)
         for file in files:
             os.close(file)
-        _, status = os.waitpid(child, 0)
-        client.sendall(str(os.waitstatus_to_exitcode(status) % 256).encode())
-        client.close()
+        running[child] = client
+
+
+def _answer(client: socket.socket, status: int) -> None:
+    with client, suppress(OSError):  # whoever asked may be gone
+        client.sendall(str(status % 256).encode())
 
 
 def _exactly(client: socket.socket, size: int) -> bytes:
@@ -89,12 +105,17 @@ def _exactly(client: socket.socket, size: int) -> bytes:
     return text
 
 
-def _run(name: str, arguments: list[str], folder: str, variables: dict[str, str]) -> None:
-    """What ``name`` would do; never returns."""
+def _run(program: str, arguments: list[str], folder: str, variables: dict[str, str]) -> None:
+    """What the program would do, ``python`` or ``pahq``; never returns. Python beside it is the one of the fork too."""
+    name, sys.executable = os.path.basename(program), str(Path(program).parent / "python")
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    sys.path[:0] = [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
+    own = [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:0] = own
+    if any((Path(path) / "sitecustomize.py").exists() for path in own):
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
     status: Any = 0
     try:

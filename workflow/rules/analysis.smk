@@ -61,7 +61,7 @@ rule circuits:
         rules.evaluate.output,
         FAITHFULNESS,
     output:
-        directory(f"{ROOT}/report/{EXPERIMENT}"),
+        f"{ROOT}/report/{EXPERIMENT}/pages.json",
     log:
         f"{ROOT}/logs/{EXPERIMENT}/circuits.log",
     conda:
