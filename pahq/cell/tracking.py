@@ -195,7 +195,8 @@ def _log(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None, mode
         uses(tracked, model_artifact(cell, result, Path(run.root)))
         if not cell.method.scores:
             _replay(tracked, folder)
-        if page is not None:
+        # Half a megabyte a cell: left out where nobody asked for W&B, which is offline for want of a key.
+        if page is not None and (mode == "online" or _asked(run) == "offline"):
             _show(tracked, page, folder)
         tracked.summary.update(dict(_numbers(result.model_dump(mode="json", exclude={"config"}))))
         tracked.summary["kl"] = result.fresh.kl  # a name without a dot, which W&B's plots take for a part of another

@@ -108,6 +108,14 @@ def test_the_model_that_a_cell_read_is_known_by_its_weights(tmp_path: Path) -> N
     assert reference == f"https://huggingface.co/some/model/tree/{'0' * 40}"
 
 
+def test_without_a_key_and_unasked_no_page_is_made(tmp_path: Path) -> None:
+    """It is half a megabyte a cell: only whoever typed offline, or has a key, has it."""
+    made: list[Path] = []
+    log_cell(CELL, RunConfig(root=str(tmp_path)), finished_cell(tmp_path), lambda folder: made.append(folder) or "")
+    assert len(run_folders(tmp_path)) == 1
+    assert not made
+
+
 def test_the_page_to_explore_is_media_of_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder, run = finished_cell(tmp_path), RunConfig(root=str(tmp_path), wandb="offline")
     log_cell(CELL, run, folder, lambda place: f"<html><p>{place.name}</p></html>")
