@@ -29,7 +29,8 @@ HELP = """usage: pahq [-m] [OVERRIDE ...]          run one cell, or with -m a sw
   pahq task=own task.prompts=FILE model=nano      prompts of your own, CSV or JSONL
 
 commands
-  show CELL         a circuit in the terminal; with --out FILE as svg, png, pdf, dot, or html, a page to explore
+  show CELL         a circuit in the terminal; with --out FILE as svg, png, pdf, dot, or html, a page to explore;
+                    several CELLs of one sweep make a page whose slider chooses the threshold or size
   diff A B          two circuits: the edges that left and came, and the first decision at which the searches part
   verify DIR        run a recorded search or a stored cell again and compare test by test
   repair NAME       check the files of finished cells and compute those that are damaged anew

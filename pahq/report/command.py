@@ -17,9 +17,10 @@ FORMS = ("svg", "png", "pdf", "dot", "html")
 
 
 def main_show(argv: Sequence[str]) -> int:
-    """``CELL [--out FILE]``. 0, or 2 on bad input."""
+    """``CELL [CELL ...] [--out FILE]``. 0, or 2 on bad input."""
     parser = Arguments(prog="pahq show", description="a finished cell's circuit, in the terminal or as a picture")
-    parser.add_argument("cell", type=Path, metavar="CELL", help="a finished cell's folder")
+    several = "several that differ in threshold or size alone make a page with a slider"
+    parser.add_argument("cell", nargs="+", type=Path, metavar="CELL", help=f"a finished cell's folder; {several}")
     parser.add_argument(
         "--out",
         type=Path,
@@ -35,13 +36,19 @@ def main_show(argv: Sequence[str]) -> int:
     for name in ("top", "limit"):
         if getattr(given, name) < 0:
             raise PahqError(f"pahq show: --{name} is a number of edges from 0 on, not {getattr(given, name)}")
+    if len(given.cell) > 1:
+        from pahq.report.sweep import show_cells
+
+        sys.stdout.write(f"{show_cells(given.cell, given.out, every=given.all)}\n")
+        return 0
+    [cell] = given.cell
     if given.out is None:
-        text = as_text(show_cell(given.cell, every=given.all), top=given.top, colour=coloured(sys.stdout))
+        text = as_text(show_cell(cell, every=given.all), top=given.top, colour=coloured(sys.stdout))
         sys.stdout.write(text if _can_write(text) else text.replace("·", "."))
         return 0
     from pahq.report.library import write
 
-    write(show_cell(given.cell, every=given.all), given.out, given.limit)
+    write(show_cell(cell, every=given.all), given.out, given.limit)
     sys.stdout.write(f"{given.out}\n")
     return 0
 
