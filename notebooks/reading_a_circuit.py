@@ -11,7 +11,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # Reading a circuit
 #
@@ -52,7 +51,7 @@ pahq.draw(reverse.folder)
 circuit = pahq.Circuit.read(reverse.folder / "circuit.json")
 published = published_circuit("tracr-reverse", circuit.graph)
 tests = pd.read_json(reverse.folder / "decisions.jsonl", lines=True).set_index("edge")
-effects = (tests["after"] - tests["before"]).reindex(published).rename("effect").to_frame()
+effects = (tests["after"] - tests["before"]).reindex(sorted(published)).rename("effect").to_frame()
 effects.assign(found=effects.index.isin(circuit.edges))
 
 # %% [markdown]

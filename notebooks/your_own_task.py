@@ -11,7 +11,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # Your own task
 #
@@ -36,33 +35,23 @@ from pahq.experiments.compose import compose_runs
 # circuit.
 
 # %%
-SENTENCE = "Then , {} and {} went to the {} . {} gave a {} to"
-PEOPLE = [
-    ("Hugo", "Rosa"),
-    ("Edith", "Jonas"),
-    ("Leon", "Selma"),
-    ("Noor", "Felix"),
-    ("Mabel", "Otto"),
-    ("Ulf", "Gwen"),
-]
-OTHERS = [
-    ("Vera", "Boris"),
-    ("Greta", "Simon"),
-    ("Ulf", "Irma"),
-    ("Petra", "Nils"),
-    ("Zelda", "Nils"),
-    ("Petra", "Leon"),
-]
-PLACES = ["library", "market", "station", "chapel", "harbour", "orchard"]
-THINGS = ["candle", "ribbon", "kettle", "violin", "lantern", "compass"]
+rows = """
+Hugo Rosa library candle    Vera Boris
+Edith Jonas market ribbon   Greta Simon
+Leon Selma station kettle   Ulf Irma
+Noor Felix chapel violin    Petra Nils
+Mabel Otto harbour lantern  Zelda Tomas
+Ulf Gwen orchard compass    Kira Leon
+"""
+sentence = "Then , {} and {} went to the {} . {} gave a {} to"
 gifts = pd.DataFrame(
     {
-        "clean": SENTENCE.format(a, b, place, b, thing),
-        "corrupted": SENTENCE.format(c, d, place, "Wanda", thing),
+        "clean": sentence.format(a, b, place, b, thing),
+        "corrupted": sentence.format(c, d, place, "Wanda", thing),
         "answer": a,
         "wrong": b,
     }
-    for (a, b), (c, d), place, thing in zip(PEOPLE, OTHERS, PLACES, THINGS, strict=True)
+    for a, b, place, thing, c, d in map(str.split, rows.strip().splitlines())
 )
 gifts.to_csv("gifts.csv", index=False)
 display(gifts)
@@ -89,8 +78,8 @@ Path("wrong.csv").unlink()
 # difference of the logits of the right and the wrong answer; an edge stays if removing it costs 0.5 or more.
 
 # %%
-words = "task=own task.prompts=gifts.csv task.metric=logit_diff model=nano method=acdc threshold=0.5"
-[(cell, run)] = compose_runs([*words.split(), "run.progress=false", "wandb=disabled"])
+words = "task=own task.prompts=gifts.csv task.metric=logit_diff model=nano method=acdc threshold=0.5".split()
+[(cell, run)] = compose_runs([*words, "run.progress=false", "wandb=disabled"])
 found = pahq.run_cell(cell, run)
 result = found.result
 
@@ -130,8 +119,8 @@ decisions.nlargest(8, "effect")[["edge", "effect", "i"]]
 # %% [markdown]
 # ## The same without files
 #
-# In a notebook of your own the library is shorter: it writes nothing.
+# In a notebook of your own the library is shorter: it writes nothing. Here by KL divergence, as unless said otherwise.
 
 # %%
 task = pahq.read_prompts(model, "gifts.csv")
-pahq.acdc(model, task, threshold=1.5, metric="logit_diff", progress=False)
+pahq.acdc(model, task, threshold=0.3, progress=False)
