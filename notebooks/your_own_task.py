@@ -78,7 +78,7 @@ Path("wrong.csv").unlink()
 # difference of the logits of the right and the wrong answer; an edge stays if removing it costs 0.5 or more.
 
 # %%
-words = "task=own task.prompts=gifts.csv task.metric=logit_diff model=nano method=acdc threshold=0.5".split()
+words = ["task=own", "task.prompts=gifts.csv", "task.metric=logit_diff", "model=nano", "method=acdc", "threshold=0.5"]
 [(cell, run)] = compose_runs([*words, "run.progress=false", "wandb=disabled"])
 found = pahq.run_cell(cell, run)
 result = found.result

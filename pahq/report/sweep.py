@@ -148,6 +148,8 @@ def sweep_data(sweep: Sweep) -> dict[str, Any]:
     found = data(_union(sweep))
     for edge in (*found["edges"], *found["direct"]):
         edge["steps"] = [_at(shown, edge["name"]) for shown in sweep.steps]
+    for face in (face for edge in found["direct"] for face in edge["steps"]):
+        face["here"] = face["kept"]  # a slot is coloured or not: it has no dashes
     steps = [
         {"label": label, "title": shown.title, "notes": [*shown.notes, *found["notes"]], "used": _used(shown)}
         for label, shown in zip(sweep.labels, sweep.steps, strict=True)

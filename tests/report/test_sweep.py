@@ -56,7 +56,11 @@ def test_steps_stand_in_order_and_say_what_each_edge_is(cells: list[Path]) -> No
     ]
     effects = [face["a"]["effect"] for face in lines["embed->logits"]]
     assert effects == pytest.approx([0.13, 0.2, 0.4])
-    assert [face["kept"] for face in found["direct"][0]["steps"]] == [True, True, False]
+    assert [(face["kept"], face["here"]) for face in found["direct"][0]["steps"]] == [
+        (True,) * 2,
+        (True,) * 2,
+        (False,) * 2,
+    ]
     assert [set(step["used"]) for step in found["sweep"]["steps"]] == [
         {"embed", "pos", "logits", "a3.h0", "m1"},
         {"embed", "pos", "logits", "a3.h0"},
