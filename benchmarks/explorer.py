@@ -1,8 +1,10 @@
-"""How smoothly the explorer moves: frames a second of a circuit that is panned, in a headless Chromium.
+"""How smoothly the explorer moves: frames a second of a circuit that is panned, and of a sweep whose slider goes on by
+a step at every frame, in a headless Chromium.
 
     python benchmarks/explorer.py --json FILE
 
-Circuits of 100, 1,000 and 5,000 edges, three times each. Chromium has to be there (Debian's package chromium).
+Circuits of 100, 1,000 and 5,000 edges, and sweeps of ten sizes up to these, three times each. Chromium has to be there
+(Debian's package chromium).
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ MOVE = """new Promise((done) => { let n = 0; const begin = performance.now(); co
 explorer.panBy({ x: 6 * Math.sin(n / 9), y: 4 * Math.cos(n / 7) }); const past = performance.now() - begin;
 past < 3000 ? requestAnimationFrame(frame) : done((1000 * n) / past); }; requestAnimationFrame(frame); })"""
 
+SLIDE = """new Promise((done) => { let n = 0; const begin = performance.now(), slider = document.getElementById("step");
+const frame = () => { const at = n++ % 18; slider.value = at > 9 ? 18 - at : at; 
+slider.dispatchEvent(new Event("input")); const past = performance.now() - begin;
+past < 3000 ? requestAnimationFrame(frame) : done((1000 * n) / past); };
+requestAnimationFrame(frame); })"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,13 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         for edges in (100, 1000, 5000):
             page = Path(folder) / f"{edges}.html"
-            pahq.draw(scores.top(edges, clean=False), page, scores=scores, limit=edges)
-            browser.open(page)
-            rates = [browser.tell(MOVE) for _ in range(3)]
-            rows.append({"edges": edges, "bytes": page.stat().st_size, "frames_per_second": rates})
-            print(
-                f"{edges:,} edges: {statistics.median(rates):.0f} frames a second, {page.stat().st_size / 1e6:.2f} MB"
-            )
+            sizes = [edges * step // 10 for step in range(1, 11)]
+            circuits = {size: scores.top(size, clean=False) for size in sizes}
+            for what, drawn, script in (("circuit", circuits[edges], MOVE), ("sweep", circuits, SLIDE)):
+                pahq.draw(drawn, page, scores=scores, limit=edges)
+                browser.open(page)
+                rates, size = [browser.tell(script) for _ in range(3)], page.stat().st_size
+                rows.append({"what": what, "edges": edges, "bytes": size, "frames_per_second": rates})
+                print(f"{what} of {edges:,} edges: {statistics.median(rates):.0f} frames a second, {size / 1e6:.2f} MB")
     publish({"rows": rows}, given.json, quietly=True)
     return 0
 

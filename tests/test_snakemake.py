@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +144,20 @@ def test_a_second_time_there_is_nothing_to_do(forks: Forks, finished: Path) -> N
     stamps = {path: path.stat().st_mtime_ns for path in results(finished).values()}
     assert "Nothing to be done" in snakemake(forks, finished)
     assert stamps == {path: path.stat().st_mtime_ns for path in results(finished).values()}
+
+
+def test_snakemakes_own_report_holds_findings_figures_tables_and_circuits(finished: Path, tmp_path: Path) -> None:
+    snakemake(finished, "--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as packed:
+        held = {Path(name).name: packed.read(name) for name in packed.namelist()}
+    root = finished / "results"
+    kept = [root / "analysis" / "smoke" / "figures" / f"{name}.svg" for name in FIGURES]
+    kept += [root / "analysis" / "smoke" / "tables" / "circuits.csv", root / "report" / "smoke.html"]
+    kept += [root / "report" / "smoke" / f"{cell}.html" for cell in cells("smoke")]
+    assert [path for path in kept if held.get(path.name) != path.read_bytes()] == []
+    text = held["report.html"].decode()
+    assert all(f'"{name}"' in text for name in ("Circuits", "Figures", "Findings", "Tables"))
+    assert "Circuits of a language model by PAHQ, experiment smoke." in text
 
 
 def test_sizes_of_stability_and_faithfulness_are_settings(tmp_path: Path) -> None:
@@ -325,7 +341,7 @@ def test_the_profile_lies_where_snakemake_looks() -> None:
 
 def test_rules_are_thin() -> None:
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    assert "directory(" not in rules
+    assert re.findall(r"directory\(.*\)", rules) == ['directory(f"{ROOT}/report/{EXPERIMENT}")']  # pages made as one
     assert "run:" not in rules
     assert "script:" not in rules
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 45

@@ -1,6 +1,7 @@
 """Photographs a page of ``pahq show --out FILE.html`` in a headless Chromium.
 
     python tools/photograph.py circuit.html circuit.png [light|dark]
+    python tools/photograph.py sweep.html#0.1 sweep.png
 
 Chromium is spoken to through pipes, so that no package is needed for it; the tests of the page use the same browser.
 """
@@ -59,8 +60,8 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, page: Path) -> None:
-        self._ask("Page.navigate", url=page.resolve().as_uri())
+    def open(self, page: Path, place: str = "") -> None:
+        self._ask("Page.navigate", url=page.resolve().as_uri() + place)
         while not self.tell("document.readyState === 'complete' && location.protocol === 'file:'"):
             time.sleep(0.05)
 
@@ -76,7 +77,9 @@ class Browser:
 
     def photograph(self, out: Path) -> None:
         taken = io.BytesIO(base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
-        Image.open(taken).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+        Image.open(taken).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            out, "png", optimize=True
+        )
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
@@ -127,17 +130,18 @@ class Browser:
 def main(argv: Sequence[str]) -> int:
     """``PAGE FILE [light|dark]``. 0, or 2 on bad input and where there is no Chromium."""
     if len(argv) not in (2, 3) or (len(argv) == 3 and argv[2] not in ("light", "dark")):
-        print("usage: python tools/photograph.py PAGE.html FILE.png [light|dark]", file=sys.stderr)
+        print("usage: python tools/photograph.py PAGE.html[#PLACE] FILE.png [light|dark]", file=sys.stderr)
         return 2
-    if FOUND is None or not Path(argv[0]).exists():
-        print(f"photograph: there is no {'Chromium' if FOUND is None else argv[0]}", file=sys.stderr)
+    name, mark, place = argv[0].partition("#")
+    if FOUND is None or not Path(name).exists():
+        print(f"photograph: there is no {'Chromium' if FOUND is None else name}", file=sys.stderr)
         return 2
     dark = argv[2:] == ["dark"]
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         Browser(Path(folder), (1280, 860), dark=dark) as browser,
     ):
-        browser.open(Path(argv[0]))
+        browser.open(Path(name), mark + place)
         time.sleep(0.5)  # until what is drawn on the canvas is there
         browser.photograph(Path(argv[1]))
     return 0

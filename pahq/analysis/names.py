@@ -25,6 +25,10 @@ FIGURES = (
     *("roc", "edges_kl", "methods", "cost", "pairs", "bits", "agreement", "errors", "faithfulness", "stability"),
     *("inclusion", "pareto"),
 )
+TABLES = (  # in the report's order
+    *("auc", "grids", "printed", "methods", "pairs", "arithmetic", "circuits", "bits", "stability", "faithfulness"),
+    *("faithfulness_cells", "edges", "cost", "models", "scheduler", "pareto", "audit", "effects", "auc_against_acdc"),
+)
 
 # Methods by their label, as figures and sentences call them, in the order in which they are shown.
 METHODS = {

@@ -86,6 +86,16 @@ def draw(shown: Shown, *, limit: int = LIMIT) -> Picture:
     return Picture(layout.width, foot + 6, (paper, *above, *moved, *below))
 
 
+def stacked(pictures: Sequence[Picture]) -> Picture:
+    """Pictures one below the other, as one."""
+    shapes: list[Shape] = []
+    down = 0.0
+    for picture in pictures:
+        shapes += [_moved(shape, down) for shape in picture.shapes]
+        down += picture.height
+    return Picture(max(picture.width for picture in pictures), down, tuple(shapes))
+
+
 class _Pen:
     """How wide and how strong lines are: thinner where there are many."""
 

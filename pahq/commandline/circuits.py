@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pahq.commandline.options import Cell, Device, Format, Json
+from pahq.commandline.options import Cell, Cells, Device, Format, Json
 from pahq.commandline.output import document, line, on_terminal, table
 from pahq.errors import PahqError
 
@@ -27,7 +27,7 @@ Picture = Annotated[
 
 
 def show(
-    cell: Cell,
+    cell: Cells,
     out: Picture = None,
     all: Annotated[bool, typer.Option("--all", help="Edges that change no output too.")] = False,
     top: Annotated[int, typer.Option(metavar="N", help="Of the list: so many edges, the strongest.")] = 20,
@@ -38,16 +38,23 @@ def show(
 ) -> None:
     """Show a circuit in the terminal, or draw it to a file.
 
+    Several cells that differ in threshold or size alone make a page with a slider.
+
     \b
     pahq show results/cells/nano-ioi/acdc-float32-t0.1-* --out circuit.png
+    pahq show results/cells/nano-ioi/acdc-float32-t* --out sweep.html
     """
     for name, count in (("top", top), ("limit", limit)):
         if count < 0:
             raise PahqError(f"pahq show: --{name} is a number of edges from 0 on, not {count}")
+    if len(cell) > 1:
+        _sweep(cell, out, every=all, json=json)
+        return
     from pahq.report.cells import show_cell
     from pahq.report.terminal import as_text, coloured
 
-    shown = show_cell(cell, every=all)
+    [folder] = cell
+    shown = show_cell(folder, every=all)
     if out is not None:
         from pahq.report.library import write
 
@@ -56,7 +63,7 @@ def show(
         graph = shown.circuit.graph
         document(
             {
-                "folder": cell,
+                "folder": folder,
                 "title": shown.title,
                 "kept": len(shown.circuit),
                 "of": len(graph.edges),
@@ -71,6 +78,17 @@ def show(
     else:
         text = as_text(shown, top=top, colour=coloured(sys.stdout))
         sys.stdout.write(text if _can_write(text) else text.replace("·", "."))
+
+
+def _sweep(cells: Sequence[Path], out: Path | None, *, every: bool, json: bool) -> None:
+    """One page of several cells' circuits."""
+    from pahq.report.sweep import show_cells
+
+    page = show_cells(cells, out, every=every)
+    if json:
+        document({"folders": list(cells), "path": page})
+    else:
+        line(str(page))
 
 
 def _edge(shown: Any, edge: int) -> dict[str, Any]:

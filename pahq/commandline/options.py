@@ -31,6 +31,7 @@ Names = Annotated[
     typer.Argument(metavar="NAME", help="An experiment, or folders of finished cells.", autocompletion=experiments),
 ]
 Cell = Annotated[Path, typer.Argument(metavar="CELL", help="A finished cell's folder.")]
+Cells = Annotated[list[Path], typer.Argument(metavar="CELL", help="A finished cell's folder; several of a sweep.")]
 ModelName = Annotated[
     str,
     typer.Argument(

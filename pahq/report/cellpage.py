@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,27 @@ from pahq.files.sealed import read_sealed
 from pahq.report.cells import shown_of
 from pahq.report.curve import curve
 from pahq.report.html import drawing, render
+from pahq.report.sweep import name_of
 
 Facts = list[tuple[str, str]]
 UNSAID = ("schema", "id", "circuit", "model", "files", "each")  # of files beside the result: names, and single searches
 EDGES = 400  # rows of the list of edges: the strongest
 
 
-def cell_page(folder: Path, experiment: str, back: str) -> str:
-    """The whole page. ``back``: where the experiment's page lies. PahqError for an unfinished or damaged cell."""
+@dataclass(frozen=True)
+class Near:
+    """A cell of the same sweep: its folder, its threshold or size, and where its page lies."""
+
+    folder: Path
+    label: str
+    link: str
+
+
+def cell_page(folder: Path, experiment: str, back: str, sweep: Sequence[Near] = ()) -> str:
+    """The whole page. ``back``: where the experiment's page lies; ``sweep``: the cells of its sweep, itself too.
+
+    PahqError for an unfinished or damaged cell.
+    """
     result, circuit = check_cell(folder), Circuit.read(folder / "circuit.json")
     shown = shown_of(folder, result.config)
     edges = sorted(circuit.indices, key=lambda edge: -abs(shown.effect(edge) or 0.0))
@@ -39,7 +54,8 @@ def cell_page(folder: Path, experiment: str, back: str) -> str:
             "back": back,
             "summary": _summary(result),
             "circuit": drawing(to_svg(draw(shown))),
-            "explore": f"pahq show {folder} --out circuit.html",
+            "explore": shlex.join(["pahq", "show", str(folder), "--out", "circuit.html"]),
+            "sweep": _sweep(folder, result, sweep),
             "curve": drawing(curve(read_journal(folder / "decisions.jsonl"), result)) if searched else None,
             "search": _search(result),
             "certainty": _certainty(result),
@@ -60,6 +76,14 @@ def cell_page(folder: Path, experiment: str, back: str) -> str:
             "config": json.dumps(result.config.model_dump(mode="json"), indent=1),
         },
     )
+
+
+def _sweep(folder: Path, result: Result, sweep: Sequence[Near]) -> dict[str, Any] | None:
+    if len(sweep) < 2:
+        return None
+    shown = ["pahq", "show", *(str(one.folder) for one in sweep), "--out", "sweep.html"]
+    cells = [{"label": one.label, "link": "" if one.folder == folder else one.link} for one in sweep]
+    return {"name": name_of(result.config), "cells": cells, "command": shlex.join(shown)}
 
 
 def _summary(result: Result) -> Facts:

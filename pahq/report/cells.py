@@ -64,10 +64,14 @@ def shown_of(folder: Path, cell: CellConfig, *, every: bool = False) -> Shown:
 
 def title_of(cell: CellConfig) -> str:
     """Task, method and what the circuit's size came from."""
-    label, precision = cell.method.label, cell.precision.name
-    how = label if precision == "float32" else f"{label} {precision}"
     chosen = f"threshold {cell.threshold:g}" if not cell.method.scores or cell.select == "threshold" else cell.select
-    return f"{cell.task.name}, {how}, {chosen}"
+    return f"{cell.task.name}, {method_of(cell)}, {chosen}"
+
+
+def method_of(cell: CellConfig) -> str:
+    """The method, and its precision where that is not float32."""
+    label, precision = cell.method.label, cell.precision.name
+    return label if precision == "float32" else f"{label} {precision}"
 
 
 def _notes(cell: CellConfig, circuit: Circuit, published: frozenset[int] | None, left_out: int) -> list[str]:

@@ -14,11 +14,12 @@ from pahq.analysis.report import LEGEND
 from pahq.analysis.summary import Evaluation, kl_of_logits
 from pahq.analysis.table import Table, without_blank
 from pahq.analysis.tables import tables
-from pahq.cell.files import cell_folder
+from pahq.cell.files import cell_folder, read_result
 from pahq.errors import PahqError
-from pahq.files.text import write_atomic, write_json
-from pahq.report.cellpage import cell_page
+from pahq.files.text import write_atomic
+from pahq.report.cellpage import Near, cell_page
 from pahq.report.html import Rows, drawing, inline, markdown, render, table
+from pahq.report.sweep import siblings
 
 LONG = 40  # rows of a table, from which on its parts are folded
 COLUMNS = "id task method precision variant threshold size kept kept_cleaned kl faithfulness seconds"
@@ -34,17 +35,16 @@ def write_report(root: Path, experiment: str) -> Path:
 
 
 def write_circuits(root: Path, experiment: str) -> Path:
-    """Write a page for every circuit into ``<root>/report/<experiment>``, and last ``pages.json``, which lists them.
-
-    The path of that list.
-    """
+    """Write a page for every circuit into ``<root>/report/<experiment>``; that folder."""
     found, folder = Evaluation.read(root, experiment), root / "report" / experiment
     done = pd.concat([found.cells, found.serial]) if len(found.serial) else found.cells
+    sweeps = siblings({cell_id: read_result(cell_folder(root, cell_id)).config for cell_id in done["id"]})
     for cell_id in done["id"]:
-        back = "../" * (cell_id.count("/") + 1) + f"{experiment}.html"
-        write_atomic(folder / f"{cell_id}.html", cell_page(cell_folder(root, cell_id), experiment, back))
-    write_json(folder / "pages.json", {"pages": [f"{cell_id}.html" for cell_id in done["id"]]})
-    return folder / "pages.json"
+        up = "../" * cell_id.count("/")
+        near = [Near(cell_folder(root, one), label, f"{up}{one}.html") for one, label in sweeps[cell_id]]
+        page = cell_page(cell_folder(root, cell_id), experiment, f"../{up}{experiment}.html", near)
+        write_atomic(folder / f"{cell_id}.html", page)
+    return folder
 
 
 def write_summary(root: Path, experiment: str) -> Path:

@@ -21,6 +21,7 @@ from pahq.circuits.layout import Box, Point, Route, lay_out
 from pahq.circuits.shown import Fact, Line, Shown
 
 MOST = 5000  # lines of a page: the strongest
+SCRIPTS = ("explorer", "paths", "sweep")  # one after the other
 
 
 def page(shown: Shown, other: Shown | None = None, sentences: Sequence[str] = ()) -> str:
@@ -28,15 +29,20 @@ def page(shown: Shown, other: Shown | None = None, sentences: Sequence[str] = ()
 
     ``sentences`` say what a comparison found.
     """
+    return whole(shown.title, data(shown, other, sentences))
+
+
+def whole(title: str, values: Mapping[str, Any]) -> str:
+    """The file that shows what ``data`` made."""
     parts = files("pahq.report")
     words = {
-        "TITLE": escape(shown.title or "circuit"),
+        "TITLE": escape(title or "circuit"),
         "STYLE": (parts / "explorer" / "explorer.css").read_text(encoding="utf-8"),
         "LIBRARY": (parts / "vendored" / "cytoscape.min.js")
         .read_text(encoding="utf-8")
         .replace("</script", "<\\/script"),
-        "DATA": _embedded(data(shown, other, sentences)),
-        "SCRIPT": (parts / "explorer" / "explorer.js").read_text(encoding="utf-8"),
+        "DATA": _embedded(values),
+        "SCRIPT": "\n".join((parts / "explorer" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
     }
     text = (parts / "explorer" / "explorer.html").read_text(encoding="utf-8")
     pieces = text.split("@")  # a name between two signs: no part is searched for signs of its own
@@ -83,7 +89,7 @@ class _Sides:
         self.a, self.b = a, b
 
     def of(self, name: str) -> dict[str, Any]:
-        values: dict[str, Any] = {"a": _fact(self.a, name), "b": None if self.b is None else _fact(self.b, name)}
+        values: dict[str, Any] = {"a": fact_of(self.a, name), "b": None if self.b is None else fact_of(self.b, name)}
         if self.b is not None:
             here, there = _has(self.a, name), _has(self.b, name)
             values["side"] = "both" if here and there else "a" if here else "b"
@@ -95,7 +101,8 @@ def _has(shown: Shown, name: str) -> bool:
     return index is not None and shown.circuit.present[index]
 
 
-def _fact(shown: Shown, name: str) -> dict[str, Any] | None:
+def fact_of(shown: Shown, name: str) -> dict[str, Any] | None:
+    """What a circuit's search or scores know of an edge; None where that is nothing."""
     index = shown.circuit.graph.edge_index.get(name)
     fact = None if index is None else shown.facts.get(index)
     return None if fact is None else asdict(fact) | {"kept": _has(shown, name)}
@@ -148,7 +155,7 @@ def _line(shown: Shown, line: Line, route: Route, boxes: Mapping[str, Box], side
         "receiver": str(edge.receiver),
         "letter": line.letter,
         "layers": [edge.sender.layer, graph.shape.layers if edge.receiver.kind == "logits" else edge.receiver.layer],
-        "online": edge.receiver.kind != "head" or graph.online(edge.receiver, shown.circuit.present),
+        "online": graph.online(edge.receiver, shown.circuit.present),
         "start": [round(route.start[0] - source.x, 2), round(route.start[1] - source.y, 2)],
         "end": [round(route.end[0] - target.x, 2), round(route.end[1] - target.y, 2)],
         "weights": [round(share, 4) for share, _ in bends],

@@ -10,7 +10,7 @@ from support import made_cells
 
 from pahq.analysis.evaluate import evaluate
 from pahq.analysis.findings import figure_names, findings
-from pahq.analysis.names import FIGURES
+from pahq.analysis.names import FIGURES, TABLES
 from pahq.analysis.report import report
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.analysis.tables import APART, tables
@@ -74,6 +74,7 @@ def test_audited_searches_stand_beside_the_same_without(experiment: tuple[Path, 
 def test_the_report_shows_what_has_rows_alone(few: Evaluation) -> None:
     """Findings before notes, notes at their tables, no table and no figure that is empty."""
     made = tables(few)
+    assert tuple(table.name for table in made) == TABLES  # what Snakemake expects
     text = report(few, "tiny", made, APART)
     assert text.index("## What was found") < text.index("edges_kl.png") < text.index("## What a row is")
     assert "SmolLM2's weights" not in text  # a note on another model

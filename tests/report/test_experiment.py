@@ -113,6 +113,13 @@ def test_the_page_of_a_cell_says_all_that_its_files_say(root: Path) -> None:
         assert words in text
     assert text.count("<svg") == 2
     assert all(f">{name.replace('>', '&gt;').replace('<', '&lt;')}<" in text for name in EDGES[:9])
+    (other,) = (root / "report" / "tiny" / TASK).glob("acdc-float32-t0.2-*.html")
+    assert (
+        f'The same search at threshold <strong>0.1</strong> (this page), <a href="../{TASK}/{other.name}">0.2</a>.'
+        in text
+    )
+    folders = [root / "cells" / TASK / one.stem for one in (page, other)]
+    assert f"<code>pahq show {folders[0]} {folders[1]} --out sweep.html</code>" in text
     held = json.loads(re.search(r"<pre>(.*?)</pre>", text, re.S)[1].replace("&#34;", '"'))  # type: ignore[index]
     assert held["task"]["name"] == TASK
 

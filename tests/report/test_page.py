@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from photograph import FOUND, Browser
+from support.explorer import enter, held, shows
 from support.made_cells import graph_of, make_cell, make_config
 
 import pahq
@@ -32,13 +32,6 @@ CIRCUIT = Circuit.from_names(
 FACTS = {edge: Fact(0.5 / (n + 1), 0.1, "int8", n + 1) for n, edge in enumerate(CIRCUIT.indices)}
 SHOWN = Shown(CIRCUIT, "seven edges", FACTS, frozenset(map(GRAPH.index_of, ["embed->logits", "embed->m0"])))
 SPITEFUL = "</script><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'> & \u2028"
-
-
-def held(text: str) -> Any:
-    """The data that stand in a page."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    assert found is not None
-    return json.loads(found.group(1))
 
 
 def test_the_file_is_whole_and_forbids_every_request() -> None:
@@ -110,19 +103,14 @@ def opened(browser: Browser, text: str, tmp_path: Path) -> Browser:
     return browser
 
 
-def shows(browser: Browser) -> list[str]:
-    """Names of the lines that are to be seen."""
-    return sorted(
-        browser.tell("explorer.edges().filter((e) => e.style('display') !== 'none').map((e) => e.data('name'))")
-    )
-
-
 @needs_chromium
 @pytest.mark.slow
 def test_the_page_opens_from_disk_without_an_error_or_a_request(browser: Browser, tmp_path: Path) -> None:
     opened(browser, page(SHOWN), tmp_path)
     assert shows(browser) == sorted([name for name in CIRCUIT.edges if "->" in name] + ["embed->m0"])
     assert browser.tell("document.getElementById('title').textContent") == "seven edges"
+    assert browser.tell("document.getElementById('count').textContent") == "6 of 6 lines, 2 Direct edges as slots"
+    assert browser.tell("document.getElementById('paths').children.length") == 2
     assert browser.errors == []
     assert browser.requests == [(tmp_path / "page.html").as_uri()]
     opened(browser, page(Shown(CIRCUIT, SPITEFUL, FACTS, notes=(SPITEFUL,), measure=SPITEFUL)), tmp_path)
@@ -149,9 +137,7 @@ def test_hover_filters_search_and_clicks(browser: Browser, tmp_path: Path) -> No
     assert "m1->a2.h0<v>" not in shows(browser)
     browser.tell("document.getElementById('reset').click()")
     assert "m1->a2.h0<v>" in shows(browser)
-    browser.tell(
-        "(() => { const l = document.getElementById('least'); l.value = 1000; l.dispatchEvent(new Event('input')); })()"
-    )
+    enter(browser, "least", 1000)
     strongest = max(CIRCUIT.indices, key=lambda edge: FACTS[edge].effect if not GRAPH.edges[edge].direct else 0)
     assert shows(browser) == sorted([str(GRAPH.edges[strongest]), "embed->m0"])
     browser.tell("document.getElementById('reset').click()")
@@ -160,9 +146,7 @@ def test_hover_filters_search_and_clicks(browser: Browser, tmp_path: Path) -> No
     )
     assert "m1->a2.h0<v>" not in shows(browser)
     browser.tell("document.getElementById('reset').click()")
-    browser.tell(
-        "(() => { const l = document.getElementById('find'); l.value = 'm1'; l.dispatchEvent(new Event('input')); })()"
-    )
+    enter(browser, "find", "m1")
     told = browser.tell("document.getElementById('chosen').innerText")
     assert "1 edge in" in told
     assert "m1->a2.h0<v>" in told

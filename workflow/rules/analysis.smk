@@ -1,7 +1,16 @@
 # From the cells' files alone: judgement, tables, figures.
-from pahq.analysis.names import EVALUATED, FIGURES
+# What report(...) marks goes into the file of `snakemake --report FILE.zip` (docs/running.md).
+from pahq.analysis.names import EVALUATED, FIGURES, TABLES
 
 ANALYSIS = f"{ROOT}/analysis/{EXPERIMENT}"
+
+
+def shown(path, category, **labels):
+    """A file for Snakemake's report; its caption is named as its category."""
+    return report(path, caption=f"../report/{category.lower()}.rst", category=category, labels=labels)
+
+
+report: "../report/overview.rst"
 
 
 rule evaluate:
@@ -27,6 +36,7 @@ rule tables:
         FAITHFULNESS,
     output:
         f"{ANALYSIS}/tables/REPORT.md",
+        [shown(f"{ANALYSIS}/tables/{name}.csv", "Tables", table=name) for name in TABLES],
     log:
         f"{ROOT}/logs/{EXPERIMENT}/tables.log",
     conda:
@@ -43,7 +53,8 @@ rule figures:
         rules.evaluate.output,
         FAITHFULNESS,
     output:
-        expand(f"{ANALYSIS}/figures/{{name}}.{{kind}}", name=FIGURES, kind=["png", "svg"]),
+        expand(f"{ANALYSIS}/figures/{{name}}.png", name=FIGURES),
+        [shown(f"{ANALYSIS}/figures/{name}.svg", "Figures", figure=name) for name in FIGURES],
     log:
         f"{ROOT}/logs/{EXPERIMENT}/figures.log",
     priority: 1  # the longest of those that follow the evaluation
@@ -61,7 +72,13 @@ rule circuits:
         rules.evaluate.output,
         FAITHFULNESS,
     output:
-        f"{ROOT}/report/{EXPERIMENT}/pages.json",
+        report(
+            directory(f"{ROOT}/report/{EXPERIMENT}"),
+            patterns=["{task}/{circuit}.html"],
+            caption="../report/circuits.rst",
+            category="Circuits",
+            labels={"task": "{task}", "circuit": "{circuit}"},
+        ),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/circuits.log",
     conda:
@@ -79,7 +96,7 @@ rule report:
         rules.figures.output,
         rules.circuits.output,
     output:
-        f"{ROOT}/report/{EXPERIMENT}.html",
+        shown(f"{ROOT}/report/{EXPERIMENT}.html", "Findings", page="what was found"),
     log:
         f"{ROOT}/logs/{EXPERIMENT}/report.log",
     conda:

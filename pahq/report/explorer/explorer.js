@@ -3,9 +3,19 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const edges = DATA.edges;
-const strength = (edge) => Math.max(...[edge.a, edge.b].map((fact) => (fact && fact.effect != null ? Math.abs(fact.effect) : 0)));
-const largest = Math.max(...edges.map(strength), 0);
-const smallest = Math.min(...edges.map(strength).filter((one) => one > 0), largest);
+const SWEEP = DATA.sweep; // of several circuits: the name and the steps of what the slider goes along (sweep.js)
+const faces = (edge) => edge.steps || [edge]; // what an edge is, at every step
+const sizes = (edge) => [edge.a, edge.b].map((fact) => (fact && fact.effect != null ? Math.abs(fact.effect) : 0));
+const strength = (edge) => Math.max(...sizes(edge));
+const all = edges.flatMap((edge) => faces(edge).filter((face) => face.here !== false).flatMap(sizes));
+const [largest, smallest] = all.reduce(([most, least], one) => [Math.max(most, one), one > 0 ? Math.min(least, one) : least], [0, Infinity]);
+let at = 0; // the step that is shown
+
+function take(step) {
+  at = step;
+  [...edges, ...DATA.direct].forEach((edge) => Object.assign(edge, edge.steps[step]));
+}
+if (SWEEP) take(0);
 const LETTERS = { q: "into queries", k: "into keys", v: "into values", other: "into MLPs and logits" };
 const SIDES = { a: "only in A", b: "only in B", both: "in both" };
 const MARKS = { hit: "published, found", extra: "not published", missed: "published, not found" };
@@ -18,8 +28,11 @@ function make(tag, text, ...classes) {
   return element;
 }
 
-byId("title").textContent = DATA.title;
-byId("notes").textContent = DATA.notes.join(" ");
+function head({ title, notes }) {
+  byId("title").textContent = title;
+  byId("notes").textContent = notes.join(" ");
+}
+head(DATA);
 
 // ---- the graph ----------------------------------------------------------------------------------------------------
 
@@ -27,7 +40,7 @@ function elements() {
   const found = DATA.boxes.map((box) => ({ data: { ...box, id: box.name }, position: { x: box.x, y: box.y }, classes: box.kind + (box.used ? "" : " unused") }));
   DATA.slots.forEach((slot) => found.push({ data: { ...slot, id: "slot " + slot.name }, position: { x: slot.x, y: slot.y }, classes: "slot " + slot.letter + (slot.used ? "" : " unused"), selectable: false }));
   DATA.labels.forEach(([text, x, y], i) => found.push({ data: { id: "label " + i, label: text }, position: { x: x + 20, y }, classes: "layer", selectable: false }));
-  edges.forEach((edge, i) => found.push({ data: { ...edge, id: "edge " + i, number: i, w: width(edge) }, classes: [edge.letter, edge.side, edge.mark].filter(Boolean).join(" ") }));
+  edges.forEach(({ steps, ...edge }, i) => found.push({ data: { ...edge, id: "edge " + i, number: i, w: width(edge) }, classes: [edge.letter, edge.side, edge.mark].filter(Boolean).join(" ") }));
   return found;
 }
 
@@ -35,6 +48,10 @@ function width(edge) {
   if (edge.mark === "missed") return 1;
   const widest = edges.length > 200 ? 3 : 4.5;
   return largest ? 0.6 + (widest - 0.6) * Math.sqrt(strength(edge) / largest) : 1.2;
+}
+
+function turn(element, name, on) {
+  if (element.hasClass(name) !== on) element.toggleClass(name, on); // Cytoscape.js styles anew whatever it is told to toggle
 }
 
 function style() {
@@ -47,6 +64,7 @@ function style() {
     { selector: "node.bar", style: { "border-width": 0, "background-color": colour("faint"), label: "" } },
     { selector: "node.layer", style: { "background-opacity": 0, "border-width": 0, width: 40, height: 12, color: colour("faint"), events: "no" } },
     { selector: "node.slot", style: { "font-size": 6.5, color: "#fff", "border-width": 0, events: "no" } },
+    ...["q", "k", "v"].map((letter) => ({ selector: "node.slot." + letter, style: { "background-color": colour(letter) } })),
     { selector: "node.slot.unused", style: { "background-color": colour("empty"), color: colour("pale"), "border-width": 0.5 } },
     { selector: "edge", style: {
         width: "data(w)", opacity, "line-color": colour("other"), "target-arrow-color": colour("other"), "target-arrow-shape": "triangle", "arrow-scale": 0.55,
@@ -55,10 +73,7 @@ function style() {
     { selector: "edge.extra", style: { "line-style": "dotted" } },
     { selector: "edge.missed", style: { "line-style": "dashed", opacity: 0.6 } },
   ];
-  for (const letter of ["q", "k", "v"]) {
-    sheet.push({ selector: "node.slot." + letter + "[?used]", style: { "background-color": colour(letter) } });
-    sheet.push({ selector: "edge." + letter, style: { "line-color": colour(letter), "target-arrow-color": colour(letter) } });
-  }
+  for (const letter of ["q", "k", "v"]) sheet.push({ selector: "edge." + letter, style: { "line-color": colour(letter), "target-arrow-color": colour(letter) } });
   for (const [side, name] of [["a", "q"], ["b", "v"], ["both", "both"]]) sheet.push({ selector: "edge." + side, style: { "line-color": colour(name), "target-arrow-color": colour(name) } });
   sheet.push(
     { selector: ".away", style: { display: "none" } },
@@ -82,7 +97,7 @@ const kind = (edge) => edge.letter || "other";
 
 function visible(edge) {
   const inside = (layer) => layer < 0 || layer >= DATA.layers || (layer >= state.from && layer <= state.to);
-  return (edge.mark === "missed" || strength(edge) >= state.least) && state.letters.has(kind(edge)) && (!edge.side || state.sides.has(edge.side)) && (!edge.mark || state.marks.has(edge.mark)) && edge.layers.every(inside);
+  return edge.here !== false && (edge.mark === "missed" || strength(edge) >= state.least) && state.letters.has(kind(edge)) && (!edge.side || state.sides.has(edge.side)) && (!edge.mark || state.marks.has(edge.mark)) && edge.layers.every(inside);
 }
 
 function apply() {
@@ -90,9 +105,10 @@ function apply() {
   cy.batch(() => cy.edges().forEach((line) => {
     const there = visible(edges[line.data("number")]);
     count += there;
-    line.toggleClass("away", !there);
+    turn(line, "away", !there);
   }));
-  byId("count").textContent = count.toLocaleString("en") + " of " + edges.length.toLocaleString("en") + " lines" + (DATA.direct.length ? ", " + DATA.direct.length.toLocaleString("en") + " Direct edges as slots" : "");
+  const [lines, slots] = [edges, DATA.direct].map((list) => list.filter((edge) => edge.here !== false).length.toLocaleString("en"));
+  byId("count").textContent = count.toLocaleString("en") + " of " + lines + " lines" + (DATA.direct.length ? ", " + slots + " Direct edges as slots" : "");
   byId("least-value").textContent = state.least ? shown(state.least) : "0 (all)";
   choose(chosen);
 }
@@ -111,10 +127,10 @@ function boxes(place, names, held, colour, mark) {
   }
 }
 
-const only = (names, test) => Object.fromEntries(Object.entries(names).filter(([name]) => edges.some((edge) => test(edge) === name)));
-boxes("letters", only(LETTERS, kind), state.letters, (name) => (DATA.diff ? "faint" : name));
+const only = (names, test) => Object.fromEntries(Object.entries(names).filter(([name]) => edges.some((edge) => test(edge).includes(name))));
+boxes("letters", only(LETTERS, (edge) => [kind(edge)]), state.letters, (name) => (DATA.diff ? "faint" : name));
 if (DATA.diff) boxes("sides", SIDES, state.sides, (name) => ({ a: "q", b: "v", both: "both" })[name]);
-boxes("marks", only(MARKS, (edge) => edge.mark), state.marks, () => "ink", true);
+boxes("marks", only(MARKS, (edge) => faces(edge).map((face) => face.mark)), state.marks, () => "ink", true);
 for (const [id, value] of [["from", 0], ["to", DATA.layers - 1]]) {
   for (let layer = 0; layer < DATA.layers; layer++) byId(id).append(new Option(layer, layer, layer === value, layer === value));
   byId(id).addEventListener("change", (event) => { state[id] = Number(event.target.value); apply(); });
@@ -147,6 +163,7 @@ function facts(edge) {
     row("decided in", fact.precision);
     row(DATA.measure === "score" ? "rank" : "test number", fact.order);
   }
+  if (SWEEP) row("kept at " + SWEEP.name, SWEEP.steps.filter((_, i) => edge.steps[i].kept).map((step) => step.label).join(", "));
   if (edge.side) row("", SIDES[edge.side]);
   if (edge.mark) row("", MARKS[edge.mark]);
   return table;
@@ -176,8 +193,8 @@ function choose(what) {
   const marked = what == null ? [] : what.node != null ? [...into(what.node), ...outOf(what.node)] : (what.path || [what.edge]).map((i) => edges[i]);
   const numbers = new Set(marked.map((edge) => edges.indexOf(edge)));
   cy.batch(() => {
-    cy.nodes().removeClass("chosen");
-    cy.edges().forEach((line) => { line.toggleClass("chosen", numbers.has(line.data("number"))); line.toggleClass("dim", what != null && !numbers.has(line.data("number"))); });
+    cy.nodes(".chosen").removeClass("chosen");
+    cy.edges().forEach((line) => { turn(line, "chosen", numbers.has(line.data("number"))); turn(line, "dim", what != null && !numbers.has(line.data("number"))); });
     if (what && what.node != null) cy.getElementById(what.node).addClass("chosen");
   });
   describe(what);
@@ -198,7 +215,7 @@ function describe(what) {
   for (const [words, list] of [["in", into(what.node)], ["out", outOf(what.node)]]) {
     parts.push(make("p", list.length + (list.length === 1 ? " edge " : " edges ") + words, "faint"), ...list.sort((x, y) => strength(y) - strength(x)).map(line));
   }
-  const direct = DATA.direct.filter((edge) => edge.feeds.includes(what.node) || edge.target === what.node);
+  const direct = DATA.direct.filter((edge) => edge.here !== false && edge.feeds.includes(what.node) || edge.target === what.node);
   if (direct.length) parts.push(make("p", "Direct edges", "faint"), ...direct.map((edge) => make("div", edge.name + "  " + (edge.a || edge.b ? shown(strength(edge)) : ""))));
   place.replaceChildren(...parts);
 }
@@ -212,102 +229,3 @@ function line(edge) {
 cy.on("tap", "edge", (event) => choose({ edge: event.target.data("number") }));
 cy.on("tap", "node", (event) => choose({ node: event.target.id() }));
 cy.on("tap", (event) => { if (event.target === cy) choose(null); });
-
-// ---- search, paths, copies ------------------------------------------------------------------------------------------
-
-byId("names").append(...DATA.boxes.filter((box) => box.used && box.label).map((box) => new Option(box.name)), ...edges.map((edge) => new Option(edge.name)));
-byId("find").addEventListener("input", (event) => {
-  const text = event.target.value.trim();
-  if (!text) { choose(null); return; }
-  const box = DATA.boxes.find((one) => one.name === text && one.label), number = edges.findIndex((edge) => edge.name === text);
-  if (box) choose({ node: text });
-  else if (number >= 0) choose({ edge: number });
-  else {
-    const some = edges.map((edge, i) => [edge, i]).filter(([edge]) => visible(edge) && edge.name.includes(text)).map(([, i]) => i);
-    if (some.length) choose({ path: some });
-    else { choose(null); byId("chosen").replaceChildren(make("p", "Nothing is called " + text + ".", "faint")); }
-  }
-});
-
-const MOST = 8; // paths of a list
-const ends = (edge) => (edge.target === "logits" ? ["logits"] : edge.feeds);
-
-function ways(starts, goal, live) {
-  // Path by path from the starts on, the shortest first; of equal length those whose weakest edge is strongest.
-  const leaving = new Map(), reaching = new Set([goal]);
-  live.forEach((edge) => leaving.set(edge.source, [...(leaving.get(edge.source) || []), edge]));
-  for (let before = -1; before !== reaching.size; ) {
-    before = reaching.size;
-    live.forEach((edge) => { if (ends(edge).some((at) => reaching.has(at))) reaching.add(edge.source); });
-  }
-  let open = starts.filter((at) => reaching.has(at)).map((at) => ({ at, way: [], weakest: Infinity }));
-  const found = [];
-  while (open.length && found.length < MOST) {
-    const next = [];
-    for (const one of open) for (const edge of leaving.get(one.at) || []) for (const at of ends(edge)) {
-      if (!reaching.has(at)) continue;
-      const step = { at, way: [...one.way, edge], weakest: Math.min(one.weakest, strength(edge)) };
-      (at === goal ? found : next).push(step);
-    }
-    open = next.sort((x, y) => y.weakest - x.weakest).slice(0, 500);
-  }
-  return found.sort(shorter).slice(0, MOST);
-}
-
-const shorter = (x, y) => x.way.length - y.way.length || y.weakest - x.weakest;
-
-function paths(through) {
-  const live = edges.filter((edge) => visible(edge) && edge.mark !== "missed" && edge.online);
-  const starts = ["embed", "pos"];
-  if (!through) return ways(starts, "logits", live).map((one) => one.way);
-  const after = ways([through], "logits", live);
-  const whole = ways(starts, through, live).flatMap((one) => after.map((rest) => ({ way: [...one.way, ...rest.way], weakest: Math.min(one.weakest, rest.weakest) })));
-  return whole.sort(shorter).slice(0, MOST).map((one) => one.way);
-}
-
-let listed = "";
-function listPaths() {
-  const through = chosen && chosen.node != null && !["embed", "pos", "logits"].includes(chosen.node) ? chosen.node : null;
-  const key = JSON.stringify([through, state.least, [...state.letters], [...state.sides], [...state.marks], state.from, state.to]);
-  if (key === listed) return;
-  listed = key;
-  const found = paths(through);
-  byId("paths-of").textContent = "from the embedding to the logits" + (through ? " through " + through : "") + (found.length ? "" : ": none");
-  byId("paths").replaceChildren(...found.map((way) => {
-    const via = (edge, i) => edge.receiver + (edge.feeds.length > 1 && way[i + 1] ? " of " + way[i + 1].source : ""); // of heads that share it, which
-    const item = make("li", [way[0].source, ...way.map(via)].join(" → "));
-    item.addEventListener("click", () => choose({ path: way.map((edge) => edges.indexOf(edge)) }));
-    return item;
-  }));
-}
-
-function kept() {
-  const lines = edges.filter((edge) => visible(edge) && edge.mark !== "missed" && edge.side !== "b");
-  const ends = new Set(lines.map((edge) => edge.receiver));
-  return [...lines, ...DATA.direct.filter((edge) => ends.has(edge.name) && edge.side !== "b")].map((edge) => edge.name);
-}
-
-function copy(text) {
-  const area = make("textarea", text);
-  area.value = text;
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand("copy");
-  area.remove();
-  byId("copied").textContent = done ? "copied" : "the browser refused";
-  window.copied = text;
-}
-
-byId("python").addEventListener("click", () => {
-  const { direct_edges, ...shape } = DATA.graph;
-  const word = (value) => (value === true ? "True" : value === false ? "False" : String(value));
-  const given = Object.entries(shape).map(([name, value]) => name + "=" + word(value)).join(", ");
-  copy("import pahq\n\ngraph = pahq.build_graph(pahq.ModelShape(" + given + "), direct_edges=" + word(direct_edges) + ")\nedges = " + JSON.stringify(kept(), null, 1) + "\ncircuit = pahq.Circuit.from_names(graph, edges)\n");
-});
-byId("json").addEventListener("click", () => copy(JSON.stringify({ graph: DATA.graph, edges: kept() }, null, 1) + "\n"));
-
-if (DATA.diff) {
-  byId("parting").hidden = false;
-  byId("parting").append(make("h2", "A and B"), ...DATA.diff.map((text) => make("p", text)));
-}
-apply();
