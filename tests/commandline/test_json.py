@@ -82,7 +82,7 @@ def test_scores_have_no_loss_and_no_doubts(told: Any, tmp_path: Path) -> None:
     assert (one["kind"], one["loss"], one["settled"]) == ("scores", None, None)
 
 
-def test_a_circuit_and_two(told: Any, root: Path, tmp_path: Path) -> None:
+def test_a_circuit_and_two(told: Any, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "circuit.svg"
     shown = told("show", folder(root), "--out", str(out), "--top", "1")
     assert (shown["path"], out.exists()) == (str(out), True)
@@ -90,6 +90,9 @@ def test_a_circuit_and_two(told: Any, root: Path, tmp_path: Path) -> None:
     assert set(shown["edges"][0]) == {"edge", "effect", "order", "published"}
     effects = [abs(one["effect"]) for one in shown["edges"]]
     assert effects == sorted(effects, reverse=True)
+    out = tmp_path / "sweep.html"
+    assert main(["show", folder(root), folder(root, 1), "--out", str(out), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"folders": [folder(root), folder(root, 1)], "path": str(out)}
     found = told("diff", folder(root), folder(root, 1))
     assert (found["a"], found["b"], found["path"]) == (IDS[0], IDS[1], None)
     assert found["shared"] + len(found["left"]) >= shown["kept"]
