@@ -7,7 +7,7 @@ is what recorded runs, compiled Tracr programs and the field's notebooks use.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -141,7 +141,7 @@ class Network(Ends, Protocol):
     def layers(self) -> Iterable[LayerWeights]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """Configuration, embedding, layers, unembedding; ``vocabulary`` names the tokens of word-level models.
 
@@ -158,8 +158,13 @@ class Model:
     W_U: Float[Tensor, "d_model d_vocab_out"]
     b_U: Float[Tensor, " d_vocab_out"]
     vocabulary: tuple[str, ...] | None = None
-    tokenizer: str | None = field(default=None, repr=False)
+    tokenizer: str | None = None
     digest: str = ""  # sha256 of the weights' file, where they came from one
+
+    def __repr__(self) -> str:
+        config, dtype = self.config, str(self.W_E.dtype).removeprefix("torch.")
+        size = f"{config.layers} layers of {config.heads} heads, d_model {config.d_model}, {config.d_vocab:,} tokens"
+        return f"Model {config.name!r}: {size}, {dtype} on {self.W_E.device}"
 
     def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Model:
         """The same model in another dtype or on another device."""

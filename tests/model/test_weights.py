@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support import small_models
 
 from pahq.errors import PahqError
 from pahq.model.sources import assembly
@@ -150,3 +151,10 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_stands(
     values.view(-1)[place] = bad
     assert not assembly.all_finite(values)
     assert not assembly.all_finite(values.T)
+
+
+def test_a_model_shows_itself_in_one_line() -> None:
+    model = small_models.random_model("gpt2", dtype=torch.float32)
+    assert repr(model).startswith("Model 'gpt2': 2 layers of 4 heads, d_model ")
+    assert repr(model).endswith("tokens, float32 on cpu")
+    assert "\n" not in repr(model)
