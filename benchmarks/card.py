@@ -9,7 +9,7 @@ as well) a few times over, float32 before and after all others; reported are med
 float32's, and the smallest and largest such ratio. Circuits differ where precision does, and with them the tests:
 ``tests`` and ``kept`` say how much. Memory is the allocator's peak while a problem is set up and searched, plus the
 model's own tensors where the search uses them. ``floor_seconds``: below which the tests of a row cannot be done
-(``benchmarks/floor.py``), from a search of the first 200 whose operations and bytes are counted.
+(``benchmarks/floor.py``), from a search before the timed ones whose operations and bytes are counted.
 
 The reference engine's row is a sample of whole patched forwards, first as they are, then recorded as one CUDA graph and
 replayed, which leaves their sums alone. ``worst_loss_difference`` compares the losses of all three on the sample.
@@ -107,7 +107,6 @@ WAYS = {
     "int8, changes": Way("int8", arithmetic="changes"),
     "fp8, changes": Way("fp8", arithmetic="changes"),
 }
-COUNTED = 200  # tests whose operations and bytes are counted
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def searches(
     problem = way.problem(model, prompts)
     decide(way, problem, threshold, WARM)  # libraries are loaded and kernels are compiled on first use
     with Work() as work:
-        counted = len(decide(way, problem, threshold, COUNTED)[0])
+        decide(way, problem, threshold, tests)
     on = "cuda" if card else "cpu"
     for _ in range(rounds):
         wait(on)
@@ -146,9 +145,8 @@ def searches(
         seconds = time.perf_counter() - clock
         peak = torch.cuda.max_memory_allocated() - before + shared_bytes(problem, model) if card else 0
         kept = sum(not decision.removed for decision in decisions)
-        floor = device.floor(work) / counted * len(decisions)
         whole = tests is None or len(decisions) < tests
-        yield Run(seconds, len(decisions), kept, measured, peak, whole, floor)
+        yield Run(seconds, len(decisions), kept, measured, peak, whole, device.floor(work))
 
 
 def decide(way: Way, problem: Problem, threshold: float, tests: int | None) -> tuple[list[Decision], int]:

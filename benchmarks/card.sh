@@ -29,7 +29,7 @@ part() { # NAME SECONDS COMMAND...: one part, its output in OUT/NAME.log
 }
 
 if [ -n "${WHEELS:-}" ]; then
-	part wheels 120 "$PYTHON" -m pip install --disable-pip-version-check -q --no-index --find-links "$WHEELS" "$WHEELS"/*.whl
+	part wheels 60 "$PYTHON" -m pip install --disable-pip-version-check -q --no-index --find-links "$WHEELS" "$WHEELS"/*.whl
 fi
 if [ -n "$TRY" ]; then
 	part tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider tests/engine/test_synchronisation.py -k listener
@@ -38,7 +38,7 @@ if [ -n "$TRY" ]; then
 	part scores 60 "$PYTHON" benchmarks/scores.py --device cpu --card small --json "$OUT/scores.json"
 else
 	# The same decisions on the card as on a CPU, by every engine, store and kernel.
-	part tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu tests
+	part tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu tests
 	# Do bits buy time? GPT-2's shape at a sparse and at a dense threshold, with 16 and with 100 prompts.
 	part sparse-16 80 "$PYTHON" benchmarks/card.py --rounds 2 --seconds 50 --json "$OUT/sparse-16.json" \
 		--ways "float32;tf32;bf16;tf32, changes;bf16, changes;int8, changes;fp8, changes;int8"
@@ -49,7 +49,7 @@ else
 	# How much of the time the card is at work.
 	part timeline 40 "$PYTHON" benchmarks/timeline.py --way float32 --prompts 100 --json "$OUT/timeline.json"
 	# EAP-IG of a whole model of Llama-3-8B's shape.
-	part scores 100 "$PYTHON" benchmarks/scores.py --card llama-3-8b --json "$OUT/scores.json"
+	part scores 80 "$PYTHON" benchmarks/scores.py --card llama-3-8b --json "$OUT/scores.json"
 fi
 if [ ${#FAILED[@]} -gt 0 ]; then
 	echo "failed: ${FAILED[*]}"

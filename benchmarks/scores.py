@@ -139,6 +139,8 @@ def on_card(name: str, device: str) -> dict[str, Any]:
     problem = problem_for(model, prompts, "logit_diff")
     score(problem, "eap-ig", steps=1)  # what the libraries do on first use
     card = device == "cuda"
+    if card:
+        torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if card else 0
     taken = []
     for _ in range(2):

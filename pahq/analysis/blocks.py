@@ -69,7 +69,7 @@ def blocks(found: Evaluation) -> list[Table]:
             "Seconds against KL",
             "The circuits that no other circuit of the task, searched on the same engine, device and threads, beats in "
             "both seconds of its search and KL on fresh prompts. A scoring's seconds give circuits of every size, a "
-            "search's one circuit. The figure shows all.",
+            "search's or a training's (Edge Pruning) one circuit. The figure shows all.",
             pareto_frame(found.cells),
         ),
     ]

@@ -60,25 +60,27 @@ def cost_figure(rows: pd.DataFrame) -> Figure:
         axes.set_xscale("log")
         axes.margins(0.1, 0.15)
         plain_log(axes.xaxis)
-        axes.set_xlabel("time of a search or scoring (seconds)")
+        axes.set_xlabel("time of a search, scoring or training (seconds)")
         axes.set_ylabel("distance of faithfulness to 1 (CMD)")
 
     title = "What does quality cost? Mean distance of faithfulness to 1 over 0.1% to 5% of the edges, full precision\n"
-    title += "lower and further left is better; a scoring gives circuits of every size, a search one"
+    title += "lower and further left is better; a scoring gives circuits of every size, a search or training one"
     nothing = "No method of this experiment scores edges, or faithfulness was not measured."
     return _with_methods(panels(shown, panel, title, nothing, height=HEIGHT), colour)
 
 
 def _colours(methods: pd.Series[str]) -> dict[str, str]:
     """A colour a method, in the order in which methods are shown."""
-    found = [name for name in METHODS if name in set(methods)]
+    found = sorted(
+        set(methods), key=lambda name: (list(METHODS).index(name) if name in METHODS else len(METHODS), name)
+    )
     return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(found)}
 
 
 def _with_methods(figure: Figure, colour: dict[str, str]) -> Figure:
     """The figure with a legend of its methods below it."""
     if colour:
-        looks = [(METHODS[name], look, MARKS.get(name, OTHER).marker) for name, look in colour.items()]
+        looks = [(METHODS.get(name, name), look, MARKS.get(name, OTHER).marker) for name, look in colour.items()]
         handles = [Line2D([], [], label=name, color=look, marker=marker) for name, look, marker in looks]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(handles) // 3))

@@ -52,7 +52,7 @@ def pair_rows(root: str | Path, collected: Collected) -> pd.DataFrame:
     grounds = shown.groupby("task")[list(GROUND)].nunique().max(axis=1).to_dict()
     for (task, ablation, edges), cells in shown.groupby(["task", *GROUND], sort=False):
         name = f"{task} ({ablation} ablation, {edges:,} edges)" if grounds[task] > 1 else task
-        order = list(METHODS)
+        order = [*METHODS, *sorted(set(cells["method"]) - set(METHODS))]
         sweeps = [sweep for _, sweep in cells.groupby("series", sort=False)]
         sweeps.sort(key=lambda sweep: order.index(sweep.iloc[0]["method"]))
         ranks = pd.DataFrame({i: _ranking(root, sweep, collected.circuits) for i, sweep in enumerate(sweeps)})

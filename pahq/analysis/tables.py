@@ -148,7 +148,8 @@ def audit_table(found: Evaluation) -> Table:
     caption = (
         "Tests within a band of the threshold decided again in full precision (audit=band), the same search without, "
         "and ACDC. Differing: edges, from ACDC's circuit. Overturned: audited decisions that full precision changed. "
-        "Could differ: confidence bound of the expected number of unaudited ones that it would. "
+        "Could differ: confidence bound of the expected number of unaudited ones that it would. Of exact scores "
+        "(a size, no threshold): the share of edges scored again, and as overturned the edges that this brought in. "
         "Bits: of attention and MLP weights read a test, of full precision's; above 1 where both networks ran."
     )
     return Table("audit", "Audited searches", caption, audit_rows(found.cells, found.agreement))

@@ -15,7 +15,7 @@ from pahq.cell.outcome import certainty, judge, losses, sizes
 from pahq.cell.precheck import checked_task, told_when_memory_ends
 from pahq.cell.provenance import check_weights, claim, device_name, versions
 from pahq.cell.result import Result, TaskCheck, Versions
-from pahq.cell.scored import score_cell
+from pahq.cell.scored import check_size, score_cell
 from pahq.cell.story import check_cell, set_aside, sound_lines, whole_result
 from pahq.cell.tracking import Page, log_cell
 from pahq.circuits.order import Order
@@ -95,6 +95,7 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None) 
 def _scored(cell: CellConfig, run: RunConfig, folder: Path) -> Result:
     clock = time.perf_counter()
     model, task = load(cell, run.device)
+    check_size(cell, model.config.shape(split_embed=cell.task.split_embed))
     check = warned_check(model, task.search, f"task {cell.task.name}: ")
     return score_cell(cell, run, folder, model, task, check, time.perf_counter() - clock)
 

@@ -22,7 +22,8 @@ from pahq.cell.provenance import claim, device_name, versions
 from pahq.cell.result import Rescored, Result, TaskCheck, Versions
 from pahq.cell.scorefile import chosen, scores_from, write_scores
 from pahq.cell.trainingfile import Kept, read_training, write_training
-from pahq.circuits.scores import Scores
+from pahq.circuits.graph import ModelShape, build_graph
+from pahq.circuits.scores import Scores, counted
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.problem import Problem, cell_problem
 from pahq.errors import PahqError
@@ -94,6 +95,16 @@ def score_cell(
     )
 
 
+def check_size(cell: CellConfig, shape: ModelShape) -> None:
+    """Raise PahqError for a size that the graph of this shape has not, before any edge is scored."""
+    if cell.size is None:
+        return
+    edges = len(build_graph(shape, direct_edges=cell.method.direct_edges).edges)
+    count = counted(cell.size, edges)
+    if cell.audit == "band" and not 0 < count < edges:
+        raise PahqError(f"size: an audit needs a number of edges from 1 to {edges - 1}, or a share (got {cell.size})")
+
+
 def scores_of(
     cell: CellConfig,
     problem: Problem,
@@ -156,7 +167,7 @@ def _computed(cell: CellConfig, run: RunConfig, problem: Problem, path: Path, me
     clock, training = time.perf_counter(), cell.method.training
     look: dict[str, Any] = {"disable": not run.progress or None, "leave": False, "desc": cell.id.rsplit("-", 1)[0]}
     if training is None:
-        look["disable"] = look["disable"] or cell.method.name != "exact"
+        look["disable"] = True if cell.method.name != "exact" else look["disable"]  # None: where that is no terminal
         with tqdm(total=len(problem.graph.edges), unit="edge", **look) as bar:
             scores = scores_of(cell, problem, scored=bar.update)
         return Scored(scores, time.perf_counter() - clock, memory.bytes())

@@ -76,8 +76,14 @@ def report(
     write = {"circuits": write_circuits, "summary": write_summary}.get(only or "", write_report)
     page = write(root, experiment)
     if json:
-        own = root / "report" / f"{experiment}.html"
-        pages = sorted((root / "report" / experiment).rglob("*.html"))
-        document({"experiment": experiment, "page": page, "own_page": own, "cell_pages": pages})
+        folder, summary = root / "report" / experiment, only != "circuits"
+        document(
+            {
+                "experiment": experiment,
+                "page": page if summary else None,
+                "own_page": folder.parent / f"{experiment}.html" if summary else None,
+                "cell_pages": sorted(folder.rglob("*.html")),
+            }
+        )
     else:
         line(str(page))

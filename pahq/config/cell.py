@@ -174,6 +174,7 @@ class CellConfig(Frozen):
             "method.senders": method.senders != "nearest",
             "engine": self.engine.name != "suffix",
             "engine.doubts": self.engine.doubts != "float64",
+            "precision.kernel": self.precision.kernel != "unpack",
         }
         for name, typed in idle.items():
             if typed:

@@ -52,6 +52,9 @@ def write_summary(root: Path, experiment: str) -> Path:
     when another experiment is reported. The former's path.
     """
     found, pages = Evaluation.read(root, experiment), root / "report"
+    for cell_id in found.cells["id"]:
+        if not (pages / experiment / f"{cell_id}.html").exists():
+            raise PahqError(f"{cell_id} has no page yet; write them first (pahq report {experiment} --only circuits)")
     values = _values(found, experiment)
     others = sorted({*(path.stem for path in pages.glob("*.html")), experiment} - {experiment})
     for path, to in ((pages / f"{experiment}.html", ""), (root / "report.html", "report/")):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pahq.analysis.methods import compared, method_rows
-from pahq.analysis.methodsfigure import methods_figure
+from pahq.analysis.methodsfigure import cost_figure, methods_figure
 
 
 def cell(method: str, kept: int, kl: float, **more: object) -> dict[str, object]:
@@ -72,3 +72,16 @@ def test_one_colour_a_method_and_grown_circuits_dashed() -> None:
     lines = figure.axes[0].get_lines()
     assert [line.get_linestyle() for line in lines] == ["-", "-", "--"]
     assert lines[0].get_color() == lines[2].get_color() != lines[1].get_color()
+
+
+def test_the_figures_know_a_method_that_somebody_added() -> None:
+    own = pd.concat([CELLS, CELLS[CELLS["method"] == "eap-ig"].assign(series="moved", method="moved")])
+    rows = method_rows(own, pd.DataFrame()).assign(cmd_small=0.5)
+    for figure in (methods_figure(own), cost_figure(rows)):
+        assert "moved" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_cost_is_distance_beside_seconds_one_marker_a_method() -> None:
+    rows = method_rows(CELLS, pd.DataFrame()).assign(cmd_small=[0.2, 0.7])
+    drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in cost_figure(rows).axes[0].get_lines()]
+    assert drawn == list(zip(rows["seconds"], rows["cmd_small"], strict=True))

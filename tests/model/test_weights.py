@@ -155,6 +155,6 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_stands(
 
 def test_a_model_shows_itself_in_one_line() -> None:
     model = small_models.random_model("gpt2", dtype=torch.float32)
-    assert repr(model).startswith("Model 'gpt2': 2 layers of 4 heads, d_model ")
+    assert repr(model).startswith(f"Model 'gpt2': {model.config.layers} layers of {model.config.heads} heads, d_model ")
     assert repr(model).endswith("tokens, float32 on cpu")
     assert "\n" not in repr(model)

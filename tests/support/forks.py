@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -51,11 +52,11 @@ class Forks:
             listening.listen()
             command = [sys.executable, "-m", "support.forks"]
             place = {"PYTHONPATH": str(Path(__file__).parents[1])}
-            self._server = subprocess.Popen(command, stdin=listening, env=os.environ | place)
+            self._server = subprocess.Popen(command, stdin=listening, env=os.environ | place, start_new_session=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.kill()
+        os.killpg(self._server.pid, signal.SIGKILL)  # and every fork that still runs
         self._server.wait()
 
 
@@ -69,12 +70,14 @@ def serve() -> None:
     listening = socket.socket(fileno=0)
     running: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([listening], [], [], 0.02 if running else None)
-        for child in list(running):
-            ended, status = os.waitpid(child, os.WNOHANG)
+        ready, _, _ = select.select([listening, *running.values()], [], [], 0.02 if running else None)
+        for child, client in list(running.items()):
+            if client in ready:  # whoever asked has gone: a client sends nothing more
+                os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, 0 if client in ready else os.WNOHANG)
             if ended:
                 _answer(running.pop(child), os.waitstatus_to_exitcode(status))
-        if not ready:
+        if listening not in ready:
             continue
         client, _ = listening.accept()
         size, (rights, *_), *_ = client.recvmsg(8, socket.CMSG_SPACE(12))
@@ -95,7 +98,7 @@ def serve() -> None:
 
 def _answer(client: socket.socket, status: int) -> None:
     with client, suppress(OSError):  # whoever asked may be gone
-        client.sendall(str(status % 256).encode())
+        client.sendall(str(128 - status if status < 0 else status).encode())  # by a signal: as a shell says it
 
 
 def _exactly(client: socket.socket, size: int) -> bytes:
