@@ -14,6 +14,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from pahq.errors import PahqError, unknown
+from pahq.model.sources.positions import (
+    KINDS,
+    rope,
+    rotary_base,
+    rotary_scaling,
+    scaling_kind,
+    slides_unasked,
+    turns_partly,
+    window,
+)
 from pahq.model.sources.tensorfile import Entry
 from pahq.model.weights import Activation, ModelConfig
 from pahq.sentences import one_sentence
@@ -55,15 +65,11 @@ def family(values: Mapping[str, Any]) -> str:
 
 def missing_feature(values: Mapping[str, Any]) -> str | None:
     """The first thing a config asks for that the functional forward lacks, in words; None if nothing."""
-    rope = _rope(values)
+    scaling = scaling_kind(values)
     found = {
-        "rope scaling": (rope.get("rope_type") or rope.get("type") or "default") != "default",
-        "rotary positions that differ between layers": any(isinstance(value, dict) for value in rope.values()),
-        "partial rotary positions": any(
-            source.get(key) not in (None, 1, 1.0)
-            for source in (values, rope)
-            for key in ("partial_rotary_factor", "rotary_pct")
-        ),
+        f"rope scaling of the kind {scaling!r} (known: {', '.join(KINDS)})": scaling not in (None, *KINDS),
+        "rotary positions that differ between layers": any(isinstance(value, dict) for value in rope(values).values()),
+        "partial rotary positions": turns_partly(values),
         "soft caps on attention or logits": any(
             values.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
         ),
@@ -77,7 +83,7 @@ def missing_feature(values: Mapping[str, Any]) -> str | None:
         "unscaled attention scores": values.get("scale_attn_weights") is False,
         "cross attention": bool(values.get("add_cross_attention") or values.get("is_encoder_decoder")),
         "a bias in the gated MLP": bool(values.get("mlp_bias")),
-        "a sliding attention window shorter than the context": _window(values),
+        "sliding attention in some layers": slides_unasked(values),
     }
     return next((feature for feature, needed in found.items() if needed), None)
 
@@ -103,6 +109,7 @@ def _gpt2(values: Mapping[str, Any], name: str) -> ModelConfig:
     vocabulary = _count(values, "vocab_size")
     return ModelConfig(
         name=name,
+        family=_family_name(values),
         layers=_count(values, "n_layer"),
         heads=heads,
         kv_heads=heads,
@@ -121,6 +128,7 @@ def _gpt2(values: Mapping[str, Any], name: str) -> ModelConfig:
 
 def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
     d_model, heads = _count(values, "hidden_size"), _count(values, "num_attention_heads")
+    context = _count(values, "max_position_embeddings")
     # Only Llama's own default for these two is a function of the other sizes; elsewhere it is an arbitrary
     # number.
     kv_default = heads if kind == "llama" or "num_key_value_heads" in values else None
@@ -128,6 +136,7 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
     vocabulary = _count(values, "vocab_size")
     return ModelConfig(
         name=name,
+        family=_family_name(values),
         layers=_count(values, "num_hidden_layers"),
         heads=heads,
         kv_heads=_count(values, "num_key_value_heads", kv_default),
@@ -136,16 +145,23 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         d_mlp=_count(values, "intermediate_size"),
         d_vocab=vocabulary,
         d_vocab_out=vocabulary,
-        context=_count(values, "max_position_embeddings"),
+        context=context,
         norm="rms",
         eps=values.get("rms_norm_eps", 1e-6),
         activation=_activation(values.get("hidden_act", "silu")),
         gated=True,
         positions="rotary",
-        rotary_base=_rope(values).get("rope_theta", values.get("rope_theta", 10000.0)),
+        rotary_base=rotary_base(values),
+        rotary_scaling=rotary_scaling(values, context),
+        window=window(values, context),
         tied_embedding=values.get("tie_word_embeddings", False),
         qk_norm=kind == "qwen3",
     )
+
+
+def _family_name(values: Mapping[str, Any]) -> str:
+    kind = family(values)
+    return f"{kind} ({next(name for name, known in FAMILIES.items() if known == kind)})"
 
 
 def _count(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -166,30 +182,6 @@ def _activation(name: object) -> Activation:
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[str(name)]
-
-
-def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Rotary settings: ``rope_parameters`` (transformers 5) or ``rope_scaling`` (before)."""
-    for key in ("rope_parameters", "rope_scaling"):
-        if isinstance(values.get(key), dict):
-            return dict(values[key])
-    return {}
-
-
-def _window(values: Mapping[str, Any]) -> bool:
-    kind, context = values.get("model_type"), values.get("max_position_embeddings") or 0
-    if kind == "mistral":
-        window = values.get("sliding_window", 4096)  # the class's default where the entry is missing
-    elif kind in ("qwen2", "qwen3") and values.get("use_sliding_window"):
-        layers = values.get("layer_types")
-        slides = "sliding_attention" in layers if layers else True
-        first = values.get("max_window_layers", 28)
-        if not slides or (not layers and first >= (values.get("num_hidden_layers") or 0)):
-            return False
-        window = values.get("sliding_window", 4096)
-    else:
-        return "sliding_attention" in (values.get("layer_types") or ())
-    return window is not None and window < context
 
 
 def _base(values: Mapping[str, Any]) -> str:
