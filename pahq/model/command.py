@@ -70,7 +70,7 @@ def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
 
 def _positions(config: ModelConfig) -> Iterator[str]:
     """How a model tells positions apart, in words."""
-    partly = f" (of {config.rotary_dim} of {config.d_head} numbers a head)" if config.rotary_dim is not None else ""
+    partly = f" ({config.rotary_dim} of a head's {config.d_head} numbers)" if config.rotary_dim is not None else ""
     yield config.positions + partly
     if config.positions == "rotary":
         yield f"base {config.rotary_base:g}"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import llama_forward
+from safetensors.torch import load_file, save_file
+from support import llama_forward, neox_forward
 
 from pahq.__main__ import main
 from pahq.errors import PahqError
@@ -68,11 +68,39 @@ def windowed(seed: int) -> Drawn:
     return family, sizes(rng) | {"num_hidden_layers": 2, "sliding_window": TOKENS.shape[1]} | asked
 
 
+def neox(seed: int) -> Drawn:
+    """GPT-NeoX: parallel or serial blocks, a part of each head rotary or all of it, biases of attention or none."""
+    rng = random.Random(seed)
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": rng.choice([100.0, 1e4])}
+    rope |= {"partial_rotary_factor": rng.choice([0.25, 0.3, 0.75, 1.0])}
+    if seed % 5 == 4:
+        rope |= {"rope_type": "linear", "factor": 3.0}
+    chosen = {"hidden_size": 32, "use_parallel_residual": seed % 2 == 0, "attention_bias": seed % 4 != 3}
+    chosen |= {
+        "hidden_act": rng.choice(["gelu", "gelu", "gelu_fast", "relu"]),
+        "layer_norm_eps": rng.choice([1e-5, 1e-3]),
+    }
+    plain = {key: value for key, value in sizes(rng).items() if key != "num_key_value_heads"}
+    return "GPTNeoX", plain | chosen | {"num_attention_heads": rng.choice([2, 4]), "rope_parameters": rope}
+
+
+def phi(seed: int) -> Drawn:
+    """Phi: parallel blocks with one norm, a bias of the logits, grouped keys or not."""
+    rng = random.Random(seed)
+    rope = {"rope_type": "default", "rope_theta": rng.choice([100.0, 1e4])}
+    rope |= {"partial_rotary_factor": rng.choice([0.25, 0.5, 0.5, 1.0])}
+    chosen = {"hidden_size": 32, "hidden_act": rng.choice(["gelu_new", "gelu_new", "gelu"])}
+    return "Phi", sizes(rng) | chosen | {"rope_parameters": rope}
+
+
 DRAWN: dict[str, tuple[Callable[[int], Drawn], Callable[..., torch.Tensor]]] = {
     "scaled": (scaled, llama_forward.logits),
     "windowed": (windowed, llama_forward.logits),
+    "neox": (neox, neox_forward.logits),
+    "phi": (phi, neox_forward.logits),
 }
-CASES = [("scaled", seed) for seed in range(15)] + [("windowed", seed) for seed in range(3)]
+COUNTS = {"scaled": 15, "windowed": 3, "neox": 12, "phi": 10}
+CASES = [(name, seed) for name, count in COUNTS.items() for seed in range(count)]
 
 
 def saved(folder: Path, name: str, seed: int, **saving: Any) -> Path:
@@ -173,3 +201,103 @@ def test_scaling_that_makes_no_sense_is_one_sentence(rope: dict[str, Any], messa
     with pytest.raises(PahqError, match=message) as caught:
         model_config(LLAMA | {"rope_parameters": rope}, "x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["neox", "phi"])
+def test_bf16_in_shards_with_older_buffers_loads(name: str, tmp_path: Path) -> None:
+    """As Pythia's first checkpoints are stored: masks as bytes and frequencies beside the weights."""
+    folder = saved(tmp_path, name, 1)
+    stored = {key: value.bfloat16() for key, value in load_file(folder / "model.safetensors").items()}
+    expected = DRAWN[name][1](stored, read(folder), TOKENS)
+    if "embed_out.weight" in stored:
+        stored["lm_head.weight"] = stored.pop("embed_out.weight")
+    part = "gpt_neox.layers.0.attention" if name == "neox" else "model.layers.0.self_attn"
+    stored |= {part + ".rotary_emb.inv_freq": torch.arange(3)}
+    if name == "neox":
+        stored |= {part + ".bias": torch.ones(1, 1, 9, 9, dtype=torch.bool), part + ".masked_bias": torch.tensor(-1e9)}
+    (folder / "model.safetensors").unlink()
+    shards = {f"model-{i}.safetensors": dict(list(stored.items())[i::2]) for i in range(2)}
+    for file, tensors in shards.items():
+        save_file(tensors, folder / file)
+    index = {"weight_map": {key: file for file, tensors in shards.items() for key in tensors}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = load_model(folder)
+    assert model.W_E.dtype == torch.float32
+    assert (logits(model.to(dtype=torch.float64), TOKENS) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["neox", "phi"])
+def test_tensors_that_are_missing_or_wrong_are_named(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, name, 0)
+    whole = load_file(folder / "model.safetensors")
+    for key in list(whole)[:: len(whole) // 6]:
+        short = key.removeprefix("gpt_neox.").removeprefix("model.")
+        save_file({other: value for other, value in whole.items() if other != key}, folder / "model.safetensors")
+        with pytest.raises(PahqError, match=f"lacks the tensor '{short}' of shape"):
+            load_model(folder)
+        save_file(whole | {key: whole[key][:-1].clone()}, folder / "model.safetensors")
+        with pytest.raises(PahqError, match=rf"tensor '{short}' has shape \[.*\]; \[.*\] was expected"):
+            load_model(folder)
+    save_file(whole | {"adapter": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(PahqError, match=r"has no tensor 'adapter' \(1 unexpected in all\)"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["neox", "phi"])
+def test_an_unembedding_that_is_stored_apart_is_kept(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, name, next(seed for seed in range(9) if DRAWN[name][0](seed)[1]["tie_word_embeddings"]))
+    whole, head = load_file(folder / "model.safetensors"), "embed_out.weight" if name == "neox" else "lm_head.weight"
+    assert load_model(folder).config.tied_embedding
+    whole[head] = torch.randn(41, 32, generator=torch.Generator().manual_seed(5))
+    save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(folder)
+    assert not model.config.tied_embedding
+    assert (logits(model, TOKENS) - transformers_logits(folder, TOKENS, torch.float32)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["neox", "phi"])
+def test_the_command_holds_a_folder_against_transformers(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(tmp_path, name, 2)
+    assert main(["models", str(folder), "--check"]) == 0
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()}
+    assert lines["family"] == {"neox": "gpt_neox (GPTNeoXForCausalLM)", "phi": "phi (PhiForCausalLM)"}[name]
+    assert "parallel blocks" in lines["layers"]
+    assert lines["stream"] == "32 wide, norm LayerNorm"
+    assert re.match(r"rotary \(\d+ of a head's \d+ numbers\), base \d+, at most 64 tokens", lines["positions"])
+    assert lines["check"].endswith(": agrees")
+    assert re.match(r"\d+, and \d+ Direct ones, between \d+ senders and \d+ receivers", lines["edges"])
+
+
+NEOX = LLAMA | {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_size": 32}
+PHI = NEOX | {"architectures": ["PhiForCausalLM"], "model_type": "phi"}
+
+
+def test_older_spellings_and_defaults_are_read() -> None:
+    pythia = model_config(NEOX | {"rotary_pct": 0.5, "rotary_emb_base": 5000, "hidden_act": "gelu"}, "pythia")
+    assert (pythia.rotary_dim, pythia.rotary_base, pythia.block) == (8, 5000.0, "parallel")
+    plain, phi = model_config(NEOX, "plain"), model_config(PHI, "phi")
+    assert (plain.rotary_dim, plain.activation, plain.tied_embedding) == (4, "gelu", False)
+    assert (phi.rotary_dim, phi.activation, phi.kv_heads, phi.block) == (8, "gelu_new", 2, "parallel")
+    assert model_config(PHI | {"partial_rotary_factor": 1.0, "rope_theta": 50.0}, "phi").rotary_dim is None
+    assert model_config(NEOX | {"use_parallel_residual": False}, "serial").block == "serial"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            NEOX | {"rotary_pct": 0.7},
+            "rotary_pct 0.7 makes 11 of a head's 16 numbers rotary; an even number was expected",
+        ),
+        (NEOX | {"rotary_pct": 0.05}, "rotary_pct 0.05 makes 0 of"),
+        (NEOX | {"rotary_pct": "half"}, "needs a number above 0 and at most 1 as 'rotary_pct', got 'half'"),
+        (PHI | {"partial_rotary_factor": 1.5}, "as 'partial_rotary_factor', got 1.5"),
+        (PHI | {"qk_layernorm": True}, "needs layer norms of queries and keys, which this forward pass does not do"),
+        (NEOX | {"num_attention_heads": 5}, "32 cannot be shared evenly by 5 heads"),
+    ],
+)
+def test_what_these_families_do_not_allow_is_one_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PahqError, match=message):
+        model_config(change, "x")

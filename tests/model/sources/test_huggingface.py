@@ -231,8 +231,8 @@ REFUSED = [
     ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3"),
     (
         "gpt2",
-        {"architectures": ["GPTNeoXForCausalLM"], "use_parallel_residual": True},
-        r"'GPTNeoXForCausalLM' is not supported \(it needs attention and MLP in parallel\); known: GPT2",
+        {"architectures": ["PersimmonForCausalLM"], "use_parallel_residual": True},
+        r"'PersimmonForCausalLM' is not supported \(it needs attention and MLP in parallel\); known: GPT2",
     ),
     ("gpt2", {"architectures": ["Gemma2ForCausalLM"], "final_logit_softcapping": 30.0}, "soft caps"),
     ("gpt2", {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "mixture of experts"),
