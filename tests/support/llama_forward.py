@@ -54,7 +54,7 @@ def _attention(
         if letter == "v":
             return out
         scale = f"{block}self_attn.{letter}_norm.weight"
-        return turned(_rms(out, weights[scale], eps) if scale in weights else out, position, config)
+        return turned(_rms(out, weights[scale], eps) if scale in weights else out, position, config["rope_parameters"])
 
     places = range(len(stream))
     keys = [[part("k", head, p) for p in places] for head in range(groups)]

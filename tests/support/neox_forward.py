@@ -93,13 +93,13 @@ class _Network:
 
     def attention(self, part: Callable[[int, int, int], Tensor], heads: int, groups: int, length: int) -> list[Tensor]:
         """All heads' mixed values, one after the other, at every position."""
-        out = []
+        out, rope = [], self.config["rope_parameters"]
         for p in range(length):
             z = []
             for head in range(heads):
                 shared, seen = head * groups // heads, range(p + 1)
-                query = turned(part(0, head, p), p, self.config)
-                keys = [turned(part(1, shared, other), other, self.config) for other in seen]
+                query = turned(part(0, head, p), p, rope)
+                keys = [turned(part(1, shared, other), other, rope) for other in seen]
                 scores = torch.stack([query @ key for key in keys]) / math.sqrt(len(query))
                 pattern = scores.exp() / scores.exp().sum()
                 z.append(sum(pattern[other] * part(2, shared, other) for other in seen))

@@ -15,19 +15,34 @@ import torch
 from torch import Tensor
 
 
-def turned(x: Tensor, position: int, config: Mapping[str, Any]) -> Tensor:
-    """A head's query or key at a position; ``config`` is the parsed config.json as transformers 5 writes it."""
-    rope = config["rope_parameters"]
-    dim = int(len(x) * rope.get("partial_rotary_factor", 1.0))
-    half, growth = dim // 2, _growth(rope)
-    out = x.clone()
+def turned(x: Tensor, position: int, rope: Mapping[str, Any]) -> Tensor:
+    """A head's query or key at a position; ``rope`` is ``rope_parameters`` of a config.json as transformers 5 writes
+    it."""
+    dim = turning(rope, len(x))
+    half, out = dim // 2, x.clone()
     for i in range(half):
-        pair = torch.complex(x[i], x[i + half]) * cmath.rect(growth, position * _speed(rope, i, dim))
+        pair = torch.complex(x[i], x[i + half]) * cmath.rect(growth(rope), position * speed(rope, i, dim))
         out[i], out[i + half] = pair.real, pair.imag
     return out
 
 
-def _speed(rope: Mapping[str, Any], i: int, dim: int) -> float:
+def turning(rope: Mapping[str, Any], width: int) -> int:
+    """How many of a head's first numbers turn."""
+    return int(width * rope.get("partial_rotary_factor", 1.0))
+
+
+def rope_of(config: Any) -> dict[str, Any]:
+    """The same entries from a configuration of the package."""
+    rope = {"rope_type": "default", "rope_theta": config.rotary_base}
+    if config.rotary_dim is not None:
+        rope["partial_rotary_factor"] = config.rotary_dim / config.d_head
+    if config.rotary_scaling is not None:
+        given = config.rotary_scaling.model_dump()
+        rope |= given | {"rope_type": given["kind"], "original_max_position_embeddings": given["original"]}
+    return rope
+
+
+def speed(rope: Mapping[str, Any], i: int, dim: int) -> float:
     """Radians by which pair ``i`` turns from one position to the next."""
     base, factor = rope["rope_theta"], rope.get("factor", 1.0)
     fast = base ** (-2 * i / dim)
@@ -59,7 +74,7 @@ def _speed(rope: Mapping[str, Any], i: int, dim: int) -> float:
     return share * slow + (1 - share) * fast
 
 
-def _growth(rope: Mapping[str, Any]) -> float:
+def growth(rope: Mapping[str, Any]) -> float:
     """What yarn multiplies rotated numbers with."""
     if rope["rope_type"] != "yarn":
         return 1.0

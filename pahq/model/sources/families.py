@@ -45,6 +45,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
+_NORMED_BEHIND = ("olmo2", "olmo3", "gemma2", "gemma3", "gemma3_text")  # outputs of heads would depend on each other
 
 
 def family(values: Mapping[str, Any]) -> str:
@@ -74,6 +75,7 @@ def missing_feature(values: Mapping[str, Any]) -> str | None:
         "soft caps on attention or logits": any(
             values.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
         ),
+        "norms behind attention and MLP": values.get("model_type") in _NORMED_BEHIND,
         "a mixture of experts": any(
             values.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")
         ),

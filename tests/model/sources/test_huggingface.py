@@ -235,6 +235,11 @@ REFUSED = [
         r"'PersimmonForCausalLM' is not supported \(it needs attention and MLP in parallel\); known: GPT2",
     ),
     ("gpt2", {"architectures": ["Gemma2ForCausalLM"], "final_logit_softcapping": 30.0}, "soft caps"),
+    (
+        "gpt2",
+        {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
+        r"'Olmo2ForCausalLM' is not supported \(it needs norms behind attention and MLP\); known: .* \(phi\)$",
+    ),
     ("gpt2", {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "mixture of experts"),
     ("gpt2", {"architectures": ["FalconForCausalLM"], "alibi": True}, "ALiBi"),
     (
