@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import llama_forward, neox_forward
+from support.places import ROOT
 
 from pahq.__main__ import main
 from pahq.errors import PahqError
 from pahq.model import load_model
 from pahq.model.forward import logits
-from pahq.model.sources.families import model_config
+from pahq.model.sources.families import FAMILIES, model_config
 from pahq.model.sources.huggingface import transformers_logits
 
 TOKENS = torch.randint(41, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -301,3 +302,9 @@ def test_older_spellings_and_defaults_are_read() -> None:
 def test_what_these_families_do_not_allow_is_one_sentence(change: dict[str, Any], message: str) -> None:
     with pytest.raises(PahqError, match=message):
         model_config(change, "x")
+
+
+def test_the_page_has_every_family() -> None:
+    text = (ROOT / "docs" / "models.md").read_text()
+    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    assert rows == list(FAMILIES.values())
