@@ -317,10 +317,7 @@ def full_problem(cell: CellConfig, model: Model | ModelFile, prompts: Prompts, p
 
 
 def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:
-    if config.positions != "rotary" and prompts.clean.shape[1] > config.context:
-        raise PahqError(
-            f"prompts have {prompts.clean.shape[1]} tokens; model {config.name!r} has {config.context} positions"
-        )
+    config.check_length(prompts.clean.shape[1])
     for name, tokens in (("clean", prompts.clean), ("corrupted", prompts.corrupted)):
         bad = (tokens < 0) | (tokens >= config.d_vocab)
         if bad.any():

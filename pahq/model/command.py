@@ -10,7 +10,7 @@ from pahq.circuits.graph import build_graph
 from pahq.errors import PahqError
 
 if TYPE_CHECKING:
-    from pahq.model.weights import Model
+    from pahq.model.weights import Model, ModelConfig
 
 WORST = 1e-4  # of a logit in float32
 
@@ -48,12 +48,16 @@ def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
     mlp = f"MLPs of {config.d_mlp:,} ({'gated ' if config.gated else ''}{config.activation})"
     norm = {"layer": "LayerNorm", "rms": "RMSNorm", "none": "none"}[config.norm]
     yield "name", name
+    if config.family is not None:
+        yield "family", config.family
     yield (
         "layers",
         f"{config.layers}, {config.block} blocks: {heads} of {config.d_head}, {mlp if config.d_mlp else 'no MLPs'}",
     )
     yield "stream", f"{config.d_model:,} wide, norm {norm}{', norms of queries and keys' if config.qk_norm else ''}"
-    yield "positions", f"{config.positions}, at most {config.context:,} tokens"
+    yield "positions", f"{', '.join(_positions(config))}, at most {config.context:,} tokens"
+    if config.window is not None:
+        yield "window", f"attention slides over {config.window:,} tokens: longer prompts are refused"
     tied = ", tied" if config.tied_embedding else ""
     yield "vocabulary", f"{config.d_vocab:,} tokens in, {config.d_vocab_out:,} out{tied}"
     yield "parameters", f"{numbers(model)['parameters']:,} in {str(model.W_E.dtype).removeprefix('torch.')}"
@@ -61,6 +65,18 @@ def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
     nodes = f"{len(graph.senders):,} senders and {len(graph.receivers):,} receivers"
     yield "edges", f"{graph.n_addition:,}, and {graph.n_direct:,} Direct ones, between {nodes}"
     yield "sha256", model.digest
+
+
+def _positions(config: ModelConfig) -> Iterator[str]:
+    """How a model tells positions apart, in words."""
+    partly = f" ({config.rotary_dim} of a head's {config.d_head} numbers)" if config.rotary_dim is not None else ""
+    yield config.positions + partly
+    if config.positions == "rotary":
+        yield f"base {config.rotary_base:g}"
+    scaling = config.rotary_scaling
+    if scaling is not None:
+        original = f" from {scaling.original:,} tokens" if scaling.original is not None else ""
+        yield f"{scaling.kind} scaling by {scaling.factor:g}{original}"
 
 
 def compared(model: Model, name: str, revision: str | None) -> Compared:
@@ -74,7 +90,7 @@ def compared(model: Model, name: str, revision: str | None) -> Compared:
     found = resolve(name, revision)
     if found.kind != "huggingface":
         raise PahqError(f"--check is for folders in Hugging Face's format; {name} is none")
-    length = min(model.config.context, 24)
+    length = min(model.config.reach, 24)
     tokens = torch.randint(model.config.d_vocab, (4, length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours = unembed(model, final_stream(model, tokens))

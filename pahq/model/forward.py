@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pahq.errors import PahqError
 from pahq.model.block import Part, through
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products, product
+from pahq.model.rotary import rotate
 from pahq.model.rows import put, take
 from pahq.model.weights import Ends, ModelConfig, Network
 
@@ -44,31 +44,6 @@ def normalise(
 def _rms(config: ModelConfig, x: Tensor, weight: Tensor | None) -> Tensor:
     scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.eps)
     return scaled if weight is None else scaled * weight
-
-
-def rotate(
-    config: ModelConfig, x: Float[Tensor, "*batch pos d_head"], first: int
-) -> Float[Tensor, "*batch pos d_head"]:
-    """Rotary position embedding in Llama's half-split layout; ``first`` is the position of ``x[..., 0, :]``.
-
-    Su et al. 2021 (RoFormer). Angles are computed in float64, so the dtype of x alone sets the precision.
-    """
-    half = x.shape[-1] // 2
-    cos, sin = _angles(config.rotary_base, half, first, x.shape[-2], x.dtype, x.device)
-    left, right = x[..., :half], x[..., half:]
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
-
-
-@lru_cache(maxsize=256)
-def _angles(
-    base: float, half: int, first: int, length: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Float[Tensor, "pos half"], Float[Tensor, "pos half"]]:
-    """Cosine and sine of the angles by which ``rotate`` turns. Kept, as they are the same in every call."""
-    with torch.inference_mode(False):
-        frequency = base ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
-        position = torch.arange(first, first + length, dtype=torch.float64, device=device)
-        angle = position[:, None] * frequency
-        return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def project(
@@ -267,11 +242,9 @@ def embeddings(
 
     Positions of other kinds enter in the attention heads, so there the token embedding is the only sender.
 
-    Raises PahqError for prompts longer than the model's context, which rotary models would otherwise accept.
+    Raises PahqError for prompts longer than the model's context or window, which rotary models would otherwise accept.
     """
-    length, context = tokens.shape[1], model.config.context
-    if length > context:
-        raise PahqError(f"prompts of {length} tokens exceed the model's context of {context}")
+    model.config.check_length(tokens.shape[1])
     tokens = tokens.to(model.W_E.device)
     token = model.W_E[tokens]
     if model.W_pos is None or model.config.positions == "shortformer":

@@ -20,6 +20,7 @@ from pahq.errors import PahqError
 from pahq.model.block import Part, mlp_reads_heads, parts_of
 from pahq.model.layers import PLACES, PlainLayer
 from pahq.model.layerweights import LayerWeights
+from pahq.model.rotary import RotaryScaling
 
 Activation = Literal["relu", "gelu", "gelu_new", "silu"]
 
@@ -29,12 +30,16 @@ class ModelConfig(BaseModel):
 
     ``d_mlp`` 0 means attention only. ``positions`` learned: added to the embedding; rotary: RoPE on q and k;
     shortformer (Press et al. 2020, arXiv 2012.15832): a learned table added to the normalised q and k inputs alone,
-    never to the residual stream. ``block`` is how a layer is put together (``pahq.model.block``).
+    never to the residual stream. ``rotary_dim``: how many of a head's first numbers turn (None: all); how fast, say
+    ``rotary_base`` and ``rotary_scaling`` (``pahq.model.rotary``). ``window``: how many positions back, its own
+    counted, a query sees; prompts must be no longer, and then it changes nothing. ``block`` is how a layer is put
+    together (``pahq.model.block``). ``family`` is where the weights come from, in words, and part of no computation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = "custom"
+    family: str | None = None
     layers: PositiveInt
     heads: PositiveInt
     kv_heads: PositiveInt
@@ -50,6 +55,9 @@ class ModelConfig(BaseModel):
     gated: bool = False
     positions: Literal["learned", "rotary", "shortformer"] = "learned"
     rotary_base: PositiveFloat = 10000.0
+    rotary_dim: PositiveInt | None = None
+    rotary_scaling: RotaryScaling | None = None
+    window: PositiveInt | None = None
     causal: bool = True
     tied_embedding: bool = False
     qk_norm: bool = False
@@ -68,13 +76,39 @@ class ModelConfig(BaseModel):
     def _consistent(self) -> ModelConfig:
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
-        if self.positions == "rotary" and self.d_head % 2:
-            raise ValueError("rotary positions need an even d_head")
+        self._check_rotary()
         if self.tied_embedding and self.d_vocab != self.d_vocab_out:
             raise ValueError(f"a tied embedding has one vocabulary, not {self.d_vocab} in and {self.d_vocab_out} out")
         if self.block != "serial" and not self.d_mlp:
             raise ValueError(f"a {self.block} block has an MLP, and d_mlp is 0")
         return self
+
+    def _check_rotary(self) -> None:
+        if self.positions != "rotary":
+            if self.rotary_dim is not None or self.rotary_scaling is not None:
+                raise ValueError(f"rotary_dim and rotary_scaling belong to rotary positions, not to {self.positions}")
+            return
+        if self.rotary_dim is None and self.d_head % 2:
+            raise ValueError("rotary positions need an even d_head")
+        if self.rotary_dim is not None and (self.rotary_dim % 2 or self.rotary_dim > self.d_head):
+            raise ValueError(f"rotary_dim must be even and at most d_head {self.d_head}, not {self.rotary_dim}")
+        if self.rotary_scaling is not None and self.rotary_scaling.kind == "yarn" and self.rotary_base <= 1:
+            raise ValueError(f"rope scaling yarn needs a rotary base above 1, not {self.rotary_base}")
+
+    @property
+    def reach(self) -> int:
+        """Tokens of the longest prompt."""
+        return min(self.context, self.window or self.context)
+
+    def check_length(self, length: int, what: str = "prompts") -> None:
+        """Raise PahqError for prompts that are longer than the model's context or its attention window."""
+        if length > self.context:
+            raise PahqError(f"{what} have {length} tokens; model {self.name!r} has {self.context} positions")
+        if self.window is not None and length > self.window:
+            raise PahqError(
+                f"{what} have {length} tokens; model {self.name!r} attends within a sliding window of {self.window}, "
+                f"and prompts must lie within it: at most {self.window} tokens were expected"
+            )
 
     def shape(self, *, split_embed: bool = False) -> ModelShape:
         """The graph's view of this model; ``split_embed`` needs learned positions."""

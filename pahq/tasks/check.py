@@ -18,8 +18,7 @@ def check_prompts(config: ModelConfig, prompts: Prompts, *, metric: str, ablatio
     prompt that is its clean one where absent edges carry its values: it tells nothing apart.
     """
     batch, length = prompts.clean.shape
-    if config.positions != "rotary" and length > config.context:
-        raise PahqError(f"prompts have {length} tokens; model {config.name!r} has {config.context} positions")
+    config.check_length(length)
     for name in ("clean", "corrupted"):
         if getattr(prompts, name).dtype != torch.int64:
             raise PahqError(f"{name} prompts must be token ids as int64, not {getattr(prompts, name).dtype}")

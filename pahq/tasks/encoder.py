@@ -81,7 +81,7 @@ class Encoder(Protocol):
         ...
 
     def check_length(self, length: int, what: str) -> None:
-        """Raise PahqError if prompts of ``length`` tokens do not fit into the model's context."""
+        """Raise PahqError if prompts of ``length`` tokens do not fit into the model's context or window."""
         ...
 
     def shown(self, ids: Sequence[int]) -> str:
@@ -129,9 +129,7 @@ class _Base:
         return torch.tensor(rows, dtype=torch.long)
 
     def check_length(self, length: int, what: str) -> None:
-        config = self.model.config
-        if length > config.context:
-            raise PahqError(f"{what} have {length} tokens; model {config.name!r} reads {config.context}")
+        self.model.config.check_length(length, what)
 
     def ids(self, words: Words, place: str) -> list[int]:
         raise NotImplementedError

@@ -126,7 +126,7 @@ def build(config: TaskConfig, model: Reader, seed: int) -> Task:
 
 
 def _token_generator(config: TaskConfig, encoder: TextEncoder) -> partial[TokenExample]:
-    name, context = encoder.model.config.name, encoder.model.config.context
+    name = encoder.model.config.name
     pool, bos = encoder.words(), encoder.ids("", "induction")
     length = config.positions
     if length is None:
@@ -135,8 +135,7 @@ def _token_generator(config: TaskConfig, encoder: TextEncoder) -> partial[TokenE
         raise PahqError(
             f"induction prompts of {length} positions: {4 * STRETCH} to {len(pool)} are possible with model {name!r}"
         )
-    if length > context:
-        raise PahqError(f"induction prompts have {length} tokens; model {name!r} reads {context}")
+    encoder.model.config.check_length(length, "induction prompts")
     return partial(draw_tokens, pool=pool, length=length, bos=bos)
 
 

@@ -109,6 +109,10 @@ def test_prompts_that_do_not_fit_the_model_are_refused() -> None:
     model = random_model("gpt2")
     with pytest.raises(PahqError, match="prompts have 9 tokens; model 'gpt2' has 8 positions"):
         build_problem(model, random_prompts(model, length=9), metric="kl")
+    sliding = random_model("llama", window=4)
+    build_problem(sliding, random_prompts(sliding, length=4), metric="kl")
+    with pytest.raises(PahqError, match="prompts have 5 tokens; model 'llama' attends within a sliding window of 4"):
+        build_problem(sliding, random_prompts(sliding, length=5), metric="kl")
     good = torch.zeros(3, 4, dtype=torch.long)
     for bad in (11, -1):
         wrong = good.clone()

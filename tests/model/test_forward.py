@@ -19,9 +19,9 @@ from pahq.model.forward import (
     head_outputs,
     logits,
     project,
-    rotate,
     unembed,
 )
+from pahq.model.rotary import rotate
 from pahq.model.run import Fixed, Run, run_senders, sender_outputs, streams
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.weights import Model, ModelConfig
@@ -276,7 +276,7 @@ def test_a_group_of_heads_shares_its_keys_and_values() -> None:
 
 
 def test_prompts_beyond_the_context_are_refused(model: Model) -> None:
-    with pytest.raises(PahqError, match="prompts of 9 tokens exceed the model's context of 8"):
+    with pytest.raises(PahqError, match="prompts have 9 tokens; model 'custom' has 8 positions"):
         logits(model, torch.zeros(1, 9, dtype=torch.long))
 
 

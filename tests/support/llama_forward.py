@@ -1,8 +1,7 @@
 """An independent float64 forward pass of Llama, Mistral, Qwen2 and Qwen3, from a Hugging Face checkpoint.
 
 It reads the checkpoint's own tensor names and config entries, so that it checks the loader's layout as well
-as the forward pass. One example, head and position at a time; RoPE as a rotation of complex numbers (Su et
-al. 2021).
+as the forward pass. One example, head and position at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from support.turning import turned
 
 
 def logits(checkpoint: Mapping[str, Tensor], config: Mapping[str, Any], tokens: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def _attention(
 ) -> list[Tensor]:
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     d_head = config.get("head_dim") or config["hidden_size"] // heads
-    theta, eps = config["rope_parameters"]["rope_theta"], config["rms_norm_eps"]
+    eps = config["rms_norm_eps"]
     normed = [_rms(x, weights[block + "input_layernorm.weight"], eps) for x in stream]
 
     def part(letter: str, head: int, position: int) -> Tensor:
@@ -53,7 +54,7 @@ def _attention(
         if letter == "v":
             return out
         scale = f"{block}self_attn.{letter}_norm.weight"
-        return _rope(_rms(out, weights[scale], eps) if scale in weights else out, position, theta)
+        return turned(_rms(out, weights[scale], eps) if scale in weights else out, position, config["rope_parameters"])
 
     places = range(len(stream))
     keys = [[part("k", head, p) for p in places] for head in range(groups)]
@@ -74,13 +75,3 @@ def _attention(
 
 def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / torch.sqrt((x * x).sum() / len(x) + eps) * weight
-
-
-def _rope(x: Tensor, position: int, theta: float) -> Tensor:
-    half = len(x) // 2
-    turned = []
-    for i in range(half):
-        angle = position / theta ** (2 * i / len(x))
-        turned.append(torch.complex(x[i], x[i + half]) * complex(math.cos(angle), math.sin(angle)))
-    pairs = torch.stack(turned)
-    return torch.cat((pairs.real, pairs.imag))

@@ -10,6 +10,8 @@ import math
 
 import torch
 
+from support import turning
+
 
 def circuit_logits(
     full,
@@ -184,19 +186,14 @@ def read_by_heads(model, layer, letter, stream):
 
 def turned(model, layer, letter, values):
     """Projections with their own norm and rotation."""
-    config, weights = model.config, model.layers[layer]
+    config, weights, rope = model.config, model.layers[layer], turning.rope_of(model.config)
     out = []
     for position, y in enumerate(values):
         if config.qk_norm and letter != "v":
             scale = weights.q_norm if letter == "q" else weights.k_norm
             y = y / ((y * y).sum() / len(y) + config.eps).sqrt() * scale
         if config.positions == "rotary" and letter != "v":
-            half = len(y) // 2
-            turns = torch.tensor(
-                [position * config.rotary_base ** (-2 * i / len(y)) for i in range(half)], dtype=y.dtype
-            )
-            rotated = torch.complex(y[:half], y[half:]) * torch.polar(torch.ones_like(turns), turns)
-            y = torch.cat((rotated.real, rotated.imag))
+            y = turning.turned(y, position, rope)
         out.append(y)
     return out
 
@@ -230,6 +227,8 @@ def hidden(config, gate, into):
         active = gate * (gate > 0)
     elif config.activation == "silu":
         active = gate / (1 + (-gate).exp())
+    elif config.activation == "gelu":
+        active = gate * (1 + torch.erf(gate / math.sqrt(2))) / 2
     else:
         active = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
     return active * into if config.gated else active

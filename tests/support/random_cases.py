@@ -17,6 +17,7 @@ from pahq.config.precision import SCALES, PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.model.weights import Model
 from pahq.tasks.task import Prompts
+from support import turning
 from support.numpy_oracle.circuit import Focus, Network
 from support.numpy_oracle.formats import low_weights
 from support.numpy_oracle.losses import loss
@@ -156,7 +157,8 @@ def prompts_of(case: Case) -> Prompts:
 
 def facts_of(model: Model, *, split: bool, direct: bool) -> Facts:
     """What the oracle needs to know of a model, in plain numbers and words."""
-    c = model.config
+    c, rope = model.config, turning.rope_of(model.config)
+    dim = turning.turning(rope, c.d_head)
     return Facts(
         layers=c.layers,
         heads=c.heads,
@@ -169,7 +171,8 @@ def facts_of(model: Model, *, split: bool, direct: bool) -> Facts:
         activation=c.activation,
         gated=c.gated,
         positions=c.positions,
-        rotary_base=c.rotary_base,
+        speeds=tuple(turning.speed(rope, i, dim) for i in range(dim // 2)),
+        growth=turning.growth(rope),
         causal=c.causal,
         qk_norm=c.qk_norm,
         parallel=c.block == "parallel",

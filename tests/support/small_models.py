@@ -14,13 +14,15 @@ from pahq.tasks.task import Prompts, last_items
 _BASE = {"layers": 2, "d_model": 12, "d_head": 4, "d_vocab": 11, "d_vocab_out": 11, "context": 8}
 _GPT2 = {"heads": 3, "kv_heads": 3, "d_mlp": 10, "norm": "layer"}
 _ROTARY = {"norm": "rms", "positions": "rotary", "activation": "silu", "gated": True, "d_mlp": 10}
+_PARTLY = {"positions": "rotary", "rotary_dim": 2}
+_YARN = {"kind": "yarn", "factor": 4.0, "original": 40, "beta_fast": 4.0, "attention_factor": 1.2}
 FAMILIES: dict[str, dict[str, object]] = {
     "gpt2": _GPT2,
     "attention-only": {"heads": 3, "kv_heads": 3, "d_mlp": 0, "norm": "layer"},
     "shortformer": {"heads": 3, "kv_heads": 3, "d_mlp": 0, "norm": "layer", "positions": "shortformer"},
     "tracr": {"heads": 1, "kv_heads": 1, "d_mlp": 7, "norm": "none", "activation": "relu", "causal": False},
-    "llama": _ROTARY | {"heads": 4, "kv_heads": 2},
-    "parallel": _GPT2 | {"heads": 4, "kv_heads": 2, "positions": "rotary", "block": "parallel"},
+    "llama": _ROTARY | {"heads": 4, "kv_heads": 2, "rotary_scaling": _YARN},
+    "parallel": _GPT2 | {"heads": 4, "kv_heads": 2, "block": "parallel", "activation": "gelu"} | _PARTLY,
     "qwen": _ROTARY | {"heads": 4, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
 }
 

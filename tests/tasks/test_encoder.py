@@ -55,7 +55,7 @@ def test_a_missing_word_is_named_with_its_prompt(model):
 def test_prompts_need_words_or_a_tokenizer_and_room(make_model, letters):
     with pytest.raises(PahqError, match="no word-level vocabulary and no tokenizer"):
         encoder_of(make_model(None), "ioi")
-    with pytest.raises(PahqError, match="ioi prompts have 3 tokens; model 'words' reads 2"):
+    with pytest.raises(PahqError, match="ioi prompts have 3 tokens; model 'words' has 2 positions"):
         encoder_of(make_model(context=2), "ioi").batch([("Then", ",", "a")], "ioi")
     with pytest.raises(PahqError, match="has no token '<s>' to begin"):
         encoder_of(letters(), "ioi", bos="<s>")

@@ -169,13 +169,16 @@ def test_scores_need_no_engine():
 
 def record(folder: Path, family: str, metrics: list[str], *, batch_size: int, **more: Any) -> None:
     """A folder as EAP-IG's recorder writes them, with numbers of this project's own."""
-    model = small_models.random_model(family, 3, dtype=torch.float32)
+    model = small_models.random_model(
+        family, 3, dtype=torch.float32, rotary_scaling=None
+    )  # TransformerLens has no yarn
     prompts, config = small_models.random_prompts(model, 4, batch=4), model.config
     folder.mkdir()
     values = {"n_layers": config.layers, "n_heads": config.heads, "d_model": config.d_model, "d_head": config.d_head}
     values |= {"d_mlp": config.d_mlp, "d_vocab": config.d_vocab, "n_ctx": config.context, "act_fn": config.activation}
     values |= {"normalization_type": "LN" if config.norm == "layer" else "RMS", "gated_mlp": config.gated}
     values |= {"n_key_value_heads": config.kv_heads, "rotary_base": config.rotary_base, "attn_only": not config.d_mlp}
+    values |= {"rotary_dim": config.rotary_dim}
     values |= {"positional_embedding_type": {"learned": "standard"}.get(config.positions, config.positions), **more}
     (folder / "config.json").write_text(json.dumps(values))
     tensors = {f"model.{name}": tensor for name, tensor in model.tensors().items()} | {"model.unembed.W_U": model.W_U}

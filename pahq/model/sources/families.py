@@ -1,4 +1,4 @@
-"""What a Hugging Face config.json means for the forward pass, and which checkpoint it calls for.
+"""What a Hugging Face config.json means for the forward pass.
 
 Read from the JSON itself: it is checked before transformers is imported, and the TransformerBridge's own
 configuration is wrong on some of it (its rotary base reads 10000 whatever the model's is). A feature that the
@@ -7,14 +7,23 @@ functional forward does not have is refused by name; running on without it would
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from pahq.errors import PahqError, unknown
-from pahq.model.sources.tensorfile import Entry
+from pahq.model.sources.positions import (
+    KINDS,
+    rope,
+    rotary_base,
+    rotary_dim,
+    rotary_scaling,
+    scaling_kind,
+    slides_unasked,
+    turns_partly,
+    window,
+)
 from pahq.model.weights import Activation, ModelConfig
 from pahq.sentences import one_sentence
 
@@ -24,16 +33,19 @@ FAMILIES = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "PhiForCausalLM": "phi",
 }
 ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
     "gelu": "gelu",
     "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
     "gelu_pytorch_tanh": "gelu_new",
     "silu": "silu",
     "swish": "silu",
 }
-_IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_NORMED_BEHIND = ("olmo2", "olmo3", "gemma2", "gemma3", "gemma3_text")  # outputs of heads would depend on each other
 
 
 def family(values: Mapping[str, Any]) -> str:
@@ -55,29 +67,30 @@ def family(values: Mapping[str, Any]) -> str:
 
 def missing_feature(values: Mapping[str, Any]) -> str | None:
     """The first thing a config asks for that the functional forward lacks, in words; None if nothing."""
-    rope = _rope(values)
+    scaling = scaling_kind(values)
     found = {
-        "rope scaling": (rope.get("rope_type") or rope.get("type") or "default") != "default",
-        "rotary positions that differ between layers": any(isinstance(value, dict) for value in rope.values()),
-        "partial rotary positions": any(
-            source.get(key) not in (None, 1, 1.0)
-            for source in (values, rope)
-            for key in ("partial_rotary_factor", "rotary_pct")
-        ),
+        f"rope scaling of the kind {scaling!r} (known: {', '.join(KINDS)})": scaling not in (None, *KINDS),
+        "rotary positions that differ between layers": any(isinstance(value, dict) for value in rope(values).values()),
+        "partial rotary positions": turns_partly(values),
         "soft caps on attention or logits": any(
             values.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
         ),
+        "norms behind attention and MLP": values.get("model_type") in _NORMED_BEHIND,
         "a mixture of experts": any(
             values.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")
         ),
         "ALiBi positions": bool(values.get("alibi")),
-        "attention and MLP in parallel": bool(values.get("use_parallel_residual") or values.get("parallel_attn")),
+        "attention and MLP in parallel": bool(
+            (values.get("use_parallel_residual") and values.get("model_type") != "gpt_neox")
+            or values.get("parallel_attn")
+        ),
+        "layer norms of queries and keys": bool(values.get("qk_layernorm")),
         "quantised weights": bool(values.get("quantization_config")),
         "attention scores scaled by layer": bool(values.get("scale_attn_by_inverse_layer_idx")),
         "unscaled attention scores": values.get("scale_attn_weights") is False,
         "cross attention": bool(values.get("add_cross_attention") or values.get("is_encoder_decoder")),
         "a bias in the gated MLP": bool(values.get("mlp_bias")),
-        "a sliding attention window shorter than the context": _window(values),
+        "sliding attention in some layers": slides_unasked(values),
     }
     return next((feature for feature, needed in found.items() if needed), None)
 
@@ -93,6 +106,8 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
     if feature:
         raise PahqError(f"model {name!r} needs {feature}, which this forward pass does not do")
     try:
+        if kind in ("gpt_neox", "phi"):
+            return _neox_like(kind, values, name)
         return _gpt2(values, name) if kind == "gpt2" else _llama_like(kind, values, name)
     except ValidationError as error:
         raise PahqError(f"the config.json of model {name!r} is impossible: {one_sentence(error)}") from None
@@ -103,6 +118,7 @@ def _gpt2(values: Mapping[str, Any], name: str) -> ModelConfig:
     vocabulary = _count(values, "vocab_size")
     return ModelConfig(
         name=name,
+        family=_family_name(values),
         layers=_count(values, "n_layer"),
         heads=heads,
         kv_heads=heads,
@@ -121,6 +137,7 @@ def _gpt2(values: Mapping[str, Any], name: str) -> ModelConfig:
 
 def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
     d_model, heads = _count(values, "hidden_size"), _count(values, "num_attention_heads")
+    context = _count(values, "max_position_embeddings")
     # Only Llama's own default for these two is a function of the other sizes; elsewhere it is an arbitrary
     # number.
     kv_default = heads if kind == "llama" or "num_key_value_heads" in values else None
@@ -128,6 +145,7 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
     vocabulary = _count(values, "vocab_size")
     return ModelConfig(
         name=name,
+        family=_family_name(values),
         layers=_count(values, "num_hidden_layers"),
         heads=heads,
         kv_heads=_count(values, "num_key_value_heads", kv_default),
@@ -136,16 +154,53 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         d_mlp=_count(values, "intermediate_size"),
         d_vocab=vocabulary,
         d_vocab_out=vocabulary,
-        context=_count(values, "max_position_embeddings"),
+        context=context,
         norm="rms",
         eps=values.get("rms_norm_eps", 1e-6),
         activation=_activation(values.get("hidden_act", "silu")),
         gated=True,
         positions="rotary",
-        rotary_base=_rope(values).get("rope_theta", values.get("rope_theta", 10000.0)),
+        rotary_base=rotary_base(values),
+        rotary_scaling=rotary_scaling(values, context),
+        window=window(values, context),
         tied_embedding=values.get("tie_word_embeddings", False),
         qk_norm=kind == "qwen3",
     )
+
+
+def _neox_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
+    """GPT-NeoX (Pythia) and Phi: biases everywhere, positions in a part of every head, mostly parallel blocks."""
+    d_model, heads = _count(values, "hidden_size"), _count(values, "num_attention_heads")
+    context, vocabulary = _count(values, "max_position_embeddings"), _count(values, "vocab_size")
+    phi = kind == "phi"
+    d_head = _count(values, "head_dim", _share(d_model, heads, values)) if phi else _share(d_model, heads)
+    return ModelConfig(
+        name=name,
+        family=_family_name(values),
+        layers=_count(values, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=_count(values, "num_key_value_heads", heads) if phi else heads,
+        d_model=d_model,
+        d_head=d_head,
+        d_mlp=_count(values, "intermediate_size"),
+        d_vocab=vocabulary,
+        d_vocab_out=vocabulary,
+        context=context,
+        norm="layer",
+        eps=values.get("layer_norm_eps", 1e-5),
+        activation=_activation(values.get("hidden_act", "gelu_new" if phi else "gelu")),
+        positions="rotary",
+        rotary_base=rotary_base(values),
+        rotary_dim=rotary_dim(values, d_head),
+        rotary_scaling=rotary_scaling(values, context),
+        tied_embedding=values.get("tie_word_embeddings", False),
+        block="parallel" if phi or values.get("use_parallel_residual", True) else "serial",
+    )
+
+
+def _family_name(values: Mapping[str, Any]) -> str:
+    kind = family(values)
+    return f"{kind} ({next(name for name, known in FAMILIES.items() if known == kind)})"
 
 
 def _count(values: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -166,104 +221,3 @@ def _activation(name: object) -> Activation:
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[str(name)]
-
-
-def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Rotary settings: ``rope_parameters`` (transformers 5) or ``rope_scaling`` (before)."""
-    for key in ("rope_parameters", "rope_scaling"):
-        if isinstance(values.get(key), dict):
-            return dict(values[key])
-    return {}
-
-
-def _window(values: Mapping[str, Any]) -> bool:
-    kind, context = values.get("model_type"), values.get("max_position_embeddings") or 0
-    if kind == "mistral":
-        window = values.get("sliding_window", 4096)  # the class's default where the entry is missing
-    elif kind in ("qwen2", "qwen3") and values.get("use_sliding_window"):
-        layers = values.get("layer_types")
-        slides = "sliding_attention" in layers if layers else True
-        first = values.get("max_window_layers", 28)
-        if not slides or (not layers and first >= (values.get("num_hidden_layers") or 0)):
-            return False
-        window = values.get("sliding_window", 4096)
-    else:
-        return "sliding_attention" in (values.get("layer_types") or ())
-    return window is not None and window < context
-
-
-def _base(values: Mapping[str, Any]) -> str:
-    """What stands before the names of a family's tensors, in most checkpoints."""
-    return "transformer." if family(values) == "gpt2" else "model."
-
-
-def weight_entries(values: Mapping[str, Any], entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """A checkpoint's tensors without the buffers (masks, frequencies) that older versions of transformers saved.
-
-    Every forward pass makes these itself, so neither their values nor their types matter.
-    """
-    base = _base(values)
-    return {name: entry for name, entry in entries.items() if not _IGNORED.fullmatch(name.removeprefix(base))}
-
-
-def check_checkpoint(values: Mapping[str, Any], config: ModelConfig, entries: Mapping[str, Entry]) -> None:
-    """Check a checkpoint's weights (``weight_entries``) against its config: all there, of their shape, none besides.
-
-    transformers itself would fill a missing tensor with random numbers. Raises PahqError naming the tensor.
-    """
-    kind, base = family(values), _base(values)
-    expected = _gpt2_shapes(config) if kind == "gpt2" else _llama_shapes(kind, values, config)
-    found = {name.removeprefix(base): entry.shape for name, entry in entries.items()}
-    head = {"lm_head.weight": (config.d_vocab, config.d_model)}
-    if not config.tied_embedding or "lm_head.weight" in found:
-        expected |= head
-    for name, shape in expected.items():
-        if name not in found:
-            raise PahqError(f"model {config.name!r} lacks the tensor {name!r} of shape {list(shape)}")
-        if found[name] != shape:
-            raise PahqError(f"tensor {name!r} has shape {list(found[name])}; {list(shape)} was expected")
-    surplus = sorted(name for name in found if name not in expected)
-    if surplus:
-        raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
-
-
-def _gpt2_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    d, m = config.d_model, config.d_mlp
-    shapes: dict[str, tuple[int, ...]] = {
-        "wte.weight": (config.d_vocab, d),
-        "wpe.weight": (config.context, d),
-    }
-    for i in range(config.layers):
-        for name, shape in (
-            ("attn.c_attn", (d, 3 * d)),
-            ("attn.c_proj", (d, d)),
-            ("mlp.c_fc", (d, m)),
-            ("mlp.c_proj", (m, d)),
-        ):
-            shapes[f"h.{i}.{name}.weight"], shapes[f"h.{i}.{name}.bias"] = shape, (shape[1],)
-        for name in ("ln_1", "ln_2"):
-            shapes[f"h.{i}.{name}.weight"] = shapes[f"h.{i}.{name}.bias"] = (d,)
-    return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
-
-
-def _llama_shapes(kind: str, values: Mapping[str, Any], config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    d, m, e = config.d_model, config.d_mlp, config.d_head
-    biased = bool(values.get("attention_bias")) if kind in ("llama", "qwen3") else False
-    projections = (("q", config.heads * e), ("k", config.kv_heads * e), ("v", config.kv_heads * e))
-    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config.d_vocab, d), "norm.weight": (d,)}
-    for i in range(config.layers):
-        attention = f"layers.{i}.self_attn."
-        for letter, width in projections:
-            shapes[f"{attention}{letter}_proj.weight"] = (width, d)
-            if biased or kind == "qwen2":
-                shapes[f"{attention}{letter}_proj.bias"] = (width,)
-        shapes[f"{attention}o_proj.weight"] = (d, config.heads * e)
-        if biased:
-            shapes[f"{attention}o_proj.bias"] = (d,)
-        if config.qk_norm:
-            shapes[f"{attention}q_norm.weight"] = shapes[f"{attention}k_norm.weight"] = (e,)
-        for name, shape in (("gate", (m, d)), ("up", (m, d)), ("down", (d, m))):
-            shapes[f"layers.{i}.mlp.{name}_proj.weight"] = shape
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"layers.{i}.{name}.weight"] = (d,)
-    return shapes

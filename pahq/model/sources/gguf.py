@@ -3,7 +3,7 @@
 GGUF is llama.cpp's format: metadata, then tensors, most of them in blocks of few bits. The package ``gguf`` reads
 the container and decodes the blocks; what the numbers mean is settled here. llama.cpp stores the rows of the q and
 k projections interleaved for its rotary embedding; they are put back into the half-split order of
-``pahq.model.forward.rotate`` (with the stored order, SmolLM2's perplexity on plain prose is five times as high).
+``pahq.model.rotary.rotate`` (with the stored order, SmolLM2's perplexity on plain prose is five times as high).
 """
 
 from __future__ import annotations

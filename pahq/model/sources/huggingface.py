@@ -1,6 +1,7 @@
-"""A Hugging Face folder as a Model, through TransformerLens' TransformerBridge.
+"""A Hugging Face folder as a Model: GPT-NeoX and Phi from the tensors themselves, the others through TransformerLens'
+TransformerBridge.
 
-The Bridge knows every family's weight layout (GPT-2's transposed joint projection among them). It is booted
+The Bridge knows each family's weight layout (GPT-2's transposed joint projection among them). It is booted
 without weight processing, so norms stay unfolded and nothing is centred: the logits are Hugging Face's own.
 TransformerLens lives in this module alone and is imported only once the folder has passed every check that
 its headers allow.
@@ -21,8 +22,10 @@ from torch import Tensor
 from pahq.errors import PahqError
 from pahq.files.text import read_json
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
-from pahq.model.sources.families import check_checkpoint, model_config, weight_entries
-from pahq.model.sources.tensorfile import check_floats, file_digest, read_headers, weight_files
+from pahq.model.sources.checkpoint import check_checkpoint, short_name, weight_entries
+from pahq.model.sources.families import model_config
+from pahq.model.sources.neox import KINDS, neox_tensors
+from pahq.model.sources.tensorfile import check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.sources.tokenizer import read_tokenizer
 from pahq.model.weights import Model, ModelConfig
 
@@ -45,9 +48,14 @@ def load_huggingface(folder: Path, name: str) -> Model:
     check_checkpoint(values, config, entries)
     double = any(entry.dtype == "F64" for entry in entries.values())
     tokenizer = read_tokenizer(folder, gpt2=values.get("model_type") == "gpt2")
-    _log.info("loading %s through TransformerBridge", folder)
-    bridge = _boot(folder, torch.float64 if double else torch.float32)
-    tensors = _tensors(bridge, config)
+    dtype = torch.float64 if double else torch.float32
+    if values["model_type"] in KINDS:
+        stored = {name: tensor for file in files for name, tensor in read_tensors(file).items() if name in entries}
+        wanted = {short_name(values, name): tensor.to(dtype) for name, tensor in stored.items()}
+        tensors = neox_tensors(values["model_type"], config, wanted)
+    else:
+        _log.info("loading %s through TransformerBridge", folder)
+        tensors = _tensors(_boot(folder, dtype), config)
     tied = torch.equal(tensors["unembed.W_U"], tensors["embed.W_E"].T)
     config = config.model_copy(update={"tied_embedding": tied})
     if tied:

@@ -24,9 +24,11 @@ _BUFFERS = re.compile(r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)")
 _FIXED = {
     "final_rms": False,
     "rotary_adjacent_pairs": False,
+    "rotary_interleaved_cos_sin": False,
     "scale_attn_by_inverse_layer_idx": False,
     "use_attn_scale": True,
     "use_local_attn": False,
+    "use_NTK_by_parts_rope": False,
 }
 
 
@@ -34,8 +36,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """A TransformerLens configuration, or the config.json of a repository in its terms, as a ModelConfig."""
     norms = {"LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms", None: "none"}
     norm = values.get("normalization_type", values.get("normalization"))
-    fixed = _FIXED | {"rotary_dim": values["d_head"]}
-    for name, wanted in fixed.items():
+    for name, wanted in _FIXED.items():
         if values.get(name) not in (None, wanted):
             raise PahqError(
                 f"a TransformerLens model with {name} = {values[name]!r} is not supported; {wanted!r} was expected"
@@ -46,6 +47,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     kind = values.get("positional_embedding_type", "shortformer" if values.get("shortformer_pos") else "standard")
     if kind not in positions:
         raise unknown("positional_embedding_type", kind, positions)
+    turned = values.get("rotary_dim")
     only = bool(values.get("attn_only", False))
     activation = values.get("act_fn") or "gelu_new"
     known = ModelConfig.model_fields["activation"].annotation.__args__  # type: ignore[union-attr]
@@ -68,6 +70,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         gated=bool(values.get("gated_mlp", False)),
         positions=positions[kind],
         rotary_base=float(values.get("rotary_base", 10000)),
+        rotary_dim=turned if kind == "rotary" and turned != values["d_head"] else None,
         causal=values.get("attention_dir", "causal") == "causal",
         qk_norm=bool(values.get("use_qk_norm", False)),
         block="parallel" if values.get("parallel_attn_mlp") else "serial",

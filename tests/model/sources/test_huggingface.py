@@ -18,7 +18,7 @@ from pahq.errors import PahqError
 from pahq.model import load_model
 from pahq.model.forward import logits
 from pahq.model.sources import huggingface
-from pahq.model.sources.families import missing_feature, model_config
+from pahq.model.sources.families import model_config
 
 TOKENS = torch.tensor([[3, 17, 4, 40, 11, 0, 29], [8, 8, 33, 2, 19, 19, 1]])
 
@@ -209,11 +209,9 @@ def test_half_precision_checkpoints_load_in_float32(checkpoints: dict[str, Check
 REFUSED = [
     (
         "llama",
-        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "rope_parameters": None},
-        "rope scaling",
+        {"rope_scaling": {"type": "longrope", "factor": 2.0}, "rope_parameters": None},
+        "rope scaling of the kind",
     ),
-    ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}, "rope scaling"),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope scaling"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial rotary"),
     (
         "llama",
@@ -222,21 +220,8 @@ REFUSED = [
     ),
     ("llama", {"mlp_bias": True}, "bias in the gated MLP"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantised weights"),
-    ("mistral", {"sliding_window": 8}, "sliding attention window"),
-    (
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 8, "layer_types": None, "max_window_layers": 1},
-        "sliding attention",
-    ),
-    (
-        "qwen3",
-        {
-            "use_sliding_window": True,
-            "sliding_window": 8,
-            "layer_types": ["full_attention", "sliding_attention"],
-        },
-        "sliding",
-    ),
+    ("mistral", {"sliding_window": 0}, "a positive whole number or null as 'sliding_window', got 0"),
+    ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding attention in some layers"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scaled by layer"),
     ("gpt2", {"scale_attn_weights": False}, "unscaled"),
     ("gpt2", {"add_cross_attention": True}, "cross attention"),
@@ -246,10 +231,15 @@ REFUSED = [
     ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3"),
     (
         "gpt2",
-        {"architectures": ["GPTNeoXForCausalLM"], "use_parallel_residual": True},
-        r"'GPTNeoXForCausalLM' is not supported \(it needs attention and MLP in parallel\); known: GPT2",
+        {"architectures": ["PersimmonForCausalLM"], "use_parallel_residual": True},
+        r"'PersimmonForCausalLM' is not supported \(it needs attention and MLP in parallel\); known: GPT2",
     ),
     ("gpt2", {"architectures": ["Gemma2ForCausalLM"], "final_logit_softcapping": 30.0}, "soft caps"),
+    (
+        "gpt2",
+        {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
+        r"'Olmo2ForCausalLM' is not supported \(it needs norms behind attention and MLP\); known: .* \(phi\)$",
+    ),
     ("gpt2", {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "mixture of experts"),
     ("gpt2", {"architectures": ["FalconForCausalLM"], "alibi": True}, "ALiBi"),
     (
@@ -272,9 +262,18 @@ def test_what_the_forward_does_not_do_is_refused_by_name(
         load_model(tmp_path)
 
 
-def test_a_window_as_long_as_the_context_is_no_obstacle(checkpoints: dict[str, Checkpoint]) -> None:
-    assert missing_feature(checkpoints["mistral"].config | {"sliding_window": 64}) is None
-    assert missing_feature(checkpoints["qwen2"].config | {"sliding_window": 8}) is None  # not in use
+def test_a_window_counts_where_it_is_in_use_and_shorter_than_the_context(checkpoints: dict[str, Checkpoint]) -> None:
+    def window(name: str, **change: Any) -> int | None:
+        return model_config(checkpoints[name].config | change, "x").window
+
+    assert window("mistral", sliding_window=8) == 8
+    assert window("mistral", sliding_window=64) is None
+    assert window("qwen2", sliding_window=8) is None
+    used = {"use_sliding_window": True, "sliding_window": 8}
+    assert window("qwen2", **used, layer_types=None, max_window_layers=1) == 8
+    assert window("qwen2", **used, layer_types=None, max_window_layers=2) is None
+    assert window("qwen3", **used, layer_types=["full_attention", "sliding_attention"]) == 8
+    assert window("qwen3", **used, layer_types=["full_attention"] * 2) is None
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -356,6 +355,7 @@ def test_the_command_compares_with_transformers_itself(
     assert lines["check"].endswith(": agrees")
     assert float(re.search(r"of a logit (\S+):", lines["check"])[1]) < 1e-5  # type: ignore[index]
     config = load_model(checkpoints[name].folder).config
+    assert lines["family"].split()[1] == checkpoints[name].config["model_type"]
     assert f"{config.layers}, {config.block} blocks" in lines["layers"]
     assert ("key-value" in lines["layers"]) == (config.kv_heads != config.heads)
 

@@ -26,7 +26,8 @@ class Facts(Shape):
     activation: str
     gated: bool
     positions: str  # learned, rotary or shortformer
-    rotary_base: float
+    speeds: tuple[float, ...]  # of rotary pairs, in radians from one position to the next
+    growth: float  # of rotary pairs
     causal: bool
     qk_norm: bool
 
@@ -68,10 +69,10 @@ def projection(facts: Facts, w: Weights, layer: int, letter: str, index: int, x:
     if facts.qk_norm:
         y = rms(y, facts.eps, w[f"{at}attn.{letter}_norm.w"])
     if facts.positions == "rotary":
-        half = y.shape[-1] // 2
-        speed = facts.rotary_base ** (-np.arange(half) / half)
-        turned = (y[..., :half] + 1j * y[..., half:]) * np.exp(1j * np.outer(np.arange(y.shape[1]), speed))
-        y = np.concatenate([turned.real, turned.imag], axis=-1)
+        half = len(facts.speeds)
+        pairs = facts.growth * (y[..., :half] + 1j * y[..., half : 2 * half])
+        turned = pairs * np.exp(1j * np.outer(np.arange(y.shape[1]), facts.speeds))
+        y = np.concatenate([turned.real, turned.imag, y[..., 2 * half :]], axis=-1)
     return y
 
 
