@@ -80,6 +80,10 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries complain at the end of what is never given back
+
+
 def _rank(item: pytest.Item) -> int:
     """Where in ``SLOW`` a test stands; behind its end, if it is not there."""
     return next((rank for rank, name in enumerate(SLOW) if item.nodeid.startswith(name)), len(SLOW))
