@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -207,7 +208,9 @@ def _log_tables(found: Tables, run: RunConfig, mode: str) -> None:
     import wandb
 
     named = {"group": found.experiment, "job_type": "tables", "name": f"{found.experiment}: tables"}
-    with _begun(Path(run.root), mode, f"tables-{found.experiment}", **named) as tracked:
+    # Online a run of its own each time: one that is resumed would have the lines over bits twice.
+    own = f"-{time.strftime('%Y%m%d-%H%M%S')}" if mode == "online" else ""
+    with _begun(Path(run.root), mode, f"tables-{found.experiment}{own}", **named) as tracked:
         for cell, folder in found.circuits:
             uses(tracked, circuit_artifact(cell, folder))
         tracked.define_metric("bits")
