@@ -216,6 +216,8 @@ def test_models_writes_what_a_model_is(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["models", "traker", "--out", str(tmp_path / "other.json")]) == 2
     assert "known: " in capsys.readouterr().err
     assert not (tmp_path / "other.json").exists()
+    assert main(["models", "tracr-reverse", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"pahq: error: --out {tmp_path} is a folder; name a file in it\n"
 
 
 def test_commands_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:

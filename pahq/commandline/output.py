@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pahq.errors import PahqError
 from pahq.files.text import dump_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def line(text: str) -> None:
     """One line of words, seen at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def check_file(path: Path) -> None:
+    """PahqError for an ``--out`` that cannot be a file, before anything is computed for it."""
+    if path.is_dir():
+        raise PahqError(f"--out {path} is a folder; name a file in it")
 
 
 def document(value: Any) -> None:
