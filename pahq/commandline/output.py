@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {"ok": "green", "whole": "green", "note": "yellow", "repaired": "yellow", "fault": "red", "damaged": "red"}
+
+
+def for_this_process() -> None:
+    """Standard output and error that take all words: what they cannot encode is escaped; a closed one keeps nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def on_terminal() -> bool:
