@@ -197,11 +197,32 @@ def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "pahq: interrupted; the same command goes on where this one stopped\n"
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("root", "sentence"),
+    [
+        ("", "a folder was expected, not an empty name"),
+        ("file", "{}/file is no folder; one was expected, or a name that is free"),
+        ("file/below", "{}/file is no folder; one was expected, or a name that is free"),
+    ],
+)
+def test_a_root_that_can_be_no_folder_is_told_before_a_cell_runs(
+    ran: list[tuple[CellConfig, RunConfig]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    root: str,
+    sentence: str,
+) -> None:
     (tmp_path / "file").write_text("")
-    assert main([*SMALL, f"run.root={tmp_path / 'file'}"]) == 2
+    assert main([*SMALL, f"run.root={root and tmp_path / root}"]) == 2
+    assert capsys.readouterr().err == f"pahq: error: run.root: {sentence.format(tmp_path)}\n"
+    assert not ran
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cells").write_text("")
+    assert main([*SMALL, f"run.root={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"pahq: error: {tmp_path / 'file'}")
+    assert error.startswith(f"pahq: error: {tmp_path / 'cells'}")
     assert error.count("\n") == 1
 
 
@@ -256,6 +277,7 @@ def test_run_may_be_left_out_and_stands_before_whatever_else_is_typed(ran: list[
         ["verify", "x", "--engine", "magic"],
         ["repair", "smoke", "--threads", "0"],
         ["stability", "smoke", "--n", "1"],
+        ["stability", "smoke", "--n", "100000000"],
         ["stability", "smok"],
         ["faithfulness", "smoke", "--confidence", "7"],
         ["faithfulness", "smoke", "--threads", "0"],
