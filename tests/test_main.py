@@ -103,6 +103,8 @@ FAULTS = [
     (["precision=int4,int8"], "several values in 'precision=int4,int8' are a sweep; put -m in front"),
     (["threshold=["], "cannot read the override 'threshold='"[:-1]),
     (["threshold=high"], "threshold: Input should be a valid number"),
+    (["method=eap", "size=many"], "pahq: error: size: a number of edges (50) or a share of them (0.02) was expected"),
+    (["threshold=-1"], "pahq: error: threshold must be a finite number of at least 0, got -1"),
     (["threshold=nan"], "threshold must be a finite number of at least 0"),
     (["method=acdc", "precision=int8"], "method acdc is full precision"),
     (["wandb=maybe"], "wandb: Input should be 'auto', 'online', 'offline' or 'disabled'"),

@@ -124,12 +124,12 @@ def diff(
 
     It tells the edges that left and came, and the first decision at which the searches part.
     """
+    if out is not None:
+        if out.suffix.lower() != ".html":
+            raise PahqError(f"--out {out}: two circuits are written as a page; end the name in html")
+        check_file(out)
     from pahq.report.difference import diff as compare
 
-    if out is not None:
-        from pahq.report.drawing import ending
-
-        ending(out, {"html": None})
     found = compare(a, b, swap=not no_swap)
     if out is not None:
         from pahq.files.text import write_atomic
