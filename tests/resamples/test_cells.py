@@ -413,6 +413,9 @@ def test_a_folder_below_another_root_names_the_root(
     for name in (cell.id, f"cells/{cell.id}/", str(folder)):
         for below in (str(root), "."):
             assert main(["stability", name, "--root", below]) == 0
+    (tmp_path / "cells" / cell.id).parent.mkdir(parents=True)
+    (tmp_path / "cells" / cell.id).symlink_to(folder)
+    assert main(["stability", str(tmp_path / "cells" / cell.id), "--root", str(tmp_path)]) == 0
     assert set(asked) == {cell.id}
 
 
