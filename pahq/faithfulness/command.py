@@ -186,7 +186,7 @@ def judge_what_is_asked(
         raise PahqError(f"one experiment or folders of finished cells are expected, not {' '.join(what)}")
     if "/" in what[0]:
         raise PahqError(f"{what[0]} is no folder of a finished cell (no result.json), and an experiment has no slash")
-    every = ids(what[0])
+    every = dict.fromkeys(ids(what[0]))
     if strange := [cell_id for cell_id in cells if cell_id not in every]:
         near = nearest(strange[0], every)
         raise PahqError(f"none of the {len(every)} cells of the experiment {what[0]!r} is {', '.join(strange)}{near}")
@@ -194,5 +194,5 @@ def judge_what_is_asked(
     if not chosen:
         known = ", ".join(dict.fromkeys(map(_task, cells or every)))
         raise PahqError(f"the experiment {what[0]!r} has no task {task!r}; known: {known}")
-    others = [cell_id for cell_id in every if cell_id not in set(chosen)]
+    others = list(every.keys() - chosen)
     yield from judge_experiment(root, what[0], chosen, settings, others=others, device=device, progress=progress)
