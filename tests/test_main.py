@@ -171,6 +171,10 @@ def test_hydras_own_settings_go_through_hydra(
     capsys.readouterr()
     assert main(["--cfg", "job", "threshold=0.3"]) == 0
     assert "threshold: 0.3" in capsys.readouterr().out
+    assert main(["task=tracr-reverse", "--cfg", "job", "threshold=0.3"]) == 0  # in whatever order
+    told = capsys.readouterr().out
+    assert "name: tracr-reverse" in told
+    assert "threshold: 0.3" in told
     assert {path.name for path in tmp_path.iterdir()} <= {".hydra"}  # one fixed place, no dates
 
 

@@ -55,6 +55,7 @@ def run(
     if "--version" in typed:
         raise PahqError("--version stands alone, as in pahq --version")
     if _for_hydra(typed):
+        typed.sort(key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
         _check_looks([*(["-m"] if multirun else []), *typed])
         if json:
             _check_json(typed)
@@ -91,7 +92,7 @@ def _checked_by_us(words: Sequence[str], *, sweep: bool) -> None:
 
 
 def _check_looks(words: Sequence[str]) -> None:
-    """In a sentence what Hydra itself would tell over many lines, or in a traceback."""
+    """In a sentence what Hydra itself would tell over many lines, or in a traceback. Its parser wants options last."""
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:

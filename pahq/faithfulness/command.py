@@ -146,7 +146,7 @@ def judge_experiment(
         for task in dict.fromkeys(map(_task, done))
     }
     for cell, found in judge_cells(folders, settings, device=device, progress=progress):
-        rows[cell.config.task.name].append(row(found))
+        rows[cell.folder.parent.name].append(row(found))
     return [write_rows(folder / f"{task}.parquet", found) for task, found in rows.items()]
 
 
