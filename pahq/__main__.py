@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import typer
 
 from pahq.commandline.application import application
+from pahq.commandline.output import for_this_process
 from pahq.errors import PahqError
 from pahq.files.fulldisk import told_if_full
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a disagreement (verify), 2 bad input in one sentence, 130 interrupted."""
     if argv is None:  # a process of its own: the objects that imports make stay, and looking at each again takes time
         gc.set_threshold(200_000, 20, 20)
+        for_this_process()
         if "_PAHQ_COMPLETE" in os.environ:  # a shell asks for words
             application().main(prog_name="pahq")
     logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s")

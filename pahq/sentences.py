@@ -21,6 +21,9 @@ def one_sentence(
     fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     place = prefix + ".".join(str(part) for part in fault["loc"]) if fault["loc"] else ""
     message = fault["msg"].removeprefix("Value error, ")
+    own = str(fault["loc"][-1]) if fault["loc"] else ""
+    if own and message.startswith((f"{own}: ", f"{own} ")):  # it begins with the key's own name
+        return f"{place}{message.removeprefix(own)}"
     if fault["type"] == "extra_forbidden":
         if model is None:
             return f"unknown key {place!r}"

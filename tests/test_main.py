@@ -103,6 +103,8 @@ FAULTS = [
     (["precision=int4,int8"], "several values in 'precision=int4,int8' are a sweep; put -m in front"),
     (["threshold=["], "cannot read the override 'threshold='"[:-1]),
     (["threshold=high"], "threshold: Input should be a valid number"),
+    (["method=eap", "size=many"], "pahq: error: size: a number of edges (50) or a share of them (0.02) was expected"),
+    (["threshold=-1"], "pahq: error: threshold must be a finite number of at least 0, got -1"),
     (["threshold=nan"], "threshold must be a finite number of at least 0"),
     (["method=acdc", "precision=int8"], "method acdc is full precision"),
     (["wandb=maybe"], "wandb: Input should be 'auto', 'online', 'offline' or 'disabled'"),
@@ -119,6 +121,18 @@ FAULTS = [
     (["run=5"], "run: a mapping was expected (got 5); known keys: device, "),
     (["run", "method.training=5"], "method.training: a mapping was expected (got 5); known keys: learning_rate, "),
     (["--cfg", "job", "task=nano-oi"], "unknown task 'nano-oi'"),
+    (["-m", "--cfg", "job"], "--cfg and --multirun cannot both be given; leave one out"),
+    (["--info", "-m", "--resolve", "--cfg", "job"], "--cfg, --info and --multirun cannot all be given"),
+    (["--resolve", "task=nano-ioi"], "--resolve is for --cfg"),
+    (["--cfg"], "--cfg/-c: expected one argument; --hydra-help lists Hydra's own options"),
+    (["--cfg", "xyz"], "--cfg/-c: invalid choice: 'xyz' (choose from 'job', 'hydra', 'all')"),
+    (["--cfg", "job", "--package"], "--package/-p: expected one argument"),
+    (["--cfg", "job", "--colour"], "unrecognized arguments: --colour"),
+    (["--json", "show", "X"], "'show' is a command: it comes first and its options after it, as in pahq show --help"),
+    (["task=nano-ioi", "show"], "'show' is a command: it comes first and its options after it"),
+    (["--top", "3", "show", "X"], "'show' is a command: it comes first"),
+    (["run", "--version"], "--version stands alone, as in pahq --version"),
+    (["--cfg", "job", "--version"], "--version stands alone, as in pahq --version"),
     (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),
     (["--config-name", "other"], "Cannot find primary config 'other'"),
 ]
@@ -157,6 +171,10 @@ def test_hydras_own_settings_go_through_hydra(
     capsys.readouterr()
     assert main(["--cfg", "job", "threshold=0.3"]) == 0
     assert "threshold: 0.3" in capsys.readouterr().out
+    assert main(["task=tracr-reverse", "--cfg", "job", "threshold=0.3"]) == 0  # in whatever order
+    told = capsys.readouterr().out
+    assert "name: tracr-reverse" in told
+    assert "threshold: 0.3" in told
     assert {path.name for path in tmp_path.iterdir()} <= {".hydra"}  # one fixed place, no dates
 
 
@@ -185,11 +203,32 @@ def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "pahq: interrupted; the same command goes on where this one stopped\n"
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("root", "sentence"),
+    [
+        ("", "a folder was expected, not an empty name"),
+        ("file", "{}/file is no folder; one was expected, or a name that is free"),
+        ("file/below", "{}/file is no folder; one was expected, or a name that is free"),
+    ],
+)
+def test_a_root_that_can_be_no_folder_is_told_before_a_cell_runs(
+    ran: list[tuple[CellConfig, RunConfig]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    root: str,
+    sentence: str,
+) -> None:
     (tmp_path / "file").write_text("")
-    assert main([*SMALL, f"run.root={tmp_path / 'file'}"]) == 2
+    assert main([*SMALL, f"run.root={root and tmp_path / root}"]) == 2
+    assert capsys.readouterr().err == f"pahq: error: run.root: {sentence.format(tmp_path)}\n"
+    assert not ran
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cells").write_text("")
+    assert main([*SMALL, f"run.root={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"pahq: error: {tmp_path / 'file'}")
+    assert error.startswith(f"pahq: error: {tmp_path / 'cells'}")
     assert error.count("\n") == 1
 
 
@@ -216,6 +255,8 @@ def test_models_writes_what_a_model_is(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["models", "traker", "--out", str(tmp_path / "other.json")]) == 2
     assert "known: " in capsys.readouterr().err
     assert not (tmp_path / "other.json").exists()
+    assert main(["models", "tracr-reverse", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"pahq: error: --out {tmp_path} is a folder; name a file in it\n"
 
 
 def test_commands_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,6 +283,7 @@ def test_run_may_be_left_out_and_stands_before_whatever_else_is_typed(ran: list[
         ["verify", "x", "--engine", "magic"],
         ["repair", "smoke", "--threads", "0"],
         ["stability", "smoke", "--n", "1"],
+        ["stability", "smoke", "--n", "100000000"],
         ["stability", "smok"],
         ["faithfulness", "smoke", "--confidence", "7"],
         ["faithfulness", "smoke", "--threads", "0"],

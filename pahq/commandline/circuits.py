@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pahq.commandline.options import Cell, Cells, Device, Format, Json
-from pahq.commandline.output import document, line, on_terminal, table
+from pahq.commandline.output import check_file, document, line, on_terminal, table
 from pahq.errors import PahqError
 
 if TYPE_CHECKING:
@@ -124,12 +124,12 @@ def diff(
 
     It tells the edges that left and came, and the first decision at which the searches part.
     """
+    if out is not None:
+        if out.suffix.lower() != ".html":
+            raise PahqError(f"--out {out}: two circuits are written as a page; end the name in html")
+        check_file(out)
     from pahq.report.difference import diff as compare
 
-    if out is not None:
-        from pahq.report.drawing import ending
-
-        ending(out, {"html": None})
     found = compare(a, b, swap=not no_swap)
     if out is not None:
         from pahq.files.text import write_atomic
@@ -205,7 +205,7 @@ def export(
     if format == "mib" and out is not None:
         path = mib_path(cell, out, name)
     if path is not None:
-        _check_file(path)
+        check_file(path)
         write_atomic(path, text)
     if json:
         document({"folder": cell, "format": format, "path": path, "text": text if path is None else None})
@@ -234,7 +234,7 @@ def import_(
 
     check_device(device)
     if out is not None:
-        _check_file(out)
+        check_file(out)
     found = imported(file, check_cell(like).config, out, device, count)
     if json:
         document(found.to_json() | {"path": out})
@@ -249,8 +249,3 @@ def _size(text: str) -> int | float:
         raise PahqError(
             f"pahq import: --size is a number of edges (50) or a share of them (0.02), not {text!r}"
         ) from None
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise PahqError(f"--out {path} is a folder; name a file in it")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pahq.commandline.options import Json, ModelName, Root
-from pahq.commandline.output import document, growing_table, line, on_terminal, table
+from pahq.commandline.output import check_file, document, growing_table, line, on_terminal, table
 
 
 def models(
@@ -24,6 +24,8 @@ def models(
     json: Json = False,
 ) -> int:
     """Load a model and say what it is."""
+    if out is not None:
+        check_file(out)
     from pahq.files.text import write_json
     from pahq.model import load_model
     from pahq.model.command import compared, facts, numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pahq.errors import PahqError
 from pahq.files.text import dump_json
 
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {"ok": "green", "whole": "green", "note": "yellow", "repaired": "yellow", "fault": "red", "damaged": "red"}
+
+
+def for_this_process() -> None:
+    """Standard output and error that take all words: what they cannot encode is escaped; a closed one keeps nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def on_terminal() -> bool:
@@ -28,6 +40,12 @@ def line(text: str) -> None:
     """One line of words, seen at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def check_file(path: Path) -> None:
+    """PahqError for an ``--out`` that cannot be a file, before anything is computed for it."""
+    if path.is_dir():
+        raise PahqError(f"--out {path} is a folder; name a file in it")
 
 
 def document(value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _PLACES = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 _LOOKS = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
 _FLAGS = (*_PLACES, *_LOOKS, "--run", "-r", "--shell-completion", "-sc")
-_OPTIONS = ("-m", "--multirun", "--json", "-h", "--help", "--version", *_FLAGS)
+_OPTIONS = ("-m", "--multirun", "--json", "-h", "--help", *_FLAGS)
+_ONE_OF = ("cfg", "info", "run", "shell_completion", "multirun")  # Hydra's parser calls them so
 Tell = Callable[["CellConfig", "SearchResult"], None]
 
 
@@ -51,7 +52,11 @@ def run(
     commands = ctx.parent.command.list_commands(ctx.parent)  # type: ignore[attr-defined]
     told: list[dict[str, Any]] = []
     tell: Tell = (lambda cell, found: told.append(facts(found))) if json else in_words
+    if "--version" in typed:
+        raise PahqError("--version stands alone, as in pahq --version")
     if _for_hydra(typed):
+        typed.sort(key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
+        _check_looks([*(["-m"] if multirun else []), *typed])
         if json:
             _check_json(typed)
         _checked_by_us(typed, sweep=multirun)
@@ -59,7 +64,7 @@ def run(
     else:
         from pahq.experiments.compose import compose_runs
 
-        for word in typed:
+        for word in sorted(typed, key=lambda word: word not in commands):
             if not _of_a_cell(word):
                 raise _unknown(word, commands)
         run_all(compose_runs(typed, sweep=multirun), tell)
@@ -68,6 +73,8 @@ def run(
 
 
 def _unknown(word: str, commands: Sequence[str]) -> PahqError:
+    if word in commands:
+        return PahqError(f"{word!r} is a command: it comes first and its options after it, as in pahq {word} --help")
     if word.startswith("-"):
         near = nearest(word.split("=")[0], _OPTIONS)
         return PahqError(f"unknown option {word!r}; known: {', '.join(_OPTIONS)}{near}")
@@ -82,6 +89,24 @@ def _checked_by_us(words: Sequence[str], *, sweep: bool) -> None:
 
     if not any(word.split("=")[0] in (*_PLACES, "hydra/sweeper") for word in words):
         compose_runs([word for word in words if _of_a_cell(word)], sweep=sweep)
+
+
+def _check_looks(words: Sequence[str]) -> None:
+    """In a sentence what Hydra itself would tell over many lines, or in a traceback. Its parser wants options last."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise PahqError(f"{message.removeprefix('argument ')}; --hydra-help lists Hydra's own options")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    asked = vars(parser.parse_args(words))
+    several = [f"--{name.replace('_', '-')}" for name in _ONE_OF if asked[name] not in (None, False)]
+    if len(several) > 1:
+        both = "all" if len(several) > 2 else "both"
+        raise PahqError(f"{', '.join(several[:-1])} and {several[-1]} cannot {both} be given; leave one out")
+    if asked["resolve"] and asked["cfg"] is None:
+        raise PahqError("--resolve is for --cfg, as in --cfg job --resolve")
 
 
 def _check_json(words: Sequence[str]) -> None:

@@ -9,11 +9,15 @@ from typing import Annotated, Literal
 import typer
 
 from pahq.commandline.options import Experiment, Json, Root
-from pahq.commandline.output import document, line
+from pahq.commandline.output import check_file, document, line
 from pahq.errors import PahqError
+
+OF_TABLES = {"experiment": "EXPERIMENT", "root": "--root", "mode": "--mode"}
+OF_DASHBOARD = {"entity": "--entity", "project": "--project", "out": "--out"}
 
 
 def wandb(
+    ctx: typer.Context,
     what: Annotated[
         Literal["tables", "dashboard"],
         typer.Argument(metavar="tables|dashboard", help="An experiment's tables, or a view of all runs."),
@@ -40,6 +44,13 @@ def wandb(
 
     Tables are logged as a run that reads the circuits of the experiment's cells. The dashboard is put into a project.
     """
+    for name, word in (OF_DASHBOARD if what == "tables" else OF_TABLES).items():
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            other = "dashboard" if what == "tables" else "tables"
+            raise PahqError(f"pahq wandb {what} takes no {word}, which is for pahq wandb {other}; leave it out")
+    if out is not None:
+        check_file(out)
     told = _tables(root, experiment, mode) if what == "tables" else _dashboard(entity, project, out)
     if json:
         document({key: value for key, value in told.items() if key != "text"})

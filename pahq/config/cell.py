@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -276,6 +277,16 @@ class RunConfig(Frozen):
     memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
     repair: bool = False  # a finished cell of which a byte has changed is set aside and computed anew
     lock: bool = True  # a cell's folder, for the process that computes it; False for file systems without locks
+
+    @field_validator("root")
+    @classmethod
+    def _can_be_a_folder(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a folder was expected, not an empty name")
+        nearest = next((place for place in (value, *map(str, Path(value).parents)) if os.path.lexists(place)), ".")
+        if not os.path.isdir(nearest):
+            raise ValueError(f"{nearest} is no folder; one was expected, or a name that is free")
+        return value
 
 
 def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[CellConfig, RunConfig]:

@@ -21,10 +21,10 @@ from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
-from pahq.errors import PahqError
+from pahq.errors import PahqError, nearest
 from pahq.faithfulness.curve import ranking
 from pahq.faithfulness.measure import measure, measure_curve
-from pahq.faithfulness.rows import SCHEMA, row, write_rows
+from pahq.faithfulness.rows import SCHEMA, row, rows_of, write_rows
 from pahq.faithfulness.settings import Settings
 from pahq.faithfulness.values import Values
 from pahq.files.frames import analysis_folder
@@ -120,11 +120,19 @@ def _effects(cell: Judged) -> dict[int, float]:
 
 
 def judge_experiment(
-    root: Path, experiment: str, ids: Sequence[str], settings: Settings, *, device: str, progress: bool = True
+    root: Path,
+    experiment: str,
+    ids: Sequence[str],
+    settings: Settings,
+    *,
+    others: Sequence[str] = (),
+    device: str,
+    progress: bool = True,
 ) -> list[Path]:
     """Judge an experiment's finished cells; write ``<root>/analysis/<experiment>/faithfulness/<task>.parquet``.
 
-    Unfinished cells are warned of and left out. Raises PahqError if none is finished.
+    ``others``: its cells that are not judged now; rows of theirs that are there stay. Unfinished cells are warned of
+    and left out. Raises PahqError if none is finished.
     """
     done = [cell_id for cell_id in dict.fromkeys(ids) if is_done(cell_folder(root, cell_id))]
     if not done:
@@ -132,11 +140,18 @@ def judge_experiment(
     if len(done) < len(set(ids)):
         LOG.warning("%d of %d cells are not finished and left out", len(set(ids)) - len(done), len(set(ids)))
     folders = [cell_folder(root, cell_id) for cell_id in done]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for cell, found in judge_cells(folders, settings, device=device, progress=progress):
-        rows.setdefault(cell.config.task.name, []).append(row(found))
     folder = analysis_folder(root, experiment) / "faithfulness"
+    rows = {
+        task: rows_of(folder / f"{task}.parquet", [one for one in others if _task(one) == task])
+        for task in dict.fromkeys(map(_task, done))
+    }
+    for cell, found in judge_cells(folders, settings, device=device, progress=progress):
+        rows[cell.folder.parent.name].append(row(found))
     return [write_rows(folder / f"{task}.parquet", found) for task, found in rows.items()]
+
+
+def _task(cell_id: str) -> str:
+    return cell_id.split("/")[0]
 
 
 def judge_what_is_asked(
@@ -158,15 +173,26 @@ def judge_what_is_asked(
     if folders and len(folders) < len(what):
         others = [name for name in what if not (Path(name) / "result.json").exists()]
         raise PahqError(f"{others[0]} holds no finished cell (no result.json)")
+    if folders and (task is not None or cells):
+        option = "--cells" if task is None else "--task"
+        raise PahqError(
+            f"{option} chooses among an experiment's cells, and {what[0]} is a cell's folder; leave one out"
+        )
     if folders:
         for cell, _ in judge_cells(folders, settings, device=device, progress=progress):
             yield cell.folder / FILE
         return
     if len(what) > 1:
         raise PahqError(f"one experiment or folders of finished cells are expected, not {' '.join(what)}")
-    every = cells or ids(what[0])  # cells that are named need no experiment to be composed
-    chosen = [cell_id for cell_id in every if task in (None, cell_id.split("/")[0])]
+    if "/" in what[0]:
+        raise PahqError(f"{what[0]} is no folder of a finished cell (no result.json), and an experiment has no slash")
+    every = dict.fromkeys(ids(what[0]))
+    if strange := [cell_id for cell_id in cells if cell_id not in every]:
+        near = nearest(strange[0], every)
+        raise PahqError(f"none of the {len(every)} cells of the experiment {what[0]!r} is {', '.join(strange)}{near}")
+    chosen = [cell_id for cell_id in cells or every if task in (None, _task(cell_id))]
     if not chosen:
-        known = ", ".join(dict.fromkeys(cell_id.split("/")[0] for cell_id in every))
+        known = ", ".join(dict.fromkeys(map(_task, cells or every)))
         raise PahqError(f"the experiment {what[0]!r} has no task {task!r}; known: {known}")
-    yield from judge_experiment(root, what[0], chosen, settings, device=device, progress=progress)
+    others = list(every.keys() - chosen)
+    yield from judge_experiment(root, what[0], chosen, settings, others=others, device=device, progress=progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,21 @@ def read_rows(folder: Path) -> pd.DataFrame:
     files = sorted((folder / "faithfulness").glob("*.parquet"))
     if not files:
         return pd.DataFrame({"id": pd.Series(dtype=str)})
-    frames = {path: read_parquet(path.parent, path.stem) for path in files}
-    for path, frame in frames.items():
-        if "schema" not in frame or (frame["schema"] != SCHEMA).any():
-            raise PahqError(f"{path} is of an earlier version of this program; remove it and run the workflow again")
-    return pd.concat(frames.values(), ignore_index=True)
+    return pd.concat([_read(path) for path in files], ignore_index=True)
+
+
+def rows_of(path: Path, ids: Collection[str]) -> list[dict[str, Any]]:
+    """Those rows of a task's file that are these cells'; none without cells or a file."""
+    if not ids or not path.is_file():
+        return []
+    frame = _read(path)
+    return [
+        {str(name): value for name, value in one.items()} for one in frame[frame["id"].isin(ids)].to_dict("records")
+    ]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    frame = read_parquet(path.parent, path.stem)
+    if "schema" not in frame or (frame["schema"] != SCHEMA).any():
+        raise PahqError(f"{path} is of an earlier version of this program; remove it and run the workflow again")
+    return frame

@@ -54,7 +54,11 @@ def _cells(name: str, root: str, marked_cells: Callable[[str], Mapping[str, Aske
         if not marked:
             raise PahqError(f"no row of the experiment {name!r} says stability")
         return marked.items()
-    folder = Path(name)
-    below = Path(root) / "cells"
-    cell_id = str(folder.relative_to(below)) if folder.is_relative_to(below) else name.rstrip("/")
-    return [(cell_id, Asked(resamples=RESAMPLES))]
+    folder, below = Path(name), Path(root) / "cells"
+    pairs = [(folder.absolute(), below.absolute()), (folder.resolve(), below.resolve())]  # the first keeps links
+    inside = next((str(one.relative_to(top)) for one, top in pairs if one.is_relative_to(top)), None)
+    if folder.is_dir() and inside is None and (folder.is_absolute() or not (below / name).is_dir()):
+        cells = folder.resolve().parent.parent
+        at = str(cells.parent) if cells.name == "cells" else "FOLDER, the one whose cells/ it is in"
+        raise PahqError(f"{name} does not lie below {below}; say --root {at}")
+    return [(inside or name.rstrip("/"), Asked(resamples=RESAMPLES))]

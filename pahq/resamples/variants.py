@@ -14,6 +14,8 @@ Kind = Literal["resamples", "orders", "seeds"]
 KINDS: tuple[Kind, ...] = ("resamples", "orders", "seeds")
 SEEDS = Asked(resamples=RESAMPLES).seeds  # other seeds by default: 5 beside 20 resamples
 
+MOST = 10_000  # of either for one cell: more is a slip of the keyboard, and would run for weeks
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -27,7 +29,7 @@ class Variant:
 
 
 def check_counts(n: int, seeds: int = 0) -> None:
-    """Raise PahqError unless ``n`` resamples can be compared in pairs and ``seeds`` is no negative number."""
+    """Raise PahqError unless ``n`` resamples can be compared in pairs, ``seeds`` is not negative, and both end."""
     for name, value in (("n", n), ("seeds", seeds)):
         if type(value) is not int:
             raise PahqError(f"{name}: a whole number was expected (got {value!r})")
@@ -35,6 +37,9 @@ def check_counts(n: int, seeds: int = 0) -> None:
         raise PahqError(f"n={n} resamples cannot be compared with each other; at least 2 are needed")
     if seeds < 0:
         raise PahqError(f"seeds={seeds} is no number of further seeds; 0 or more are expected")
+    for name, value in (("n", n), ("seeds", seeds)):
+        if value > MOST:
+            raise PahqError(f"{name}={value} is too many searches of one cell; at most {MOST} are expected")
 
 
 def resample_variants(count: int, order: Order) -> list[Variant]:

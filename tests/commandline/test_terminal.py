@@ -123,3 +123,21 @@ def test_every_command_has_help_and_json(command: str, capsys: pytest.CaptureFix
     assert told.startswith(f"Usage: pahq {command}")
     assert "--json" in told
     assert all("|" in kind for kind in re.findall(r"<(.*?)>", told))  # choices, and no types of Python's
+
+
+def test_a_path_that_output_cannot_encode_is_told_with_escapes(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "pahq", "wandb", "dashboard", "--out", str(tmp_path / "caf\u00e9.json")]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/caf\\xe9.json\n"
+    assert (tmp_path / "caf\u00e9.json").exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["show", "--help"], 0), (["show", "nowhere"], 2)])
+def test_output_that_is_closed_is_none(words: list[str], status: int, closed: str) -> None:
+    command = f'exec "$@" {closed}'
+    done = subprocess.run(["sh", "-c", command, "sh", sys.executable, "-m", "pahq", *words], capture_output=True)
+    assert done.returncode == status, done.stderr
+    assert b"Traceback" not in done.stderr

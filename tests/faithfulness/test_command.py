@@ -162,9 +162,36 @@ def test_unfinished_cells_are_left_out(root: Path, caplog: pytest.LogCaptureFixt
         read_rows(root / "analysis" / "smoke")
 
 
+def test_cells_that_are_named_leave_the_rows_of_others(root: Path) -> None:
+    table = root / "analysis" / "smoke" / "faithfulness" / "tracr-proportion.parquet"
+    first, second, *_ = cells("smoke")
+    assert run("smoke", "--root", str(root), "--cells", second) == 0
+    assert list(pd.read_parquet(table)["id"]) == [second]
+    assert run("smoke", "--root", str(root)) == 0
+    every = pd.read_parquet(table).sort_values("id", ignore_index=True)
+    assert sorted(every["id"]) == sorted(cells("smoke"))
+    assert run("smoke", "--root", str(root), "--cells", first) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(table).sort_values("id", ignore_index=True), every)
+    pd.read_parquet(table).assign(schema=1).to_parquet(table)
+    assert run("smoke", "--root", str(root), "--cells", first) == 2  # what cannot be read cannot be kept
+    assert run("smoke", "--root", str(root)) == 0
+
+
+def test_a_folder_has_no_tasks_to_choose_among(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [path, *_] = files(root).values()
+    for words in (["--task", "ioi"], ["--cells", "a/b"]):
+        assert run(str(path.parent), *words) == 2
+        error = capsys.readouterr().err
+        assert f"{words[0]} chooses among an experiment's cells, and {path.parent} is a cell's folder" in error
+        assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["defualt", "--cells", "a/b"], "unknown experiment 'defualt'; known: "),
+        (["smoke", "--cells", "a/b", "c/d"], "none of the 4 cells of the experiment 'smoke' is a/b, c/d"),
+        (["/nope"], "/nope is no folder of a finished cell (no result.json), and an experiment has no slash"),
         (["smoke", "--task", "ioi"], "the experiment 'smoke' has no task 'ioi'; known: tracr-proportion"),
         (["smoke", "--edges", "0"], "edges must be at least 1, got 0"),
         (["smoke", "default"], "one experiment or folders of finished cells are expected, not smoke default"),

@@ -199,3 +199,28 @@ def test_the_command_writes_and_logs(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main(["wandb", "tables", "tiny", "--root", str(root)]) == 2
     assert "WANDB_MODE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["tables", "tiny", "--project", "other", "--out", "F"], "--project"),
+        (["tables", "--entity", "me"], "--entity"),
+        (["dashboard", "tiny"], "EXPERIMENT"),
+        (["dashboard", "--mode", "auto"], "--mode"),
+        (["dashboard", "--root", "/nope"], "--root"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
+)
+def test_what_one_form_does_not_take_is_refused(
+    words: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["wandb", *words]) == 2
+    other = {"tables": "dashboard", "dashboard": "tables"}[words[0]]
+    sentence = f"pahq wandb {words[0]} takes no {word}, which is for pahq wandb {other}; leave it out"
+    assert capsys.readouterr().err == f"pahq: error: {sentence}\n"
+
+
+def test_a_folder_is_no_file_of_a_dashboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["wandb", "dashboard", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"pahq: error: --out {tmp_path} is a folder; name a file in it\n"

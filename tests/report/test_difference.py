@@ -113,3 +113,11 @@ def test_a_search_that_was_over_earlier_is_said_to_be() -> None:
 def test_bad_input_is_told_in_one_sentence(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *typed]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_page_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", "a", "b", "--out", "x.txt"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "pahq: error: --out x.txt: two circuits are written as a page; end the name in html\n"
+    )

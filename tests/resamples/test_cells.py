@@ -388,6 +388,37 @@ def test_faults_of_the_command_are_one_sentence(
     assert error.count("\n") == 1
 
 
+def test_a_folder_below_another_root_names_the_root(
+    searched: tuple[Path, CellConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, cell = searched
+    folder = root / "cells" / cell.id
+    assert main(["stability", str(folder), "--root", str(tmp_path), "--n", "2"]) == 2
+    told = capsys.readouterr().err
+    assert told == f"pahq: error: {folder} does not lie below {tmp_path}/cells; say --root {root}\n"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["stability", "a/b", "--n", "2"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        told == "pahq: error: a/b does not lie below results/cells; say --root FOLDER, the one whose cells/ it is in\n"
+    )
+    asked: list[str] = []
+    monkeypatch.setattr(module, "check_finished", lambda ids, run: asked.extend(ids))
+    monkeypatch.setattr(module, "measure_cells", lambda *given, **more: None)
+    monkeypatch.chdir(root)
+    for name in (cell.id, f"cells/{cell.id}/", str(folder)):
+        for below in (str(root), "."):
+            assert main(["stability", name, "--root", below]) == 0
+    (tmp_path / "cells" / cell.id).parent.mkdir(parents=True)
+    (tmp_path / "cells" / cell.id).symlink_to(folder)
+    assert main(["stability", str(tmp_path / "cells" / cell.id), "--root", str(tmp_path)]) == 0
+    assert set(asked) == {cell.id}
+
+
 def test_an_experiments_marked_cells_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     marked = [
         finish(tmp_path, "task=tracr-proportion", f"method={method}", "threshold=0.01").id

@@ -93,7 +93,16 @@ def test_variants_change_one_thing_each() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize(("counts", "sentence"), [((1, 0), "at least 2"), ((2, -1), "0 or more")])
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ((1, 0), "at least 2"),
+        ((2, -1), "0 or more"),
+        ((100_000_000, 0), "n=100000000 is too many searches of one cell; at most 10000"),
+        ((2, 10_001), "seeds=10001 is too many searches of one cell; at most 10000"),
+    ],
+)
 def test_faulty_counts(counts: tuple[int, int], sentence: str) -> None:
     with pytest.raises(PahqError, match=sentence):
         check_counts(*counts)
+    check_counts(10_000, 10_000)
