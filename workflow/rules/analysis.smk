@@ -5,11 +5,6 @@ from pahq.analysis.names import EVALUATED, FIGURES, TABLES
 ANALYSIS = f"{ROOT}/analysis/{EXPERIMENT}"
 
 
-def shown(path, category, **labels):
-    """A file for Snakemake's report; its caption is named as its category."""
-    return report(path, caption=f"../report/{category.lower()}.rst", category=category, labels=labels)
-
-
 report: "../report/overview.rst"
 
 

@@ -68,6 +68,11 @@ def task_arguments(wildcards):
     return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *SAID.sample_sizes, "--cells", *ids])
 
 
+def shown(path, category, **labels):
+    """A file for Snakemake's report; its caption is named as its category."""
+    return report(path, caption=f"../report/{category.lower()}.rst", category=category, labels=labels)
+
+
 CELLS = [path for group in GROUPS for path in results(group)]
 TASK_GROUPS = {}
 for group in GROUPS:
