@@ -146,8 +146,10 @@ def test_a_second_time_there_is_nothing_to_do(forks: Forks, finished: Path) -> N
     assert stamps == {path: path.stat().st_mtime_ns for path in results(finished).values()}
 
 
-def test_snakemakes_own_report_holds_findings_figures_tables_and_circuits(finished: Path, tmp_path: Path) -> None:
-    snakemake(finished, "--report", str(tmp_path / "report.zip"))
+def test_snakemakes_own_report_holds_findings_figures_tables_and_circuits(
+    forks: Forks, finished: Path, tmp_path: Path
+) -> None:
+    snakemake(forks, finished, "--report", str(tmp_path / "report.zip"))
     with zipfile.ZipFile(tmp_path / "report.zip") as packed:
         held = {Path(name).name: packed.read(name) for name in packed.namelist()}
     root = finished / "results"
