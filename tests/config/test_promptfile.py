@@ -193,7 +193,7 @@ def test_a_file_in_utf_16_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_and_the_kind_own_go_together(tmp_path: Path) -> None:
-    with pytest.raises(PahqError, match="^task kind 'own' needs prompts=FILE"):
+    with pytest.raises(PahqError, match="task kind 'own' needs prompts=FILE"):
         cell(tmp_path, prompts=None)
     with pytest.raises(PahqError, match="task: prompts needs kind 'own'"):
         cell(tmp_path / "own.csv", kind="ioi")
