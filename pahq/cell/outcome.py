@@ -11,7 +11,7 @@ import torch
 from pahq.cell.result import BandAudit, Certainty, Float64Audit, Fresh, Search
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig
-from pahq.engine.problem import Problem, build_problem, cell_problem
+from pahq.engine.problem import Problem, cell_problem, fresh_problem
 from pahq.engine.reference import circuit_stream, logits_in_parts
 from pahq.engine.rounding import alike
 from pahq.errors import PahqError
@@ -44,14 +44,7 @@ def judge(model: Model, task: Task, circuit: Circuit, cell: CellConfig) -> Fresh
     """
     present = torch.tensor(circuit.present)
 
-    own = build_problem(
-        model,
-        task.fresh,
-        metric=task.metric,
-        ablation=cell.task.ablation,
-        split_embed=cell.task.split_embed,
-        direct_edges=cell.method.direct_edges,
-    )
+    own = fresh_problem(cell, model, task)
     logits = logits_in_parts(own, present)
     value = float(own.objective.value(logits))
     clean = float(own.objective.value(logits_in_parts(own, torch.ones_like(present))))

@@ -36,7 +36,7 @@ from pahq.precision.packedstore import PackedStore
 from pahq.precision.store import PrecisionStore, WeightStore
 from pahq.precision.wide import KEPT_BYTES, WideStore, wide_network
 from pahq.tasks.metrics import Objective, gather_items, objective
-from pahq.tasks.task import Prompts
+from pahq.tasks.task import Prompts, Task
 
 
 @dataclass(frozen=True)
@@ -323,3 +323,15 @@ def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:
         if bad.any():
             row = int(bad.any(1).nonzero()[0])
             raise PahqError(f"{name} prompt {row} has a token outside the vocabulary of {config.d_vocab}")
+
+
+def fresh_problem(cell: CellConfig, model: Model, task: Task) -> Problem:
+    """What a cell's circuit is judged by: the task's fresh prompts and own metric, in full precision."""
+    return build_problem(
+        model,
+        task.fresh,
+        metric=task.metric,
+        ablation=cell.task.ablation,
+        split_embed=cell.task.split_embed,
+        direct_edges=cell.method.direct_edges,
+    )

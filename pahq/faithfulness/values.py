@@ -13,11 +13,10 @@ from torch import Tensor
 from pahq.circuits.graph import Graph
 from pahq.config.cell import CellConfig
 from pahq.engine.batch import batch_logits
-from pahq.engine.problem import Problem, build_problem
+from pahq.engine.problem import Problem, fresh_problem
 from pahq.engine.rounding import alike, between_forwards
-from pahq.model.forward import final_stream, unembed
 from pahq.model.weights import Model
-from pahq.tasks.metrics import Objective, gather_items, objective
+from pahq.tasks.metrics import Objective
 from pahq.tasks.task import Task
 
 AT_ONCE = 64  # circuits whose logits are held at a time
@@ -38,17 +37,9 @@ class Values:
     @classmethod
     def build(cls, model: Model, task: Task, cell: CellConfig) -> Values:
         """On the task's fresh prompts, with the cell's ablation and graph and in full precision."""
-        problem = build_problem(
-            model,
-            task.fresh,
-            metric=task.metric,
-            ablation=cell.task.ablation,
-            split_embed=cell.task.split_embed,
-            direct_edges=cell.method.direct_edges,
-        )
+        problem = fresh_problem(cell, model, task)
         examples = torch.unique(task.fresh.items[:, 0], return_counts=True)[1]
-        clean = unembed(model, gather_items(final_stream(model, task.fresh.clean), task.fresh.items))
-        return cls(problem, examples.numpy().astype(float), objective("kl", task.fresh.targets, clean))
+        return cls(problem, examples.numpy().astype(float), problem.measured_by("kl").objective)
 
     @property
     def graph(self) -> Graph:

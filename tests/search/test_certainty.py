@@ -28,7 +28,7 @@ from pahq.search.doubt import Doubts
 from pahq.search.start import cell_doubts, focus_on, search, start_search
 from pahq.search.twin import doubts_for
 
-SEEDS = range(70)
+SEEDS = range(113)
 ROUNDING = 1e-12  # float64: margins below it, times the largest logit, are ties
 
 
@@ -156,7 +156,7 @@ class TestRandomSearches:
     def test_enough_was_in_doubt(self, settled: Found) -> None:
         assert settled.count["tests"] > 2500
         assert settled.count["settled"] > 100
-        assert settled.count["overturned"] > 8
+        assert settled.count["overturned"] > 10
         assert 0.15 < settled.count["removed"] / settled.count["tests"] < 0.85
 
     def test_no_decision_differs_from_float64s(self, settled: Found) -> None:
