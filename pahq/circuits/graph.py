@@ -26,6 +26,8 @@ class ModelShape:
     ``kv_heads`` < ``heads`` is grouped-query attention: k and v inputs exist once per key-value head.
     ``split_embed`` makes token and position embedding two senders (as ACDC's ``use_pos_embed``).
     ``parallel``: a layer's MLP reads the stream that its heads read, so that no edge leads from these heads to it.
+    ``coupled``: a norm stands behind the heads, which divides what all heads of a layer send by one number, so that
+    what enters one of them changes what each of them sends.
     """
 
     layers: int
@@ -34,6 +36,7 @@ class ModelShape:
     mlp: bool
     split_embed: bool = False
     parallel: bool = False
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         if any(type(count) is not int for count in (self.layers, self.heads, self.kv_heads)):
@@ -167,14 +170,23 @@ class Graph:
     def outputs(self, receiver: Receiver) -> range:
         """The senders computed from this receiver's input: a head (or its key-value group), an MLP, or none (logits).
 
+        Where a norm couples the heads of a layer, each of them is computed from what any of them reads.
         The index of an MLP as a sender is not how many senders it reads: a parallel MLP stands behind heads that it
         does not read.
         """
         return self._outputs[receiver]
 
     def inputs(self, sender: int) -> tuple[Receiver, ...]:
-        """The receivers that sender number ``sender`` is computed from: q, k and v of a head, an MLP's input, none."""
+        """The receivers that sender number ``sender`` is computed from: q, k and v of a head, an MLP's input, none.
+
+        Of a head behind which a norm stands: q, k and v of all heads of its layer.
+        """
         return self._inputs[sender]
+
+    def own_inputs(self, sender: int) -> tuple[Receiver, ...]:
+        """Of these a head's own: its q, and k and v of its group."""
+        node, heads = self.senders[sender], self.shape.query_heads
+        return tuple(at for at in self._inputs[sender] if at.kind == "mlp" or node.head in heads(at.letter, at.head))
 
     @cached_property
     def _outputs(self) -> dict[Receiver, range]:
@@ -186,8 +198,8 @@ class Graph:
         if receiver.kind == "mlp":
             sender = self.sender_index[Node("mlp", receiver.layer)]
             return range(sender, sender + 1)
-        heads = self.shape.query_heads(receiver.letter, receiver.head)
-        first = self.head_senders(receiver.layer).start
+        shape, first = self.shape, self.head_senders(receiver.layer).start
+        heads = range(shape.heads) if shape.coupled else shape.query_heads(receiver.letter, receiver.head)
         return range(first + heads.start, first + heads.stop)
 
     @cached_property
@@ -216,7 +228,10 @@ class Graph:
         return direct is None or present[direct]
 
     def reaching_logits(self, present: Sequence[bool]) -> list[bool]:
-        """By sender: whether some path of ``present`` edges leads from it to the logits."""
+        """By sender: whether some path of ``present`` edges leads from it to the logits.
+
+        A path through a layer whose heads are coupled may leave it by another head than it entered.
+        """
         reaching = [False] * len(self.senders)
         for receiver in reversed(self.receivers):
             if self.is_read(receiver, present, reaching):

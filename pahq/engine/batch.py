@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.problem import Problem
-from pahq.model.forward import attention, mlp, project
+from pahq.model.attention import attention, shares
+from pahq.model.forward import finish_projection, mlp, project
 from pahq.model.layerweights import LayerWeights
 from pahq.precision.store import NO_FOCUS
 
@@ -74,16 +75,21 @@ class _Pass:
         heads = [head for head in range(self.config.heads) if self.used[first + head]]
         if not heads:
             return
+        if self.config.post_norms:  # which all heads of the layer pass through together
+            heads = list(range(self.config.heads))
         group = self.config.heads // self.config.kv_heads
         of = {"q": heads, "k": [head // group for head in heads], "v": [head // group for head in heads]}
         at = {}
         for letter, rows in of.items():
             unique = sorted(set(rows))
             made = self._projected(layer, weights, letter, unique)
+            if self.config.qk_joint:
+                made = finish_projection(self.config, weights, letter, made)
             at[letter] = made if rows == unique else made[[unique.index(row) for row in rows]]
-        z = attention(self.config, at["q"], at["k"], at["v"])
+        z = shares(self.config, weights, attention(self.config, at["q"], at["k"], at["v"]))
         for head, values in zip(heads, z, strict=True):
-            self._send(first + head, values @ weights.W_O[head])
+            if self.used[first + head]:
+                self._send(first + head, weights.behind(values @ weights.W_O[head]))
 
     def _projected(
         self, layer: int, weights: LayerWeights, letter: str, rows: list[int]

@@ -18,15 +18,8 @@ from pahq.circuits.graph import Receiver
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine, read_inputs
-from pahq.model.forward import (
-    activated,
-    attend,
-    finish_projection,
-    head_outputs,
-    mlp_before,
-    multiply,
-    normalise,
-)
+from pahq.model.attention import attend
+from pahq.model.forward import activated, finish_projection, head_outputs, mlp_before, multiply, normalise
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products, product
 from pahq.precision.store import NO_FOCUS, Focus, focus_of

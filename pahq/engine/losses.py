@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pahq.engine.capped import CappedLosses
 from pahq.engine.problem import Problem
 from pahq.engine.vocabulary import TILE, Change, KlLosses, NllLosses, ProbabilityLosses, Vocabulary, at_items, rows_of
 from pahq.tasks.metrics import Kl, LogitDifference, Margin, NegativeLogLikelihood, ProbabilityDifference, SquaredError
@@ -38,6 +39,8 @@ def losses_for(problem: Problem, tile: int = TILE) -> Losses:
     float32's relative rounding of the change elsewhere.
     """
     objective = problem.objective
+    if problem.store.config.logit_cap is not None:
+        return CappedLosses(problem)
     if isinstance(objective, Kl):
         return KlLosses(problem, tile)
     if isinstance(objective, ProbabilityDifference):

@@ -24,7 +24,7 @@ from torch import Tensor
 from pahq.circuits.graph import LETTERS, Receiver
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.state import first_change
-from pahq.model.forward import attend, head_outputs, mlp, project
+from pahq.model.forward import head_outputs, mix, mlp, project
 from pahq.model.layerweights import LayerWeights
 
 
@@ -105,8 +105,8 @@ class _Masked:
     def heads(self, index: int, layer: LayerWeights) -> None:
         """Compute a layer's heads from their inputs."""
         at = {letter: self._project(index, layer, letter) for letter in LETTERS}
-        outputs = head_outputs(layer, attend(self._config, at["q"], at["k"], at["v"]))
-        self._write(outputs, self._graph.head_senders(index))
+        z = mix(self._config, layer, at["q"], at["k"], at["v"])
+        self._write(head_outputs(layer, z), self._graph.head_senders(index))
 
     def mlp(self, index: int, layer: LayerWeights) -> None:
         """Compute a layer's MLP from its input."""

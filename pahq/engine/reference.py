@@ -19,7 +19,7 @@ from pahq.engine.losses import finite, losses_for, rows_of
 from pahq.engine.problem import Problem
 from pahq.errors import PahqError
 from pahq.model.finite import Watch
-from pahq.model.forward import attend, mlp
+from pahq.model.forward import mix, mlp
 from pahq.model.layerweights import LayerWeights
 from pahq.precision.mixed import outputs_mixed, project_mixed
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
@@ -137,7 +137,8 @@ class _Patched:
         store, at = self._problem.store, {}
         for letter in "qkv":
             at[letter] = self._projections(layer, weights, letter)
-        outputs = outputs_mixed(store, weights, attend(store.config, at["q"], at["k"], at["v"]))
+        z = mix(store.config, weights, at["q"], at["k"], at["v"])
+        outputs = outputs_mixed(store, weights, z)
         if self._watch is not None:
             self._watch.outputs(layer, outputs)
         heads = self._problem.graph.head_senders(layer)

@@ -11,6 +11,8 @@ The two differ only in what the MLP reads. ``WIRINGS`` says it with one number f
 parts have been added to the stream that the part reads. The plain forward, the calibration of formats and every engine
 loop over these parts. ``ModelConfig.shape`` derives from them whether the graph has edges from a layer's heads to its
 MLP. Norms do not belong here: a parallel block with one norm for both parts stores it twice, as ``ln1`` and ``ln2``.
+Where a norm stands behind the heads (Gemma), their z has its factor in it (``pahq.model.forward.shares``), so that what
+they send stays linear in z.
 
 To wire a new kind of block, write a line in ``WIRINGS`` and its name in ``ModelConfig.block``. The line
 
@@ -81,8 +83,12 @@ def after_attention(
     layer: LayerWeights, resid: Float[Tensor, "batch pos d_model"], z: Float[Tensor, "head batch pos d_head"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream ``resid`` with what a layer's heads send, and their common bias b_O, added."""
-    together = z.permute(1, 2, 0, 3).flatten(2)  # one product for all heads; their outputs are nowhere
-    return resid + together @ layer.W_O.flatten(0, 1) + layer.b_O
+    return resid + layer.behind(together(layer, z)) + layer.b_O
+
+
+def together(layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"]) -> Float[Tensor, "batch pos d_model"]:
+    """The sum of a layer's heads, in one product: their outputs are nowhere. No norm behind them is in it."""
+    return z.permute(1, 2, 0, 3).flatten(2) @ layer.W_O.flatten(0, 1)
 
 
 def add(part: Part, layer: LayerWeights, stream: Tensor, output: Tensor) -> Float[Tensor, "batch pos d_model"]:

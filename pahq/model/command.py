@@ -54,7 +54,10 @@ def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
         "layers",
         f"{config.layers}, {config.block} blocks: {heads} of {config.d_head}, {mlp if config.d_mlp else 'no MLPs'}",
     )
-    yield "stream", f"{config.d_model:,} wide, norm {norm}{', norms of queries and keys' if config.qk_norm else ''}"
+    yield "stream", f"{config.d_model:,} wide, norm {norm}{_places(config)}"
+    if config.score_cap is not None or config.logit_cap is not None:
+        caps = {"attention scores": config.score_cap, "logits": config.logit_cap}
+        yield "soft caps", ", ".join(f"{what} at {cap:g}" for what, cap in caps.items() if cap is not None)
     yield "positions", f"{', '.join(_positions(config))}, at most {config.context:,} tokens"
     if config.window is not None:
         yield "window", f"attention slides over {config.window:,} tokens: longer prompts are refused"
@@ -67,12 +70,25 @@ def facts(model: Model, name: str) -> Iterator[tuple[str, str]]:
     yield "sha256", model.digest
 
 
+def _places(config: ModelConfig) -> str:
+    """Where norms stand, if not in front of attention and MLP alone."""
+    words = ""
+    if config.post_norms:
+        words = " in front of and behind attention and MLP" if config.pre_norms else " behind attention and MLP"
+    if config.qk_joint:
+        return f"{words}, one norm of all queries and one of all keys"
+    return f"{words}, norms of queries and keys" if config.qk_norm else words
+
+
 def _positions(config: ModelConfig) -> Iterator[str]:
     """How a model tells positions apart, in words."""
     partly = f" ({config.rotary_dim} of a head's {config.d_head} numbers)" if config.rotary_dim is not None else ""
     yield config.positions + partly
     if config.positions == "rotary":
         yield f"base {config.rotary_base:g}"
+    if config.local_layers:
+        layers = ", ".join(map(str, config.local_layers))
+        yield f"base {config.local_base:g} in layer{'s' * (len(config.local_layers) > 1)} {layers}"
     scaling = config.rotary_scaling
     if scaling is not None:
         original = f" from {scaling.original:,} tokens" if scaling.original is not None else ""

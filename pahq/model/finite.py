@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.block import Part, through
-from pahq.model.forward import attend, head_outputs, mlp, project
+from pahq.model.forward import head_outputs, mix, mlp, project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.weights import Network
 
@@ -72,7 +72,7 @@ def watch_run(model: Network, start: Sequence[Float[Tensor, "batch pos d_model"]
             watch.heads(index, letter, read[None].expand(config.count(letter), *read.shape), "input")
             at[letter] = project(config, layer, letter, read[None])
             watch.heads(index, letter, at[letter], "projection")
-        z = attend(config, at["q"], at["k"], at["v"])
+        z = mix(config, layer, at["q"], at["k"], at["v"])
         watch.outputs(index, head_outputs(layer, z))
         return z
 

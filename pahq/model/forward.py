@@ -8,13 +8,13 @@ by one. Here stands what the parts of a layer compute; what they read and where 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pahq.model.attention import attend, capped, shares
 from pahq.model.block import Part, through
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products, product
@@ -41,6 +41,13 @@ def normalise(
     return x
 
 
+def read_through(
+    config: ModelConfig, x: Float[Tensor, "*batch d"], weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """What heads or an MLP multiply, from the stream that they read: the norm in front, where the model has one."""
+    return normalise(config, x, weight, bias) if config.pre_norms else x
+
+
 def _rms(config: ModelConfig, x: Tensor, weight: Tensor | None) -> Tensor:
     scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.eps)
     return scaled if weight is None else scaled * weight
@@ -57,14 +64,15 @@ def project(
 ) -> Float[Tensor, "letter_head batch pos d_head"]:
     """A head's q, k or v from that head's own residual input: norm, positions (shortformer), product, bias, rotation.
 
+    Where one norm is over the queries (or keys) of all heads together, that and the rotation are left to ``mix``.
     ``x`` may have 1 in place of the head axis where all heads read the same input. ``rows`` names the heads
     that ``x`` holds (default: all); ``first`` is the position of ``x[..., 0, :]``.
     """
-    normed = normalise(config, x, layer.ln1_w, layer.ln1_b)
+    normed = read_through(config, x, layer.ln1_w, layer.ln1_b)
     if layer.W_pos is not None and letter != "v":
         normed = normed + layer.W_pos[first : first + normed.shape[-2]]
     out = multiply(config, layer, letter, normed, rows=rows)
-    return finish_projection(config, layer, letter, out, first=first)
+    return out if config.qk_joint else finish_projection(config, layer, letter, out, first=first)
 
 
 def multiply(
@@ -147,47 +155,46 @@ def finish_projection(
     """What follows the product and bias of a projection: q/k norm and rotation (v has neither)."""
     if letter == "v":
         return out
-    if config.qk_norm:
-        out = _rms(config, out, layer.q_norm if letter == "q" else layer.k_norm)
-    return rotate(config, out, first) if config.positions == "rotary" else out
+    weight = layer.q_norm if letter == "q" else layer.k_norm
+    if config.qk_joint:
+        out = _joint(config, out, weight)
+    elif config.qk_norm:
+        out = _rms(config, out, weight)
+    return rotate(config, out, first, local=layer.local) if config.positions == "rotary" else out
 
 
-def attend(
+def _joint(config: ModelConfig, x: Float[Tensor, "head batch pos d_head"], weight: Tensor | None) -> Tensor:
+    """The norm of queries or keys over the numbers of all heads together (OLMo 2)."""
+    assert weight is not None
+    assert weight.shape[0] == x.shape[0], "a norm over all heads was asked of some of them"
+    return x * torch.rsqrt(x.square().mean((0, -1), keepdim=True) + config.eps) * weight[:, None, None]
+
+
+def mix(
     config: ModelConfig,
+    layer: LayerWeights,
     q: Float[Tensor, "head batch query d_head"],
     k: Float[Tensor, "kv_head batch pos d_head"],
     v: Float[Tensor, "kv_head batch pos d_head"],
 ) -> Float[Tensor, "head batch query d_head"]:
-    """Softmax attention; with fewer queries than positions the queries are the last ones.
+    """The z of all heads of a layer from what ``project`` gives of them; ``k`` and ``v`` from position 0 on.
 
-    Grouped-query attention repeats each key-value head over its group of query heads.
+    With what ties heads to each other in some models: a norm over all their queries or keys, and one behind them.
     """
-    if config.kv_heads != config.heads:
-        group = config.heads // config.kv_heads
-        k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
-    return attention(config, q, k, v)
+    return shares(config, layer, attend(config, *joined(config, layer, q, k), v))
 
 
-def attention(
+def joined(
     config: ModelConfig,
-    q: Float[Tensor, "*batch query d_head"],
-    k: Float[Tensor, "*batch pos d_head"],
-    v: Float[Tensor, "*batch pos d_head"],
-) -> Float[Tensor, "*batch query d_head"]:
-    """Softmax attention of one query head with its own k and v, over any (broadcasting) leading axes."""
-    scores = torch.matmul(q, k.transpose(-1, -2)) / config.d_head**0.5
-    queries, positions = scores.shape[-2:]
-    if config.causal and queries > 1:
-        scores = scores.masked_fill(_future(queries, positions, q.device), float("-inf"))
-    return torch.matmul(scores.softmax(-1), v)
-
-
-@lru_cache(maxsize=256)
-def _future(queries: int, positions: int, device: torch.device) -> Bool[Tensor, "query pos"]:
-    """Which positions lie behind each query; the queries are the last ones. Kept, as it is the same in every call."""
-    with torch.inference_mode(False):
-        every = torch.ones(queries, positions, dtype=torch.bool, device=device)
-        return every.triu(positions - queries + 1)
+    layer: LayerWeights,
+    q: Float[Tensor, "head batch query d_head"],
+    k: Float[Tensor, "kv_head batch pos d_head"],
+) -> tuple[Float[Tensor, "head batch query d_head"], Float[Tensor, "kv_head batch pos d_head"]]:
+    """Queries and keys of all heads behind the norm that is over all of them together, where there is one."""
+    if not config.qk_joint:
+        return q, k
+    first = k.shape[-2] - q.shape[-2]
+    return finish_projection(config, layer, "q", q, first=first), finish_projection(config, layer, "k", k)
 
 
 def head_outputs(
@@ -195,17 +202,24 @@ def head_outputs(
 ) -> Float[Tensor, "head batch pos d_model"]:
     """Each head's contribution to the residual stream, without the shared bias b_O. ``rows``: the heads of ``z``."""
     weight = layer.W_O if rows is None else layer.rows("o", rows)
-    return torch.bmm(z.flatten(1, -2), weight).view(*z.shape[:-1], weight.shape[-1])
+    return layer.behind(torch.bmm(z.flatten(1, -2), weight).view(*z.shape[:-1], weight.shape[-1]))
 
 
 def mlp(
     config: ModelConfig, layer: LayerWeights, x: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """Norm, MLP (gated or not) and its output bias."""
+    """Norm, MLP (gated or not), its output bias, and the norm behind it, where there is one."""
     assert layer.W_out is not None
     assert layer.b_out is not None
-    hidden = activated(config, mlp_before(layer, normalise(config, x, layer.ln2_w, layer.ln2_b)))
-    return product(hidden, layer.W_out, mlp_products(layer.products)) + layer.b_out
+    hidden = activated(config, mlp_before(layer, read_through(config, x, layer.ln2_w, layer.ln2_b)))
+    return mlp_sends(config, layer, product(hidden, layer.W_out, mlp_products(layer.products)) + layer.b_out)
+
+
+def mlp_sends(
+    config: ModelConfig, layer: LayerWeights, output: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """An MLP's output through the norm behind it, where there is one."""
+    return _rms(config, output, layer.ln2_post) if config.post_norms else output
 
 
 def mlp_before(
@@ -230,9 +244,9 @@ def activated(config: ModelConfig, before: tuple[Float[Tensor, "*batch d_mlp"], 
 
 
 def unembed(model: Ends, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
-    """Final norm and unembedding."""
+    """Final norm, unembedding and the soft cap of logits, where there is one."""
     out: Tensor = normalise(model.config, x, model.ln_final_w, model.ln_final_b) @ model.W_U + model.b_U
-    return out
+    return capped(out, model.config.logit_cap)
 
 
 def embeddings(
@@ -247,6 +261,8 @@ def embeddings(
     model.config.check_length(tokens.shape[1])
     tokens = tokens.to(model.W_E.device)
     token = model.W_E[tokens]
+    if model.config.embed_scale != 1:
+        token = token * model.config.embed_scale
     if model.W_pos is None or model.config.positions == "shortformer":
         return [token]
     position = model.W_pos[: tokens.shape[1]].expand_as(token)
@@ -261,7 +277,7 @@ def part_output(
     if part.kind == "mlp":
         return mlp(config, layer, read)
     at = {letter: project(config, layer, letter, read[None]) for letter in "qkv"}
-    return attend(config, at["q"], at["k"], at["v"])
+    return mix(config, layer, at["q"], at["k"], at["v"])
 
 
 def logits(model: Network, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab_out"]:

@@ -32,6 +32,10 @@ class ByLetter:
     def bias(self: LayerWeights, letter: str) -> Float[Tensor, "letter_head d_head"]:
         return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
 
+    def behind(self: LayerWeights, outputs: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Outputs of heads, or rows of W_O, times the weights of the norm behind the heads."""
+        return outputs if self.ln1_post is None else outputs * self.ln1_post
+
     def are_exact(self: LayerWeights, letter: str, heads: Iterable[int]) -> list[bool]:
         """Whether each of these heads is in focus; letter o means the output."""
         groups = self.b_K.shape[0]
@@ -44,6 +48,8 @@ class SmallWeights:
     """What of a layer no format touches. What a family lacks (norm biases, q/k norms) is None; absent biases are zeros.
 
     ``W_pos`` is the model's table of positions where they enter at q and k (shortformer): one tensor for all layers.
+    ``ln1_post`` and ``ln2_post`` are the weights of the norms behind heads and MLP. ``local``: whether positions turn
+    by the model's local base.
     """
 
     b_Q: Float[Tensor, "head d_head"]
@@ -54,11 +60,14 @@ class SmallWeights:
     ln1_b: Float[Tensor, " d_model"] | None = None
     ln2_w: Float[Tensor, " d_model"] | None = None
     ln2_b: Float[Tensor, " d_model"] | None = None
-    q_norm: Float[Tensor, " d_head"] | None = None
-    k_norm: Float[Tensor, " d_head"] | None = None
+    ln1_post: Float[Tensor, " d_model"] | None = None
+    ln2_post: Float[Tensor, " d_model"] | None = None
+    q_norm: Float[Tensor, "*head d_head"] | None = None
+    k_norm: Float[Tensor, "*head d_head"] | None = None
     b_in: Float[Tensor, " d_mlp"] | None = None
     b_out: Float[Tensor, " d_model"] | None = None
     W_pos: Float[Tensor, "context d_model"] | None = None
+    local: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +95,7 @@ class PlainLayer(SmallWeights, ByLetter):
         return False
 
     def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        return self.W_O[head]
+        return self.behind(self.W_O[head])
 
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return take(self.W_O if letter == "o" else self.weight(letter), heads)
@@ -98,6 +107,7 @@ class PlainLayer(SmallWeights, ByLetter):
 PLACES = {  # of PlainLayer's fields among a model folder's names, below ``blocks.<i>.``
     **{f"{kind}_{letter}": f"attn.{kind}_{letter}" for kind in "Wb" for letter in "QKVO"},
     **{f"ln{i}_{part}": f"ln{i}.{part}" for i in (1, 2) for part in "wb"},
+    **{f"ln{i}_post": f"ln{i}_post.w" for i in (1, 2)},
     **{name: f"attn.{name}.w" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_out")},
 }

@@ -56,10 +56,19 @@ class LayerWeights(Protocol):
     def ln2_b(self) -> Float[Tensor, " d_model"] | None: ...
 
     @property
-    def q_norm(self) -> Float[Tensor, " d_head"] | None: ...
+    def ln1_post(self) -> Float[Tensor, " d_model"] | None: ...
 
     @property
-    def k_norm(self) -> Float[Tensor, " d_head"] | None: ...
+    def ln2_post(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
+    def q_norm(self) -> Float[Tensor, "*head d_head"] | None: ...
+
+    @property
+    def k_norm(self) -> Float[Tensor, "*head d_head"] | None: ...
+
+    @property
+    def local(self) -> bool: ...
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"] | None: ...
@@ -96,7 +105,10 @@ class LayerWeights(Protocol):
     def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]: ...
 
     def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        """W_O of one head."""
+        """W_O of one head, times the weights of the norm behind the heads, where there is one."""
+
+    def behind(self, outputs: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Outputs of heads, or rows of W_O, times the weights of the norm behind the heads."""
 
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         """The weights of some heads; letter o means the output. Layers held packed unpack these and no others."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.model.attention import capped
 from pahq.model.weights import Ends
 
 LOG_BYTES = 64 << 20  # of float64 columns of the unembedding at a time
@@ -20,7 +21,7 @@ def clean_log_probabilities(ends: Ends, normed: Float[Tensor, "row d_model"]) ->
     out = normed.new_empty(len(normed), vocabulary, dtype=ends.W_U.dtype)
 
     def logits(part: slice) -> Tensor:
-        return normed @ ends.W_U[:, part].double() + ends.b_U[part].double()
+        return capped(normed @ ends.W_U[:, part].double() + ends.b_U[part].double(), ends.config.logit_cap)
 
     parts = [slice(start, start + width) for start in range(0, vocabulary, width)]
     total = torch.full_like(normed[:, 0], float("-inf"))

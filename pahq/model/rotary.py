@@ -88,14 +88,17 @@ def _yarn(base: float, dim: int, scaling: RotaryScaling) -> Float[Tensor, " half
 
 
 def rotate(
-    config: ModelConfig, x: Float[Tensor, "*batch pos d_head"], first: int
+    config: ModelConfig, x: Float[Tensor, "*batch pos d_head"], first: int, *, local: bool = False
 ) -> Float[Tensor, "*batch pos d_head"]:
     """Turn queries or keys by their positions; ``first`` is the position of ``x[..., 0, :]``.
+
+    ``local``: by the model's local base, without scaling.
 
     Angles are computed in float64, so the dtype of x alone sets the precision.
     """
     dim = config.rotary_dim or config.d_head
-    cos, sin = _angles(config.rotary_base, dim, config.rotary_scaling, first, x.shape[-2], x.dtype, x.device)
+    base, scaling = (config.local_base, None) if local else (config.rotary_base, config.rotary_scaling)
+    cos, sin = _angles(base, dim, scaling, first, x.shape[-2], x.dtype, x.device)
     left, right = x[..., : dim // 2], x[..., dim // 2 : dim]
     still = () if dim == x.shape[-1] else (x[..., dim:],)
     return torch.cat((left * cos - right * sin, right * cos + left * sin, *still), dim=-1)

@@ -45,5 +45,5 @@ class Streamed(EndWeights):
 def in_memory(layer: LayerWeights, change: Callable[[Tensor], Tensor]) -> PlainLayer:
     """All tensors of a layer of any kind, each of them changed."""
     read = ((field.name, getattr(layer, field.name)) for field in fields(PlainLayer))
-    values: dict[str, Any] = {name: None if value is None else change(value) for name, value in read}
+    values: dict[str, Any] = {name: change(value) if isinstance(value, Tensor) else value for name, value in read}
     return PlainLayer(**values)

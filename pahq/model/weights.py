@@ -34,6 +34,12 @@ class ModelConfig(BaseModel):
     ``rotary_base`` and ``rotary_scaling`` (``pahq.model.rotary``). ``window``: how many positions back, its own
     counted, a query sees; prompts must be no longer, and then it changes nothing. ``block`` is how a layer is put
     together (``pahq.model.block``). ``family`` is where the weights come from, in words, and part of no computation.
+
+    Gemma and OLMo 2: ``local_layers`` turn by ``local_base``, unscaled. ``embed_scale`` multiplies the token embedding,
+    ``attention_scale`` the attention scores (None: d_head ** -0.5). ``score_cap`` and ``logit_cap`` bend scores and
+    logits by cap * tanh(x / cap). ``post_norms``: what a layer's heads send together, and what its MLP sends, is normed
+    before it is added to the stream; ``pre_norms``: what they read is. ``qk_joint``: the norm of queries (or keys) is
+    over all heads' numbers together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +67,15 @@ class ModelConfig(BaseModel):
     causal: bool = True
     tied_embedding: bool = False
     qk_norm: bool = False
+    qk_joint: bool = False
+    local_layers: tuple[NonNegativeInt, ...] = ()
+    local_base: PositiveFloat = 10000.0
+    embed_scale: PositiveFloat = 1.0
+    attention_scale: PositiveFloat | None = None
+    score_cap: PositiveFloat | None = None
+    logit_cap: PositiveFloat | None = None
+    pre_norms: bool = True
+    post_norms: bool = False
     block: Literal["serial", "parallel"] = "serial"
 
     @property
@@ -81,12 +96,20 @@ class ModelConfig(BaseModel):
             raise ValueError(f"a tied embedding has one vocabulary, not {self.d_vocab} in and {self.d_vocab_out} out")
         if self.block != "serial" and not self.d_mlp:
             raise ValueError(f"a {self.block} block has an MLP, and d_mlp is 0")
+        if (self.post_norms or not self.pre_norms) and (self.norm != "rms" or self.block != "serial"):
+            raise ValueError(
+                "norms behind attention and MLP, or none in front, go with norm rms and serial blocks alone"
+            )
+        if self.qk_joint and not (self.qk_norm and self.post_norms):
+            raise ValueError("qk_joint goes with qk_norm and post_norms alone")
         return self
 
     def _check_rotary(self) -> None:
         if self.positions != "rotary":
-            if self.rotary_dim is not None or self.rotary_scaling is not None:
-                raise ValueError(f"rotary_dim and rotary_scaling belong to rotary positions, not to {self.positions}")
+            if self.rotary_dim is not None or self.rotary_scaling is not None or self.local_layers:
+                raise ValueError(
+                    f"rotary_dim, rotary_scaling and local_layers belong to rotary positions, not to {self.positions}"
+                )
             return
         if self.rotary_dim is None and self.d_head % 2:
             raise ValueError("rotary positions need an even d_head")
@@ -115,7 +138,9 @@ class ModelConfig(BaseModel):
         if split_embed and self.positions != "learned":
             raise PahqError(f"model {self.name!r} has no position embedding to split from the token embedding")
         parallel = self.d_mlp > 0 and not mlp_reads_heads(self.parts)
-        return ModelShape(self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed, parallel)
+        return ModelShape(
+            self.layers, self.heads, self.kv_heads, self.d_mlp > 0, split_embed, parallel, coupled=self.post_norms
+        )
 
 
 class Reader(Protocol):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pahq.errors import PahqError
 from pahq.model.block import Part, add, cross
-from pahq.model.forward import normalise, part_output
+from pahq.model.forward import part_output, read_through
 from pahq.model.layerweights import LayerWeights
 from pahq.model.streamed import in_memory
 from pahq.model.weights import ModelConfig, Network
@@ -90,7 +90,7 @@ def _layer_grams(
 
 
 def _grams_of(config: ModelConfig, layer: LayerWeights, read: Sequence[Tensor], z: Sequence[Tensor]) -> Grams:
-    normed = [normalise(config, resid, layer.ln1_w, layer.ln1_b) for resid in read]
+    normed = [read_through(config, resid, layer.ln1_w, layer.ln1_b) for resid in read]
     v = _gram([x[None] for x in normed])
     qk = v if layer.W_pos is None else _gram([(x + layer.W_pos[: x.shape[-2]])[None] for x in normed])
     return Grams(qk, v, _gram(z))

@@ -62,11 +62,12 @@ def small_weights(model: Model | ModelFile, index: int) -> SmallWeights:
 
     The table of positions, where layers have one, is the model's own.
     """
-    names = (field.name for field in fields(SmallWeights) if field.name != "W_pos")
+    names = (field.name for field in fields(SmallWeights) if field.name not in ("W_pos", "local"))
     values = ((name, _field(model, index, name)) for name in names)
     copies: dict[str, Any] = {name: None if value is None else value.clone() for name, value in values}
     positions = model.ends.W_pos if isinstance(model, ModelFile) else model.W_pos
-    return SmallWeights(**copies, W_pos=positions if model.config.positions == "shortformer" else None)
+    placed = positions if model.config.positions == "shortformer" else None
+    return SmallWeights(**copies, W_pos=placed, local=index in model.config.local_layers)
 
 
 def _field(model: Model | ModelFile, index: int, name: str) -> Tensor | None:

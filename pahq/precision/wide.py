@@ -164,12 +164,24 @@ class WideLayer(ByLetter):
         return self._field("ln2_b")
 
     @property
-    def q_norm(self) -> Float[Tensor, " d_head"] | None:
+    def ln1_post(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("ln1_post")
+
+    @property
+    def ln2_post(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("ln2_post")
+
+    @property
+    def q_norm(self) -> Float[Tensor, "*head d_head"] | None:
         return self._field("q_norm")
 
     @property
-    def k_norm(self) -> Float[Tensor, " d_head"] | None:
+    def k_norm(self) -> Float[Tensor, "*head d_head"] | None:
         return self._field("k_norm")
+
+    @property
+    def local(self) -> bool:
+        return self._store.narrow(self._index, self._focus).local
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"] | None:
@@ -204,7 +216,7 @@ class WideLayer(ByLetter):
         return False
 
     def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        return self.rows("o", (head,))[0]
+        return self.behind(self.rows("o", (head,))[0])
 
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self._store.rows(self._index, letter, heads, self._focus)

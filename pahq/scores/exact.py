@@ -26,8 +26,9 @@ from pahq.engine.problem import Problem
 from pahq.engine.suffix.budget import COMPOSITE_BYTES, sizes_for
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import first_change
-from pahq.model.block import Part, add, cross, mlp_reads_heads, part_of
-from pahq.model.forward import attend, attention, mlp, normalise, project
+from pahq.model.attention import attend, attention, factor
+from pahq.model.block import Part, add, cross, mlp_reads_heads, part_of, together
+from pahq.model.forward import joined, mix, mlp, normalise, project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.run import difference, run_senders, sender_outputs, streams
 from pahq.precision.store import NO_FOCUS
@@ -135,11 +136,12 @@ class _Whole:
 
     def _heads(self, index: int, read: Tensor, kept: slice) -> Float[Tensor, "head trial*batch pos d_head"]:
         config, q = self.config, self.project(index, "q", read[None, :, kept])
-        linear = config.positions != "rotary" and not config.qk_norm and self.problem.store.products == "float32"
+        plain = not config.qk_norm and not config.post_norms and config.score_cap is None
+        linear = config.positions != "rotary" and plain and self.problem.store.products == "float32"
         if kept.start is not None and linear:
             return self._last_query(index, read, q[:, :, 0])[:, :, None]
         k, v = (self._with_earlier(index, letter, read) for letter in "kv")
-        return attend(self.config, q, k, v)
+        return mix(self.config, self.weights(index), q, k, v)
 
     def _last_query(
         self, index: int, read: Tensor, q: Float[Tensor, "head trial*batch d_head"]
@@ -202,6 +204,11 @@ class _Layer:
         self._composites = Composites(self._config, capacity_bytes=capacity)
         clean = {letter: whole.project(index, letter, whole.read("heads", index)[None]) for letter in LETTERS}
         self._clean = {letter: self._whole_length(letter, values) for letter, values in clean.items()}
+        self._together: Tensor | None = None  # the heads' sum, where a norm stands behind them
+        if self._config.post_norms:
+            q, k = joined(self._config, self._weights, self._clean["q"], self._clean["k"])
+            self._raw = attend(self._config, q, k, self._clean["v"])
+            self._together = together(self._weights, self._raw)
 
     def rows(self, receiver: Receiver) -> int:
         """Rows of the residual stream that one trial takes at its widest."""
@@ -239,16 +246,44 @@ class _Layer:
             earlier = self._whole.earlier(index, letter)[receiver.head]
             values = torch.cat((earlier.expand(len(values), *earlier.shape), values), dim=-2)
         group, first = self._config.heads // self._config.kv_heads, self._graph.head_senders(index).start
+        if self._config.qk_joint:
+            return self._all_projecting(receiver, values)
         changes: dict[int, tuple[Tensor, Tensor]] = {}
-        stream = self._after_heads
+        stream, total = self._after_heads, self._together
         for head in self._graph.shape.query_heads(letter, receiver.head):
             clean = {of: self._clean[of][head if of == "q" else head // group] for of in LETTERS}
             at = clean | {letter: values}
             z = attention(self._config, at["q"], at["k"], at["v"])
+            if total is not None:
+                total = total + (z - self._raw[head]) @ self._weights.rows("o", (head,))[0]
+                continue
             change = z - self._whole.clean.z[index][head][:, self._kept]
             changes[first + head] = change, self._weights.output(head)
             stream = stream + change @ self._weights.output(head)
+        if total is not None:
+            sent = self._weights.behind(total * factor(self._config, total))
+            stream = self._whole.read("heads", index)[:, self._kept] + sent + self._weights.b_O
+            return self._whole.onward(self._behind_mlp(stream), index + 1)
         return self._whole.onward(self._behind_heads(stream, changes), index + 1)
+
+    def _all_projecting(
+        self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_head"]
+    ) -> Float[Tensor, " trial"]:
+        """The same where one norm is over the queries, or keys, of all heads."""
+        at = {}
+        for letter, clean in self._clean.items():
+            whole = clean[:, None].repeat(1, len(values), 1, 1, 1)
+            if letter == receiver.letter:
+                whole[receiver.head] = values
+            at[letter] = whole.flatten(1, 2)
+        z = mix(self._config, self._weights, at["q"], at["k"], at["v"])
+        sent = self._weights.behind(together(self._weights, z)).view(len(values), *self._after_heads.shape)
+        stream = self._whole.read("heads", self.index)[:, self._kept] + sent + self._weights.b_O
+        return self._whole.onward(self._behind_mlp(stream), self.index + 1)
+
+    def _behind_mlp(self, stream: Float[Tensor, "trial batch pos d_model"]) -> Float[Tensor, "trial batch pos d_model"]:
+        """The stream behind a serial layer, from that behind its heads."""
+        return stream + mlp(self._config, self._weights, stream) if self._config.d_mlp else stream
 
     def _behind_heads(
         self, stream: Float[Tensor, "trial batch pos d_model"], changes: dict[int, tuple[Tensor, Tensor]]

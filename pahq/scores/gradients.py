@@ -36,7 +36,7 @@ from torch import Tensor
 from pahq.circuits.graph import LETTERS, Graph, Receiver
 from pahq.engine.problem import Problem
 from pahq.model.block import Part, through
-from pahq.model.forward import attend, mlp, project, unembed
+from pahq.model.forward import mix, mlp, project, unembed
 from pahq.model.layerweights import LayerWeights
 from pahq.model.run import Run, difference, run_senders, sender_outputs, streams
 from pahq.model.weights import Network
@@ -184,7 +184,7 @@ class _Batch:
             if part.kind == "mlp":
                 return mlp(config, layer, tap.read(read, [Receiver("mlp", index)])[0])
             at = {letter: self._project(step, tap, index, layer, letter, read) for letter in LETTERS}
-            return attend(config, at["q"], at["k"], at["v"])
+            return mix(config, layer, at["q"], at["k"], at["v"])
 
         return through(config.parts, self._network.layers, self._start(step), send)
 

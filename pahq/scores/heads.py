@@ -19,7 +19,7 @@ from torch import Tensor
 from pahq.circuits.graph import LETTERS, Receiver
 from pahq.engine.problem import Problem
 from pahq.model.block import Part, through
-from pahq.model.forward import attend, mlp, project, unembed
+from pahq.model.forward import mix, mlp, project, unembed
 from pahq.model.layerweights import LayerWeights
 from pahq.scores.gradients import batches
 from pahq.scores.nodes import edge_scores
@@ -74,7 +74,7 @@ def _of_batch(problem: Problem, rows: slice, weight: float) -> list[dict[str, Fl
             here["mlp"] = mlp(config, layer, read)
             return here["mlp"]
         here |= {letter: project(config, layer, letter, read[None]) for letter in LETTERS}
-        here["heads"] = attend(config, here["q"], here["k"], here["v"])
+        here["heads"] = mix(config, layer, here["q"], here["k"], here["v"])
         return here["heads"]
 
     with torch.enable_grad():

@@ -69,5 +69,5 @@ class Probing:
         outputs = dict(zip(self._mlps, present[count:].tolist(), strict=True))
         for at, node in enumerate(self.graph.senders):
             if node.kind == "head":
-                outputs[at] = max(inputs[receiver] for receiver in self.graph.inputs(at))
+                outputs[at] = max(inputs[receiver] for receiver in self.graph.own_inputs(at))
         return edge_scores(self.graph, inputs, outputs)

@@ -53,13 +53,14 @@ def kl_each(
     flat = logits.reshape(-1, *clean.shape)
     logs = clean.double()
     p = logs.exp()
-    each = [_divergence(trial.double() - logs, logs, p) for trial in flat]  # one by one: float64 is twice as wide
+    each = [divergence(trial.double() - logs, logs, p) for trial in flat]  # one by one: float64 is twice as wide
     return torch.stack(each).view(logits.shape[:-1])
 
 
-def _divergence(
+def divergence(
     change: Float[Tensor, "item vocab"], logs: Float[Tensor, "item vocab"], p: Float[Tensor, "item vocab"]
 ) -> Float[Tensor, " item"]:
+    """``kl_each`` of one trial, from what its logits differ by and the clean log-probabilities ``logs`` and ``p``."""
     mass = p.sum(-1, keepdim=True)
     d = change - (p * change).sum(-1, keepdim=True) / mass
     highest = d.amax(-1, keepdim=True).clamp(min=0.0)

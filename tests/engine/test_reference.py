@@ -68,7 +68,7 @@ def test_random_circuits_equal_the_slow_twin(family: str, ablation: str, direct_
         assert (circuit_logits(problem, present) - slow).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("family", ["gpt2", "attention-only", "llama", "parallel", "qwen"])
+@pytest.mark.parametrize("family", ["gpt2", "attention-only", "llama", "parallel", "qwen", "gemma2", "gemma3", "olmo2"])
 @pytest.mark.parametrize("focus", [frozenset(), frozenset({(1, 0)}), frozenset({(0, 0), (1, 0)})])
 def test_mixed_precision_equals_the_slow_twin(family: str, focus: frozenset[tuple[int, int]]) -> None:
     """Heads in focus take their weights, and so their ablated projections, from the full-precision model."""
@@ -131,13 +131,13 @@ def test_a_patch_on_a_key_value_head_moves_its_group_alone(monkeypatch: pytest.M
 def attention_outputs(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The list to which every layer's z [head, batch, pos, d_head] is added from now on."""
     seen: list[torch.Tensor] = []
-    attend = reference.attend
+    mix = reference.mix
 
     def spy(*arguments: object) -> torch.Tensor:
-        seen.append(attend(*arguments))  # type: ignore[arg-type]
+        seen.append(mix(*arguments))  # type: ignore[arg-type]
         return seen[-1]
 
-    monkeypatch.setattr(reference, "attend", spy)
+    monkeypatch.setattr(reference, "mix", spy)
     return seen
 
 

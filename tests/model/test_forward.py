@@ -12,15 +12,9 @@ from support.plain_forward import logits as ORACLE
 from torch import Tensor
 
 from pahq.errors import PahqError
+from pahq.model.attention import attend
 from pahq.model.block import after_attention
-from pahq.model.forward import (
-    attend,
-    embeddings,
-    head_outputs,
-    logits,
-    project,
-    unembed,
-)
+from pahq.model.forward import embeddings, head_outputs, logits, project, unembed
 from pahq.model.rotary import rotate
 from pahq.model.run import Fixed, Run, run_senders, sender_outputs, streams
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes

@@ -59,7 +59,8 @@ class _Example:
     def logits(self, position):
         config = self.low.config
         x = self.input("logits", config.layers, "logits")[position]
-        return _norm(config, x, self.low.ln_final_w, self.low.ln_final_b) @ self.low.W_U + self.low.b_U
+        out = _norm(config, x, self.low.ln_final_w, self.low.ln_final_b) @ self.low.W_U + self.low.b_U
+        return bent(out, config.logit_cap)
 
     def input(self, receiver, layer, kind):
         """The residual stream that a receiver reads: its corrupted one plus what its present edges change."""
@@ -82,9 +83,22 @@ class _Example:
             layer = int(sender[1:])
             return [_mlp(self.low, layer, x) for x in self.input(sender, layer, "mlp")]
         layer, head = (int(part) for part in sender[1:].split(".h"))
+        if self.low.config.post_norms:
+            mine = self.raw(layer, head)
+            every = [self.raw(layer, other) for other in range(self.low.config.heads)]
+            return [
+                share(self.low, layer, x, sum(sent)) for x, sent in zip(mine, zip(*every, strict=True), strict=True)
+            ]
+        return self.raw(layer, head)
+
+    def raw(self, layer, head):
+        """What a head sends before a norm behind it."""
+        if (layer, head) in self.memo:
+            return self.memo[layer, head]
         group = head // (self.low.config.heads // self.low.config.kv_heads)
-        parts = {letter: self.projection(layer, letter, i) for letter, i in (("q", head), ("k", group), ("v", group))}
-        return _head(self._model(layer, group), layer, head, parts)
+        parts = parts_of(self.low, layer, head, group, lambda letter, index: self.projection(layer, letter, index))
+        self.memo[layer, head] = _head(self._model(layer, group), layer, head, parts)
+        return self.memo[layer, head]
 
     def _model(self, layer, group):
         return self.full if (layer, group) in self.focus else self.low
@@ -108,11 +122,13 @@ class _Cache:
             stream = self.residual(layer, "head")
             for head in range(config.heads):
                 group = head // (config.heads // config.kv_heads)
-                parts = {
-                    letter: _project(model, layer, letter, index, stream)
-                    for letter, index in (("q", head), ("k", group), ("v", group))
-                }
+                parts = parts_of(model, layer, head, group, lambda *at: _project(model, layer, *at, stream))  # noqa: B023
                 self.out[f"a{layer}.h{head}"] = _head(model, layer, head, parts)
+            if config.post_norms:
+                names = [f"a{layer}.h{head}" for head in range(config.heads)]
+                sums = [sum(sent) for sent in zip(*(self.out[name] for name in names), strict=True)]
+                for name in names:
+                    self.out[name] = [share(model, layer, x, s) for x, s in zip(self.out[name], sums, strict=True)]
             if config.d_mlp:
                 self.out[f"m{layer}"] = [_mlp(model, layer, x) for x in self.residual(layer, "mlp")]
 
@@ -137,6 +153,30 @@ class _Cache:
         return [sum(values) + sum(biases) for values in zip(*terms, strict=True)]
 
 
+def parts_of(model, layer, head, group, projected):
+    """A head's q, k and v; a norm over the queries, or keys, of all heads is put in here."""
+    parts = {letter: projected(letter, index) for letter, index in (("q", head), ("k", group), ("v", group))}
+    if model.config.qk_joint:
+        for letter, index, count in (("q", head, model.config.heads), ("k", group, model.config.kv_heads)):
+            every = [torch.cat(values) for values in zip(*(projected(letter, i) for i in range(count)), strict=True)]
+            squares = [(x * x).sum() / len(x) + model.config.eps for x in every]
+            weight = (model.layers[layer].q_norm if letter == "q" else model.layers[layer].k_norm)[index]
+            rope = turning.rope_of(model.config, layer)
+            mine = zip(parts[letter], squares, strict=True)
+            parts[letter] = [turning.turned(y / s.sqrt() * weight, p, rope) for p, (y, s) in enumerate(mine)]
+    return parts
+
+
+def share(model, layer, sent, together):
+    """A head's share of the normed sum of its layer's heads."""
+    rms = ((together * together).sum() / len(together) + model.config.eps).sqrt()
+    return sent / rms * model.layers[layer].ln1_post
+
+
+def bent(x, cap):
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
 def _means(model, corrupted_tokens, split, position_order):
     runs = [_Cache(model, row.tolist(), split, position_order).out for row in corrupted_tokens]
     return {
@@ -146,7 +186,7 @@ def _means(model, corrupted_tokens, split, position_order):
 
 
 def _embeddings(model, tokens, split, position_order):
-    token = [model.W_E[t] for t in tokens]
+    token = [model.W_E[t] * model.config.embed_scale for t in tokens]
     if model.W_pos is None or model.config.positions == "shortformer":
         return {"embed": token}
     order = range(len(tokens)) if position_order is None else position_order.tolist()
@@ -157,7 +197,7 @@ def _embeddings(model, tokens, split, position_order):
 
 
 def _norm(config, x, weight, bias):
-    if config.norm == "none":
+    if config.norm == "none" or (weight is None and not config.pre_norms):
         return x
     if config.norm == "layer":
         centred = x - x.sum() / len(x)
@@ -186,7 +226,9 @@ def read_by_heads(model, layer, letter, stream):
 
 def turned(model, layer, letter, values):
     """Projections with their own norm and rotation."""
-    config, weights, rope = model.config, model.layers[layer], turning.rope_of(model.config)
+    config, weights, rope = model.config, model.layers[layer], turning.rope_of(model.config, layer)
+    if config.qk_joint:
+        return values
     out = []
     for position, y in enumerate(values):
         if config.qk_norm and letter != "v":
@@ -207,7 +249,10 @@ def mixed(model, parts):
     out = []
     for p, query in enumerate(parts["q"]):
         seen = range(p + 1) if model.config.causal else range(len(parts["k"]))
-        scores = torch.stack([query @ parts["k"][other] for other in seen]) / math.sqrt(model.config.d_head)
+        scores = torch.stack([query @ parts["k"][other] for other in seen])
+        scores = bent(
+            scores * (model.config.attention_scale or 1 / math.sqrt(model.config.d_head)), model.config.score_cap
+        )
         pattern = (scores - scores.max()).exp()
         pattern = pattern / pattern.sum()
         out.append(sum(pattern[i] * parts["v"][other] for i, other in enumerate(seen)))
@@ -219,7 +264,8 @@ def _mlp(model, layer, x):
     normed = _norm(config, x, weights.ln2_w, weights.ln2_b)
     into = normed @ weights.W_in + weights.b_in
     gate = normed @ weights.W_gate if config.gated else into
-    return hidden(config, gate, into) @ weights.W_out + weights.b_out
+    out = hidden(config, gate, into) @ weights.W_out + weights.b_out
+    return _norm(config, out, weights.ln2_post, None) if config.post_norms else out
 
 
 def hidden(config, gate, into):

@@ -5,6 +5,7 @@ The package gets its own model, prompts and settings; the oracle gets arrays and
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ from support.numpy_oracle.search import Rule, remembered
 from support.small_models import FAMILIES, random_model, random_prompts
 
 FORMATS = [(name, reach) for name, reaches in SCALES.items() for reach in reaches] + [("bf16", "row"), ("fp16", "row")]
+
+ROTARY = ("gemma2", "gemma3", "llama", "olmo2", "parallel", "qwen")
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,11 @@ def draw(seed: int) -> Case:
     changes: dict[str, object] = {"layers": rng.choice([1, 2, 2, 3]), "d_model": rng.choice([12, 16, 40])}
     if family in ("gpt2", "attention-only", "shortformer"):
         changes["heads"] = changes["kv_heads"] = rng.choice([1, 2, 3, 4])
-    if family in ("llama", "parallel", "qwen"):
+    if family in ROTARY:
         changes["heads"], changes["kv_heads"] = rng.choice([(2, 1), (2, 2), (4, 1), (4, 2), (3, 3)])
     if family == "gpt2":
         changes["activation"] = rng.choice(["gelu_new", "gelu_new", "gelu", "relu"])
-    learned = family not in ("shortformer", "llama", "parallel", "qwen")
+    learned = family not in ("shortformer", *ROTARY)
     method = rng.choice(["acdc", "acdc", "pahq", "pahq", "pahq", "rtn-q"])
     heads, reach = rng.choice(FORMATS) if method != "acdc" else ("float32", "row")
     mlp = rng.choice(["float32", "bf16", "fp16"]) if method != "acdc" else "float32"
@@ -159,6 +162,7 @@ def facts_of(model: Model, *, split: bool, direct: bool) -> Facts:
     """What the oracle needs to know of a model, in plain numbers and words."""
     c, rope = model.config, turning.rope_of(model.config)
     dim = turning.turning(rope, c.d_head)
+    half = range(dim // 2)
     return Facts(
         layers=c.layers,
         heads=c.heads,
@@ -171,11 +175,22 @@ def facts_of(model: Model, *, split: bool, direct: bool) -> Facts:
         activation=c.activation,
         gated=c.gated,
         positions=c.positions,
-        speeds=tuple(turning.speed(rope, i, dim) for i in range(dim // 2)),
+        speeds=tuple(turning.speed(rope, i, dim) for i in half),
         growth=turning.growth(rope),
         causal=c.causal,
         qk_norm=c.qk_norm,
         parallel=c.block == "parallel",
+        coupled=c.post_norms,
+        near=c.local_layers,
+        near_speeds=tuple(
+            turning.speed(turning.rope_of(c, layer), i, dim) for layer in c.local_layers[:1] for i in half
+        ),
+        embed_scale=c.embed_scale,
+        score_scale=c.attention_scale,
+        score_cap=c.score_cap or math.inf,
+        logit_cap=c.logit_cap or math.inf,
+        pre_norms=c.pre_norms,
+        joint=c.qk_joint,
     )
 
 

@@ -16,6 +16,9 @@ _GPT2 = {"heads": 3, "kv_heads": 3, "d_mlp": 10, "norm": "layer"}
 _ROTARY = {"norm": "rms", "positions": "rotary", "activation": "silu", "gated": True, "d_mlp": 10}
 _PARTLY = {"positions": "rotary", "rotary_dim": 2}
 _YARN = {"kind": "yarn", "factor": 4.0, "original": 40, "beta_fast": 4.0, "attention_factor": 1.2}
+_GEMMA = _ROTARY | {"activation": "gelu_new", "embed_scale": 1.7, "attention_scale": 0.7, "local_base": 20.0}
+_GEMMA |= {"post_norms": True, "eps": 1e-2}
+_JOINT = {"qk_norm": True, "qk_joint": True}
 FAMILIES: dict[str, dict[str, object]] = {
     "gpt2": _GPT2,
     "attention-only": {"heads": 3, "kv_heads": 3, "d_mlp": 0, "norm": "layer"},
@@ -23,6 +26,9 @@ FAMILIES: dict[str, dict[str, object]] = {
     "tracr": {"heads": 1, "kv_heads": 1, "d_mlp": 7, "norm": "none", "activation": "relu", "causal": False},
     "llama": _ROTARY | {"heads": 4, "kv_heads": 2, "rotary_scaling": _YARN},
     "parallel": _GPT2 | {"heads": 4, "kv_heads": 2, "block": "parallel", "activation": "gelu"} | _PARTLY,
+    "gemma2": _GEMMA | {"heads": 3, "kv_heads": 3, "score_cap": 1.5, "logit_cap": 2.0},
+    "gemma3": _GEMMA | {"heads": 4, "kv_heads": 2, "qk_norm": True, "tied_embedding": True, "local_layers": (0,)},
+    "olmo2": _ROTARY | {"heads": 4, "kv_heads": 2, "post_norms": True, "pre_norms": False, "eps": 1e-2} | _JOINT,
     "qwen": _ROTARY | {"heads": 4, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
 }
 
@@ -34,7 +40,7 @@ def random_model(family: str, seed: int = 0, *, dtype: torch.dtype = torch.float
     tensors = {}
     for name, shape in tensor_shapes(config).items():
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if len(shape) > 1 and not name.endswith(("b_Q", "b_K", "b_V")):
+        if len(shape) > 1 and not name.endswith(("b_Q", "b_K", "b_V", ".w")):
             values *= 1.5 * (shape[-2] if "embed" not in name else 1) ** -0.5
         elif name.endswith(".w"):
             values = 1 + 0.3 * values

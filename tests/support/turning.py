@@ -31,8 +31,10 @@ def turning(rope: Mapping[str, Any], width: int) -> int:
     return int(width * rope.get("partial_rotary_factor", 1.0))
 
 
-def rope_of(config: Any) -> dict[str, Any]:
-    """The same entries from a configuration of the package."""
+def rope_of(config: Any, layer: int = 0) -> dict[str, Any]:
+    """The same entries from a configuration of the package, for a layer of it."""
+    if layer in config.local_layers:
+        return {"rope_type": "default", "rope_theta": config.local_base}
     rope = {"rope_type": "default", "rope_theta": config.rotary_base}
     if config.rotary_dim is not None:
         rope["partial_rotary_factor"] = config.rotary_dim / config.d_head

@@ -140,7 +140,8 @@ def _fixed(problem: Problem) -> int:
     """Weights and what every search by this engine holds, at the moment of their peak."""
     config, _, _, stream = _sizes(problem)
     narrow = stream * config.d_head // config.d_model
-    heads = config.layers * (2 * config.heads + 2 * config.kv_heads) * narrow  # z and projections
+    z = 2 if config.post_norms else 1  # with the factor of a norm behind the heads, and without it
+    heads = config.layers * ((1 + z) * config.heads + 2 * config.kv_heads) * narrow  # z and projections
     outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
     layer = 3 * (config.heads + 2 * config.kv_heads) * narrow + config.heads * stream  # while the clean run is made
     values = int(SLACK * (heads + outputs + layer + 12 * stream))

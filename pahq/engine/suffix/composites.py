@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.norms import centred, scale_of
-from pahq.model.forward import ACTIVATIONS
+from pahq.model.forward import ACTIVATIONS, mlp_sends
 from pahq.model.layerweights import LayerWeights
 from pahq.model.weights import ModelConfig
 
@@ -36,6 +36,8 @@ class Composites:
         """Whether so many changed heads cost less by composites than products of ``x``, and all that takes is kept or
         still fits."""
         config = self._config
+        if not config.pre_norms:
+            return False
         if 2 * len(senders) * config.d_head > config.d_model:
             return False
         hidden = config.d_mlp * (2 if config.gated else 1) * x.element_size()
@@ -117,8 +119,7 @@ class Composites:
         hidden = product[..., :width]
         hidden = activation(hidden) if weights.W_gate is None else hidden * activation(product[..., width:])
         assert weights.b_out is not None
-        out: Tensor = hidden @ weights.W_out + weights.b_out
-        return out
+        return mlp_sends(self._config, weights, hidden @ weights.W_out + weights.b_out)
 
     def _shift(self, layer: int, weights: LayerWeights) -> Float[Tensor, " d_hidden"]:
         """What biases add to the hidden layer: the norm's through W_in and W_gate, and W_in's own."""

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.state import NOWHERE, State, at_need, overwrite
-from pahq.model.forward import attention, mlp
+from pahq.engine.suffix.state import NOWHERE, State, overwrite
+from pahq.model.attention import factor
+from pahq.model.block import together
+from pahq.model.forward import mlp
 
 
 def rebase(state: State, first_layer: int) -> Float[Tensor, "batch some d_model"]:
@@ -31,8 +33,12 @@ def _heads(state: State, layer: int) -> None:
     for letter in "qkv":
         for index in range(shape.letter_heads(letter)):
             _head_input(state, Receiver("head", layer, index, letter))
-    for head in range(shape.heads):
-        _head(state, layer, head)
+    mixed = state.mixed_heads(layer, range(shape.heads), {})
+    for head, z in mixed.items():
+        overwrite(state.raw[layer][head] if shape.coupled else state.z[layer][head], z[0])
+    if shape.coupled and mixed:
+        scale = factor(state.config, together(state.weights(layer), state.raw[layer]))
+        overwrite(state.z[layer], state.raw[layer] * scale)
 
 
 def _mlp(state: State, layer: int) -> None:
@@ -54,12 +60,3 @@ def _head_input(state: State, receiver: Receiver) -> None:
     if receiver in state.inputs and state.online[receiver] and not state.inputs.untouched(receiver):
         x = _input(state, receiver)[None]
         overwrite(state.projections[receiver], project_inputs(state, receiver, state.weights(receiver.layer), x)[0])
-
-
-def _head(state: State, layer: int, head: int) -> None:
-    need = state.need[state.first_sender(layer) + head]
-    if need == NOWHERE:
-        return
-    receivers = state.graph.inputs(state.first_sender(layer) + head)
-    q, k, v = (state.whole(receiver, state.projections[receiver]) for receiver in receivers)
-    overwrite(state.z[layer][head], attention(state.config, at_need(q, need), k, v))

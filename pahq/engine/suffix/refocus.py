@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.state import NOWHERE, at_need
+from pahq.engine.suffix.state import NOWHERE
 from pahq.engine.suffix.wave import Wave
 from pahq.model.layerweights import LayerWeights
 
@@ -28,7 +28,7 @@ def change_weights(
     """
     state, shape, first = wave.state, wave.state.graph.shape, wave.state.first_sender(layer)
     per_group = shape.heads // shape.kv_heads
-    changed = []
+    every, chosen = dict[Receiver, Tensor](), list[int]()
     for group in groups:
         heads = range(group * per_group, (group + 1) * per_group)
         fresh: dict[Receiver, Tensor] = {}
@@ -44,11 +44,9 @@ def change_weights(
                     value = ablated(receiver)
                 fresh[receiver] = value[None]
                 wave.set_projection(receiver, fresh[receiver])
-        for head in heads:
-            need = state.need[first + head]
-            if need != NOWHERE:
-                old = at_need(state.z[layer][head], need) @ before.output(head)
-                z = wave.attend(layer, head, fresh)
-                wave.set_head(layer, head, z, z @ after.output(head) - old)
-                changed.append(first + head)
-    return changed
+        every |= fresh
+        chosen += heads
+    mixed = state.mixed_heads(layer, chosen, every)
+    if mixed:
+        wave.set_heads(layer, mixed, before)
+    return [first + head for head in mixed]

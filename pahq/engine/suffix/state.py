@@ -6,12 +6,14 @@ visited by then: a metric on the last position reaches earlier ones through k an
 
 Before the first position at which any prompt differs from its corrupted twin nothing ever changes, and nothing is kept.
 
-A head is kept as z, d_head wide; what its output differs by from the ablated run is one product with W_O away.
+A head is kept as z, d_head wide; what its output differs by from the ablated run is one product with W_O away. Where a
+norm stands behind the heads, its factor is in z, and ``raw`` holds z without it; all heads of such a layer matter where
+one of them does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -22,8 +24,9 @@ from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.kept import KeptInputs
 from pahq.engine.suffix.streams import Streams
+from pahq.model.attention import attend, attention
 from pahq.model.block import Kind
-from pahq.model.forward import project
+from pahq.model.forward import joined, project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.rows import take
 from pahq.model.run import run_senders, streams
@@ -62,6 +65,7 @@ class State:
         run, self.corrupted = run.since(self.first), problem.corrupted.since(self.first)
         self.start, self.z, self.mlp, self.clean_final = run.start, list(run.z), list(run.mlp), run.final
         self.batch, self.length = run.final.shape[:2]
+        self.raw: dict[int, Tensor] = {}  # z without the factor of a norm behind the heads, at need, by visited layer
         self._earlier: dict[Receiver, Tensor] = {}  # keys and values at positions before ``first``
         self.projections: dict[Receiver, Tensor] = {}  # of every visited head that is alive, at its need
         self.inputs = KeptInputs(self.clean_input, self.fresh_input, input_bytes)
@@ -83,8 +87,12 @@ class State:
         return EVERYWHERE if receiver.letter in ("k", "v") and need != NOWHERE else need
 
     def settle(self, sender: int) -> int:
-        """Fix ``need`` of a sender whose children have all been visited."""
+        """Fix ``need`` of a sender whose children have all been visited; of coupled heads with the first of a layer."""
         self.need[sender] = max((self.receiver_need(child) for child in self.children[sender]), default=NOWHERE)
+        node = self.graph.senders[sender]
+        if self.graph.shape.coupled and node.kind == "head" and node.head == 0:
+            heads = self.graph.head_senders(node.layer)
+            self.need[heads.start : heads.stop] = [max(self.need[at] for at in heads)] * len(heads)
         return self.need[sender]
 
     def enter(self, layer: int) -> None:
@@ -103,6 +111,50 @@ class State:
                 self.projections[receiver] = at_need(value[:, self.first :], need).clone()
                 if letter != "q" and self.first:
                     self._earlier[receiver] = value[:, : self.first].clone()
+        first = self.first_sender(layer)
+        if self.graph.shape.coupled and self.need[first] != NOWHERE:
+            mixed = self.mixed_heads(layer, range(self.config.heads), {})
+            self.raw[layer] = torch.stack([z[0] for z in mixed.values()])
+
+    def mixed_heads(
+        self, layer: int, heads: Iterable[int], fresh: Mapping[Receiver, Tensor]
+    ) -> dict[int, Float[Tensor, "trial batch some d_head"]]:
+        """``mixed`` of those of the heads that matter; of all where one norm is over their queries, or keys."""
+        first = self.first_sender(layer)
+        if not self.config.qk_joint:
+            return {head: self.mixed(layer, head, fresh) for head in heads if self.need[first + head] != NOWHERE}
+        if self.need[first] == NOWHERE or not list(heads):
+            return {}
+        parts, trials = {}, max((len(values) for values in fresh.values()), default=1)
+        for letter in "qkv":
+            receivers = [Receiver("head", layer, i, letter) for i in range(self.graph.shape.letter_heads(letter))]
+            values = [fresh.get(receiver, self.projections[receiver][None]) for receiver in receivers]
+            if letter == "q":
+                values = [at_need(value, self.need[first]) for value in values]
+            else:
+                values = [self.whole(*pair) for pair in zip(receivers, values, strict=True)]
+            parts[letter] = torch.stack([value.expand(trials, *value.shape[1:]) for value in values]).flatten(1, 2)
+        q, k = joined(self.config, self.weights(layer), parts["q"], parts["k"])
+        z = attend(self.config, q, k, parts["v"])
+        return dict(enumerate(z.view(len(z), trials, self.batch, *z.shape[2:])))
+
+    def mixed(
+        self, layer: int, head: int, fresh: Mapping[Receiver, Tensor]
+    ) -> Float[Tensor, "trial batch some d_head"]:
+        """A head's values as its pattern mixes them, at its need, from its current projections, those in ``fresh``
+        replaced. No norm behind the heads is in it."""
+        parts, sender = {}, self.first_sender(layer) + head
+        for receiver in self.graph.own_inputs(sender):
+            new = fresh.get(receiver)
+            values = self.projections[receiver][None] if new is None else new
+            parts[receiver.letter] = values if receiver.letter == "q" else self.whole(receiver, values)
+        return attention(self.config, at_need(parts["q"], self.need[sender]), parts["k"], parts["v"])
+
+    def current(self, layer: int, head: int) -> Float[Tensor, "batch some d_head"]:
+        """What ``mixed`` gives of the current state."""
+        if self.graph.shape.coupled:
+            return self.raw[layer][head]
+        return at_need(self.z[layer][head], self.need[self.first_sender(layer) + head])
 
     def position(self, need: int) -> int:
         """The first position that tensors at ``need`` hold."""
@@ -160,9 +212,11 @@ class State:
     def _head_pieces(self, layer: int, heads: list[int], need: int, together: bool) -> Tensor:
         z, ablated = (take(at_need(of.z[layer], need), heads) for of in (self, self.corrupted))
         low, focus = self._store.rows(layer, "o", heads, NO_FOCUS), self._focus()
+        behind = self._store.layer(layer, NO_FOCUS).behind
         if all(at != layer for at, _ in focus):
-            return _through(z - ablated, low, together)
-        return _through(z, self._store.rows(layer, "o", heads, focus), together) - _through(ablated, low, together)
+            return behind(_through(z - ablated, low, together))
+        high = self._store.rows(layer, "o", heads, focus)
+        return behind(_through(z, high, together) - _through(ablated, low, together))
 
     def weights(self, layer: int) -> LayerWeights:
         """A layer's weights by which the current values were computed."""

@@ -31,7 +31,7 @@ def stream_trials(
 
 def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: Sequence[Trial]) -> None:
     """Trials of Addition edges into head inputs of one letter of one layer."""
-    state, first = wave.state, wave.state.first_sender(layer)
+    state, mixed, fresh = wave.state, dict[int, Tensor](), dict[Receiver, Tensor]()
     for receiver in opened:
         sets = [senders_taken(state.graph, trial, receiver) for trial in trials]
         distinct = [members for members in dict.fromkeys(sets) if members]
@@ -42,13 +42,17 @@ def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: 
         index = [distinct.index(members) + 1 if members else 0 for members in sets]
         by_trial = _Spread(index, inputs.device)
         old = at_need(state.projections[receiver], state.receiver_need(receiver))
-        wave.set_projection(receiver, by_trial(projections, old))
-        for head in state.graph.shape.query_heads(receiver.letter, receiver.head):
-            need = state.need[first + head]
-            if need != NOWHERE:
-                z = wave.attend(layer, head, {receiver: projections})
-                wave.set_head(layer, head, by_trial(z, at_need(state.z[layer][head], need)))
+        fresh[receiver] = by_trial(projections, old)
+        wave.set_projection(receiver, fresh[receiver])
+        if not state.config.qk_joint:
+            heads = state.graph.shape.query_heads(receiver.letter, receiver.head)
+            for head, z in state.mixed_heads(layer, heads, {receiver: projections}).items():
+                mixed[head] = by_trial(z, state.current(layer, head))
         wave.write(partial(_take_input, state, receiver, inputs, index))
+    if state.config.qk_joint and fresh:  # then a head hangs on what a trial takes from any of them
+        mixed = state.mixed_heads(layer, range(state.config.heads), fresh)
+    if mixed:
+        wave.set_heads(layer, mixed)
 
 
 class _Spread:
@@ -69,7 +73,7 @@ def _take_input(state: State, receiver: Receiver, inputs: Tensor, index: Sequenc
 
 def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value: Callable[[Receiver], Tensor]) -> None:
     """Trials of Direct edges of one letter of one layer: the projection takes its ablated value."""
-    state, first = wave.state, wave.state.first_sender(layer)
+    state, mixed, fresh = wave.state, dict[int, Tensor](), dict[Receiver, Tensor]()
     receivers = {state.graph.edges[edge].receiver: edge for trial in trials for edge in trial.removed}
     for receiver, edge in receivers.items():
         need = state.receiver_need(receiver)
@@ -79,12 +83,16 @@ def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value
         taken = torch.tensor([edge in trial.removed for trial in trials], device=ablated.device)
         choice = taken[:, None, None, None]
         old = at_need(state.projections[receiver], need)[None]
-        wave.set_projection(receiver, torch.where(choice, ablated, old))
-        for head in state.graph.shape.query_heads(receiver.letter, receiver.head):
-            if state.need[first + head] != NOWHERE:
-                z = wave.attend(layer, head, {receiver: ablated})
-                current = at_need(state.z[layer][head], state.need[first + head])[None]
-                wave.set_head(layer, head, torch.where(choice, z, current))
+        fresh[receiver] = torch.where(choice, ablated, old)
+        wave.set_projection(receiver, fresh[receiver])
+        if not state.config.qk_joint:
+            heads = state.graph.shape.query_heads(receiver.letter, receiver.head)
+            for head, z in state.mixed_heads(layer, heads, {receiver: ablated}).items():
+                mixed[head] = torch.where(choice, z, state.current(layer, head)[None])
+    if state.config.qk_joint and fresh:
+        mixed = state.mixed_heads(layer, range(state.config.heads), fresh)
+    if mixed:
+        wave.set_heads(layer, mixed)
 
 
 def senders_taken(graph: Graph, trial: Trial, receiver: Receiver) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ all trials agree). Nothing is written to the state until one trial is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
-from pahq.model.block import Kind, behind
-from pahq.model.forward import attention, mlp, project
+from pahq.model.attention import factor
+from pahq.model.block import Kind, behind, together
+from pahq.model.forward import mlp, project
 from pahq.model.layerweights import LayerWeights
 
 TOGETHER = 1024  # rows of inputs that are projected in one go; more gain no speed and take memory
@@ -102,6 +104,42 @@ class Wave:
             change = self._z[sender] @ self._output(sender)
         self._announce(sender, change)
         self.write(lambda j: overwrite(place, pick(z, j)))
+
+    def set_heads(
+        self,
+        layer: int,
+        fresh: Mapping[int, Float[Tensor, "trial batch pos d_head"]],
+        before: LayerWeights | None = None,
+    ) -> None:
+        """What heads of a layer mix anew (``State.mixed``), by head.
+
+        ``before``: the weights that they were computed by so far, where W_O changes with them. A norm behind the heads
+        has one factor for all of them, so that every other head of the layer has a new output too.
+        """
+        state = self.state
+        if not state.graph.shape.coupled:
+            for head, z in fresh.items():
+                self.set_head(layer, head, z, None if before is None else self._against(layer, head, z, before))
+            return
+        raw, weights = state.raw[layer], self.weights(layer)
+        total = together(weights, raw)[None]
+        for head, mixed in fresh.items():
+            total = total + (mixed - raw[head]) @ weights.rows("o", (head,))[0]
+        scale = factor(state.config, total)
+        for head in range(state.config.heads):
+            z = fresh.get(head, raw[head][None]) * scale
+            other = before is not None and head in fresh
+            self.set_head(layer, head, z, self._against(layer, head, z, before) if other else None)
+        for head, mixed in fresh.items():
+            self.write(partial(_take_raw, raw[head], mixed))
+
+    def _against(self, layer: int, head: int, z: Tensor, before: LayerWeights | None) -> Tensor:
+        """By how much a head's output changes whose W_O changes too."""
+        assert before is not None
+        sender = self.state.first_sender(layer) + head
+        return z @ self._output(sender) - at_need(self.state.z[layer][head], self.state.need[sender]) @ before.output(
+            head
+        )
 
     def send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
         """An MLP's new input."""
@@ -186,10 +224,11 @@ class Wave:
             for first in range(0, len(receivers), size):
                 part = receivers[first : first + size]
                 fresh.update(zip(part, self._project(layer, letter, need, part, touched), strict=True))
-        first = state.first_sender(layer)
-        for sender in sorted({sender for receiver in fresh for sender in state.graph.outputs(receiver)}):
-            if state.need[sender] != NOWHERE:
-                self.set_head(layer, sender - first, self.attend(layer, sender - first, fresh))
+        of = state.graph.shape.query_heads
+        heads = sorted({head for receiver in fresh for head in of(receiver.letter, receiver.head)})
+        mixed = state.mixed_heads(layer, heads, fresh)
+        if mixed:
+            self.set_heads(layer, mixed)
 
     def _project(
         self, layer: int, letter: str, need: int, receivers: list[Receiver], touched: dict[Receiver, list[int]]
@@ -216,17 +255,6 @@ class Wave:
         state = self.state
         length = state.length if need == EVERYWHERE else 1
         return state.clean_final.new_empty(receivers, self.trials, state.batch, length, state.config.d_model)
-
-    def attend(self, layer: int, head: int, fresh: dict[Receiver, Tensor]) -> Float[Tensor, "trial batch pos d_head"]:
-        """A head's z from its current projections, those in ``fresh`` replaced."""
-        state, parts = self.state, {}
-        sender = state.first_sender(layer) + head
-        for receiver in state.graph.inputs(sender):
-            new = fresh.get(receiver)
-            values = state.projections[receiver][None] if new is None else new
-            parts[receiver.letter] = values if receiver.letter == "q" else state.whole(receiver, values)
-        need = state.need[sender]
-        return attention(state.config, at_need(parts["q"], need), parts["k"], parts["v"])
 
     def _mlp(self, layer: int) -> None:
         receiver, weights, kept = Receiver("mlp", layer), self.weights(layer), self._composites
@@ -257,6 +285,10 @@ class Wave:
     def _output(self, sender: int) -> Float[Tensor, "d_head d_model"]:
         node = self.state.graph.senders[sender]
         return self.weights(node.layer).output(node.head)
+
+
+def _take_raw(place: Tensor, mixed: Tensor, trial: int) -> None:
+    place.copy_(pick(mixed, trial))
 
 
 def pick(values: Float[Tensor, "trial *rest"], trial: int) -> Float[Tensor, "*rest"]:

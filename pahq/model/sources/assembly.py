@@ -30,16 +30,23 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     for i in range(config.layers):
         block = f"blocks.{i}."
-        add_norm(block + "ln1")
+        if config.pre_norms:
+            add_norm(block + "ln1")
+        if config.post_norms:
+            add_norm(block + "ln1_post")
         for letter, count in (("Q", heads), ("K", kv), ("V", kv)):
             shapes[f"{block}attn.W_{letter}"] = (count, d, e)
             shapes[f"{block}attn.b_{letter}"] = (count, e)
         shapes[block + "attn.W_O"] = (heads, e, d)
         shapes[block + "attn.b_O"] = (d,)
         if config.qk_norm:
-            shapes[block + "attn.q_norm.w"] = shapes[block + "attn.k_norm.w"] = (e,)
+            shapes[block + "attn.q_norm.w"] = (heads, e) if config.qk_joint else (e,)
+            shapes[block + "attn.k_norm.w"] = (kv, e) if config.qk_joint else (e,)
         if m:
-            add_norm(block + "ln2")
+            if config.pre_norms:
+                add_norm(block + "ln2")
+            if config.post_norms:
+                add_norm(block + "ln2_post")
             shapes[block + "mlp.W_in"], shapes[block + "mlp.W_out"] = (d, m), (m, d)
             shapes[block + "mlp.b_in"], shapes[block + "mlp.b_out"] = (m,), (d,)
             if config.gated:
@@ -94,7 +101,8 @@ def model_from_tensors(
     layers = []
     for i in range(config.layers):
         named: dict[str, Any] = {attr: checked.get(f"blocks.{i}.{place}") for attr, place in PLACES.items()}
-        layers.append(PlainLayer(**named, W_pos=positions if config.positions == "shortformer" else None))
+        placed = positions if config.positions == "shortformer" else None
+        layers.append(PlainLayer(**named, W_pos=placed, local=i in config.local_layers))
     embedding = checked["embed.W_E"]
     return Model(
         config=config,

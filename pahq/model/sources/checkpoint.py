@@ -20,6 +20,20 @@ _IGNORED = re.compile(
 )
 
 
+_GEMMA = {
+    "ln1": "input_layernorm",
+    "ln1_post": "post_attention_layernorm",
+    "ln2": "pre_feedforward_layernorm",
+    "ln2_post": "post_feedforward_layernorm",
+}
+NORMS = {  # a layer's norms by our name, of models like Llama
+    "llama": {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "olmo2": {name: _GEMMA[name] for name in ("ln1_post", "ln2_post")},
+}
+
+
 def _base(values: Mapping[str, Any]) -> str:
     """What stands before the names of a family's tensors, in most checkpoints."""
     return {"gpt2": "transformer.", "gpt_neox": "gpt_neox."}.get(family(values), "model.")
@@ -83,11 +97,12 @@ def _gpt2_shapes(values: Mapping[str, Any], config: ModelConfig) -> dict[str, tu
 def _llama_shapes(values: Mapping[str, Any], config: ModelConfig) -> dict[str, tuple[int, ...]]:
     d, m, e, kind = config.d_model, config.d_mlp, config.d_head, family(values)
     biased = bool(values.get("attention_bias")) if kind in ("llama", "qwen3") else False
-    projections = (("q", config.heads * e), ("k", config.kv_heads * e), ("v", config.kv_heads * e))
+    wide = {"q": config.heads * e, "k": config.kv_heads * e, "v": config.kv_heads * e}
+    norms = NORMS.get(kind, NORMS["llama"])
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config.d_vocab, d), "norm.weight": (d,)}
     for i in range(config.layers):
         attention = f"layers.{i}.self_attn."
-        for letter, width in projections:
+        for letter, width in wide.items():
             shapes[f"{attention}{letter}_proj.weight"] = (width, d)
             if biased or kind == "qwen2":
                 shapes[f"{attention}{letter}_proj.bias"] = (width,)
@@ -95,10 +110,11 @@ def _llama_shapes(values: Mapping[str, Any], config: ModelConfig) -> dict[str, t
         if biased:
             shapes[f"{attention}o_proj.bias"] = (d,)
         if config.qk_norm:
-            shapes[f"{attention}q_norm.weight"] = shapes[f"{attention}k_norm.weight"] = (e,)
+            for letter in "qk":
+                shapes[f"{attention}{letter}_norm.weight"] = (wide[letter] if config.qk_joint else e,)
         for name, shape in (("gate", (m, d)), ("up", (m, d)), ("down", (d, m))):
             shapes[f"layers.{i}.mlp.{name}_proj.weight"] = shape
-        for name in ("input_layernorm", "post_attention_layernorm"):
+        for name in norms.values():
             shapes[f"layers.{i}.{name}.weight"] = (d,)
     return shapes
 

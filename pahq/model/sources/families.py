@@ -7,6 +7,7 @@ functional forward does not have is refused by name; running on without it would
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,13 @@ from pydantic import ValidationError
 from pahq.errors import PahqError, unknown
 from pahq.model.sources.positions import (
     KINDS,
+    local_base,
+    local_layers,
     rope,
     rotary_base,
     rotary_dim,
     rotary_scaling,
+    scales_locally,
     scaling_kind,
     slides_unasked,
     turns_partly,
@@ -35,7 +39,11 @@ FAMILIES = {
     "Qwen3ForCausalLM": "qwen3",
     "GPTNeoXForCausalLM": "gpt_neox",
     "PhiForCausalLM": "phi",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Olmo2ForCausalLM": "olmo2",
 }
+NORMED_BEHIND = ("gemma2", "gemma3_text", "olmo2")  # families with norms behind attention and MLP
 ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
     "gelu": "gelu",
@@ -45,7 +53,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-_NORMED_BEHIND = ("olmo2", "olmo3", "gemma2", "gemma3", "gemma3_text")  # outputs of heads would depend on each other
 
 
 def family(values: Mapping[str, Any]) -> str:
@@ -67,22 +74,27 @@ def family(values: Mapping[str, Any]) -> str:
 
 def missing_feature(values: Mapping[str, Any]) -> str | None:
     """The first thing a config asks for that the functional forward lacks, in words; None if nothing."""
-    scaling = scaling_kind(values)
+    scaling, kind = scaling_kind(values), values.get("model_type")
+    gemma = kind in ("gemma2", "gemma3_text")
     found = {
         f"rope scaling of the kind {scaling!r} (known: {', '.join(KINDS)})": scaling not in (None, *KINDS),
         "rotary positions that differ between layers": any(isinstance(value, dict) for value in rope(values).values()),
         "partial rotary positions": turns_partly(values),
         "soft caps on attention or logits": any(
-            values.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
+            values.get(key) and not gemma
+            for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
         ),
-        "norms behind attention and MLP": values.get("model_type") in _NORMED_BEHIND,
+        "images": bool(values.get("vision_config")),
+        "an output bias in front of the norm behind attention": kind in NORMED_BEHIND
+        and bool(values.get("attention_bias")),
+        "attention in both directions": gemma and bool(values.get("use_bidirectional_attention")),
+        "rope scaling in local layers": kind == "gemma3_text" and scales_locally(values),
         "a mixture of experts": any(
             values.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")
         ),
         "ALiBi positions": bool(values.get("alibi")),
         "attention and MLP in parallel": bool(
-            (values.get("use_parallel_residual") and values.get("model_type") != "gpt_neox")
-            or values.get("parallel_attn")
+            (values.get("use_parallel_residual") and kind != "gpt_neox") or values.get("parallel_attn")
         ),
         "layer norms of queries and keys": bool(values.get("qk_layernorm")),
         "quantised weights": bool(values.get("quantization_config")),
@@ -108,6 +120,8 @@ def model_config(values: Mapping[str, Any], name: str) -> ModelConfig:
     try:
         if kind in ("gpt_neox", "phi"):
             return _neox_like(kind, values, name)
+        if kind in ("gemma2", "gemma3_text"):
+            return _gemma(kind, values, name)
         return _gpt2(values, name) if kind == "gpt2" else _llama_like(kind, values, name)
     except ValidationError as error:
         raise PahqError(f"the config.json of model {name!r} is impossible: {one_sentence(error)}") from None
@@ -140,7 +154,7 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
     context = _count(values, "max_position_embeddings")
     # Only Llama's own default for these two is a function of the other sizes; elsewhere it is an arbitrary
     # number.
-    kv_default = heads if kind == "llama" or "num_key_value_heads" in values else None
+    kv_default = heads if kind in ("llama", "olmo2") or "num_key_value_heads" in values else None
     head_default = None if kind == "qwen3" and "head_dim" not in values else _share(d_model, heads, values)
     vocabulary = _count(values, "vocab_size")
     return ModelConfig(
@@ -156,7 +170,7 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         d_vocab_out=vocabulary,
         context=context,
         norm="rms",
-        eps=values.get("rms_norm_eps", 1e-6),
+        eps=values.get("rms_norm_eps", 1e-5 if kind == "olmo2" else 1e-6),
         activation=_activation(values.get("hidden_act", "silu")),
         gated=True,
         positions="rotary",
@@ -164,7 +178,47 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         rotary_scaling=rotary_scaling(values, context),
         window=window(values, context),
         tied_embedding=values.get("tie_word_embeddings", False),
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "olmo2"),
+        qk_joint=kind == "olmo2",
+        pre_norms=kind != "olmo2",
+        post_norms=kind == "olmo2",
+    )
+
+
+def _gemma(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
+    """Gemma 2 and the text models of Gemma 3. transformers leaves Gemma 3's ``attn_logit_softcapping`` unread."""
+    two = kind == "gemma2"
+    d_model, vocabulary = _count(values, "hidden_size"), _count(values, "vocab_size", None if two else 262_208)
+    context = _count(values, "max_position_embeddings", 8192 if two else 131_072)
+    return ModelConfig(
+        name=name,
+        family=_family_name(values),
+        layers=_count(values, "num_hidden_layers"),
+        heads=_count(values, "num_attention_heads"),
+        kv_heads=_count(values, "num_key_value_heads"),
+        d_model=d_model,
+        d_head=_count(values, "head_dim", 256),
+        d_mlp=_count(values, "intermediate_size"),
+        d_vocab=vocabulary,
+        d_vocab_out=vocabulary,
+        context=context,
+        norm="rms",
+        eps=values.get("rms_norm_eps", 1e-6),
+        activation=_activation(values.get("hidden_activation") or "gelu_pytorch_tanh"),
+        gated=True,
+        positions="rotary",
+        rotary_base=rotary_base(values),
+        rotary_scaling=rotary_scaling(values, context),
+        local_layers=() if two else local_layers(values),
+        local_base=10000.0 if two else local_base(values),
+        window=window(values, context),
+        tied_embedding=values.get("tie_word_embeddings", True),
+        qk_norm=not two,
+        embed_scale=d_model**0.5,
+        attention_scale=_scale(values.get("query_pre_attn_scalar", 256)),
+        score_cap=values.get("attn_logit_softcapping", 50.0) if two else None,
+        logit_cap=values.get("final_logit_softcapping", 30.0 if two else None),
+        post_norms=True,
     )
 
 
@@ -196,6 +250,13 @@ def _neox_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         tied_embedding=values.get("tie_word_embeddings", False),
         block="parallel" if phi or values.get("use_parallel_residual", True) else "serial",
     )
+
+
+def _scale(scalar: Any) -> float:
+    """What attention scores are multiplied with."""
+    if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
+        raise PahqError(f"config.json needs a number above 0 as 'query_pre_attn_scalar', got {scalar!r}")
+    return 1 / math.sqrt(scalar)
 
 
 def _family_name(values: Mapping[str, Any]) -> str:

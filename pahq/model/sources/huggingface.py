@@ -1,5 +1,5 @@
-"""A Hugging Face folder as a Model: GPT-NeoX and Phi from the tensors themselves, the others through TransformerLens'
-TransformerBridge.
+"""A Hugging Face folder as a Model: GPT-NeoX, Phi, Gemma and OLMo 2 from the tensors themselves, the others through
+TransformerLens' TransformerBridge.
 
 The Bridge knows each family's weight layout (GPT-2's transposed joint projection among them). It is booted
 without weight processing, so norms stay unfolded and nothing is centred: the logits are Hugging Face's own.
@@ -24,7 +24,10 @@ from pahq.files.text import read_json
 from pahq.model.sources.assembly import model_from_tensors, tensor_shapes
 from pahq.model.sources.checkpoint import check_checkpoint, short_name, weight_entries
 from pahq.model.sources.families import model_config
-from pahq.model.sources.neox import KINDS, neox_tensors
+from pahq.model.sources.gemma import KINDS as GEMMA
+from pahq.model.sources.gemma import gemma_tensors
+from pahq.model.sources.neox import KINDS as NEOX
+from pahq.model.sources.neox import neox_tensors
 from pahq.model.sources.tensorfile import check_floats, file_digest, read_headers, read_tensors, weight_files
 from pahq.model.sources.tokenizer import read_tokenizer
 from pahq.model.weights import Model, ModelConfig
@@ -49,10 +52,12 @@ def load_huggingface(folder: Path, name: str) -> Model:
     double = any(entry.dtype == "F64" for entry in entries.values())
     tokenizer = read_tokenizer(folder, gpt2=values.get("model_type") == "gpt2")
     dtype = torch.float64 if double else torch.float32
-    if values["model_type"] in KINDS:
+    kind = values["model_type"]
+    if kind in NEOX or kind in GEMMA:
         stored = {name: tensor for file in files for name, tensor in read_tensors(file).items() if name in entries}
         wanted = {short_name(values, name): tensor.to(dtype) for name, tensor in stored.items()}
-        tensors = neox_tensors(values["model_type"], config, wanted)
+        del stored
+        tensors = (neox_tensors if kind in NEOX else gemma_tensors)(kind, config, wanted)
     else:
         _log.info("loading %s through TransformerBridge", folder)
         tensors = _tensors(_boot(folder, dtype), config)

@@ -94,7 +94,8 @@ class ModelFile:
         for name in PLACES:
             lent = buffers[name].lend() if buffers and name in buffers else None
             named[name] = self.field(index, name) if lent is None else self._fill(self.name(index, name), lent)
-        return PlainLayer(**named, W_pos=self.ends.W_pos if self.config.positions == "shortformer" else None)
+        positions = self.ends.W_pos if self.config.positions == "shortformer" else None
+        return PlainLayer(**named, W_pos=positions, local=index in self.config.local_layers)
 
     def has(self, layer: int, field: str) -> bool:
         """Whether models of this configuration have a tensor."""

@@ -15,12 +15,59 @@ from pahq.model.rotary import RotaryScaling
 KINDS: tuple[str, ...] = get_args(RotaryScaling.model_fields["kind"].annotation)
 _SHARES = {"gpt_neox": ("rotary_pct", 0.25), "phi": ("partial_rotary_factor", 0.5)}  # families that turn a part
 _WINDOW = 4096  # the length of a window that the config leaves out
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
 
 def rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Rotary settings: ``rope_scaling`` (before transformers 5), else ``rope_parameters``."""
+    """Rotary settings: ``rope_scaling`` (before transformers 5), then ``rope_parameters``. Gemma 3: global layers."""
+    if values.get("model_type") == "gemma3_text":
+        return _layer_ropes(values)[0]
     found = values.get("rope_scaling") or values.get("rope_parameters")
     return found if isinstance(found, dict) else {}
+
+
+def _layer_ropes(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rotary settings of Gemma 3's global layers and of its local ones; older configs have them side by side."""
+    found = values.get("rope_parameters") or {}
+    apart = [found.get(kind) if isinstance(found, dict) else None for kind in (_GLOBAL, _LOCAL)]
+    wide, near = (dict(each) if isinstance(each, dict) else {} for each in apart)
+    older = values.get("rope_scaling")
+    wide |= older if isinstance(older, dict) else {}
+    wide.setdefault("rope_theta", values.get("rope_theta", 1_000_000.0))
+    near.setdefault("rope_theta", values.get("rope_local_base_freq", 10_000.0))
+    return wide, near
+
+
+def local_base(values: Mapping[str, Any]) -> Any:
+    """The rotary base of Gemma 3's local layers."""
+    return _layer_ropes(values)[1]["rope_theta"]
+
+
+def scales_locally(values: Mapping[str, Any]) -> bool:
+    """Whether rope scaling is asked for in Gemma 3's local layers, where no released model has any."""
+    near = _layer_ropes(values)[1]
+    return near.get("rope_type", near.get("type", "default")) not in (None, "default")
+
+
+def layer_types(values: Mapping[str, Any]) -> list[str]:
+    """Gemma: which layers attend within a window, and which do not. PahqError for what is no such list."""
+    layers, found = values.get("num_hidden_layers"), values.get("layer_types")
+    if found is None:
+        every = 2 if values.get("model_type") == "gemma2" else values.get("sliding_window_pattern", 6)
+        if type(every) is not int or every < 1 or not isinstance(layers, int):
+            raise PahqError(f"config.json needs a positive whole number as 'sliding_window_pattern', got {every!r}")
+        return [_LOCAL if (i + 1) % every else _GLOBAL for i in range(layers)]
+    known = isinstance(found, list) and set(found) <= {_LOCAL, _GLOBAL}
+    if not known or (isinstance(layers, int) and len(found) < layers):
+        raise PahqError(
+            f"config.json needs {_LOCAL!r} or {_GLOBAL!r} for each of {layers} layers as 'layer_types', got {found!r}"
+        )
+    return list(found)[:layers]
+
+
+def local_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Gemma 3's local layers, by number."""
+    return tuple(i for i, kind in enumerate(layer_types(values)) if kind == _LOCAL)
 
 
 def rotary_base(values: Mapping[str, Any]) -> Any:
@@ -96,8 +143,10 @@ def window(values: Mapping[str, Any], context: int) -> int | None:
         length = values.get("sliding_window", _WINDOW)
     elif kind in ("qwen2", "qwen3") and values.get("use_sliding_window"):
         layers, first = values.get("layer_types"), values.get("max_window_layers", 28)
-        slides = "sliding_attention" in layers if layers else first < values["num_hidden_layers"]
+        slides = _LOCAL in layers if layers else first < values["num_hidden_layers"]
         length = values.get("sliding_window", _WINDOW) if slides else None
+    elif kind in ("gemma2", "gemma3_text"):
+        length = values.get("sliding_window", _WINDOW) if _LOCAL in layer_types(values) else None
     else:
         return None
     if length is not None and (type(length) is not int or length < 1):
@@ -108,5 +157,7 @@ def window(values: Mapping[str, Any], context: int) -> int | None:
 def slides_unasked(values: Mapping[str, Any]) -> bool:
     """Whether layers slide in a family, or a setting of it, that has no window."""
     kind = values.get("model_type")
-    known = kind == "mistral" or (kind in ("qwen2", "qwen3") and values.get("use_sliding_window"))
-    return not known and "sliding_attention" in (values.get("layer_types") or ())
+    known = kind in ("mistral", "gemma2", "gemma3_text") or (
+        kind in ("qwen2", "qwen3") and values.get("use_sliding_window")
+    )
+    return not known and _LOCAL in (values.get("layer_types") or ())

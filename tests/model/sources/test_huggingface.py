@@ -234,11 +234,15 @@ REFUSED = [
         {"architectures": ["PersimmonForCausalLM"], "use_parallel_residual": True},
         r"'PersimmonForCausalLM' is not supported \(it needs attention and MLP in parallel\); known: GPT2",
     ),
-    ("gpt2", {"architectures": ["Gemma2ForCausalLM"], "final_logit_softcapping": 30.0}, "soft caps"),
+    ("llama", {"attn_logit_softcapping": 30.0}, "soft caps"),
     (
         "gpt2",
-        {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
-        r"'Olmo2ForCausalLM' is not supported \(it needs norms behind attention and MLP\); known: .* \(phi\)$",
+        {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "vision_config": {"hidden_size": 8},
+        },
+        r"'Gemma3ForConditionalGeneration' is not supported \(it needs images\); known: .* \(olmo2\)$",
     ),
     ("gpt2", {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "mixture of experts"),
     ("gpt2", {"architectures": ["FalconForCausalLM"], "alibi": True}, "ALiBi"),

@@ -71,11 +71,15 @@ class Network:
                     absent = facts.direct and name not in present
                     x = self._streams[name] if absent else stream(name)
                     projected[letter, index] = network.projection(facts, weights, layer, letter, index, x)
+            sent = []
+            projected = network.joined(facts, self.low, layer, projected)
             for head in range(facts.heads):
                 group = facts.group(head)
                 weights = self.full if (layer, group) in focus else self.low
                 q, k, v = projected["q", head], projected["k", group], projected["v", group]
-                online[f"a{layer}.h{head}"] = network.head(facts, weights, layer, head, q, k, v)
+                sent.append(network.head(facts, weights, layer, head, q, k, v))
+            for head, output in enumerate(network.shares(facts, self.low, layer, sent)):
+                online[f"a{layer}.h{head}"] = output
             if facts.mlp:
                 online[f"m{layer}"] = network.mlp(facts, self.low, layer, stream(f"m{layer}"))
         return network.logits(facts, self.low, stream("logits"))
@@ -86,10 +90,14 @@ def plain_run(facts: Facts, w: Weights, start: dict[str, np.ndarray]) -> dict[st
     out = dict(start)
     for layer in range(facts.layers):
         x = residual(facts, w, out, f"a{layer}.h0<q>")
+        sent, every = [], [(letter, index) for letter in "qkv" for index in range(facts.count(letter))]
+        projected = {at: network.projection(facts, w, layer, *at, x) for at in every}
+        projected = network.joined(facts, w, layer, projected)
         for head in range(facts.heads):
             group = facts.group(head)
-            parts = (network.projection(facts, w, layer, *at, x) for at in (("q", head), ("k", group), ("v", group)))
-            out[f"a{layer}.h{head}"] = network.head(facts, w, layer, head, *parts)
+            parts = (projected[at] for at in (("q", head), ("k", group), ("v", group)))
+            sent.append(network.head(facts, w, layer, head, *parts))
+        out |= {f"a{layer}.h{head}": x for head, x in enumerate(network.shares(facts, w, layer, sent))}
         if facts.mlp:
             out[f"m{layer}"] = network.mlp(facts, w, layer, residual(facts, w, out, f"m{layer}"))
     return out

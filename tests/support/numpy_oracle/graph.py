@@ -25,6 +25,7 @@ class Shape:
     split: bool
     direct: bool
     parallel: bool = field(default=False, kw_only=True)
+    coupled: bool = field(default=False, kw_only=True)  # a norm behind the heads: each hangs on all of its layer
 
     def count(self, letter: str) -> int:
         """How many inputs of a letter a layer has."""
@@ -88,11 +89,14 @@ def edges(shape: Shape) -> list[str]:
 
 
 def readers(shape: Shape, receiver: str) -> list[str]:
-    """The senders whose output depends on a receiver: itself (an MLP), its head, or all heads of its group."""
+    """The senders whose output depends on a receiver: itself (an MLP), its head, all heads of its group, or, where a
+    norm couples them, of its layer."""
     at = head_of(receiver)
     if at is None:
         return [receiver]
     layer, index, letter = at
+    if shape.coupled:
+        return [f"a{layer}.h{h}" for h in range(shape.heads)]
     return [f"a{layer}.h{h}" for h in range(shape.heads) if (h if letter == "q" else shape.group(h)) == index]
 
 

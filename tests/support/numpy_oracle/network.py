@@ -15,6 +15,7 @@ import numpy as np
 from support.numpy_oracle.graph import Shape
 
 Weights = Mapping[str, np.ndarray]
+Projected = dict[tuple[str, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,19 @@ class Facts(Shape):
     growth: float  # of rotary pairs
     causal: bool
     qk_norm: bool
+    near: tuple[int, ...] = ()  # layers whose pairs turn by ``near_speeds``
+    near_speeds: tuple[float, ...] = ()
+    embed_scale: float = 1.0
+    score_scale: float | None = None
+    score_cap: float = math.inf
+    logit_cap: float = math.inf
+    pre_norms: bool = True
+    joint: bool = False  # one norm over the queries, or keys, of all heads
 
 
 def embeddings(facts: Facts, w: Weights, tokens: np.ndarray, order: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """The embedding senders of some prompts; ``order`` permutes the rows of the position table."""
-    token = w["embed.W_E"][tokens]
+    token = w["embed.W_E"][tokens] * facts.embed_scale
     if facts.positions != "learned":
         return {"embed": token}
     rows = np.arange(tokens.shape[1]) if order is None else order
@@ -47,7 +56,7 @@ def rms(x: np.ndarray, eps: float, weight: np.ndarray) -> np.ndarray:
 
 
 def norm(facts: Facts, w: Weights, name: str, x: np.ndarray) -> np.ndarray:
-    if facts.norm == "none":
+    if facts.norm == "none" or (name != "ln_final" and not facts.pre_norms):
         return x
     if facts.norm == "rms":
         return rms(x, facts.eps, w[name + ".w"])
@@ -64,26 +73,61 @@ def projection(facts: Facts, w: Weights, layer: int, letter: str, index: int, x:
         normed = normed + w["pos_embed.W_pos"][: x.shape[1]]
     name = letter.upper()
     y = normed @ w[f"{at}attn.W_{name}"][index] + w[f"{at}attn.b_{name}"][index]
-    if letter == "v":
+    if letter == "v" or facts.joint:
         return y
-    if facts.qk_norm:
-        y = rms(y, facts.eps, w[f"{at}attn.{letter}_norm.w"])
+    return placed(facts, w, layer, letter, y)
+
+
+def joined(facts: Facts, w: Weights, layer: int, of: Projected) -> Projected:
+    """Projections of a layer's heads by letter and number, behind a norm that is over all of a letter, if there is
+    one."""
+    if not facts.joint:
+        return of
+    out = dict(of)
+    for letter in "qk":
+        every = [of[letter, i] for i in range(facts.count(letter))]
+        scale = np.sqrt(sum(np.mean(y * y, axis=-1, keepdims=True) for y in every) / len(every) + facts.eps)
+        for i, y in enumerate(every):
+            weight = w[f"blocks.{layer}.attn.{letter}_norm.w"][i]
+            out[letter, i] = placed(facts, w, layer, letter, y / scale * weight)
+    return out
+
+
+def placed(facts: Facts, w: Weights, layer: int, letter: str, y: np.ndarray) -> np.ndarray:
+    """A query or key with its own norm and its rotation."""
+    if facts.qk_norm and not facts.joint:
+        y = rms(y, facts.eps, w[f"blocks.{layer}.attn.{letter}_norm.w"])
     if facts.positions == "rotary":
-        half = len(facts.speeds)
-        pairs = facts.growth * (y[..., :half] + 1j * y[..., half : 2 * half])
-        turned = pairs * np.exp(1j * np.outer(np.arange(y.shape[1]), facts.speeds))
+        local = layer in facts.near
+        half, growth = len(facts.speeds), 1.0 if local else facts.growth
+        pairs = growth * (y[..., :half] + 1j * y[..., half : 2 * half])
+        turned = pairs * np.exp(1j * np.outer(np.arange(y.shape[1]), facts.near_speeds if local else facts.speeds))
         y = np.concatenate([turned.real, turned.imag, y[..., 2 * half :]], axis=-1)
     return y
 
 
 def head(facts: Facts, w: Weights, layer: int, index: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """One head's output from its query, key and value; b_O belongs to no head."""
-    scores = q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1])
+    """One head's output from its query, key and value; b_O belongs to no head, and no norm behind heads is in it."""
+    scores = q @ np.swapaxes(k, -1, -2) * (facts.score_scale or 1 / math.sqrt(q.shape[-1]))
+    scores = bent(scores, facts.score_cap)
     if facts.causal:
         scores = np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     pattern = weights / weights.sum(axis=-1, keepdims=True)
     return pattern @ v @ w[f"blocks.{layer}.attn.W_O"][index]
+
+
+def bent(x: np.ndarray, cap: float) -> np.ndarray:
+    return x if math.isinf(cap) else cap * np.tanh(x / cap)
+
+
+def shares(facts: Facts, w: Weights, layer: int, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """What a layer's heads send: their shares of the normed sum, where a norm stands behind them."""
+    if not facts.coupled:
+        return outputs
+    total = sum(outputs)
+    scale = np.sqrt(np.mean(total * total, axis=-1, keepdims=True) + facts.eps)
+    return [output / scale * w[f"blocks.{layer}.ln1_post.w"] for output in outputs]
 
 
 def activated(kind: str, x: np.ndarray) -> np.ndarray:
@@ -105,10 +149,11 @@ def mlp(facts: Facts, w: Weights, layer: int, x: np.ndarray) -> np.ndarray:
     hidden = activated(facts.activation, normed @ w[at + "mlp.W_gate"]) * into if facts.gated else None
     if hidden is None:
         hidden = activated(facts.activation, into)
-    return hidden @ w[at + "mlp.W_out"] + w[at + "mlp.b_out"]
+    out = hidden @ w[at + "mlp.W_out"] + w[at + "mlp.b_out"]
+    return rms(out, facts.eps, w[at + "ln2_post.w"]) if facts.coupled else out
 
 
 def logits(facts: Facts, w: Weights, x: np.ndarray) -> np.ndarray:
     """From the final residual stream; a tied unembedding is the embedding."""
     unembedding = w["unembed.W_U"] if "unembed.W_U" in w else w["embed.W_E"].T
-    return norm(facts, w, "ln_final", x) @ unembedding + w["unembed.b_U"]
+    return bent(norm(facts, w, "ln_final", x) @ unembedding + w["unembed.b_U"], facts.logit_cap)
