@@ -150,7 +150,7 @@ def expected_grams(model: Model, prompts: Prompts, ablation: str) -> list[dict[s
     found = []
     for index, layer in enumerate(exact.layers):
         pre = torch.cat([before(exact, run, index) for run in (clean, ablated)])
-        v = normalise(model.config, pre, layer.ln1_w, layer.ln1_b)
+        v = normalise(model.config, pre, layer.ln1_w, layer.ln1_b) if model.config.pre_norms else pre
         qk = v if layer.W_pos is None else v + layer.W_pos[: v.shape[1]]
         z = torch.cat([clean.z[index], ablated.z[index]], 1).flatten(1, 2)
         o = torch.einsum("hri,hrj->hij", z, z) / z.shape[1]
@@ -163,7 +163,8 @@ def before(model: Model, run: Run, index: int) -> Tensor:
     """The stream before a layer."""
     resid = torch.stack(list(run.start)).sum(0)
     for at, layer in enumerate(model.layers[:index]):
-        resid = resid + torch.einsum("hbpe,hed->bpd", run.z[at], layer.W_O) + layer.b_O
+        behind = 1.0 if layer.ln1_post is None else layer.ln1_post
+        resid = resid + torch.einsum("hbpe,hed->bpd", run.z[at], layer.W_O) * behind + layer.b_O
         resid = resid + run.mlp[at] if run.mlp else resid
     return resid
 

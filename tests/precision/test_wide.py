@@ -43,8 +43,8 @@ def store_of(kind: str, low: str, family: str, folder: Path) -> WeightStore:
     ).store
 
 
-def same(wide: torch.Tensor | None, narrow: torch.Tensor | None) -> bool:
-    if wide is None or narrow is None:
+def same(wide: torch.Tensor | bool | None, narrow: torch.Tensor | bool | None) -> bool:
+    if not isinstance(wide, torch.Tensor) or not isinstance(narrow, torch.Tensor):
         return wide is narrow
     return wide.dtype == torch.float64 and torch.equal(wide, narrow.double())
 
