@@ -185,8 +185,13 @@ class Graph:
 
     def own_inputs(self, sender: int) -> tuple[Receiver, ...]:
         """Of these a head's own: its q, and k and v of its group."""
-        node, heads = self.senders[sender], self.shape.query_heads
-        return tuple(at for at in self._inputs[sender] if at.kind == "mlp" or node.head in heads(at.letter, at.head))
+        return self._own_inputs[sender]
+
+    @cached_property
+    def _own_inputs(self) -> tuple[tuple[Receiver, ...], ...]:
+        of, heads = self.shape.query_heads, [node.head for node in self.senders]
+        every = zip(self._inputs, heads, strict=True)
+        return tuple(tuple(at for at in own if at.kind == "mlp" or h in of(at.letter, at.head)) for own, h in every)
 
     @cached_property
     def _outputs(self) -> dict[Receiver, range]:

@@ -155,11 +155,9 @@ def finish_projection(
     """What follows the product and bias of a projection: q/k norm and rotation (v has neither)."""
     if letter == "v":
         return out
-    weight = layer.q_norm if letter == "q" else layer.k_norm
-    if config.qk_joint:
-        out = _joint(config, out, weight)
-    elif config.qk_norm:
-        out = _rms(config, out, weight)
+    if config.qk_norm:
+        norm = _joint if config.qk_joint else _rms
+        out = norm(config, out, layer.q_norm if letter == "q" else layer.k_norm)
     return rotate(config, out, first, local=layer.local) if config.positions == "rotary" else out
 
 

@@ -55,7 +55,7 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
 
 
 @pytest.mark.parametrize("engine", ["reference", "suffix"])
-@pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
+@pytest.mark.parametrize("family", small_models.FEW)
 @pytest.mark.parametrize(
     ("policy", "focus"),
     [
@@ -78,14 +78,15 @@ def test_searches_are_the_same_bit_by_bit(
     save_model(model, tmp_path)
     settings = {"metric": "kl", "ablation": ablation, "precision": policy, "focus": focus}
     prompts, order = random_prompts(model, 3), Order(indices="ascending" if focus == "none" else "descending")
-    expected = decisions(build_problem(model, prompts, **settings), engine, order, 0.4)
+    threshold = 0.05 if model.config.post_norms else 0.4  # what a norm lies behind changes less
+    expected = decisions(build_problem(model, prompts, **settings), engine, order, threshold)
     assert {decision.removed for decision in expected} == {True, False}
     for source in [open_model(tmp_path)] if engine == "reference" else [model, open_model(tmp_path)]:
         problem = build_problem(source, prompts, store="packed", **settings)
         assert isinstance(problem.store, PackedStore)
         assert not hasattr(problem.store, "full")
         assert not hasattr(problem.store, "low")
-        assert decisions(problem, engine, order, 0.4) == expected
+        assert decisions(problem, engine, order, threshold) == expected
     if policy.format != "float32" and focus != "none" and model.config.kv_heads > 1:
         assert problem.store.slots.loads > 0  # the focus did come from the master
         assert problem.store.slots.hits > 0

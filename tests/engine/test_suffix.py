@@ -311,7 +311,7 @@ def with_room(family: str, threshold: float, absolute: bool, low: str) -> tuple[
     return problem, found, bool(roomy._state.inputs._kept)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", small_models.FEW)
 @pytest.mark.parametrize(("threshold", "absolute"), [(0.1, False), (1e-4, True)])  # hardly an edge kept; nearly all
 @pytest.mark.parametrize("low", ["float32", "int4"])
 @pytest.mark.parametrize("inputs", [0, 2000])

@@ -47,7 +47,7 @@ def by_loop(problem: Problem, method: str, steps: int, convention: str) -> torch
 
 @pytest.mark.parametrize("convention", ["mean", "eap-ig"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", small_models.FEW)
 def test_every_method_is_an_independent_loop(family: str, method: str, convention: str):
     problem = problem_for(family, every_item=family == "tracr", direct_edges=convention == "mean")
     fast = gradient_scores(problem, method, steps=2, convention=convention)

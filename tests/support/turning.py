@@ -31,8 +31,8 @@ def turning(rope: Mapping[str, Any], width: int) -> int:
     return int(width * rope.get("partial_rotary_factor", 1.0))
 
 
-def rope_of(config: Any, layer: int = 0) -> dict[str, Any]:
-    """The same entries from a configuration of the package, for a layer of it."""
+def rope_of(config: Any, layer: int | None = None) -> dict[str, Any]:
+    """The same entries from a configuration of the package, for a layer of it (None: for those that are not local)."""
     if layer in config.local_layers:
         return {"rope_type": "default", "rope_theta": config.local_base}
     rope = {"rope_type": "default", "rope_theta": config.rotary_base}
