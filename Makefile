@@ -63,12 +63,7 @@ reproduce: $(STAMP)
 	@echo "Report: $(CURDIR)/results/report.html (tables and figures: $(CURDIR)/results/analysis/default)"
 
 test: $(STAMP) $(SMOLLM2) $(TRITON)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/mypy
-	$(BIN)/snakemake --lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python tools/check.py --whole
 
 # The fast loop: linters, types, the quick tests of the rooms that a change touches. ROOMS=all, or ROOMS="engine search".
 ROOMS ?=

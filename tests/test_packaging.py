@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import check
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -155,11 +156,13 @@ def test_the_two_commands_exist_and_the_check_is_the_second() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in ("setup", "reproduce", "test", "nano", "format", "lock", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert "tools/check.py --whole" in makefile
+    runs = {" ".join(command) for command in (*check.LINTERS, *check.BESIDE_TESTS, check.PYTEST)}
     for tool in ("ruff check", "ruff format --check", "snakefmt --check", "mypy", "snakemake --lint", "pytest"):
-        assert tool in makefile
-    check = ROOT / ".ci" / "run"
-    assert os.access(check, os.X_OK)
-    assert "make test" in check.read_text()
+        assert any(run.startswith(tool) for run in runs)
+    entrance = ROOT / ".ci" / "run"
+    assert os.access(entrance, os.X_OK)
+    assert "make test" in entrance.read_text()
 
 
 def test_every_push_and_pull_request_runs_the_readmes_test_command() -> None:
