@@ -25,7 +25,7 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 triton reproduce check test oracle nano docs format lock clean
+.PHONY: setup smollm2 triton reproduce check test every-case oracle nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -70,6 +70,10 @@ ROOMS ?=
 
 check: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/check.py $(ROOMS)
+
+# Every case of tables of settings of which make test takes those in which all pairs of values meet (tests/support/pairs.py).
+every-case: $(STAMP)
+	PAHQ_EVERY_CASE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope $$(grep -rl "support.pairs" tests --include=test_*.py)
 
 # Random searches beside a slow implementation of our own in numpy (tests/support/numpy_oracle); make test has a short one.
 oracle: $(STAMP)
