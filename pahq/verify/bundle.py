@@ -8,7 +8,6 @@ table of prompts where they are somebody's own, the model where the package embe
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.archive import NoArchive, pack, unpack
 from pahq.files.sealed import Damaged
-from pahq.files.text import dump_json, write_atomic
+from pahq.files.text import dump_json, loads, write_atomic
 from pahq.model.sources.find import open_model, resolve
 from pahq.tasks import build_task
 from pahq.verify.bundledprompts import told
@@ -112,9 +111,9 @@ def read_bundle(path: Path) -> Bundle:
     except NoArchive as fault:
         raise _none(path, f"it {fault.what}") from None
     try:
-        about = json.loads(files.pop(ABOUT))
+        about = loads(files.pop(ABOUT))
         form, version, named = about["format"], about["version"], about["files"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         raise _none(path, f"it has no {ABOUT} that says what it is") from None
     if form != FORMAT or type(version) is not int or version < 1:
         raise _none(path, f"its {ABOUT} is of the format {form!r}, version {version!r}")

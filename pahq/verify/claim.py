@@ -105,7 +105,7 @@ def _task(bundle: Bundle, folder: Path, cell: CellConfig, result: Result, model:
         task = read(read_json(folder / PROMPTS))
         for prompts, metric in ((task.search, cell.task.metric), (task.fresh, task.metric)):
             check_prompts(model.config, prompts, metric=metric, ablation=cell.task.ablation)
-    except (PahqError, RecursionError) as error:
+    except PahqError as error:
         raise PahqError(f"{bundle.path} is no whole bundle: {str(error).replace(f'{folder}/', '')}") from None
     asked = cell.task
     if asked.prompts is not None:
