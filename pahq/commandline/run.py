@@ -119,11 +119,15 @@ def _help_unread() -> Iterator[None]:
     if not hasattr(ArgumentParser, "_check_help"):  # an earlier Python, which reads it when it is asked for
         yield
         return
+    own = vars(ArgumentParser).get("_check_help")
     ArgumentParser._check_help = lambda self, action: None
     try:
         yield
     finally:
-        del ArgumentParser._check_help  # that of its base class is there again
+        if own is None:
+            del ArgumentParser._check_help  # that of its base class is there again
+        else:
+            ArgumentParser._check_help = own
 
 
 def _check_json(words: Sequence[str]) -> None:
