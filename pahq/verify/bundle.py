@@ -77,6 +77,9 @@ def bundle(folder: str | Path, out: str | Path) -> Bundle:
     The same cell makes the same bytes. Raises PahqError for a cell that is unfinished or damaged, for prompts or
     weights that are no longer those it was finished with, and for an ``out`` that does not end in .zip.
     """
+    for given in (folder, out):
+        if not isinstance(given, str | Path):
+            raise PahqError(f"a cell's folder and a file's path were expected, not {type(given).__name__}")
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() != ".zip":
         raise PahqError(f"{out}: a bundle is a ZIP file; end its name in .zip")

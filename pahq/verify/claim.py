@@ -57,6 +57,8 @@ def verify_bundle(
     """
     if sample is not None and (type(sample) is not int or sample < 1):
         raise PahqError(f"sample: a number of tests from 1 on was expected (got {sample!r})")
+    if not isinstance(path, str | Path):
+        raise PahqError(f"a bundle is a file; its path was expected, not {type(path).__name__}")
     check_device(device)
     found = read_bundle(Path(path))
     with laid_out(found) as (folder, result):
@@ -105,6 +107,8 @@ def _task(bundle: Bundle, folder: Path, cell: CellConfig, result: Result, model:
         task = read(read_json(folder / PROMPTS))
         for prompts, metric in ((task.search, cell.task.metric), (task.fresh, task.metric)):
             check_prompts(model.config, prompts, metric=metric, ablation=cell.task.ablation)
+        if len(task.search.clean) != cell.task.examples:  # before so many are drawn
+            raise PahqError(f"it has {len(task.search.clean)} prompts where its task has {cell.task.examples} examples")
     except PahqError as error:
         raise PahqError(f"{bundle.path} is no whole bundle: {str(error).replace(f'{folder}/', '')}") from None
     asked = cell.task

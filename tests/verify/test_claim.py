@@ -18,6 +18,7 @@ from support.places import ROOT
 import pahq
 from pahq.__main__ import main
 from pahq.cell.files import SCORES
+from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.text import dump_json
 from pahq.model import save_model
@@ -291,6 +292,21 @@ def test_other_prompts_are_told(made: Path, tmp_path: Path) -> None:
     found = verify_bundle(forged(made, tmp_path / "earlier.zip", other_prompts, earlier))
     assert found.first is None  # the same prompts in another order: every mean is the same
     assert "draws other prompts for task tracr-proportion; the bundle's own were taken)" in str(found)
+
+
+def test_no_more_prompts_are_drawn_than_there_are(made: Path, tmp_path: Path) -> None:
+    def many(values: dict[str, Any]) -> None:
+        values["config"]["task"]["examples"] = 10**9
+        values["id"] = CellConfig.model_validate(values["config"]).id
+
+    with pytest.raises(PahqError, match="it has 4 prompts where its task has 1000000000 examples"):
+        verify_bundle(forged(made, tmp_path / "many.zip", result=many))
+
+
+def test_what_is_no_path_is_told() -> None:
+    for call in (lambda: bundle(5, "c.zip"), lambda: bundle("cell", None), lambda: verify_bundle(None)):  # type: ignore[arg-type]
+        with pytest.raises(PahqError, match=r"expected, not (int|NoneType)"):
+            call()
 
 
 def test_a_table_of_ones_own_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
