@@ -4,8 +4,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
-SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3; do \
 	if $$name -c '$(SUPPORTED)' 2>/dev/null; then echo $$name; break; fi; done)
 # CUDA users name the index of their build here; docs/running.md has the line.
 TORCH_INDEX ?=
@@ -31,10 +31,10 @@ setup: $(STAMP)
 
 $(STAMP): requirements.lock requirements-torch.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "make: pahq needs Python 3.11 or 3.12, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
+		echo "make: pahq needs Python 3.11 to 3.14, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
 		exit 1; fi
 	@if ! $(PYTHON) -c '$(SUPPORTED)'; then \
-		echo "make: pahq needs Python 3.11 or 3.12, and $(PYTHON) is neither; name one with 'make PYTHON=...'" >&2; \
+		echo "make: pahq needs Python 3.11 to 3.14, and $(PYTHON) is none of them; name one with 'make PYTHON=...'" >&2; \
 		exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
