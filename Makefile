@@ -4,8 +4,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
-SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+SUPPORTED := import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3; do \
 	if $$name -c '$(SUPPORTED)' 2>/dev/null; then echo $$name; break; fi; done)
 # CUDA users name the index of their build here; docs/running.md has the line.
 TORCH_INDEX ?=
@@ -25,16 +25,16 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 triton reproduce check test oracle nano docs format lock clean
+.PHONY: setup smollm2 triton reproduce check test every-case oracle nano docs format lock clean
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock requirements-torch.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "make: pahq needs Python 3.11 or 3.12, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
+		echo "make: pahq needs Python 3.11 to 3.14, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
 		exit 1; fi
 	@if ! $(PYTHON) -c '$(SUPPORTED)'; then \
-		echo "make: pahq needs Python 3.11 or 3.12, and $(PYTHON) is neither; name one with 'make PYTHON=...'" >&2; \
+		echo "make: pahq needs Python 3.11 to 3.14, and $(PYTHON) is none of them; name one with 'make PYTHON=...'" >&2; \
 		exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
@@ -63,18 +63,17 @@ reproduce: $(STAMP)
 	@echo "Report: $(CURDIR)/results/report.html (tables and figures: $(CURDIR)/results/analysis/default)"
 
 test: $(STAMP) $(SMOLLM2) $(TRITON)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/mypy
-	$(BIN)/snakemake --lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python tools/check.py --whole
 
 # The fast loop: linters, types, the quick tests of the rooms that a change touches. ROOMS=all, or ROOMS="engine search".
 ROOMS ?=
 
 check: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/check.py $(ROOMS)
+
+# Every case of tables of settings of which make test takes those in which all pairs of values meet (tests/support/pairs.py).
+every-case: $(STAMP)
+	PAHQ_EVERY_CASE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope $$(grep -rl "support.pairs" tests --include=test_*.py)
 
 # Random searches beside a slow implementation of our own in numpy (tests/support/numpy_oracle); make test has a short one.
 oracle: $(STAMP)

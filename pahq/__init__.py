@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from pahq.report.library import draw
     from pahq.resamples.library import stability
     from pahq.resamples.measures import Stability
+    from pahq.verify.bundle import Bundle, bundle
+    from pahq.verify.claim import verify_bundle
+    from pahq.verify.claimed import Claim
 
 __version__ = "0.2.0"
 
 _HOMES = {
+    "Bundle": "pahq.verify.bundle",
     "CellConfig": "pahq.config.cell",
     "Circuit": "pahq.circuits.circuit",
+    "Claim": "pahq.verify.claimed",
     "Found": "pahq.api",
     "Graph": "pahq.circuits.graph",
     "ModelShape": "pahq.circuits.graph",
@@ -37,6 +42,7 @@ _HOMES = {
     "Stability": "pahq.resamples.measures",
     "acdc": "pahq.api",
     "build_graph": "pahq.circuits.graph",
+    "bundle": "pahq.verify.bundle",
     "cells": "pahq.experiments.compose",
     "diff": "pahq.report.difference",
     "draw": "pahq.report.library",
@@ -49,11 +55,14 @@ _HOMES = {
     "score": "pahq.api",
     "stability": "pahq.resamples.library",
     "sweep": "pahq.api",
+    "verify_bundle": "pahq.verify.claim",
 }
 
 __all__ = [
+    "Bundle",
     "CellConfig",
     "Circuit",
+    "Claim",
     "Found",
     "Graph",
     "ModelShape",
@@ -64,6 +73,7 @@ __all__ = [
     "__version__",
     "acdc",
     "build_graph",
+    "bundle",
     "cells",
     "diff",
     "draw",
@@ -76,6 +86,7 @@ __all__ = [
     "score",
     "stability",
     "sweep",
+    "verify_bundle",
 ]
 
 

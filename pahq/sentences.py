@@ -19,7 +19,8 @@ def one_sentence(
     """
     faults = error.errors()
     fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
-    place = prefix + ".".join(str(part) for part in fault["loc"]) if fault["loc"] else ""
+    parts = [str(part) for part in fault["loc"] if "[" not in str(part)]  # not which of several types was tried
+    place = prefix + ".".join(parts) if parts else ""
     message = fault["msg"].removeprefix("Value error, ")
     own = str(fault["loc"][-1]) if fault["loc"] else ""
     if own and message.startswith((f"{own}: ", f"{own} ")):  # it begins with the key's own name

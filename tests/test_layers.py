@@ -38,6 +38,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 COMMANDLINE = (
     "application",
     "circuits",
+    "claims",
     "completion",
     "experiments",
     "here",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -176,6 +177,29 @@ def test_hydras_own_settings_go_through_hydra(
     assert "name: tracr-reverse" in told
     assert "threshold: 0.3" in told
     assert {path.name for path in tmp_path.iterdir()} <= {".hydra"}  # one fixed place, no dates
+
+
+def test_hydras_option_whose_help_is_no_text_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Python 3.14 takes it, which reads the help of every option as it is added."""
+    parser: Any = argparse._ActionsContainer
+    added = parser.add_argument
+
+    def read(self: Any, action: argparse.Action) -> None:
+        if not isinstance(action.help, str | None):
+            raise ValueError("badly formed help string")
+
+    def add(self: Any, *words: Any, **more: Any) -> argparse.Action:
+        action: argparse.Action = added(self, *words, **more)
+        self._check_help(action)
+        return action
+
+    monkeypatch.setattr(parser, "_check_help", read, raising=False)
+    monkeypatch.setattr(parser, "add_argument", add)
+    assert main(["--cfg", "job", "threshold=0.3"]) == 0
+    assert "threshold: 0.3" in capsys.readouterr().out
+    assert "_check_help" not in vars(argparse.ArgumentParser)
 
 
 @pytest.mark.parametrize("hydra", [[], ["hydra/launcher=basic"]], ids=["here", "in Hydra"])

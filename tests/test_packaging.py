@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import check
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -105,7 +106,7 @@ def test_the_lock_meets_every_requirement_and_pins_what_it_pins_by_hash() -> Non
     for name, requirement in (required() | required("dev")).items():
         if name == "torch":
             continue
-        for python in ("3.11", "3.12"):
+        for python in ("3.11", "3.12", "3.13", "3.14"):
             place = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
             [pin] = [p for p in pins[name] if p.marker is None or p.marker.evaluate(place)]
             [version] = [spec.version for spec in pin.specifier]
@@ -155,11 +156,13 @@ def test_the_two_commands_exist_and_the_check_is_the_second() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in ("setup", "reproduce", "test", "nano", "format", "lock", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert "tools/check.py --whole" in makefile
+    runs = {" ".join(command) for command in (*check.LINTERS, *check.BESIDE_TESTS, check.PYTEST)}
     for tool in ("ruff check", "ruff format --check", "snakefmt --check", "mypy", "snakemake --lint", "pytest"):
-        assert tool in makefile
-    check = ROOT / ".ci" / "run"
-    assert os.access(check, os.X_OK)
-    assert "make test" in check.read_text()
+        assert any(run.startswith(tool) for run in runs)
+    entrance = ROOT / ".ci" / "run"
+    assert os.access(entrance, os.X_OK)
+    assert "make test" in entrance.read_text()
 
 
 def test_every_push_and_pull_request_runs_the_readmes_test_command() -> None:
@@ -178,10 +181,10 @@ def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """The check comes before anything is created, so it can be tried with a stand-in for Python."""
     for name in ("Makefile", "requirements.lock", "requirements-torch.txt", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
-    stand_in = tmp_path / "python3.13"
+    stand_in = tmp_path / "python3.15"
     stand_in.write_text("#!/bin/sh\nexit 1\n")
     stand_in.chmod(0o755)
     done = subprocess.run(["make", "setup", f"PYTHON={stand_in}"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
-    assert f"pahq needs Python 3.11 or 3.12, and {stand_in} is neither" in done.stderr
+    assert f"pahq needs Python 3.11 to 3.14, and {stand_in} is none of them" in done.stderr
     assert not (tmp_path / ".venv").exists()

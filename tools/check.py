@@ -1,14 +1,17 @@
-"""The fast loop: linters, types, and the quick tests of what a change touches, in under two minutes on two cores.
+"""Linters, types and tests. The fast loop tests what a change touches, in under two minutes on two cores.
 
     make check              the rooms in which files differ from the last commit; without any, a fast set of all rooms
     make check ROOMS=all    every room's quick tests
     make check ROOMS="engine search"
+    make test               every test (``tools/check.py --whole``)
 
-A test that takes long is marked ``slow`` (tests/conftest.py) and runs in ``make test`` alone.
+A test that takes long is marked ``slow`` (tests/conftest.py) and runs in ``make test`` alone. Types take one core for a
+minute where nothing is cached, so they are checked while the tests run; the first fault in them ends the tests.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +27,9 @@ LINTERS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("snakefmt", "--check", "Snakefile", "workflow"),
-    ("mypy",),
 )
+BESIDE_TESTS = (("mypy",), ("snakemake", "--lint"))
+PYTEST = ("pytest", "-q", "-n", "2", "--dist", "loadscope")
 
 
 def changed(root: Path = ROOT) -> list[str]:
@@ -64,21 +68,46 @@ def chosen_tests(words: Sequence[str], known: Sequence[str], files: Sequence[str
     return [*ALWAYS, *(f"tests/{room}" for room in chosen), *sorted(set(touched) - set(ALWAYS))]
 
 
-def main(words: Sequence[str]) -> int:
+def in_turn(commands: Sequence[Sequence[str]], root: Path = ROOT) -> int:
+    """Run modules of Python one after another; the first exit status that is not 0, or 0."""
+    for command in commands:
+        print("==", " ".join(command), flush=True)
+        done = subprocess.run([sys.executable, "-m", *command], cwd=root)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+def side_by_side(tests: Sequence[str], others: Sequence[Sequence[str]], root: Path = ROOT) -> int:
+    """Run ``tests`` while ``others`` run in turn; the tests are interrupted when one of the others fails."""
+    print("==", " ".join(tests), flush=True)
+    running = subprocess.Popen([sys.executable, "-m", *tests], cwd=root)
     try:
-        tests = chosen_tests(words, known_rooms(), changed())
+        found = in_turn(others, root)
+        if found:
+            print("==", tests[0], "is interrupted, since the command above failed", flush=True)
+    except BaseException:
+        found = 1
+        raise
+    finally:
+        if found and running.poll() is None:
+            running.send_signal(signal.SIGINT)
+        status = running.wait()
+    return found or status
+
+
+def main(words: Sequence[str]) -> int:
+    whole = list(words) == ["--whole"]
+    try:
+        tests = () if whole else ("-m", "not slow", *chosen_tests(words, known_rooms(), changed()))
     except ValueError as error:
         sys.stderr.write(f"make check: {error}\n")
         return 2
-    pytest = ("pytest", "-q", "-n", "2", "--dist", "loadscope", "-m", "not slow", *tests)
     clock = time.monotonic()
-    for command in (*LINTERS, pytest):
-        print("==", " ".join(command), flush=True)
-        done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT)
-        if done.returncode:
-            return done.returncode
-    print(f"make check: all is well, {time.monotonic() - clock:.0f} s")
-    return 0
+    status = in_turn(LINTERS) or side_by_side((*PYTEST, *tests), BESIDE_TESTS)
+    if not status:
+        print(f"make {'test' if whole else 'check'}: all is well, {time.monotonic() - clock:.0f} s")
+    return status
 
 
 def _output(words: Sequence[str], root: Path) -> str:

@@ -7,7 +7,6 @@ method that scores edges), circuit.json, result.json (last; its presence means d
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pahq.cell.result import REPAIR, SCHEMA, Result
 from pahq.config.cell import CellConfig
 from pahq.errors import PahqError
 from pahq.files.sealed import Damaged, digests, read_sealed, write_sealed
-from pahq.files.text import read_json
+from pahq.files.text import loads, read_json
 from pahq.sentences import one_sentence
 
 FILES = ("config.json", "provenance.json", "decisions.jsonl", "circuit.json")  # of a cell, beside its result
@@ -67,7 +66,7 @@ def read_result(folder: str | Path) -> Result:
 
 def _schema(path: Path) -> object:
     try:
-        values = json.loads(path.read_bytes())
+        values = loads(path.read_bytes())
     except ValueError:
         return None
     return values.get("schema") if isinstance(values, dict) else None

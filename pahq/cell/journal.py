@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TextIO
 
 from pahq.circuits.graph import Graph
-from pahq.files.text import write_atomic
+from pahq.files.text import loads, write_atomic
 from pahq.search.acdc import Decision
 
 
@@ -82,7 +82,7 @@ def read_journal(path: Path) -> list[JournalLine]:
         return lines
     for raw in content.split(b"\n")[:-1]:  # what follows the last line end was cut in mid-write
         try:
-            values = json.loads(raw)
+            values = loads(raw)
             for name in ("low", "rough"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])

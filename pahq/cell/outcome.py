@@ -21,7 +21,7 @@ from pahq.search.acdc import Decision, margin
 from pahq.search.audit import audit
 from pahq.search.audited import audit_record
 from pahq.search.doubt import Doubts
-from pahq.search.start import build_engine
+from pahq.search.start import build_engine, focus_on
 from pahq.tasks.task import Task
 
 
@@ -84,7 +84,8 @@ def certainty(
         wide = cell_problem(cell, model.to(dtype=torch.float64), task.search)
         exact, size = build_engine("reference", wide), wide.round_size
         risky = [decision.index for decision in doubts.at_risk(decisions)]
-        again = audit(exact, decisions, risky, cell.search_threshold, absolute=cell.method.absolute, round_size=size)
+        asked: dict[str, Any] = {"absolute": cell.method.absolute, "round_size": size, "focus": focus_on(wide)}
+        again = audit(exact, decisions, risky, cell.search_threshold, **asked)
         flipped = tuple(str(exact.graph.edges[decisions[i].edge]) for i in again.flipped)
         found = Float64Audit(tests=len(again.tests), flipped=flipped, worst_difference=again.worst)
     if full is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pahq.circuits.graph import Graph, ModelShape, Receiver, build_graph
 from pahq.errors import PahqError
+from pahq.files.text import loads
 
 if TYPE_CHECKING:
     from pahq.circuits.svg import Drawing
@@ -108,7 +108,7 @@ class Circuit:
     def read(cls, path: str | Path) -> Circuit:
         """Read what ``to_json`` wrote; PahqError in one sentence if the file is no such thing."""
         try:
-            data = json.loads(Path(path).read_text())
+            data = loads(Path(path).read_text())
             shape = dict(data["graph"])
             direct = bool(shape.pop("direct_edges", True))
             graph = build_graph(ModelShape(**shape), direct_edges=direct)

@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from pahq.errors import PahqError
 
 LETTERS = ("q", "k", "v")
+LARGEST = 200_000_000  # edges: 1.3 times those of Llama-3-405B; a file that speaks of more is refused, not built
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class ModelShape:
             raise PahqError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
         if self.parallel and not self.mlp:
             raise PahqError("a model without MLPs has none that could run in parallel with its heads")
+        if self.layers**2 * (self.heads + 1) * (self.heads + 2 * self.kv_heads + 1) > 2 * LARGEST:
+            raise PahqError(f"a model of {self.layers} layers of {self.heads} heads has more than {LARGEST:,} edges")
 
     def letter_heads(self, letter: str) -> int:
         """How many inputs the letter has in one layer: heads for q, key-value heads for k and v."""

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pahq.commandline import circuits, experiments, here, tracking, trust
+from pahq.commandline import circuits, claims, experiments, here, tracking, trust
 from pahq.commandline.helping import Section, in_columns, sections
 from pahq.commandline.output import on_terminal, sections_in_colours
 from pahq.commandline.run import run
@@ -22,7 +22,7 @@ PANELS: dict[str, dict[str, Callable[..., Any]]] = {  # what help calls them: it
     "Find circuits": {"run": run},
     "Look at them": {"show": circuits.show, "diff": circuits.diff},
     "How far to trust them": {
-        "verify": trust.verify,
+        "verify": claims.verify,
         "repair": trust.repair,
         "stability": trust.stability,
         "faithfulness": trust.faithfulness,
@@ -33,7 +33,12 @@ PANELS: dict[str, dict[str, Callable[..., Any]]] = {  # what help calls them: it
         "figures": experiments.figures,
         "report": experiments.report,
     },
-    "Exchange": {"export": circuits.export, "import": circuits.import_, "wandb": tracking.wandb},
+    "Exchange": {
+        "bundle": claims.bundle,
+        "export": circuits.export,
+        "import": circuits.import_,
+        "wandb": tracking.wandb,
+    },
     "What is here": {"models": here.models, "doctor": here.doctor},
 }
 OF_CELLS: dict[str, Any] = {"context_settings": {"ignore_unknown_options": True}}  # they are Hydra's

@@ -244,8 +244,9 @@ def import_(
 
 def _size(text: str) -> int | float:
     try:
-        return int(text) if text.isdigit() else float(text)
+        size = int(text) if text.isdigit() else float(text)
     except ValueError:
-        raise PahqError(
-            f"pahq import: --size is a number of edges (50) or a share of them (0.02), not {text!r}"
-        ) from None
+        size = 0
+    if not size > 0:
+        raise PahqError(f"pahq import: --size is a number of edges (50) or a share of them (0.02), not {text!r}")
+    return size

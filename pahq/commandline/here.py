@@ -32,6 +32,7 @@ def models(
 
     model = load_model(name, revision=revision)
     config = model.config.model_dump(mode="json")
+    found = compared(model, name, revision) if check else None
     if out is not None:
         write_json(out, {"name": name, "digest": model.digest, "config": config})
     if not json and out is None:
@@ -40,7 +41,6 @@ def models(
             table(rows)
         for what, value in () if on_terminal() else rows:
             line(f"{what:<12} {value}")
-    found = compared(model, name, revision) if check else None
     if json:
         told = {"name": name, "digest": model.digest, "config": config, **numbers(model)}
         document(told | {"check": None if found is None else {"agrees": found.agrees} | asdict(found), "path": out})

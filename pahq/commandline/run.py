@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -98,7 +99,8 @@ def _check_looks(words: Sequence[str]) -> None:
     def refuse(message: str) -> NoReturn:
         raise PahqError(f"{message.removeprefix('argument ')}; --hydra-help lists Hydra's own options")
 
-    parser = get_args_parser()
+    with _help_unread():
+        parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     asked = vars(parser.parse_args(words))
     several = [f"--{name.replace('_', '-')}" for name in _ONE_OF if asked[name] not in (None, False)]
@@ -107,6 +109,25 @@ def _check_looks(words: Sequence[str]) -> None:
         raise PahqError(f"{', '.join(several[:-1])} and {several[-1]} cannot {both} be given; leave one out")
     if asked["resolve"] and asked["cfg"] is None:
         raise PahqError("--resolve is for --cfg, as in --cfg job --resolve")
+
+
+@contextmanager
+def _help_unread() -> Iterator[None]:
+    """Python 3.14 reads an option's help as soon as it is added, and Hydra 1.3 has one whose help is no text."""
+    from argparse import ArgumentParser
+
+    if not hasattr(ArgumentParser, "_check_help"):  # an earlier Python, which reads it when it is asked for
+        yield
+        return
+    own = vars(ArgumentParser).get("_check_help")
+    ArgumentParser._check_help = lambda self, action: None
+    try:
+        yield
+    finally:
+        if own is None:
+            del ArgumentParser._check_help  # that of its base class is there again
+        else:
+            ArgumentParser._check_help = own
 
 
 def _check_json(words: Sequence[str]) -> None:
@@ -210,7 +231,8 @@ def _run_in_hydra(words: Sequence[str], tell: Tell, *, sweep: bool) -> None:
     sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in words)]
     decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
     try:
-        decorate(run_one)()
+        with _help_unread():
+            decorate(run_one)()
     except (HydraException, OmegaConfBaseException) as error:
         raise PahqError(hydra_sentence(error)) from None
     if faults:

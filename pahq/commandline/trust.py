@@ -1,9 +1,8 @@
-"""The commands that look how far a circuit can be trusted: verify, repair, stability and faithfulness."""
+"""The commands that look how far circuits can be trusted: repair, stability and faithfulness (claims.py: verify)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +11,6 @@ import typer
 from pahq.commandline.completion import experiments
 from pahq.commandline.options import (
     Device,
-    Dtype,
-    Engine,
     Json,
     MemoryGb,
     Names,
@@ -26,38 +23,6 @@ from pahq.commandline.output import document, line
 from pahq.errors import PahqError
 
 RESULTS = Path("results")
-
-
-def verify(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A recorded run, recorded scores, or a finished cell's folder.")
-    ],
-    engine: Annotated[Engine | None, typer.Option(help="Without it the cell's own; of a recorded run suffix.")] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(help="Without it the cell's own; of a recorded run float32, of recorded scores float64."),
-    ] = None,
-    device: Device = "cpu",
-    json: Json = False,
-) -> int:
-    """Run a recorded search or a cell again, and compare.
-
-    It compares test by test, and scores edge by edge. A cell's files are checked first: a damaged one is named, and
-    nothing is run again. Exit status 1 on any disagreement.
-    """
-    from pahq.verify.command import verify as replayed
-
-    found = replayed(folder, engine=engine, dtype=dtype, device=device)
-    if json:
-        document([_compared(asdict(one)) for one in found])
-    for one in () if json else found:
-        line(str(one))
-    return int(any(one.first for one in found))
-
-
-def _compared(values: dict[str, Any]) -> dict[str, Any]:
-    kind = "search" if "tests" in values else "scores"
-    return {"name": values["name"], "kind": kind, "agrees": values["first"] is None} | values
 
 
 def repair(

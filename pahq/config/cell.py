@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from pahq.config.band import BANDS, BandConfig
-from pahq.config.frozen import Frozen
+from pahq.config.frozen import Frozen, Name
 from pahq.config.method import CLEAN, FLAT, GRADIENTS, ROUND, SCORING, STEPPED, MethodConfig, countable
 from pahq.config.modelnames import settled
 from pahq.config.precision import PrecisionConfig
@@ -45,7 +45,7 @@ class TaskConfig(Frozen):
     it is not given, ``examples`` (how many pairs are searched on) come from it.
     """
 
-    name: str
+    name: Name
     kind: str
     examples: PositiveInt
     metric: Metric
@@ -274,7 +274,9 @@ class RunConfig(Frozen):
     progress: bool = True
     plan: str | None = None  # file that lists all cells of the run, one a line: how many are left is told of these
     store: Literal["auto", "plain", "packed"] = "auto"  # packed: low bits held as such; auto: where there are any
-    memory_gb: float | None = Field(default=None, gt=0)  # ceiling of a search; None: as much as is fast
+    memory_gb: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )  # ceiling of a search; None: as much as is fast
     repair: bool = False  # a finished cell of which a byte has changed is set aside and computed anew
     lock: bool = True  # a cell's folder, for the process that computes it; False for file systems without locks
 
@@ -283,6 +285,8 @@ class RunConfig(Frozen):
     def _can_be_a_folder(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("a folder was expected, not an empty name")
+        if "\0" in value:
+            raise ValueError("a folder was expected, and no name of one has a null character")
         nearest = next((place for place in (value, *map(str, Path(value).parents)) if os.path.lexists(place)), ".")
         if not os.path.isdir(nearest):
             raise ValueError(f"{nearest} is no folder; one was expected, or a name that is free")
@@ -307,6 +311,7 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
         values["method"] = {**method, "focus": focus}
     if "wandb" in values:
         run = {**run, "wandb": values.pop("wandb")}
+    _check_auto(values.get("precision"), typed)
     try:
         cell = CellConfig(**values)
     except ValidationError as error:
@@ -315,6 +320,16 @@ def parse_config(composed: dict[str, Any], typed: Container[str] = ()) -> tuple[
         return cell, RunConfig(**{str(key): value for key, value in run.items()})
     except ValidationError as error:
         raise PahqError(one_sentence(error, RunConfig, prefix="run.")) from None
+
+
+def _check_auto(precision: Any, typed: Container[str]) -> None:
+    """Raise PahqError for a typed setting of ``precision=auto`` that the method's own would take the place of."""
+    if isinstance(precision, Mapping) and precision.get("format", "auto") == "auto":
+        for key in ("precision.name", "precision.scales", "precision.mlp"):
+            if key in typed:
+                raise PahqError(
+                    f"{key} says nothing to precision=auto, which the method settles; name one, say precision=int8"
+                )
 
 
 def _with_band(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+LONGEST = 100  # letters of a name, which with a method's, a precision's and a digest makes one of a folder
+
+
+def _plain(name: str) -> str:
+    """ValueError for a name that could lead out of the folder of results, or that no folder can have."""
+    if not name.strip(". ") or "/" in name or not name.isprintable() or len(name) > LONGEST:
+        raise ValueError(
+            f"a plain name was expected, since folders are called by it: no slash, no line break, not empty, at most "
+            f"{LONGEST} letters (got {name!r:.80})"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
 
 
 class Frozen(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pahq.config.frozen import Frozen
+from pahq.config.frozen import Frozen, Name
 
 Format = Literal["float32", "bf16", "fp16", "fp8", "int8", "int4", "int4s", "nf4"]
 Scales = Literal["row", "head", "group32", "group64", "none"]
@@ -34,7 +34,7 @@ class PrecisionConfig(Frozen):
     product. ``auto`` is settled by the method.
     """
 
-    name: str
+    name: Name
     format: Format | Literal["auto"] = "auto"
     scales: Scales = "row"
     rounding: Literal["nearest", "calibrated"] = "nearest"

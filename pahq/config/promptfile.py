@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pahq.errors import PahqError, unknown
+from pahq.files.text import loads
 
 REQUIRED = ("clean", "corrupted", "answer")
 COLUMNS = (*REQUIRED, "wrong", "split")
@@ -119,7 +120,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for row, line in enumerate((line for line in text.split("\n") if line.strip()), 1):
         try:
-            values = json.loads(line)
+            values = loads(line)
         except ValueError as error:
             raise PahqError(f"{path}, row {row} is no JSON: {error}") from None
         if not isinstance(values, dict):

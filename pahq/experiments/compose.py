@@ -79,7 +79,7 @@ def parse_overrides(overrides: Iterable[str], *, sweep: bool = False) -> list[Ov
     parsed: list[Override] = []
     for text in overrides:
         override = read_word(as_typed(text, sweep=sweep))
-        if override is None:
+        if override is None or not override.key_or_group:
             raise PahqError(f"cannot read the override {text!r}; write key=value, say threshold=0.01")
         parsed.append(override)
     keys = {override.key_or_group for override in parsed}

@@ -34,6 +34,10 @@ class Settings:
             value = getattr(self, field.name)
             if field.type == "float" and not 0 < value < 1:
                 raise PahqError(f"{field.name} must lie between 0 and 1, got {value}")
+            if field.name == "epsilon" and not value < 0.5:
+                raise PahqError(
+                    f"epsilon must lie below 0.5, since it is how far from 1/2 a chance may lie, got {value}"
+                )
             if field.type == "int" and value < (0 if field.name in MAY_BE_ZERO else 1):
                 raise PahqError(f"{field.name} must be at least {0 if field.name in MAY_BE_ZERO else 1}, got {value}")
 

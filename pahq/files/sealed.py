@@ -6,14 +6,13 @@ If one byte is changed anywhere, in a number, a space or the seal itself, the fi
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pahq.errors import PahqError
-from pahq.files.text import dump_json, write_atomic
+from pahq.files.text import dump_json, loads, write_atomic
 
 _SEALED = re.compile(rb'(.*),\n "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 
@@ -53,7 +52,10 @@ def read_sealed(
         raise Damaged(path, "it has no whole seal at its end", way_on)
     if hashlib.sha256(found[1]).hexdigest() != found[2].decode():
         raise Damaged(path, "its contents are not those that it was sealed with", way_on)
-    values: dict[str, Any] = json.loads(raw)
+    try:
+        values: dict[str, Any] = loads(raw)
+    except ValueError as error:
+        raise Damaged(path, f"it is sealed and no JSON ({error})", way_on) from None
     del values["sha256"]
     return values
 

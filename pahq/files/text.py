@@ -36,10 +36,18 @@ def write_json(path: Path, values: Any) -> None:
     write_atomic(path, dump_json(values))
 
 
+def loads(text: str | bytes) -> Any:
+    """What JSON says; ValueError for whatever is none, lists within lists without end among it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file; PahqError in one sentence if it is missing or broken."""
     try:
-        return json.loads(path.read_text())
+        return loads(path.read_text())
     except FileNotFoundError:
         raise PahqError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:

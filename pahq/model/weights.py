@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from pahq.circuits.graph import ModelShape
@@ -46,8 +46,8 @@ class ModelConfig(BaseModel):
 
     name: str = "custom"
     family: str | None = None
-    layers: PositiveInt
-    heads: PositiveInt
+    layers: Annotated[PositiveInt, Field(le=10_000)]
+    heads: Annotated[PositiveInt, Field(le=10_000)]  # or a file that speaks of many would fill the memory with names
     kv_heads: PositiveInt
     d_model: PositiveInt
     d_head: PositiveInt

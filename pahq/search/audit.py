@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from pahq.engine.base import Engine
@@ -28,14 +28,15 @@ def audit(
     *,
     absolute: bool = False,
     round_size: int | None = None,
+    focus: Callable[[int], Hashable] = lambda edge: None,
 ) -> Audit:
     """Measure the chosen tests again, each in the state that the search was in, by a float64 ``engine``.
 
     The decisions before a test are taken as they fell: the audit asks of each test alone whether it would flip.
-    ``round_size``: of the search (``pahq.search.rounds``).
+    ``round_size``: of the search (``pahq.search.rounds``). ``focus``: what ran in full precision under each test.
     """
     flipped, worst, wanted = [], 0.0, set(chosen)
-    follower = Follower(engine) if round_size is None else RoundFollower(engine, round_size)
+    follower = Follower(engine, focus) if round_size is None else RoundFollower(engine, round_size)
     for decision in decisions:
         if decision.index in wanted:
             before, after = follower.losses(decision.edge)

@@ -68,8 +68,8 @@ def test_a_word_is_completed(words: Sequence[str], offered: list[str]) -> None:
 
 def test_the_first_word_is_a_command_or_a_key() -> None:
     offered = completed("pahq", "")
-    assert offered[:16] == [name for names in PANELS.values() for name in names]
-    assert {"task=", "threshold=", "audit="} <= set(offered[16:])
+    assert offered[:17] == [name for names in PANELS.values() for name in names]
+    assert {"task=", "threshold=", "audit="} <= set(offered[17:])
     assert not [word for word in offered if "." in word]  # settings with dots come once a dot is there
     assert {"band.share=", "band.first="} <= set(completed("pahq", "band"))
 

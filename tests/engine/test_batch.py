@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support import small_models
+from support.pairs import pairs
 
 from pahq.circuits.circuit import Circuit
 from pahq.engine import batch
@@ -32,10 +33,15 @@ def assert_equal_to_slow(problem: Problem, present: torch.Tensor) -> None:
     assert (quick - slow).abs().max() < 1e-9
 
 
-@FAMILIES
-@pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
-@pytest.mark.parametrize(("split", "direct"), [(False, True), (True, True), (False, False)])
-def test_equal_to_one_by_one(family: str, ablation: str, split: bool, direct: bool) -> None:
+@pairs(
+    {
+        "family": sorted(small_models.FAMILIES),
+        "ablation": ["corrupted", "zero", "mean"],
+        "graph": [(False, True), (True, True), (False, False)],
+    }
+)
+def test_equal_to_one_by_one(family: str, ablation: str, graph: tuple[bool, bool]) -> None:
+    split, direct = graph
     if split and random_model(family).config.positions != "learned":
         split = False  # no position embedding in the residual stream to split off
     problem = make(family, ablation, split=split, direct=direct)

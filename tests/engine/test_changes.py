@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support import changed_forward, small_models
+from support.pairs import pairs
 
 from pahq.circuits.order import Order, Visit
 from pahq.config.precision import PrecisionConfig
@@ -20,8 +21,10 @@ from pahq.search.start import build_engine, search_by
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
-FAMILIES = pytest.mark.parametrize("family", sorted(set(small_models.FAMILIES) - {"gemma2", "gemma3", "olmo2"}))
-ABLATIONS = pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
+EVERY_FAMILY = sorted(set(small_models.FAMILIES) - {"gemma2", "gemma3", "olmo2"})
+EVERY_ABLATION = ["corrupted", "zero", "mean"]
+FAMILIES = pytest.mark.parametrize("family", EVERY_FAMILY)
+ABLATIONS = pytest.mark.parametrize("ablation", EVERY_ABLATION)
 FORMATS = {
     "float32": PrecisionConfig(name="float32", format="float32"),
     "int8": PrecisionConfig(name="int8", format="int8", mlp="bf16"),
@@ -83,9 +86,7 @@ def test_a_trial_equals_the_independent_twin(family: str, ablation: str, focus: 
         assert (found - other).abs().max() > 1e-6  # the weights of a focus enter
 
 
-@FAMILIES
-@ABLATIONS
-@pytest.mark.parametrize("form", [form for form in FORMATS if form != "float32"])
+@pairs({"family": EVERY_FAMILY, "ablation": EVERY_ABLATION, "form": [form for form in FORMATS if form != "float32"]})
 def test_the_suffix_engine_decides_as_the_reference_does(family: str, ablation: str, form: str) -> None:
     for focus in ("receiver", "none"):
         problem = problem_of(family, FORMATS[form], ablation=ablation, focus=focus)

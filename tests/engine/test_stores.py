@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import small_models
+from support.pairs import pairs
 from support.places import ROOT
 
 from pahq.circuits.order import Order
@@ -54,26 +55,27 @@ def decisions(problem: Problem, engine: str, order: Order, threshold: float) -> 
     return list(speculate(SuffixEngine(problem), order, threshold, focus=in_focus))
 
 
-@pytest.mark.parametrize("engine", ["reference", "suffix"])
-@pytest.mark.parametrize("family", small_models.FEW)
-@pytest.mark.parametrize(
-    ("policy", "focus"),
-    [
-        *[(INT8, "receiver"), (INT4, "receiver"), (FP8, "none"), (INT8, "both"), (FLOAT32, "receiver")],
-        *[(TF32, "receiver"), (INT8_BF16, "receiver"), (INT8_INT8, "receiver"), (FP8_FP8, "none")],
-        *[(CALIBRATED, "receiver")],
-    ],
+@pairs(
+    {
+        "engine": ["reference", "suffix"],
+        "family": sorted(small_models.FAMILIES),
+        "precision": [
+            *[(INT8, "receiver"), (INT4, "receiver"), (FP8, "none"), (INT8, "both"), (FLOAT32, "receiver")],
+            *[(TF32, "receiver"), (INT8_BF16, "receiver"), (INT8_INT8, "receiver"), (FP8_FP8, "none")],
+            *[(CALIBRATED, "receiver")],
+        ],
+        "ablation": ["corrupted", "mean"],
+    },
+    without=lambda engine, family, precision, ablation: engine == "suffix" and precision[1] == "both",  # no such focus
 )
-@pytest.mark.parametrize("ablation", ["corrupted", "mean"])
 def test_searches_are_the_same_bit_by_bit(
-    engine: str, family: str, policy: PrecisionConfig, focus: str, ablation: str, tmp_path: Path
+    engine: str, family: str, precision: tuple[PrecisionConfig, str], ablation: str, tmp_path: Path
 ) -> None:
     """Every decision with its losses, from a file (and a loaded model, which goes into one), in float32.
 
     At this threshold many senders lose all of their edges, so that fewer tests are left, of every layer.
     """
-    if engine == "suffix" and focus == "both":
-        pytest.skip("the suffix engine has no such focus")
+    policy, focus = precision
     model = random_model(family, 3, dtype=torch.float32)
     save_model(model, tmp_path)
     settings = {"metric": "kl", "ablation": ablation, "precision": policy, "focus": focus}

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import small_models
+from support.pairs import pairs
 from support.places import GOLDEN
 
 from pahq.circuits.graph import Receiver
@@ -311,12 +312,17 @@ def with_room(family: str, threshold: float, absolute: bool, low: str) -> tuple[
     return problem, found, bool(roomy._state.inputs._kept)
 
 
-@pytest.mark.parametrize("family", small_models.FEW)
-@pytest.mark.parametrize(("threshold", "absolute"), [(0.1, False), (1e-4, True)])  # hardly an edge kept; nearly all
-@pytest.mark.parametrize("low", ["float32", "int4"])
-@pytest.mark.parametrize("inputs", [0, 2000])
-def test_what_does_not_fit_is_formed_anew(family: str, threshold: float, absolute: bool, low: str, inputs: int) -> None:
+@pairs(
+    {
+        "family": sorted(FAMILIES),
+        "criterion": [(0.1, False), (1e-4, True)],  # hardly an edge kept; nearly all
+        "low": ["float32", "int4"],
+        "inputs": [0, 2000],
+    }
+)
+def test_what_does_not_fit_is_formed_anew(family: str, criterion: tuple[float, bool], low: str, inputs: int) -> None:
     """Inputs, heads' outputs on their way, composites and residual streams, with no room at all for them."""
+    threshold, absolute = criterion
     problem, expected, kept = with_room(family, threshold, absolute, low)
     tight = SuffixEngine(problem, memory_bytes=2**30)
     tight.budget = replace(

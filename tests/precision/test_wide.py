@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.small_models import FAMILIES, FEW, random_model, random_prompts
+from support.pairs import pairs
+from support.small_models import FAMILIES, random_model, random_prompts
 
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
@@ -49,10 +50,14 @@ def same(wide: torch.Tensor | bool | None, narrow: torch.Tensor | bool | None) -
     return wide.dtype == torch.float64 and torch.equal(wide, narrow.double())
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "attention-only", "qwen"])
-@pytest.mark.parametrize("low", ["int8", "int4", "fp8"])
-@pytest.mark.parametrize("kind", ["plain", "packed"])
-@pytest.mark.parametrize("kept_bytes", [0, 3000, 2**28])
+@pairs(
+    {
+        "family": ["gpt2", "llama", "attention-only", "qwen"],
+        "low": ["int8", "int4", "fp8"],
+        "kind": ["plain", "packed"],
+        "kept_bytes": [0, 3000, 2**28],
+    }
+)
 def test_every_number_is_the_stores(kind: str, low: str, family: str, kept_bytes: int, tmp_path: Path) -> None:
     """Also where next to nothing is kept, so that what is read again is widened again, and under every focus."""
     store = store_of(kind, low, family, tmp_path)
@@ -124,9 +129,13 @@ def trials_of(problem: Problem) -> list[Trial]:
     ]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-@pytest.mark.parametrize("ablation", ["corrupted", "zero", "mean"])
-@pytest.mark.parametrize("low", ["full", "int8", "int4", "fp8", "calibrated"])
+@pairs(
+    {
+        "family": sorted(FAMILIES),
+        "ablation": ["corrupted", "zero", "mean"],
+        "low": ["full", "int8", "int4", "fp8", "calibrated"],
+    }
+)
 def test_a_problem_in_float64_is_that_of_a_model_of_its_weights(family: str, ablation: str, low: str) -> None:
     model = random_model(family, dtype=torch.float32)
     prompts = random_prompts(model, every_item=True)
@@ -149,10 +158,14 @@ def test_a_problem_in_float64_is_that_of_a_model_of_its_weights(family: str, abl
     assert rough == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", FEW)
-@pytest.mark.parametrize("metric", ["kl", "logit_diff", "prob_diff", "margin", "nll"])
-@pytest.mark.parametrize("focus", ["none", "receiver"])
-@pytest.mark.parametrize("low", ["int4", "calibrated", "cache"])
+@pairs(
+    {
+        "family": sorted(FAMILIES),
+        "metric": ["kl", "logit_diff", "prob_diff", "margin", "nll"],
+        "focus": ["none", "receiver"],
+        "low": ["int4", "calibrated", "cache"],
+    }
+)
 def test_both_engines_and_both_stores_give_one_problem_in_float64(
     family: str, metric: str, focus: str, low: str, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import small_models
 from support.allocated import peak_bytes
+from support.pairs import pairs
 from support.slow_scores import slow_scores
 
 from pahq.engine.problem import Problem, build_problem
@@ -45,9 +46,7 @@ def by_loop(problem: Problem, method: str, steps: int, convention: str) -> torch
     return torch.tensor([found[str(edge)] for edge in problem.graph.edges], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("convention", ["mean", "eap-ig"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", small_models.FEW)
+@pairs({"family": FAMILIES, "method": METHODS, "convention": ["mean", "eap-ig"]})
 def test_every_method_is_an_independent_loop(family: str, method: str, convention: str):
     problem = problem_for(family, every_item=family == "tracr", direct_edges=convention == "mean")
     fast = gradient_scores(problem, method, steps=2, convention=convention)

@@ -15,6 +15,7 @@ from pahq.cell.result import Float64Audit
 from pahq.circuits.graph import Graph, ModelShape, build_graph
 from pahq.circuits.order import Order
 from pahq.config.cell import CellConfig, RunConfig
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
@@ -24,6 +25,7 @@ from pahq.search.audit import audit
 from pahq.search.doubt import COUNT, SHARE
 from pahq.search.sample import unseen_share
 from pahq.search.speculate import speculate
+from pahq.search.start import focus_on, start_search
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
@@ -66,6 +68,18 @@ def test_float64_confirms_a_float32_search_of_the_suffix_engine():
     assert [d.edge for d in acdc(ReferenceEngine(build_problem(double, prompts, metric="kl")), Order(), 0.1)] == [
         d.edge for d in taken
     ]
+
+
+def test_no_change_of_focus_is_booked_on_an_edge():
+    model = random_model("gpt2", 3)
+    int4 = PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16")
+    problem = build_problem(
+        model, random_prompts(model, 3, every_item=True), metric="kl", precision=int4, focus="receiver"
+    )
+    taken = list(start_search("reference", problem, Order(), 0.05))
+    found = audit(ReferenceEngine(problem), taken, range(len(taken)), 0.05, focus=focus_on(problem))
+    assert (found.flipped, found.worst) == ((), 0.0)
+    assert audit(ReferenceEngine(problem), taken, range(len(taken)), 0.05).worst > 0.01  # what it would book
 
 
 def test_a_cell_says_what_its_audit_found(tmp_path: Path):

@@ -31,7 +31,6 @@ FAMILIES: dict[str, dict[str, object]] = {
     "olmo2": _ROTARY | {"heads": 4, "kv_heads": 2, "post_norms": True, "pre_norms": False, "eps": 1e-2} | _JOINT,
     "qwen": _ROTARY | {"heads": 4, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
 }
-FEW = sorted(FAMILIES.keys() - {"gemma2", "gemma3"})  # of those with norms behind heads one: where a test takes long
 
 
 def random_model(family: str, seed: int = 0, *, dtype: torch.dtype = torch.float64, **changes: object) -> Model:

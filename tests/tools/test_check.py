@@ -1,9 +1,11 @@
-"""Which tests `make check` runs."""
+"""Which tests `make check` runs, and that nothing that fails is passed over."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from check import ALWAYS, DOORS, FAST, chosen_tests, known_rooms, rooms_of
+from check import ALWAYS, DOORS, FAST, chosen_tests, known_rooms, rooms_of, side_by_side
 
 KNOWN = ["cell", "engine", "model"]
 
@@ -31,3 +33,31 @@ def test_rooms_can_be_named() -> None:
     assert chosen_tests(["engine"], KNOWN, ["pahq/cell/run.py"]) == [*ALWAYS, "tests/engine"]
     with pytest.raises(ValueError, match="unknown room 'kitchen'; known: all, cell, engine, model"):
         chosen_tests(["kitchen"], KNOWN, [])
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Path:
+    """Modules that end with a status, or wait until they are interrupted."""
+    (tmp_path / "good.py").write_text("")
+    (tmp_path / "bad.py").write_text("raise SystemExit(3)")
+    (tmp_path / "worse.py").write_text("raise SystemExit(4)")
+    waits = "import pathlib, time\ntry:\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+    (tmp_path / "waits.py").write_text(
+        f"{waits}except KeyboardInterrupt:\n    pathlib.Path('seen').touch()\n    raise\n"
+    )
+    late = "import pathlib, time\nwhile not pathlib.Path('begun').exists():\n    time.sleep(0.01)\ntime.sleep(0.2)\n"
+    (tmp_path / "late.py").write_text(f"{late}raise SystemExit(5)")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("tests", "others", "status"),
+    [("good", ["good", "good"], 0), ("bad", ["good"], 3), ("good", ["good", "worse"], 4), ("bad", ["worse"], 4)],
+)
+def test_any_failure_is_the_whole_s(commands: Path, tests: str, others: list[str], status: int) -> None:
+    assert side_by_side((tests,), [(other,) for other in others], commands) == status
+
+
+def test_a_fault_beside_the_tests_interrupts_them(commands: Path) -> None:
+    assert side_by_side(("waits",), [("late",)], commands) == 5
+    assert (commands / "seen").exists()
