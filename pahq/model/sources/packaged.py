@@ -1,8 +1,9 @@
 """Real language models that PyPI packages carry: found without importing them, checked, converted once.
 
-A GGUF file, which several packages may hold in parts, is converted into a folder of ours below ``$XDG_CACHE_HOME/pahq`` (``~/.cache/pahq``). The folder
-is written under another name, by one process at a time, and then renamed, so it is complete as soon as it has its name.
-It is named after the file's sha256, so once it is there the package is no longer needed.
+A GGUF file, which several packages may hold in parts, is converted into a folder of ours below
+``$XDG_CACHE_HOME/pahq`` (``~/.cache/pahq``). The folder is written under another name, by one process at a time, and
+then renamed, so it is complete as soon as it has its name. It is named after the file's sha256, so once it is there
+the packages are no longer needed.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ METADATA: dict[str, Any] = {
     "llama.vocab_size": 3,
 }
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"general.architecture": "mamba"}, "unknown GGUF architecture 'mamba'; known: llama"),
+    "architecture": ({"general.architecture": "mamba"}, "unknown GGUF architecture 'mamba'; known: gemma3, llama"),
     "scaling": ({"llama.rope.scaling.type": "yarn"}, "needs rope scaling"),
     "experts": ({"llama.expert_count": 8}, "needs a mixture of experts"),
     "partial": ({"llama.rope.dimension_count": 2}, "needs partial rotary positions"),
@@ -92,8 +92,8 @@ def test_metadata_of_another_model_are_refused_in_one_sentence(fault: str) -> No
 
 
 def test_other_tokenizers_other_tensors_and_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PahqError, match="unknown GGUF tokenizer 'llama default'"):
-        gguf_tokenizer({"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"})
+    with pytest.raises(PahqError, match="unknown GGUF tokenizer 'llama other'"):
+        gguf_tokenizer({"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "other"})
     small_gguf.write_gguf(tmp_path / "more.gguf", extra="rope_freqs.weight")
     with pytest.raises(PahqError, match=r"has no tensor 'rope_freqs.weight' \(1 unexpected in all\)"):
         read_gguf(tmp_path / "more.gguf", "more")

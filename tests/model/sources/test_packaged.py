@@ -6,8 +6,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     small_gguf.write_gguf(folder / "small.gguf")
     digest = hashlib.sha256((folder / "small.gguf").read_bytes()).hexdigest()
     monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.setattr(packaged, "PACKAGED", {"small": Packaged("carrier==1", "carrier", "small.gguf", digest)})
+    monkeypatch.setattr(
+        packaged, "PACKAGED", {"small": Packaged("carrier==1", "small.gguf", digest, (("carrier", "small.gguf"),))}
+    )
     monkeypatch.setattr(sources, "PACKAGED", packaged.PACKAGED)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "pahq" / "models"
@@ -142,7 +146,31 @@ def test_a_cache_that_cannot_lock_files_is_told_with_a_way_on(cache: Path, monke
         load_model("small")
 
 
-def test_the_real_one_is_named_with_the_command_that_pins_it() -> None:
-    assert PACKAGED["smollm2"].package in packaged.COMMAND
-    pins = (ROOT / "requirements-smollm2.txt").read_text()
-    assert all(word in pins for word in packaged.COMMAND.split() if "==" in word)
+def test_a_file_in_parts_is_put_together_checked_and_cleared_away(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_model("small").digest
+    site, content = tmp_path / "site", (tmp_path / "site" / "carrier" / "small.gguf").read_bytes()
+    for i, part in enumerate((content[:1000], content[1000:])):
+        (site / f"part{i}").mkdir()
+        (site / f"part{i}" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+        (site / f"part{i}" / "some").write_bytes(part)
+    places = (("part0", "some"), ("part1", "some"))
+    cut = Packaged("two==1", "small.gguf", hashlib.sha256(content).hexdigest(), places)
+    monkeypatch.setitem(packaged.PACKAGED, "cut", cut)
+    assert load_model("cut").digest == whole
+    assert not list(cache.glob("*.gguf"))
+    monkeypatch.setitem(packaged.PACKAGED, "turned", replace(cut, places=places[::-1]))
+    with pytest.raises(PahqError, match=r"part1/some and its other parts are not the file of two==1 \(its sha256"):
+        load_model("turned")
+    monkeypatch.setitem(packaged.PACKAGED, "half", replace(cut, places=(*places, ("part2", "some"))))
+    with pytest.raises(PahqError, match=r"comes with the package two==1, which is missing"):
+        load_model("half")
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_the_real_ones_are_named_with_the_commands_that_pin_them(name: str) -> None:
+    pins = (ROOT / f"requirements-{name}.txt").read_text()
+    assert set(re.findall(r"^\S+==\S+", pins, re.MULTILINE)) == set(PACKAGED[name].command.split()[3:])
+    command = (ROOT / "docs" / "models.md").read_text().replace(" \\\n", " ")
+    assert re.sub(r" +", " ", command).count(PACKAGED[name].command) == 1
