@@ -266,7 +266,7 @@ def test_an_embedded_file_of_another_checksum_is_refused(package: Path) -> None:
 
 
 NAMES: dict[str, tuple[str, str | None, str]] = {
-    "unknown name": ("nanoo", None, r"unknown model 'nanoo': no name of ours \(known: tiny, smollm2, gemma3\) nor a folder"),
+    "unknown name": ("nanoo", None, r"model 'nanoo': no name of ours \(known: tiny, smollm2, gemma3\) nor a folder"),
     "hub name without revision": ("org/name", None, r"needs a pinned revision \(a commit of 40 hex digits\)"),
     "a branch is no commit": ("gpt2", "main", "revision 'main' of hub model 'gpt2' is not a commit"),
     "a short commit": ("gpt2", COMMIT[:12], "is not a commit of 40 hex digits"),
