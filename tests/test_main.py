@@ -92,8 +92,8 @@ def test_a_cell_of_a_planned_run_says_how_many_of_it_are_left(
 
 
 FAULTS = [
-    (["task=nano-oi"], "unknown task 'nano-oi'; known: attn4l-docstring, gpt2-greaterthan"),
-    (["model=gpt5"], "unknown model 'gpt5'; known: attn-only-4l, gpt2, nano"),
+    (["task=nano-oi"], "unknown task 'nano-oi'; known: attn4l-docstring, gemma3-docstring"),
+    (["model=gpt5"], "unknown model 'gpt5'; known: attn-only-4l, gemma3, gpt2, nano"),
     (["thresold=0.1"], "unknown key 'thresold'; known: audit, band, engine, focus, method, model"),
     (["task.exampels=1"], "unknown key 'exampels' in 'task'; known: ablation, examples, kind"),
     (

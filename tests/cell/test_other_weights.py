@@ -218,7 +218,8 @@ def test_other_weights_of_a_packaged_model_are_refused(
     digest = hashlib.sha256((carrier / "small.gguf").read_bytes()).hexdigest()
     monkeypatch.syspath_prepend(tmp_path / "site")
     for module in (modelnames, packaged, sources):
-        monkeypatch.setattr(module, "PACKAGED", {"small": Packaged("carrier==1", "carrier", "small.gguf", digest)})
+        small = Packaged("carrier==1", "small.gguf", digest, (("carrier", "small.gguf"),))
+        monkeypatch.setattr(module, "PACKAGED", {"small": small})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     typed = [*own_task(tmp_path), "model.source=small"]
     assert main(typed) == 0

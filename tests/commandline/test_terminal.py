@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from support.forks import Forks
 
 from pahq.__main__ import main
 from pahq.cell.files import cell_folder
@@ -26,13 +27,15 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[1-6]m")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def on_terminal(words: Sequence[str], variables: Mapping[str, str] | None = None, width: int = 110) -> str:
+def on_terminal(
+    forks: Forks, words: Sequence[str], variables: Mapping[str, str] | None = None, width: int = 110
+) -> str:
     """What a command writes to a terminal of 60 lines."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, width, 0, 0))
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
     with subprocess.Popen(
-        [sys.executable, "-m", "pahq", *words],
+        [str(forks.bin / "pahq"), *words],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -67,12 +70,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("words", [["models", "nano"], ["--help"], ["verify", "--help"]], ids=" ".join)
-def test_a_terminal_has_colours_and_a_pipe_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    told = on_terminal(words)
+def test_a_terminal_has_colours_and_a_pipe_none(
+    forks: Forks, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = on_terminal(forks, words)
     assert "\x1b[" in told
-    assert not COLOUR.search(on_terminal(words, {"NO_COLOR": "1"}))
-    assert words[-1] == "--help" or "\x1b" not in on_terminal(words, {"NO_COLOR": "1"})  # nor in bold, as typer's help
-    assert "\x1b" not in on_terminal(words, {"TERM": "dumb"})
+    assert not COLOUR.search(on_terminal(forks, words, {"NO_COLOR": "1"}))
+    assert words[-1] == "--help" or "\x1b" not in on_terminal(
+        forks, words, {"NO_COLOR": "1"}
+    )  # nor in bold, as typer's help
+    assert "\x1b" not in on_terminal(forks, words, {"TERM": "dumb"})
     assert main(words) == 0
     piped = capsys.readouterr().out
     assert not set("\x1b╭│─") & set(piped)
@@ -80,8 +87,8 @@ def test_a_terminal_has_colours_and_a_pipe_none(words: list[str], capsys: pytest
     assert set(facts) - {"Usage", "Options"} <= set(re.findall(r"\w{5,}", ESCAPE.sub("", told)))
 
 
-def test_two_circuits_stand_side_by_side(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    told = on_terminal(["diff", *pair], width=160)
+def test_two_circuits_stand_side_by_side(forks: Forks, pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = on_terminal(forks, ["diff", *pair], width=160)
     rows = [re.split(r"\s{2,}", line.strip()) for line in ESCAPE.sub("", told).splitlines()]
     assert ["A", "B"] in rows
     assert ["cell", *(f"tracr-reverse/{Path(one).name}" for one in pair)] in rows
@@ -89,14 +96,14 @@ def test_two_circuits_stand_side_by_side(pair: list[str], capsys: pytest.Capture
     assert [row[0] for row in rows if "kept a3.h0->logits (effect 0.4815)" in row] == ["parts at test 2"]
     assert "faithfulness on A's task" in told
     assert rows[-1] == ["0 edges in both, 9 left, 0 came: Jaccard index 0.000 (by chance 0.000)"]
-    narrow = ESCAPE.sub("", on_terminal(["diff", *pair], width=60))
+    narrow = ESCAPE.sub("", on_terminal(forks, ["diff", *pair], width=60))
     assert "…" not in narrow  # names are folded, never cut
     assert main(["diff", *pair]) == 0
     assert capsys.readouterr().out.startswith("A  tracr-reverse/acdc-")
 
 
-def test_looks_stand_in_a_table_that_grows(tmp_path: Path) -> None:
-    told = on_terminal(["doctor", "--root", str(tmp_path)], {"HF_HUB_OFFLINE": "1"})
+def test_looks_stand_in_a_table_that_grows(forks: Forks, tmp_path: Path) -> None:
+    told = on_terminal(forks, ["doctor", "--root", str(tmp_path)], {"HF_HUB_OFFLINE": "1"})
     assert COLOUR.search(told)
     plain = ESCAPE.sub("", told)
     for what in ("packages", "torch", "device", "results", "formats", "tracking", "hub", "exactness"):

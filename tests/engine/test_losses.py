@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.pairs import pairs
 from support.small_models import random_model, random_prompts
 from torch import Tensor
 
@@ -108,9 +109,7 @@ class Slow:
         return math.fsum((x - clean)[targets["columns"]].square().tolist()) / len(targets["columns"])
 
 
-@pytest.mark.parametrize("tile", [256, 40_000, 400_000])
-@pytest.mark.parametrize("hard", HARD)
-@pytest.mark.parametrize("norm", NORMS)
+@pairs({"hard": list(HARD), "norm": list(NORMS), "tile": [256, 40_000, 400_000]})
 def test_a_small_kl_is_float64s_to_1e_8(norm: str, hard: str, tile: int) -> None:
     """Tiles of 256 do not divide the vocabulary of 301."""
     problem = make(NORMS[norm], "kl", hard)
@@ -125,9 +124,7 @@ def test_a_small_kl_is_float64s_to_1e_8(norm: str, hard: str, tile: int) -> None
     assert small >= 5
 
 
-@pytest.mark.parametrize("hard", HARD)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("metric", [name for name in METRICS if name != "kl"])
+@pairs({"metric": [name for name in METRICS if name != "kl"], "hard": list(HARD), "norm": list(NORMS)})
 def test_other_losses_are_float64s_to_rounding_of_the_change(metric: str, norm: str, hard: str) -> None:
     """The change of a loss against the clean run's is right to float32's rounding of the change itself."""
     problem = make(NORMS[norm], metric, hard)
@@ -149,9 +146,7 @@ def test_other_losses_are_float64s_to_rounding_of_the_change(metric: str, norm: 
             )
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("tile", [256, 400_000])
+@pairs({"metric": METRICS, "norm": list(NORMS), "tile": [256, 400_000]})
 def test_in_float64_they_are_the_slow_twins(metric: str, norm: str, tile: int) -> None:
     problem = make(NORMS[norm], metric, dtype=torch.float64)
     losses, plain, slow = losses_for(problem, tile), PlainLosses(problem), Slow(problem)
@@ -287,9 +282,7 @@ def test_along_heads_is_the_direct_way(norm: str, hard: str) -> None:
         current = resid[2]
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("hard", HARD)
-@pytest.mark.parametrize("norm", NORMS)
+@pairs({"metric": METRICS, "hard": list(HARD), "norm": list(NORMS)})
 def test_both_engines_measure_what_float64_does(norm: str, hard: str, metric: str) -> None:
     """The state's own rounding comes in here, so that bounds are of the size of the largest logit."""
     problem = make(NORMS[norm], metric, hard)

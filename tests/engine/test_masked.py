@@ -7,6 +7,7 @@ import torch
 from support import small_models
 from support.allocated import peak_bytes
 from support.masked_forward import masked_logits as slow_logits
+from support.pairs import pairs
 
 from pahq.engine.base import Trial
 from pahq.engine.masked import masked_logits
@@ -34,9 +35,7 @@ def loss(problem: Problem, masks: torch.Tensor, projections: torch.Tensor | None
     return problem.objective.loss(masked_logits(problem, masks, projections=projections))
 
 
-@FAMILIES
-@ABLATIONS
-@pytest.mark.parametrize("direct", [True, False])
+@pairs({"family": sorted(small_models.FAMILIES), "ablation": ["corrupted", "zero", "mean"], "direct": [True, False]})
 def test_masks_of_nought_and_one_are_circuits_of_the_reference_engine(family: str, ablation: str, direct: bool):
     problem = problem_for(family, ablation, direct=direct, same=int(direct))
     engine = ReferenceEngine(problem)
@@ -48,9 +47,7 @@ def test_masks_of_nought_and_one_are_circuits_of_the_reference_engine(family: st
         assert (masked_logits(problem, present) - circuit_logits(problem, present)).abs().max() < 1e-10
 
 
-@FAMILIES
-@ABLATIONS
-@pytest.mark.parametrize("direct", [True, False])
+@pairs({"family": sorted(small_models.FAMILIES), "ablation": ["corrupted", "zero", "mean"], "direct": [True, False]})
 def test_masks_between_are_an_independent_loop(family: str, ablation: str, direct: bool):
     problem = problem_for(family, ablation, direct=direct, same=int(not direct))
     graph, masks = problem.graph, 1.4 * drawn(problem, 5) - 0.2  # beyond 0 and 1 too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support import small_models
+from support.pairs import pairs
 from support.patched_forward import circuit_logits as slow_logits
 
 from pahq.circuits.circuit import Circuit
@@ -51,10 +52,15 @@ def test_the_full_circuit_is_the_clean_model_and_the_empty_one_the_ablated_run(f
             assert (ablated - gather_items(logits(model, prompts.corrupted), prompts.items)).abs().max() < 1e-10
 
 
-@FAMILIES
-@ABLATIONS
-@pytest.mark.parametrize(("direct_edges", "density"), [(True, 0.8), (True, 0.4), (False, 0.6)])
-def test_random_circuits_equal_the_slow_twin(family: str, ablation: str, direct_edges: bool, density: float) -> None:
+@pairs(
+    {
+        "family": sorted(small_models.FAMILIES),
+        "ablation": ["corrupted", "zero", "mean"],
+        "drawn": [(True, 0.8), (True, 0.4), (False, 0.6)],  # with Direct edges, and the density
+    }
+)
+def test_random_circuits_equal_the_slow_twin(family: str, ablation: str, drawn: tuple[bool, float]) -> None:
+    direct_edges, density = drawn
     split = learned(family) and density == 0.4
     model = random_model(family, 1)
     prompts = random_prompts(model, 1, batch=2, length=3, every_item=True)
