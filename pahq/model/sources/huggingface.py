@@ -110,7 +110,7 @@ def _placeholder_tokenizer() -> Any:
     # Without a beginning-of-text token, else the Bridge reloads the tokenizer from the path it claims to come
     # from.
     words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
 
 
 @contextmanager
@@ -119,12 +119,12 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()
 
 
 def _tensors(bridge: Any, config: ModelConfig) -> dict[str, Tensor]:
