@@ -9,7 +9,9 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any
 
 import pytest
 from support.forks import Forks
@@ -58,6 +60,26 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Commands in processes of their own that need not wait for torch's import."""
     with Forks(tmp_path_factory.mktemp("forks")) as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Hydra takes a sixth of a second for words that hundreds of tests compose alike: the same words and the same files
+    are composed once a process."""
+    from pahq.experiments import compose
+
+    hydras, known = compose._compose, dict[tuple[Any, ...], dict[str, Any]]()
+
+    def remembered(overrides: Sequence[str]) -> dict[str, Any]:
+        files = sorted(compose.configuration_folder().rglob("*.yaml"))
+        key = (*overrides, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+        if key not in known:
+            known[key] = hydras(overrides)
+        return deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_compose", remembered)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

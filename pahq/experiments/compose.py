@@ -269,7 +269,7 @@ def hydra_sentence(error: Exception) -> str:
 def _usual(place: str) -> Any:
     """What the configuration has at a key with dots where nothing is typed, all of it for no key; None for no such."""
     with _hydra():
-        found: Any = OmegaConf.to_container(compose("config"), resolve=True)
+        found: Any = _compose(())
     for part in filter(None, place.split(".")):
         found = found.get(part) if isinstance(found, dict) else None
     return found
