@@ -31,6 +31,7 @@ MEMORY_MARGIN, TIME_MARGIN = 1.5, 3.0  # what is asked for over what is estimate
 # tokens times weights of matrices, then times a factor; MANY where metrics read many positions of a prompt.
 SEARCH, EDGES, THRESHOLD, WORK, POWER, MANY = 5.15e-4, 0.505, 0.347, 2.59e7, 0.941, 1.38
 FACTORS, BANDED = {"acdc": 0.66, "pahq": 1.04, "rtn-q": 0.64}, {"network": 1.23, "changes": 1.48}
+REFERENCE = 100.0  # of engine=reference, which takes 15 to 500 times as long (benchmarks/results/engine-*.json)
 READ_MANY = ("induction", "tracr-reverse", "tracr-proportion")
 # Fitted: a search's bytes, over those of its weights and of the caches that it may take.
 BASE, WEIGHTS, CACHES, AUDIT, LOW = 25 * MIB, 1.8, 0.5, 1.47, 0.85
@@ -130,6 +131,8 @@ def _seconds(cell: CellConfig, shape: Shape, work: int) -> float:
         return passes(cell, shape) * (PASS + work * PASS_WORK)
     threshold = max(cell.search_threshold, LEAST_THRESHOLD)
     factor = FACTORS[cell.method.name] * (BANDED[cell.method.arithmetic] if cell.audit == "band" else 1.0)
+    if cell.engine.name == "reference":
+        factor *= REFERENCE
     taken = SEARCH * shape.edges**EDGES * threshold**-THRESHOLD
     return float(taken * (1 + work / WORK) ** POWER * many * factor)
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from functools import cache
+from statistics import median
 from typing import Any, NamedTuple
 
 import pytest
@@ -104,13 +105,42 @@ def share_within(ratios: list[float], factor: float = 2.0) -> float:
 
 def test_searches_seconds_are_mostly_within_a_factor_of_two_of_those_recorded(records: list[Record]) -> None:
     ratios = [sum(estimate(one, shape(one)).seconds for one in r.cells) / max(r.seconds, 1e-3) for r in records]
-    assert share_within(ratios) >= 0.9
+    assert (round(share_within(ratios) * len(ratios)), len(ratios)) == (222, 242)  # as docs/running.md says
 
 
 def test_searches_memory_is_mostly_within_a_factor_of_two_of_that_recorded(records: list[Record]) -> None:
     measured = [(r, r.peak) for r in records if r.peak is not None]
     ratios = [max(estimate(one, shape(one)).bytes for one in r.cells) / peak for r, peak in measured]
-    assert share_within(ratios) >= 0.9
+    assert (round(share_within(ratios) * len(ratios)), len(ratios)) == (174, 184)
+
+
+def random_weights() -> Iterator[tuple[Shape, int, float, float]]:
+    """Searches on random weights in GPT-2's shape and others like it: shape, prompts, threshold, seconds."""
+    folder = ROOT / "benchmarks" / "results"
+
+    def like(layers: int, heads: int, vocabulary: int = 5003) -> Shape:
+        wide = 64 * heads
+        return Shape(layers, heads, heads, wide, 64, 4 * wide, vocabulary, vocabulary, 1024)
+
+    for path in folder.glob("engine-*.json"):
+        row = json.loads(path.read_text())
+        said = row["settings"]
+        yield like(said["layers"], 12, said["vocabulary"]), said["prompts"], row["threshold"], row["seconds"]
+    for row in json.loads((folder / "audit_shape.json").read_text())["rows"]:
+        yield like(12, 12), row["prompts"], row["threshold"], row["seconds"]["acdc"]
+    scaling = json.loads((folder / "scaling.json").read_text())
+    for row in (row for series in scaling["points"].values() for row in series):
+        yield like(row["layers"], row["heads"]), row["prompts"], scaling["threshold"], row["seconds"]
+
+
+def test_searches_on_random_weights_are_faster_than_estimated_as_the_page_says() -> None:
+    ratios = []
+    for found, prompts, threshold, seconds in random_weights():
+        usual = cell("nano-ioi", "acdc", "float32", threshold=threshold)
+        asked = usual.model_copy(update={"task": usual.task.model_copy(update={"examples": prompts})})
+        ratios.append(estimate(asked, found).seconds / seconds)
+    assert (len(ratios), round(median(ratios)), round(max(ratios))) == (39, 14, 65)
+    assert min(ratios) > 1
 
 
 @pytest.mark.parametrize("name", ["nano", "tracr-reverse"])
@@ -130,6 +160,8 @@ def test_more_work_asks_for_more() -> None:
     assert estimate(small, SMOLLM2).bytes > 10 * least.bytes
     lower = small.model_copy(update={"threshold": 1e-4})
     assert estimate(lower, nano).seconds > 2 * least.seconds
+    slow = small.model_copy(update={"engine": small.engine.model_copy(update={"name": "reference"})})
+    assert estimate(slow, nano).seconds > 50 * least.seconds
     none = small.model_copy(update={"threshold": 0.0})
     assert least.seconds < estimate(none, nano).seconds < 1e3
     audited = cell("nano-ioi", "pahq", "int8", threshold=0.01, audit="band")
@@ -147,7 +179,7 @@ def test_every_method_has_an_estimate() -> None:
 def test_a_further_attempt_asks_for_so_many_times_as_much() -> None:
     found = cell("nano-ioi", "acdc", "float32", threshold=0.01)
     first = needs([(found, shape(found))])
-    assert first.memory_mb < 1200
+    assert first.memory_mb == pytest.approx(600 + 1.5 * estimate(found, shape(found)).bytes / MIB, abs=1)
     second = needs([(found, shape(found))] * 40, attempt=2)
     assert second.memory_mb == pytest.approx(2 * first.memory_mb, abs=2)
     assert second.minutes > 2 * first.minutes
