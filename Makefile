@@ -17,6 +17,7 @@ STAMP := $(VENV)/.stamp
 SMOLLM2 := $(VENV)/.smollm2
 GEMMA3 := $(VENV)/.gemma3
 TRITON := $(VENV)/.triton
+CLUSTER := $(VENV)/.cluster
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per process: two that spin beside a busy neighbour are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -26,7 +27,7 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 gemma3 triton reproduce check test every-case oracle nano docs format lock clean
+.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -67,6 +68,13 @@ $(TRITON): $(STAMP) requirements-triton.txt
 		$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-triton.txt
 	@touch $@
 
+# Snakemake's executor for Slurm: profiles/slurm.
+cluster: $(CLUSTER)
+
+$(CLUSTER): $(STAMP) requirements-cluster.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-cluster.txt
+	@touch $@
+
 reproduce: $(STAMP)
 	$(BIN)/snakemake --cores all
 	@echo
@@ -89,6 +97,15 @@ every-case: $(STAMP)
 oracle: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.comparison --minutes $(MINUTES) $(if $(CASES),--cases $(CASES))
 
+# The Slurm profile on a Slurm of one node, which this starts and ends: needs root and Debian's packages.
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+
+slurm: $(STAMP) $(CLUSTER)
+	@for name in slurmctld slurmd sbatch munged; do \
+		PATH=$$PATH:/usr/sbin command -v $$name > /dev/null || { \
+			echo "make slurm: no $$name here; apt-get install --no-install-recommends $(SLURM_PACKAGES)" >&2; exit 1; }; done
+	$(BIN)/python -m pytest -q -m slurm -rs tests/test_slurm.py
+
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
 
@@ -105,6 +122,8 @@ format: $(STAMP)
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 		-c requirements-torch.txt --no-annotate --custom-compile-command 'make lock' -q -o requirements.lock $(LOCK_FLAGS)
+	sed -n 's/^cluster = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile - --universal --python-version 3.11 --generate-hashes \
+		-c requirements.lock --no-annotate --custom-compile-command 'make lock' -q -o requirements-cluster.txt $(LOCK_FLAGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake *.egg-info

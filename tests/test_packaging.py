@@ -188,3 +188,19 @@ def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert f"pahq needs Python 3.11 to 3.14, and {stand_in} is none of them" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_cluster_extra_is_pinned_beside_the_lock() -> None:
+    text = (ROOT / "requirements-cluster.txt").read_text()
+    pins = [Requirement(line.rstrip(" \\")) for line in text.splitlines() if line[:1].isalnum()]
+    found: dict[str, set[str]] = {}
+    for pin in pins:
+        found.setdefault(canonicalize_name(pin.name), set()).update(spec.version for spec in pin.specifier)
+    for name, requirement in required("cluster").items():
+        assert all(requirement.specifier.contains(version) for version in found[name]), name
+    own = {name: {spec.version for pin in pins for spec in pin.specifier} for name, pins in locked().items()}
+    assert {name: versions for name, versions in found.items() if not versions <= own.get(name, versions)} == {}
+    assert text.count("--hash=sha256:") >= len(pins)
+    content = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    assert (content["executor"], content["retries"]) == ("slurm", 2)
+    assert set(content["default-resources"]) == {"mem_mb", "runtime"}

@@ -171,6 +171,23 @@ def test_sizes_of_stability_and_faithfulness_are_settings(tmp_path: Path) -> Non
     assert any("pahq faithfulness" in line and "--random-circuits 40" in line for line in asked)
 
 
+def test_jobs_ask_for_memory_time_and_a_gpu_once_their_model_is_known(finished: Path, tmp_path: Path) -> None:
+    def jobs(folder: Path, *said: str) -> str:
+        full = [*command(folder, "-n", "-F", "--quiet", "host"), "--config", "experiment=smoke", *said]
+        listed = subprocess.run(full, capture_output=True, text=True, timeout=300, check=True)
+        return listed.stdout + listed.stderr
+
+    unknown = re.findall(r"rule cells_.*?resources: (.*?)\n", jobs(tmp_path), re.DOTALL)
+    assert len(unknown) == 2
+    assert all("mem_mb=<TBD>" in line and "runtime=<TBD>" in line and "gpu" not in line for line in unknown)
+    known = jobs(finished, "device=cuda")
+    asked = re.findall(r"rule (?:cells|stability)_.*?resources: (.*?)\n", known, re.DOTALL)
+    found = [{name: int(re.search(rf"{name}=(\d+)", line)[1]) for name in ("mem_mb", "runtime")} for line in asked]
+    assert len(found) == 4
+    assert all(600 < one["mem_mb"] < 1200 and 1 <= one["runtime"] < 60 for one in found)
+    assert known.count("gpu=1") == 2
+
+
 def test_every_cells_stability_is_measured_if_asked(tmp_path: Path) -> None:
     def asked(*said: str) -> list[str]:
         full = [*command(tmp_path, "-n", "-p", "--quiet", "host"), "--config", "experiment=smoke", *said]

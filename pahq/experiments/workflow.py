@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from pahq.errors import PahqError
+from pahq.errors import PahqError, unknown
 from pahq.experiments.jobs import Asked
 
+DEVICES = ("cpu", "cuda")
 LEAST = {"resamples": 2, "seeds": 0, "random_circuits": 1, "inflated": 1}  # of the settings that are whole numbers
 
 
@@ -21,7 +22,8 @@ class Settings:
     """``snakemake --config KEY=VALUE ...``, checked.
 
     ``resamples`` and ``seeds`` of every circuit whose stability is measured; None: what its row says.
-    ``random_circuits`` and ``inflated`` are sample sizes of ``pahq faithfulness``; None: its own.
+    ``random_circuits`` and ``inflated`` are sample sizes of ``pahq faithfulness``; None: its own. ``device`` is where
+    cells are computed: ``cpu`` or ``cuda``.
     """
 
     experiment: str = "default"
@@ -33,6 +35,7 @@ class Settings:
     random_circuits: int | None = None
     inflated: int | None = None
     lock: bool = True
+    device: str = "cpu"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Settings:
@@ -43,8 +46,10 @@ class Settings:
                 near = "".join(f" (is it {name}?)" for name in difflib.get_close_matches(str(key), known, n=1))
                 raise PahqError(f"unknown --config key {key!r}{near}; known: {', '.join(known)}")
         found: dict[str, Any] = {
-            key: str(config[key]) for key in ("experiment", "wandb", "stability_of") if key in config
+            key: str(config[key]) for key in ("experiment", "wandb", "stability_of", "device") if key in config
         }
+        if found.get("device", "cpu") not in DEVICES:
+            raise unknown("device", found["device"], DEVICES)
         found |= {key: _whole(key, config[key]) for key in LEAST if key in config}
         return cls(**found, root=_root(config.get("root", cls.root)), lock=_truth("lock", config.get("lock", cls.lock)))
 

@@ -25,8 +25,8 @@ from pahq.resamples.variants import check_counts
 def test_settings_and_what_they_are_unsaid() -> None:
     assert Settings.of({}) == Settings()
     said = {"experiment": "smoke", "root": "a,b (ü)", "wandb": "offline", "stability_of": "all", "lock": "false"}
-    said |= {"resamples": 3, "seeds": 0, "random_circuits": 40, "inflated": 9}
-    assert Settings.of(said) == Settings("smoke", "a,b (ü)", "offline", "all", 3, 0, 40, 9, lock=False)
+    said |= {"resamples": 3, "seeds": 0, "random_circuits": 40, "inflated": 9, "device": "cuda"}
+    assert Settings.of(said) == Settings("smoke", "a,b (ü)", "offline", "all", 3, 0, 40, 9, lock=False, device="cuda")
     assert Settings.of({"lock": True}).lock is True
 
 
@@ -81,6 +81,7 @@ def test_the_least_numbers_are_those_that_can_be_measured(key: str) -> None:
         ({"root": ["x"]}, "--config root: the name of a folder was expected"),
         ({"root": None}, "--config root: the name of a folder was expected, got None"),
         ({"root": "a{b}"}, "--config root: Snakemake cannot have braces or line ends in a path"),
+        ({"device": "gpu"}, "unknown device 'gpu'; known: cpu, cuda"),
         ({"lock": "perhaps"}, "--config lock: true or false was expected, got 'perhaps'"),
     ],
 )

@@ -16,6 +16,10 @@ for group in GROUPS:
         conda:
             "../../environment.yml"
         threads: 1
+        resources:
+            **GPU,
+            mem_mb=asked("memory_mb", group.cells),
+            runtime=asked("minutes", group.cells),
         params:
             cells=sweep(group),
         shell:

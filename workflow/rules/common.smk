@@ -1,8 +1,11 @@
 # Paths and command lines of an experiment's cells.
 from pahq.experiments.progress import write_plan
+from pahq.experiments.resources import Shape, needs
 
 PLAN = f"{ROOT}/logs/{EXPERIMENT}/cells.txt"  # of this run, so that its cells can say how many are left
+GPU = {"gpu": 1} if SAID.device == "cuda" else {}  # of the cells' jobs
 SEARCHES = {cell_id: job.asked.searches for job in STABILITY for cell_id in job.cells}
+CONFIGS = {cell_id: cell.config for group in GROUPS for cell_id, cell in group.cells.items()}
 MODELS = {group.config.model.name: group.config.model for group in GROUPS}
 
 
@@ -16,6 +19,24 @@ def model_arguments(wildcards):
 def model_file(group):
     """Needed before the cells, but never newer than them: made anew, it leaves finished cells as they are."""
     return ancient(f"{ROOT}/models/{group.config.model.name}.json")
+
+
+def asked(what, cells, searches=1):
+    """What a job of these cells (ids, or a function of wildcards) asks for: memory_mb or minutes; each attempt asks more.
+
+    ``searches``: of each cell. Their models' files are among the job's inputs: until they are there, nobody knows.
+    """
+
+    def ask(wildcards, input, attempt):
+        ids = cells(wildcards) if callable(cells) else cells
+        return getattr(needs([sized(CONFIGS[cell_id]) for cell_id in ids], attempt, searches), what)
+
+    return ask
+
+
+def sized(config):
+    """A cell beside its model's shape."""
+    return config, Shape.read(f"{ROOT}/models/{config.model.name}.json")
 
 
 def results(group):
@@ -37,7 +58,8 @@ def sweep(group):
     run = [f"run.root={ROOT}", f"run.experiment={EXPERIMENT}", "run.progress=false", f"run.plan={PLAN}"]
     wandb = [f"wandb={SAID.wandb}"] if SAID.wandb is not None else []
     lock = [] if SAID.lock else ["run.lock=false"]
-    return shlex.join([*group.overrides, *run, *wandb, *lock])
+    device = [] if SAID.device == "cpu" else [f"run.device={SAID.device}"]
+    return shlex.join([*group.overrides, *run, *wandb, *lock, *device])
 
 
 def folders(job):
@@ -57,6 +79,21 @@ def stability_arguments(job):
     return shlex.join([*folders(job), "--root", ROOT, "--no-progress", "--n", str(n), "--seeds", str(seeds), *lock])
 
 
+def job_models(job):
+    """The files of the models of a stability job's cells."""
+    return sorted({f"{ROOT}/models/{CONFIGS[cell_id].model.name}.json" for cell_id in job.cells})
+
+
+def task_ids(wildcards):
+    """The task's cells."""
+    return [cell_id for group in TASK_GROUPS[wildcards.task] for cell_id in group.cells]
+
+
+def task_models(wildcards):
+    """The files of their models; see model_file."""
+    return [model_file(group) for group in TASK_GROUPS[wildcards.task]]
+
+
 def task_cells(wildcards):
     """Where the task's cells say that they are done."""
     return [path for group in TASK_GROUPS[wildcards.task] for path in results(group)]
@@ -64,8 +101,8 @@ def task_cells(wildcards):
 
 def task_arguments(wildcards):
     """The task's cells as typed behind `python -m pahq faithfulness`."""
-    ids = [cell_id for group in TASK_GROUPS[wildcards.task] for cell_id in group.cells]
-    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *SAID.sample_sizes, "--cells", *ids])
+    said = [*SAID.sample_sizes, "--cells", *task_ids(wildcards)]
+    return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *said])
 
 
 def shown(path, category, **labels):

@@ -4,6 +4,7 @@
 rule faithfulness:
     input:
         task_cells,
+        models=task_models,
     output:
         f"{ROOT}/analysis/{EXPERIMENT}/faithfulness/{{task}}.parquet",
     log:
@@ -12,6 +13,8 @@ rule faithfulness:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=asked("memory_mb", task_ids),
     params:
         arguments=task_arguments,
     shell:

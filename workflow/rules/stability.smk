@@ -10,6 +10,7 @@ for job in STABILITY:
             f"stability_{job.name}"
         input:
             [f"{folder}/result.json" for folder in folders(job)],
+            models=ancient(job_models(job)),
         output:
             markers(job),
         log:
@@ -18,6 +19,9 @@ for job in STABILITY:
         conda:
             "../../environment.yml"
         threads: 1
+        resources:
+            mem_mb=asked("memory_mb", job.cells),
+            runtime=asked("minutes", job.cells, job.asked.searches),
         params:
             arguments=stability_arguments(job),
         shell:
