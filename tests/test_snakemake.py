@@ -184,7 +184,7 @@ def test_jobs_ask_for_memory_time_and_a_gpu_once_their_model_is_known(finished: 
     asked = re.findall(r"rule (?:cells|stability)_.*?resources: (.*?)\n", known, re.DOTALL)
     found = [{name: int(re.search(rf"{name}=(\d+)", line)[1]) for name in ("mem_mb", "runtime")} for line in asked]
     assert len(found) == 4
-    assert all(600 < one["mem_mb"] < 1200 and 1 <= one["runtime"] < 60 for one in found)
+    assert all(1200 < one["mem_mb"] < 1800 and 10 <= one["runtime"] < 60 for one in found)
     assert known.count("gpu=1") == 2
 
 

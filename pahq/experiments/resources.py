@@ -24,8 +24,8 @@ LENGTHS = {"ioi": 16, "greaterthan": 11, "greaterthan-digits": 18, "docstring": 
 LENGTHS |= {"tracr-reverse": 4, "tracr-proportion": 4}
 LETTERS_A_TOKEN = 3  # of a prompt file: few, so that the estimate errs on the long side
 LEAST_THRESHOLD = 1e-6  # below, a search tests no more
-INTERPRETER = 600 * MIB  # Python with torch and what else is imported
-START, PER_CELL = 20.0, 3.0  # seconds: of a job (imports, Snakemake), of a cell (prompts, judging its circuit)
+INTERPRETER = 1200 * MIB  # Python with torch and what else is imported, and Snakemake beside it
+START, PER_CELL = 540.0, 3.0  # seconds: of a job (imports from a slow disk), of a cell (prompts, judging its circuit)
 MEMORY_MARGIN, TIME_MARGIN = 1.5, 3.0  # what is asked for over what is estimated, at the first attempt
 # Fitted: a search's seconds are SEARCH edges^EDGES threshold^-THRESHOLD (1 + work / WORK)^POWER, where work is prompts'
 # tokens times weights of matrices, then times a factor; MANY where metrics read many positions of a prompt.

@@ -179,12 +179,12 @@ def test_every_method_has_an_estimate() -> None:
 def test_a_further_attempt_asks_for_so_many_times_as_much() -> None:
     found = cell("nano-ioi", "acdc", "float32", threshold=0.01)
     first = needs([(found, shape(found))])
-    assert first.memory_mb == pytest.approx(600 + 1.5 * estimate(found, shape(found)).bytes / MIB, abs=1)
+    assert first.memory_mb == pytest.approx(1200 + 1.5 * estimate(found, shape(found)).bytes / MIB, abs=1)
     second = needs([(found, shape(found))] * 40, attempt=2)
     assert second.memory_mb == pytest.approx(2 * first.memory_mb, abs=2)
     assert second.minutes > 2 * first.minutes
     assert needs([(found, shape(found))], searches=500).minutes > first.minutes
-    assert needs([]) == Needs(600, 2)
+    assert needs([]) == Needs(1200, 10)
 
 
 def test_prompts_of_ones_own_are_as_long_as_the_longest(tmp_path: Any) -> None:
