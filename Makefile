@@ -26,7 +26,10 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 gemma3 triton reproduce check test every-case oracle nano docs format lock clean
+# make faults: so many times the whole process group is killed with -9.
+FAULTS ?= 200
+
+.PHONY: setup smollm2 gemma3 triton reproduce check test every-case oracle faults nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -88,6 +91,10 @@ every-case: $(STAMP)
 # Random searches beside a slow implementation of our own in numpy (tests/support/numpy_oracle); make test has a short one.
 oracle: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.comparison --minutes $(MINUTES) $(if $(CASES),--cases $(CASES))
+
+# Kills, damaged files, full disks and the like, on real processes: benchmarks/results/faults.json. make test has a few.
+faults: $(STAMP)
+	$(BIN)/python tools/faults.py --kills $(FAULTS)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
