@@ -120,10 +120,15 @@ def damaged_analysis(bench: Bench) -> str:
             told = _told(("tables", EXPERIMENT, "--root", "results"), folder)
             named = told.code == 2 and str(path.relative_to(folder)) in sentence_of(told.output)
             need(named, f"{how}: pahq tables does not name {path.name}", told)
-        path.unlink()
-    came = bench.goes_on(folder, REPORT)
+        path.write_bytes(sound)
+    for name in MADE:
+        (folder / "results" / name).unlink()
+    for words in (("evaluate", EXPERIMENT), (FAITHFULNESS[0], EXPERIMENT, *FAITHFULNESS[1:]), ("tables", EXPERIMENT)):
+        told = _told((*words, "--root", "results"), folder)
+        need(told.code == 0, f"pahq {words[0]} ended with {told.code}", told)
+    need(not (found := bench.differences(folder)), f"not as undisturbed: {', '.join(found)}")
     need(before == _state(folder / "results" / "cells"), "cells were done again")
-    return f"pahq tables refused each by name; once they were removed, {came}, and no cell was touched"
+    return "pahq tables refused each by name; pahq evaluate and faithfulness made them anew, and no cell was touched"
 
 
 def damaged_table(name: str, bench: Bench) -> str:

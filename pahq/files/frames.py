@@ -64,12 +64,18 @@ def read_parquet(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f"{name}.parquet"
     if not path.is_file():
         raise PahqError(f"{path} does not exist; evaluate the experiment {folder.name!r} first")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+        _check_seal(path, raw)
+        return pd.read_parquet(io.BytesIO(raw))
+    except Damaged:
+        raise
+    except (OSError, ValueError) as error:
+        raise PahqError(f"{path} is not readable parquet: {' '.join(str(error).split())}") from None
+
+
+def _check_seal(path: Path, raw: bytes) -> None:
     said = set(_SEAL.findall(raw))
     if said and said != {hashlib.sha256(_SEAL.sub(_BLANK, raw)).hexdigest().encode()}:
         what = "its contents are not those that it was sealed with"
         raise Damaged(path, what, "remove it, and the command that made it makes it anew")
-    try:
-        return pd.read_parquet(io.BytesIO(raw))
-    except (OSError, ValueError) as error:
-        raise PahqError(f"{path} is not readable parquet: {' '.join(str(error).split())}") from None
