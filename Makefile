@@ -27,7 +27,10 @@ export MPLBACKEND := Agg
 MINUTES ?= 10
 CASES ?=
 
-.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm nano docs format lock clean
+# make faults: so many times the whole process group is killed with -9.
+FAULTS ?= 200
+
+.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -105,6 +108,10 @@ slurm: $(STAMP) $(CLUSTER)
 		PATH=$$PATH:/usr/sbin command -v $$name > /dev/null || { \
 			echo "make slurm: no $$name here; apt-get install --no-install-recommends $(SLURM_PACKAGES)" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -q -m slurm -rs tests/test_slurm.py
+
+# Kills, damaged files, full disks and the like, on real processes: benchmarks/results/faults.json. make test has a few.
+faults: $(STAMP)
+	$(BIN)/python tools/faults.py --kills $(FAULTS)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -253,6 +254,18 @@ def test_killed_in_mid_run_it_goes_on_where_it_stopped_under_an_odd_root_too(for
         assert read_journal(path)[: len(lines)] == lines  # seconds included: these tests were not run again
     assert len(list((folder / root).glob("cells/*/*/result.json"))) == len(cells("smoke"))
     assert {path.name for path in folder.iterdir()} == {root, ".snakemake"}
+
+
+def test_killed_when_a_model_was_just_written_all_the_rest_is_still_done(tmp_path: Path) -> None:
+    """Snakemake would make the file anew that it marked as incomplete, and find no reason to do any cell."""
+    model = tmp_path / "results" / "models" / "tracr-proportion.json"
+    marker = base64.urlsafe_b64encode(b"results/models/tracr-proportion.json").decode()
+    for path in (model, tmp_path / ".snakemake" / "incomplete" / marker):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+    full = command(tmp_path, "-n", "--config", "experiment=smoke", "wandb=disabled")
+    listed = subprocess.run(full, capture_output=True, text=True, timeout=300, check=True)
+    assert all(group.name in listed.stdout + listed.stderr for group in groups("smoke"))
 
 
 def test_two_live_runs_stay_apart(first_run: FirstRun) -> None:

@@ -84,12 +84,17 @@ def _provenance(root: Path, experiment: str, evaluated: pd.DataFrame, missing: i
         "python": sorted(set(evaluated["python_version"])),
         "first_cell": days[0],
         "last_cell": days[1],
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": machine(),
         "device": sorted(set(evaluated["device"])),
         "cells": len(evaluated),
         "missing": missing,
         "seconds_of_searches": round(float(evaluated["seconds"].sum()), 1),
     }
+
+
+def machine() -> str:
+    """This machine in words: its processor, its cores and its system."""
+    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def _processor() -> str:

@@ -128,6 +128,12 @@ def done_marker(folder: Path, resamples: int, seeds: int) -> Path:
     return folder / "stability" / f"resamples{resamples}-seeds{seeds}.done"
 
 
+def unmark(folder: Path) -> None:
+    """Have the workflow measure a cell's stability again, of which some file is gone: searches that are there stay."""
+    for path in (folder / "stability").glob("*.done"):
+        path.unlink()
+
+
 def check_depends_on_prompts(cell: CellConfig) -> None:
     """Raise PahqError for a cell whose circuit would be the same on any prompts."""
     if cell.method.name == "random":

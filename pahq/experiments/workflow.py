@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import fcntl
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -104,12 +106,26 @@ def join_runs(root: str, folder: Path = Path(".snakemake")) -> TextIO:
         for path in (folder / "locks").glob("*.lock"):
             if all(_is_below(line, root) for line in path.read_text().splitlines()):
                 path.unlink(missing_ok=True)
+        _keep_models(root, folder)
     except BlockingIOError:
         pass
     except OSError:
         return file
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
+
+
+def _keep_models(root: str, folder: Path) -> None:
+    """Take the files of models that are there for whole, which they are, whenever a run was killed.
+
+    Snakemake would make them anew, being marked as incomplete, and do nothing else: cells are never older than these
+    files, so that making them is no reason to do cells, and it looks for no other one where an input is made.
+    """
+    for path in Path(root, "models").glob("[!.]*.json"):
+        for name in {f"{root}/models/{path.name}", os.path.normpath(path)}:
+            marker = base64.urlsafe_b64encode(name.encode()).decode()
+            with suppress(OSError):  # a name that is too long is none of a single file
+                (folder / "incomplete" / marker).unlink(missing_ok=True)
 
 
 def _is_below(path: str, root: str) -> bool:

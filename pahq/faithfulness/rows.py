@@ -52,7 +52,7 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
     Raises PahqError for rows of another schema.
     """
-    files = sorted((folder / "faithfulness").glob("*.parquet"))
+    files = sorted((folder / "faithfulness").glob("[!.]*.parquet"))  # no half-written ones that a kill left behind
     if not files:
         return pd.DataFrame({"id": pd.Series(dtype=str)})
     return pd.concat([_read(path) for path in files], ignore_index=True)

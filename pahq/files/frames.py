@@ -1,16 +1,29 @@
-"""The analysis folder ``<root>/analysis/<experiment>/``: files written whole or not at all, Parquet in and out."""
+"""The analysis folder ``<root>/analysis/<experiment>/``: files written whole or not at all, Parquet in and out.
+
+A Parquet file carries, in its metadata, the sha256 of itself with zeros in that place: any changed byte is noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pahq.errors import PahqError
+from pahq.files.sealed import Damaged
+from pahq.files.text import write_atomic
+
+_SEAL = re.compile(rb"pahq-sha256:([0-9a-f]{64})")
+_BLANK = b"pahq-sha256:" + b"0" * 64
 
 
 def analysis_folder(root: str | Path, experiment: str) -> Path:
@@ -36,16 +49,33 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    with replacing(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+    """Write a table whole or not at all, with its seal."""
+    table, raw = pa.Table.from_pandas(frame, preserve_index=False), io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"seal": _BLANK}), raw)
+    blank = raw.getvalue()
+    write_atomic(path, blank.replace(_BLANK, b"pahq-sha256:" + hashlib.sha256(blank).hexdigest().encode()))
 
 
 def read_parquet(folder: Path, name: str) -> pd.DataFrame:
-    """The parquet file ``name`` of an analysis folder; PahqError if it is missing or broken."""
+    """The parquet file ``name`` of an analysis folder; PahqError if it is missing or broken.
+
+    Damaged if it is not what was written. Files of earlier versions have no seal, and are read as they are.
+    """
     path = folder / f"{name}.parquet"
     if not path.is_file():
         raise PahqError(f"{path} does not exist; evaluate the experiment {folder.name!r} first")
     try:
-        return pd.read_parquet(path)
+        raw = path.read_bytes()
+        _check_seal(path, raw)
+        return pd.read_parquet(io.BytesIO(raw))
+    except Damaged:
+        raise
     except (OSError, ValueError) as error:
         raise PahqError(f"{path} is not readable parquet: {' '.join(str(error).split())}") from None
+
+
+def _check_seal(path: Path, raw: bytes) -> None:
+    said = set(_SEAL.findall(raw))
+    if said and said != {hashlib.sha256(_SEAL.sub(_BLANK, raw)).hexdigest().encode()}:
+        what = "its contents are not those that it was sealed with"
+        raise Damaged(path, what, "remove it, and the command that made it makes it anew")

@@ -282,8 +282,11 @@ def _read_done(folder: Path, resamples: int, seeds: int) -> Measured | None:
     if values["asked"]["resamples"] < resamples or values["asked"]["seeds"] < seeds:
         return None
     names = [name for kind in KINDS for name in values[kind]["each"]]
-    files = [folder / "stability" / f"{name}.json" for name in names]
-    return Measured(path, values, sum(read_sealed(file)["seconds"] for file in files if file.exists()))
+    claim, *files = [folder / "stability" / f"{name}.json" for name in ("provenance", *names)]
+    there = [file for file in files if file.exists()]
+    if (there or claim.exists()) and not (claim.exists() and there == files):
+        return None  # one was moved away, and is to be made anew; where all are gone, nobody asks for them
+    return Measured(path, values, sum(read_sealed(file)["seconds"] for file in there))
 
 
 def _summary(cell: CellConfig, ground: _Ground, stability: Stability, resamples: int, seeds: int) -> dict[str, Any]:

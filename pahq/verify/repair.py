@@ -15,6 +15,7 @@ from pahq.cell.run import run_cell
 from pahq.cell.story import check_cell, damaged_beside, move_aside
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.errors import PahqError
+from pahq.experiments.jobs import unmark
 from pahq.files.sealed import Damaged
 from pahq.model.sources.find import check_device
 
@@ -110,6 +111,8 @@ def _repaired(folder: Path, cell: CellConfig | None, run: RunConfig, say: Callab
     for damage in beside:
         place = move_aside(folder, [damage.path.relative_to(folder).as_posix()])
         say(f"{cell.id}: {damage.path} is damaged: {damage.what}; {damage.way_on} (moved to {place})")
+    if any(damage.path != folder / "faithfulness.json" for damage in beside):
+        unmark(folder)
     return "repaired" if fault or beside else "whole"
 
 

@@ -327,6 +327,21 @@ def test_a_damaged_search_is_made_anew_once_it_is_moved_away(
     assert all((folder / name).read_bytes() == (measured[0] / name).read_bytes() for name in OUTCOME)
 
 
+@pytest.mark.parametrize("name", ["provenance.json", "resample-001.json"])
+def test_one_file_that_was_moved_away_is_made_anew(
+    copied: tuple[Path, CellConfig], measured: tuple[Path, CellConfig], name: str
+) -> None:
+    """Beside a whole stability.json too; the other searches stay."""
+    folder, cell = copied
+    others = {path: path.stat().st_mtime_ns for path in (folder / "stability").glob("resample-*.json")}
+    others.pop(folder / "stability" / name, None)
+    (folder / "stability" / name).unlink()
+    measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
+    assert (folder / "stability" / name).exists()
+    assert others == {path: path.stat().st_mtime_ns for path in others}
+    assert all((folder / name).read_bytes() == (measured[0] / name).read_bytes() for name in OUTCOME)
+
+
 def test_a_searchs_journal_that_contradicts_itself_is_refused(
     copied: tuple[Path, CellConfig], measured: tuple[Path, CellConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

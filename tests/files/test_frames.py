@@ -1,0 +1,66 @@
+"""Parquet files in which any changed byte is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pahq.errors import PahqError
+from pahq.files.frames import read_parquet, write_parquet
+from pahq.files.sealed import Damaged
+
+FRAME = pd.DataFrame({"id": ["a", "b"], "kept": [1, 2], "kl": [0.5, float("nan")], "curve": [[1.0], [0.5, 0.25]]})
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    write_parquet(tmp_path / "x.parquet", FRAME)
+    return tmp_path / "x.parquet"
+
+
+def test_what_was_written_comes_back_to_everybody(written: Path) -> None:
+    for frame in (read_parquet(written.parent, "x"), pd.read_parquet(written)):
+        pd.testing.assert_frame_equal(frame.assign(curve=frame["curve"].map(list)), FRAME)
+    first = written.read_bytes()
+    write_parquet(written, FRAME)
+    assert written.read_bytes() == first
+    assert {path.name for path in written.parent.iterdir()} == {"x.parquet"}
+
+
+def test_every_byte_counts(written: Path) -> None:
+    """A flipped bit is refused; but for one in the words that announce the seal, which changes nothing that is read."""
+    whole, passed, told = written.read_bytes(), [], []
+    for at in range(len(whole)):
+        written.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            frame = read_parquet(written.parent, "x")
+        except PahqError as error:
+            told.append(str(error))
+        else:
+            pd.testing.assert_frame_equal(frame.assign(curve=frame["curve"].map(list)), FRAME)
+            passed.append(at)
+    assert all(str(written) in sentence for sentence in told)
+    seal = whole.index(b"pahq-sha256:")
+    assert all(seal <= at < seal + len("pahq-sha256:") + 64 for at in passed)
+
+
+def test_every_cut_is_refused_by_name(written: Path) -> None:
+    whole = written.read_bytes()
+    for size in range(0, len(whole), 7):
+        written.write_bytes(whole[:size])
+        with pytest.raises(PahqError, match=r"x\.parquet"):
+            read_parquet(written.parent, "x")
+
+
+def test_damage_is_told_with_a_way_on(written: Path) -> None:
+    whole = written.read_bytes()
+    written.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
+    with pytest.raises(Damaged, match=r"x\.parquet is damaged: .*; remove it, and the command that made it makes it"):
+        read_parquet(written.parent, "x")
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    FRAME.to_parquet(tmp_path / "x.parquet", index=False)
+    assert list(read_parquet(tmp_path, "x")["id"]) == ["a", "b"]
