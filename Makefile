@@ -22,11 +22,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 
-# make oracle: minutes that the long comparison takes, or the number of cases (up to four searches each) instead.
+# make oracle and make mutants: the minutes that they take.
 MINUTES ?= 10
+# make oracle: the number of cases (up to four searches each) instead of minutes.
 CASES ?=
+# make mutants: which changes are drawn.
+SEED ?= 0
 
-.PHONY: setup smollm2 gemma3 triton reproduce check test every-case oracle nano docs format lock clean
+.PHONY: setup smollm2 gemma3 triton reproduce check test every-case oracle mutants nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -88,6 +91,10 @@ every-case: $(STAMP)
 # Random searches beside a slow implementation of our own in numpy (tests/support/numpy_oracle); make test has a short one.
 oracle: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.comparison --minutes $(MINUTES) $(if $(CASES),--cases $(CASES))
+
+# Changes in the code that a test should notice, drawn by SEED from ROOMS (all without any): the survivors, and a record of figures.
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ROOMS)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
