@@ -31,6 +31,7 @@ from hypothesis import settings
 
 LIBRARIES = ("torch", "numpy", "pandas", "scipy.stats", "pydantic", "hypothesis", "jaxtyping", "safetensors.torch")
 CALLED = "__mutants_called__"  # a built-in function while tests run without a change
+BUSY = 6  # a run may take so many times its seconds of a core, on a machine that has others' work to do
 MEMORY = 16 << 30  # bytes of addresses that a fork may take: a changed size must not take the whole machine
 
 
@@ -47,9 +48,10 @@ class Run:
         os.killpg(self.process, signal.SIGKILL)
         os.waitpid(self.process, 0)
 
-    def ended(self) -> bool:
-        """Whether it has ended by itself. It must be asked no more once it has."""
-        return os.waitpid(self.process, os.WNOHANG)[0] != 0
+    def ended(self) -> int | None:
+        """Its exit status, or minus the signal that ended it; None while it runs. It is not asked again after that."""
+        process, status = os.waitpid(self.process, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if process else None
 
     def outcome(self) -> dict[str, Any]:
         """What the fork wrote at its end: ``status``, ``failed``, ``seconds``, ``functions``; empty without that."""
@@ -93,7 +95,7 @@ def traced(file: str, source: str, path: Path) -> CodeType:
 
 
 class Watch:
-    """A plugin of pytest: tests in the order of ``files``, their seconds by file, and which test failed first.
+    """A plugin of pytest: tests in the order of ``files``, a core's seconds by file, and which test failed first.
 
     ``marked`` are the files of which tests marked slow run too. ``functions`` are, for each test file ("" for the
     collection of tests), what told ``called`` that it runs.
@@ -103,7 +105,7 @@ class Watch:
         self.failed = ""
         self.seconds: dict[str, float] = defaultdict(float)
         self.functions: dict[str, set[str]] = defaultdict(set)
-        self._files, self._marked, self._now = list(files), marked, ""
+        self._files, self._marked, self._now, self._began = list(files), marked, "", 0.0
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -116,10 +118,12 @@ class Watch:
         self.failed = self.failed or (report.nodeid if report.failed else "")
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._now = self._file(nodeid)
+        self._now, self._began = self._file(nodeid), sum(os.times()[:4])
+
+    def pytest_runtest_logfinish(self) -> None:
+        self.seconds[self._now] += sum(os.times()[:4]) - self._began
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[self._now] += report.duration
         self.failed = self.failed or (report.nodeid if report.failed else "")
 
     def called(self, name: str) -> None:
@@ -147,7 +151,10 @@ def start(
     seconds: float,
     codes: Mapping[str, CodeType],
 ) -> Run:
-    """Run test files in a fork until one fails; ``codes`` are files that have other code than on disk."""
+    """Run test files in a fork until one fails; ``codes`` are files that have other code than on disk.
+
+    ``seconds`` are a core's: a run that takes more is ended by SIGXCPU, or stopped after ``BUSY`` times as long.
+    """
     folder.mkdir(parents=True)
     began = time.monotonic()
     sys.stdout.flush()
@@ -164,7 +171,7 @@ def start(
         finally:
             os._exit(status)
     os.setpgid(process, process)  # whichever of the two comes first: a run is stopped with all that it started
-    return Run(process, folder, began, began + seconds)
+    return Run(process, folder, began, began + BUSY * seconds)
 
 
 def _run(
@@ -176,7 +183,7 @@ def _run(
     codes: Mapping[str, CodeType],
 ) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(4 * seconds) + 1,) * 2)  # if whoever started this is gone
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1,) * 2)
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)

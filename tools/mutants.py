@@ -5,8 +5,8 @@
 
 cosmic-ray knows the changes (tools/mutantplaces.py); a seed draws as many from each room. A mutant is killed when a
 test fails, or when the tests take far longer than without it; it survived when all pass. The tests are quick ones that
-call the changed function: the module's own test file, then those of its room, then the others. Survivors are printed
-and kept with the figures in benchmarks/results/mutants.json; tools/mutants_survivors.yaml says why one may live.
+call the changed function: those of the module's own test file, then the others of its room. Survivors are printed and
+kept with the figures in benchmarks/results/mutants.json; tools/mutants_survivors.yaml says why one may live.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -31,14 +32,14 @@ from mutantruns import Run, prepare, start, traced
 ROOT = Path(__file__).resolve().parents[1]
 ROC = ("pahq/circuits/agreement.py", "pahq/analysis/evaluate.py")
 ROOMS = {  # a room's code, and its tests
-    "circuits": ("pahq/circuits/*.py", "tests/circuits"),
-    "search": ("pahq/search/*.py", "tests/search"),
-    "engine": ("pahq/engine/**/*.py", "tests/engine"),
-    "precision": ("pahq/precision/*.py", "tests/precision"),
-    "scores": ("pahq/scores/*.py", "tests/scores"),
-    "roc": ("pahq/circuits/agreement.py pahq/analysis/evaluate.py", "tests/analysis"),
+    "circuits": ("pahq/circuits/*.py", "tests/circuits/test_*.py"),
+    "search": ("pahq/search/*.py", "tests/search/test_*.py"),
+    "engine": ("pahq/engine/**/*.py", "tests/engine/test_*.py"),
+    "precision": ("pahq/precision/*.py", "tests/precision/test_*.py"),
+    "scores": ("pahq/scores/*.py", "tests/scores/test_*.py"),
+    "roc": (" ".join(ROC), "tests/circuits/test_agreement.py tests/analysis/test_evaluate.py"),
 }
-MARKED = ("tests/engine/test_suffix.py", "tests/engine/test_stores.py")  # slow tests without which code would have none
+MARKED = ("tests/engine/test_suffix.py",)  # slow tests without which code would have none
 LONGEST = 40.0  # seconds that a mutant's tests take without it; files beyond are left out
 PATIENCE = (5.0, 10.0)  # a mutant may take so many times as long as its tests, and so many seconds more
 ENOUGH = 0.9  # share of mutants that tests must notice
@@ -78,16 +79,16 @@ class Pool:
         return len(self.running) >= self.at_once
 
     def ended(self, until: float) -> Iterator[tuple[Run, Any, bool]]:
-        """Wait until some have ended, or a time; with each, whether it was stopped."""
+        """Wait until some have ended, or a time; with each, whether it took too long."""
         while self.running and time.monotonic() < until:
             time.sleep(0.01)
             for run, what in list(self.running.items()):
-                late = time.monotonic() > run.until
-                if late:
+                status = run.ended()
+                if late := status is None and time.monotonic() > run.until:
                     run.stop()
-                if late or run.ended():
+                if late or status is not None:
                     del self.running[run]
-                    yield run, what, late
+                    yield run, what, late or status == -signal.SIGXCPU
             if not self.full():
                 return
 
@@ -97,13 +98,16 @@ class Pool:
             del self.running[run]
 
 
+def matching(root: Path, patterns: str) -> list[str]:
+    """Files below ``root`` that one of several patterns matches, in the order of the alphabet."""
+    return sorted({path.relative_to(root).as_posix() for pattern in patterns.split() for path in root.glob(pattern)})
+
+
 def all_places(root: Path, rooms: Sequence[str]) -> dict[str, list[Place]]:
     """The places of the code of rooms. A file of two rooms belongs to ``roc``."""
     found = {}
     for room in rooms:
-        files = sorted({path for pattern in ROOMS[room][0].split() for path in root.glob(pattern)})
-        names = [path.relative_to(root).as_posix() for path in files]
-        own = [name for name in names if room == "roc" or name not in ROC]
+        own = [name for name in matching(root, ROOMS[room][0]) if room == "roc" or name not in ROC]
         found[room] = [place for name in own for place in places(name, (root / name).read_text())]
     return found
 
@@ -111,7 +115,7 @@ def all_places(root: Path, rooms: Sequence[str]) -> dict[str, list[Place]]:
 def unchanged(
     root: Path, rooms: Mapping[str, str], files: Collection[str], folder: Path, at_once: int, seconds: float
 ) -> list[TestFile]:
-    """Run the quick tests in rooms' folders without a change; ValueError if one fails: no mutant could be judged.
+    """Run rooms' quick tests (by their patterns) without a change; ValueError if one fails: no mutant could be judged.
 
     What is known of a test file is which functions of ``files`` it calls.
     """
@@ -121,16 +125,12 @@ def unchanged(
         while waiting or pool.running:
             while waiting and not pool.full():
                 room = waiting.pop(0)
-                tests = [path.relative_to(root).as_posix() for path in sorted((root / rooms[room]).glob("test_*.py"))]
-                pool.running[start(root, folder / room, tests, MARKED, seconds, codes)] = room
+                pool.running[start(root, folder / room, matching(root, rooms[room]), MARKED, seconds, codes)] = room
             for run, room, late in pool.ended(float("inf")):
                 outcome = run.outcome()
                 if late or outcome.get("status") != 0:
-                    told = (
-                        f"took longer than {seconds:.0f} s"
-                        if late
-                        else f"fail: {outcome.get('failed') or 'no outcome'}"
-                    )
+                    told = f"fail: {outcome.get('failed') or 'a crash'}"
+                    told = f"take longer than {seconds:.0f} s" if late else told
                     raise ValueError(f"the tests of {room} {told} without any change\n{_tail(run)}")
                 always = outcome["functions"].get("", [])
                 for name, spent in outcome["seconds"].items():
@@ -142,11 +142,11 @@ def unchanged(
 
 
 def callers(mutant: Mutant, root: Path, known: Sequence[TestFile]) -> list[TestFile]:
-    """The test files that call the changed function, in the order in which they run, up to ``LONGEST`` seconds."""
+    """The room's test files that call the changed function, as they run in turn, up to ``LONGEST`` seconds."""
     line = function_at((root / mutant.file).read_text(), mutant.line)
-    calls = [test for test in known if f"{mutant.file}:{line}" in test.functions]
+    calls = [test for test in known if test.room == mutant.room and f"{mutant.file}:{line}" in test.functions]
     own = f"test_{Path(mutant.file).stem}.py"
-    calls.sort(key=lambda test: (Path(test.name).name != own, test.room != mutant.room, test.seconds))
+    calls.sort(key=lambda test: (Path(test.name).name != own, test.seconds))
     chosen: list[TestFile] = []
     total = 0.0
     for test in calls:
@@ -239,8 +239,8 @@ def main(words: Sequence[str]) -> int:
         print(f"{sum(map(len, by_room.values()))} places; the tests run once without any change", flush=True)
         try:
             files = {place.file for there in by_room.values() for place in there}
-            folders = {room: tests for room, (_, tests) in ROOMS.items()}
-            known = unchanged(ROOT, folders, files, Path(name), asked.processes, 60 * asked.minutes)
+            tests = {room: ROOMS[room][1] for room in by_room}
+            known = unchanged(ROOT, tests, files, Path(name), asked.processes, 60 * asked.minutes)
         except ValueError as error:
             sys.stderr.write(f"make mutants: {error}\n")
             return 1
