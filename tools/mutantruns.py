@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,7 @@ def prepare(root: Path) -> None:
     """Import what tests import, and nothing of the package."""
     os.chdir(root)
     sys.path.insert(0, str(root))
+    warnings.filterwarnings("ignore", category=SyntaxWarning)  # changed code compares with "is" what should not be
     os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     for name in LIBRARIES:
         __import__(name)
