@@ -85,6 +85,8 @@ def test_svg_is_xml_that_holds_every_word_as_it_is_and_the_same_bytes_each_time(
     root = ElementTree.fromstring(to_svg(picture))
     texts = [of.text for of in root if of.tag.endswith("text")]
     assert texts == words(picture)
+    curves = [shape for shape in picture.shapes if isinstance(shape, Curve)]
+    assert sum((of.get("d") or "").count("C") for of in root) >= sum(len(curve.points) // 3 for curve in curves) > 0
     assert "".join(title.split()) in "".join("".join(text or "" for text in texts).split())
     assert to_svg(picture) == to_svg(draw(Shown(CIRCUIT, title)))
 
