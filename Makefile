@@ -23,14 +23,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND := Agg
 
-# make oracle: minutes that the long comparison takes, or the number of cases (up to four searches each) instead.
+# make oracle and make mutants: the minutes that they take.
 MINUTES ?= 10
+# make oracle: the number of cases (up to four searches each) instead of minutes.
 CASES ?=
+# make mutants: which changes are drawn.
+SEED ?= 0
 
 # make faults: so many times the whole process group is killed with -9.
 FAULTS ?= 200
 
-.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults nano docs format lock clean
+.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults mutants nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -112,6 +115,10 @@ slurm: $(STAMP) $(CLUSTER)
 # Kills, damaged files, full disks and the like, on real processes: benchmarks/results/faults.json. make test has a few.
 faults: $(STAMP)
 	$(BIN)/python tools/faults.py --kills $(FAULTS)
+
+# Changes in the code that a test should notice, drawn by SEED from ROOMS (all without any): the survivors, and a record of figures.
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ROOMS)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano

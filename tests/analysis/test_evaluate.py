@@ -116,6 +116,17 @@ def test_missing_cell_is_listed_and_warned_of(tmp_path: Path, caplog: pytest.Log
     assert "tracr-reverse/never" in caplog.text
 
 
+def test_three_missing_cells_are_named_and_of_more_the_first_three(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)
+    for count, told in ((3, "never0, never1, never2\n"), (4, "never0, never1, never2, ...\n")):
+        with caplog.at_level(logging.WARNING):
+            evaluate(tmp_path, f"part{count}", [done, *(f"tracr-reverse/never{n}" for n in range(count))])
+        assert told in caplog.text.replace("tracr-reverse/", "")
+        caplog.clear()
+
+
 def test_nothing_finished_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PahqError, match="none of the 1 cells"):
         evaluate(tmp_path, "none", ["tracr-reverse/never"])

@@ -78,7 +78,7 @@ def test_agreement_by_hand() -> None:
 
 
 def test_agreement_of_empty_circuits() -> None:
-    assert Agreement.of(set(), set(), 5).jaccard == 1.0
+    assert Agreement.of(set(), set(), 5).jaccard == Agreement.of(set(), set(), 5).jaccard_by_chance == 1.0
     assert Agreement.of({"a"}, set(), 5).jaccard == 0.0
 
 

@@ -10,7 +10,7 @@ from matplotlib.textpath import TextPath
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import ModelShape, build_graph
-from pahq.circuits.picture import COLOURS, DASHES, MARKS, Curve, Picture, Words, draw
+from pahq.circuits.picture import COLOURS, DASHES, MARKS, Curve, Patch, Picture, Words, draw
 from pahq.circuits.shown import EXTRA, HIT, MISSED, Fact, Shown
 from pahq.circuits.svg import to_svg
 
@@ -85,6 +85,8 @@ def test_svg_is_xml_that_holds_every_word_as_it_is_and_the_same_bytes_each_time(
     root = ElementTree.fromstring(to_svg(picture))
     texts = [of.text for of in root if of.tag.endswith("text")]
     assert texts == words(picture)
+    curves = [shape for shape in picture.shapes if isinstance(shape, Curve)]
+    assert sum((of.get("d") or "").count("C") for of in root) >= sum(len(curve.points) // 3 for curve in curves) > 0
     assert "".join(title.split()) in "".join("".join(text or "" for text in texts).split())
     assert to_svg(picture) == to_svg(draw(Shown(CIRCUIT, title)))
 
@@ -96,6 +98,19 @@ def test_words_stay_on_the_paper() -> None:
             if isinstance(shape, Words) and shape.anchor == "start":
                 wide = TextPath((0, 0), shape.text, size=shape.size, prop=BOLD if shape.bold else None).get_extents().x1
                 assert shape.at[0] + wide < picture.width, shape.text
+
+
+def test_the_words_of_a_node_and_of_a_slot_stand_in_the_middle_of_its_box() -> None:
+    for title in ("", "a long title " * 20):
+        picture = draw(Shown(CIRCUIT, title))
+        boxes = [shape.points for shape in picture.shapes if isinstance(shape, Patch) and len(shape.points) == 2]
+        labels = [shape for shape in picture.shapes if isinstance(shape, Words) and shape.anchor == "middle"]
+        assert {"embed", "h1", "m0", "logits"} <= {label.text for label in labels}
+        for label in labels:
+            x, y = label.at
+            own = [(a, b) for a, b in boxes if a[0] < x < b[0] and a[1] < y < b[1]]
+            assert any(abs((a[0] + b[0]) / 2 - x) < 1e-6 for a, b in own), label.text
+            assert any(0 <= y - (a[1] + b[1]) / 2 < label.size / 2 for a, b in own), label.text
 
 
 def test_a_circuit_shows_itself_in_two_lines_and_in_a_notebook_as_a_picture() -> None:
