@@ -25,6 +25,7 @@ from support.places import ROOT
 
 from pahq.cell.journal import read_journal
 from pahq.experiments.compose import cells, groups
+from pahq.model import load_model
 
 FIGURES = (
     "roc",
@@ -260,9 +261,10 @@ def test_killed_when_a_model_was_just_written_all_the_rest_is_still_done(tmp_pat
     """Snakemake would make the file anew that it marked as incomplete, and find no reason to do any cell."""
     model = tmp_path / "results" / "models" / "tracr-proportion.json"
     marker = base64.urlsafe_b64encode(b"results/models/tracr-proportion.json").decode()
-    for path in (model, tmp_path / ".snakemake" / "incomplete" / marker):
+    written = json.dumps({"config": load_model("tracr-proportion").config.model_dump(mode="json")})
+    for path, text in ((model, written), (tmp_path / ".snakemake" / "incomplete" / marker, "")):
         path.parent.mkdir(parents=True)
-        path.write_text("{}\n")
+        path.write_text(text)
     full = command(tmp_path, "-n", "--config", "experiment=smoke", "wandb=disabled")
     listed = subprocess.run(full, capture_output=True, text=True, timeout=300, check=True)
     assert all(group.name in listed.stdout + listed.stderr for group in groups("smoke"))

@@ -185,7 +185,8 @@ def _run(
     codes: Mapping[str, CodeType],
 ) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1,) * 2)
+    allowed = int(seconds) + 1  # SIGXCPU at the first of the two, SIGKILL at the second
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed + 5))
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)

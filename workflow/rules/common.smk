@@ -4,6 +4,7 @@ from pahq.experiments.resources import Shape, needs
 
 PLAN = f"{ROOT}/logs/{EXPERIMENT}/cells.txt"  # of this run, so that its cells can say how many are left
 GPU = {"gpu": 1} if SAID.device == "cuda" else {}  # of the cells' jobs
+UNKNOWN = {"memory_mb": 4000, "minutes": 120}
 SEARCHES = {cell_id: job.asked.searches for job in STABILITY for cell_id in job.cells}
 CONFIGS = {cell_id: cell.config for group in GROUPS for cell_id, cell in group.cells.items()}
 MODELS = {group.config.model.name: group.config.model for group in GROUPS}
@@ -24,12 +25,18 @@ def model_file(group):
 def asked(what, cells, searches=1):
     """What a job of these cells (ids, or a function of wildcards) asks for: memory_mb or minutes; each attempt asks more.
 
-    ``searches``: of each cell. Their models' files are among the job's inputs: until they are there, nobody knows.
+    ``searches``: of each cell. Until the files of their models are there, nobody knows. Where these are no inputs of the
+    job (cells that were computed by hand have none), it asks for what jobs without an estimate ask for.
     """
 
     def ask(wildcards, input, attempt):
         ids = cells(wildcards) if callable(cells) else cells
-        return getattr(needs([sized(CONFIGS[cell_id]) for cell_id in ids], attempt, searches), what)
+        try:
+            return getattr(needs([sized(CONFIGS[cell_id]) for cell_id in ids], attempt, searches), what)
+        except FileNotFoundError as absent:
+            if absent.filename in map(str, input):
+                raise  # Snakemake asks again when the file is there
+            return attempt * UNKNOWN[what]
 
     return ask
 
@@ -79,19 +86,9 @@ def stability_arguments(job):
     return shlex.join([*folders(job), "--root", ROOT, "--no-progress", "--n", str(n), "--seeds", str(seeds), *lock])
 
 
-def job_models(job):
-    """The files of the models of a stability job's cells."""
-    return sorted({f"{ROOT}/models/{CONFIGS[cell_id].model.name}.json" for cell_id in job.cells})
-
-
 def task_ids(wildcards):
     """The task's cells."""
     return [cell_id for group in TASK_GROUPS[wildcards.task] for cell_id in group.cells]
-
-
-def task_models(wildcards):
-    """The files of their models; see model_file."""
-    return [model_file(group) for group in TASK_GROUPS[wildcards.task]]
 
 
 def task_cells(wildcards):

@@ -4,7 +4,6 @@
 rule faithfulness:
     input:
         task_cells,
-        models=task_models,
     output:
         f"{ROOT}/analysis/{EXPERIMENT}/faithfulness/{{task}}.parquet",
     log:

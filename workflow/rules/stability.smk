@@ -10,7 +10,6 @@ for job in STABILITY:
             f"stability_{job.name}"
         input:
             [f"{folder}/result.json" for folder in folders(job)],
-            models=ancient(job_models(job)),
         output:
             markers(job),
         log:
