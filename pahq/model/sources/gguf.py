@@ -138,7 +138,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> str | None:
 
 def _names(config: ModelConfig, stored: Mapping[str, Any]) -> dict[str, str]:
     """Our name of every stored tensor; a tensor without one belongs to a model that is not computed here."""
-    names, of_layer = dict(_WHOLE), GEMMA_LAYER if config.post_norms else _LAYER
+    names, of_layer = dict(_WHOLE), _LAYER | (GEMMA_LAYER if config.post_norms else {})
     for i in range(config.layers):
         names |= {f"blk.{i}.{source}": f"blocks.{i}.{target}" for source, target in of_layer.items()}
     surplus = sorted(set(stored) - set(names))

@@ -13,20 +13,11 @@ from typing import Any
 
 from pahq.errors import PahqError
 
-LAYER = {
-    "attn_norm.weight": "ln1.w",
+LAYER = {  # beside the tensors that every model of that kind has
     "post_attention_norm.weight": "ln1_post.w",
-    "ffn_norm.weight": "ln2.w",
     "post_ffw_norm.weight": "ln2_post.w",
     "attn_q_norm.weight": "attn.q_norm.w",
     "attn_k_norm.weight": "attn.k_norm.w",
-    "attn_q.weight": "attn.W_Q",
-    "attn_k.weight": "attn.W_K",
-    "attn_v.weight": "attn.W_V",
-    "attn_output.weight": "attn.W_O",
-    "ffn_gate.weight": "mlp.W_gate",
-    "ffn_up.weight": "mlp.W_in",
-    "ffn_down.weight": "mlp.W_out",
 }
 _EVERY, _LOCAL_BASE = 6, 10000.0
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # llama.cpp's types of tokens
