@@ -190,7 +190,8 @@ def record(folder: Path, family: str, metrics: list[str], *, batch_size: int, **
         for theirs, ours in METHODS.items():
             if (metric, ours) != ("kl", "eap"):
                 asked = {"metric": metric, "steps": 2, "convention": "eap-ig", "batch_size": batch_size}
-                found = pahq.score(ungrouped(model), prompts, ours, **asked)  # type: ignore[arg-type]
+                wide = ungrouped(model).to(dtype=torch.float64)  # what float32 makes of it hangs on the machine
+                found = pahq.score(wide, prompts, ours, **asked)  # type: ignore[arg-type]
                 names = {name.replace("embed", "input"): name for name in found.by_name}
                 own = {theirs: {name.replace("embed", "input"): value for name, value in found.by_name.items()}}
                 scores[metric] = scores.get(metric, {}) | own
