@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from support.pictures import FOLDER, pictures
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import ModelShape, build_graph
@@ -119,3 +120,9 @@ def test_a_circuit_shows_itself_in_two_lines_and_in_a_notebook_as_a_picture() ->
     assert repr(GRAPH) == "Graph of 2 layers of 2 heads: 46 + 12 edges"
     assert CIRCUIT._repr_svg_() == CIRCUIT.draw().svg == CIRCUIT.draw()._repr_svg_()
     assert ElementTree.fromstring(CIRCUIT.draw().svg).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("name", ["few.svg", "crowded.svg", "by_node.svg"])
+def test_pictures_are_drawn_as_they_were_when_they_were_looked_at(name: str) -> None:
+    """A change that is meant draws them anew: ``PYTHONPATH=tests python -m support.pictures``, and look at them."""
+    assert to_svg(pictures()[name]) == (FOLDER / name).read_text()
