@@ -138,7 +138,7 @@ def _compiles(text: str) -> bool:
 
 
 def _unseen(node: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """From where to where a node holds what never runs, as (line, column) pairs."""
+    """From where to where a node holds what never runs or decides no value, as (line, column) pairs."""
     found: list[ast.AST | None] = []
     if isinstance(node, ast.AnnAssign | ast.arg):
         found = [node.annotation]
@@ -146,6 +146,8 @@ def _unseen(node: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         found = [node.returns]
     elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         found = [node]
+    elif isinstance(node, ast.keyword) and node.arg == "slots":  # of a dataclass: memory, and no value
+        found = [node.value]
     for part in found:
         if isinstance(part, ast.expr | ast.stmt):
             yield (part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0)

@@ -238,11 +238,11 @@ class _Plan:
 
 def _spread(ends: Sequence[str], toward: Sequence[float]) -> list[float]:
     """For each wire its share (0 to 1) of the border of the node at its end, so that neighbours do not cross there."""
-    share = [0.5] * len(ends)
+    share: dict[int, float] = {}
     members: dict[str, list[int]] = {}
     for i, end in enumerate(ends):
         members.setdefault(end, []).append(i)
     for group in members.values():
         for place, i in enumerate(sorted(group, key=lambda i: (toward[i], i))):
             share[i] = (place + 0.5) / len(group)
-    return share
+    return [share[i] for i in range(len(ends))]

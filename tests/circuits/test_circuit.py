@@ -162,6 +162,7 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "circuit.json"
     path.write_text(json.dumps(GOOD))
     assert Circuit.read(path).edges == ("m0->logits",)
+    assert Circuit.read(path).graph.n_direct == 3  # what is not said is as it is in the original code
     path.write_text(text)
     with pytest.raises(PahqError, match=r"circuit\.json is not a readable circuit") as caught:
         Circuit.read(path)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pahq.circuits.graph import Graph, ModelShape, build_graph
-from pahq.circuits.grid import Wire
+from pahq.circuits.grid import Grid, Row, Wire
 from pahq.circuits.layout import SLOT, Box, Layout, lay_out
 from pahq.circuits.picture import way
 
@@ -144,3 +144,30 @@ def test_what_only_a_line_outside_the_circuit_touches_looks_unused() -> None:
     assert {box.name for box in layout.boxes if box.used} == {"embed", "logits"}
     assert {box.name for box in layout.boxes} == {"embed", "logits", "a3.h4", "m2", "m9"}
     assert [(slot.name, slot.used) for slot in layout.slots] == [("a3.h4<q>", False)]
+
+
+def test_rows_are_those_with_an_edge_or_all_of_a_small_model() -> None:
+    wires = [Wire("embed", "a1.h0<q>"), Wire("m1", "logits")]
+    small = Grid(ModelShape(2, 100, 100, mlp=True), wires)
+    unused = (Row("head", 0, False), Row("mlp", 0, False))
+    used = (Row("head", 1, True), Row("mlp", 1, True))
+    assert small.rows == (Row("embed", -1, True), *unused, *used, Row("logits", 2, True))
+    assert Grid(ModelShape(2, 101, 101, mlp=True), wires).rows == (
+        Row("embed", -1, True),
+        *used,
+        Row("logits", 2, True),
+    )
+
+
+SIZES = {
+    ("small", 400): (519.6, 547.25),
+    ("shared keys and values", 60): (474.0, 524.9),
+    ("large", 300): (905.0, 2764.35),
+}
+
+
+@pytest.mark.parametrize(("shape", "count"), SIZES)
+def test_papers_have_the_size_that_they_had_when_they_were_looked_at(shape: str, count: int) -> None:
+    graph = build_graph(SHAPES[shape])
+    layout = lay_out(graph, some(graph, count))
+    assert (layout.width, layout.height) == pytest.approx(SIZES[shape, count])

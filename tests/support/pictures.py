@@ -15,6 +15,7 @@ from pahq.circuits.picture import Picture, draw, stacked
 from pahq.circuits.shown import Fact, Shown
 from pahq.circuits.svg import to_svg
 
+NOTES = tuple(f"Note {'i' * number} is of one line or two, as its width is." for number in range(12, 72, 2))
 FOLDER = Path(__file__).resolve().parents[1] / "circuits" / "pictures"
 
 
@@ -24,7 +25,7 @@ def pictures() -> Mapping[str, Picture]:
     some = _shown(few, 24, 1, "Few edges: a title that is longer than one line of this picture")
     crowd = _shown(many, 90, 2)
     published = frozenset(random.Random(3).sample(some.circuit.indices, 9)) | {5, 60, 90}
-    beside = Shown(some.circuit, some.title, some.facts, published, "score", ("A note about the circuit.",))
+    beside = Shown(some.circuit, some.title, some.facts, published, "score", NOTES)
     return {
         "few.svg": draw(beside),
         "crowded.svg": draw(crowd),
