@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pahq.commandline.experiments import check_known
 from pahq.commandline.options import Experiment, Json, Root
 from pahq.commandline.output import check_file, document, line
 from pahq.errors import PahqError
@@ -59,6 +60,7 @@ def wandb(
 
 
 def _tables(root: Path, experiment: str, mode: str) -> dict[str, str]:
+    check_known(experiment, root)
     from pahq.report.dashboard import SYNC, log_tables
 
     logged = log_tables(root, experiment, mode)
