@@ -97,7 +97,7 @@ def agreement_figure(agreement: pd.DataFrame, cells: pd.DataFrame) -> Figure:
     nothing = _nothing_to_compare(cells["method"])
     if shown.empty:
         return panels(shown, panel, title, nothing)
-    width = 0.9 + 0.06 * shown["row"].map(len).max() + (0.45 if many else 0.68) * sizes["threshold"].max()
+    width = 0.9 + 0.067 * shown["row"].map(len).max() + (0.45 if many else 0.68) * sizes["threshold"].max()
     heights = {str(task): 0.8 + (0.32 if many else 0.2) * rows for task, rows in sizes["row"].items()}
     return panels(shown, panel, title, nothing, width=width, height=heights)
 

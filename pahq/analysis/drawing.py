@@ -83,9 +83,9 @@ def panels(
     for i, task in enumerate(tasks):
         axes = figure.add_subplot(grid[i])
         axes.set_title(task, fontsize=10)
-        axes.tick_params(labelsize=8)
-        axes.xaxis.label.set_fontsize(9)
-        axes.yaxis.label.set_fontsize(9)
+        axes.tick_params(labelsize=9)
+        axes.xaxis.label.set_fontsize(9.5)
+        axes.yaxis.label.set_fontsize(9.5)
         draw(axes, frame[frame["task"] == task])
     return figure
 

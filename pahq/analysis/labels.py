@@ -5,6 +5,7 @@ A figure is laid out once before its names are placed: how tall a word is in a p
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,8 +20,9 @@ from matplotlib.figure import Figure
 
 from pahq.analysis.colours import words_in
 
-SIZE = 7.5  # points
-LINE = 1.25  # of a name's height: from one name to the next in a column
+SIZE = 8.5  # points: of a figure as wide as a page some 9 pixels
+LINE = 1.2  # of a name's height: from one line to the next in a column
+LONG = 19  # letters of a name in a column, from which on it is broken
 GAP = 0.025  # of a panel's width: from it to the names of its lines' ends
 NEAR, FAR, STEP = 8.0, 160.0, 8.0  # points from a point to its name: at first, at most, and further at each try
 CLOSE = 18.0  # points from a line's end to a name that needs no leader
@@ -48,7 +50,7 @@ class Named:
 def at_ends(figure: Figure, names: Mapping[Axes, Sequence[Named]]) -> Figure:
     """The figure with the names of lines in a column at the right of each panel, as high as the lines end."""
     held = [
-        axes.text(1 + GAP, 0.5, one.text, fontsize=SIZE, transform=axes.transAxes)
+        axes.text(1 + GAP, 0.5, textwrap.fill(one.text, LONG), fontsize=SIZE, transform=axes.transAxes)
         for axes, found in names.items()
         for one in found
     ]
@@ -70,25 +72,27 @@ def beside_points(figure: Figure, names: Mapping[Axes, Sequence[Named]]) -> Figu
     return figure
 
 
-def spread(wanted: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Places at least ``apart`` from each other, from ``low`` to ``high``, as near as can be to those wanted.
+def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Middles of boxes of these heights, one above the other from ``low`` to ``high``, as near as can be to ``wanted``.
 
     In the least squares' sense, and in the order of ``wanted``; of equal ones the first comes first. What has no room
     stands on beyond ``high``.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    blocks: list[tuple[float, int]] = []  # sum and count of places less their ranks' distance: pool adjacent violators
-    for rank, i in enumerate(order):
-        total, count = wanted[i] - rank * apart, 1
+    below, middles = low, {}  # where each would stand if all stood at the bottom
+    for i in order:
+        middles[i], below = below + heights[i] / 2, below + heights[i]
+    blocks: list[tuple[float, int]] = []  # sum and count of how far above that they want to be: pool adjacent violators
+    for i in order:
+        total, count = wanted[i] - middles[i], 1
         while blocks and blocks[-1][0] / blocks[-1][1] >= total / count:
             before, many = blocks.pop()
             total, count = total + before, count + many
         blocks.append((total, count))
     flat = [total / count for total, count in blocks for _ in range(count)]
-    top = max(high - (len(wanted) - 1) * apart, low)
     found = [0.0] * len(wanted)
-    for rank, i in enumerate(order):
-        found[i] = min(max(flat[rank], low), top) + rank * apart
+    for i, above in zip(order, flat, strict=True):
+        found[i] = middles[i] + min(max(above, 0.0), max(high - below, 0.0))
     return found
 
 
@@ -101,18 +105,20 @@ def _lay_out(figure: Figure) -> None:
 def _stack(axes: Axes, names: Sequence[Named]) -> None:
     box, point = axes.get_window_extent(), _point(axes)
     ends: Sequence[Floats] = [axes.transData.transform((one.x, one.y)) for one in names]
-    tall = SIZE * point
-    places = spread([float(y - box.y0) for _, y in ends], LINE * tall, tall / 2, box.height - tall / 2)
-    for one, (x, y), place in zip(names, ends, places, strict=True):
+    texts = [textwrap.fill(one.text, LONG) for one in names]
+    tall = [LINE * SIZE * point * len(text.splitlines()) for text in texts]
+    places = spread([float(y - box.y0) for _, y in ends], tall, 0.0, box.height)
+    for one, text, (x, y), place in zip(names, texts, ends, places, strict=True):
         near = abs(place - (y - box.y0)) < MOVED * point and box.x1 - x < CLOSE * point
         axes.annotate(
-            one.text,
+            text,
             (one.x, one.y),
             xytext=(1 + GAP, place / box.height),
             textcoords="axes fraction",
             ha="left",
             va="center",
             fontsize=SIZE,
+            linespacing=1.0,
             color=words_in(one.colour),
             arrowprops=None if near else _leader(one, (0, 0.5)),
             annotation_clip=False,
@@ -121,7 +127,7 @@ def _stack(axes: Axes, names: Sequence[Named]) -> None:
 
 def _scatter(axes: Axes, names: Sequence[Named]) -> None:
     point, data = _point(axes), _samples(axes)
-    inside = np.array(axes.get_window_extent().extents)
+    inside = np.array(axes.get_window_extent().padded(-2 * point).extents)
     taken: list[Floats] = []
     for one in names:
         at = axes.transData.transform((one.x, one.y))
@@ -130,9 +136,12 @@ def _scatter(axes: Axes, names: Sequence[Named]) -> None:
         measured.remove()
         size = np.array([extent.width, extent.height])
         others = data[np.hypot(*(data - at).T) > OWN * point]
-        tried = [(*where, _box(at, size, where, point)) for where in _places()]
-        away, right, up, box = min(tried, key=lambda place: place[0] + _cost(place[-1], taken, inside, others, point))
+        tried = [(*where, _box(at, size, where, point), _way(at, where, point)) for where in _places()]
+        away, right, up, box, way = min(
+            tried, key=lambda place: place[0] + _cost(place[3], place[4], taken, inside, others, point)
+        )
         taken.append(box)
+        data = np.concatenate([data, way])  # nor does a later name hide this one's leader
         axes.annotate(
             one.text,
             (one.x, one.y),
@@ -174,12 +183,21 @@ def _box(at: Floats, size: Floats, where: tuple[float, int, int], point: float) 
     return np.concatenate([low, low + size])
 
 
-def _cost(box: Floats, taken: Iterable[Floats], inside: Floats, data: Floats, point: float) -> float:
+def _way(at: Floats, where: tuple[float, int, int], point: float) -> Floats:
+    """Pixels on the way of a leader to a name that stands there, none where it needs no leader."""
+    away, *side = where
+    steps = np.linspace(NEAR, away, 8) if away > NEAR else np.empty(0)
+    found: Floats = at + steps[:, None] * point * np.array(side)
+    return found
+
+
+def _cost(box: Floats, way: Floats, taken: Iterable[Floats], inside: Floats, data: Floats, point: float) -> float:
     """How bad it is for a name to stand there, in points of distance."""
     over = sum(
         one[0] < box[2] + 2 * point and box[0] < one[2] + 2 * point and one[1] < box[3] and box[1] < one[3]
         for one in taken
     )
+    over += sum(((way > one[:2]) & (way < one[2:])).all(axis=1).any() for one in taken)
     out = (box[:2] < inside[:2]).any() or (box[2:] > inside[2:]).any()
     hit = ((data > box[:2] - AIR * point) & (data < box[2:] + AIR * point)).all(axis=1)
     return float(ON_NAME * over + OUTSIDE * out + ON_DATA * hit.sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from matplotlib.axes import Axes
@@ -66,23 +66,26 @@ def test_a_name_that_was_moved_has_a_leader_and_one_at_its_place_none() -> None:
     assert pair[1] - pair[0] == pytest.approx(LINE * SIZE * figure.dpi / 72 / axes.bbox.height)
 
 
-def slow_spread(wanted: list[float], apart: float, low: float, high: float) -> list[float]:
+def slow_spread(wanted: list[float], heights: list[float], low: float, high: float) -> list[float]:
     """The same by the max-min formula of isotonic regression (Barlow et al. 1972), over all stretches of names."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    rest = [wanted[i] - rank * apart for rank, i in enumerate(order)]
-    top = max(high - (len(wanted) - 1) * apart, low)
+    middles = [low + sum(heights[j] for j in order[:rank]) + heights[i] / 2 for rank, i in enumerate(order)]
+    rest = [wanted[i] - middle for i, middle in zip(order, middles, strict=True)]
     best = [
         max(min(sum(rest[a:b]) / (b - a) for b in range(rank + 1, len(rest) + 1)) for a in range(rank + 1))
         for rank in range(len(rest))
     ]
-    return [min(max(best[order.index(i)], low), top) + order.index(i) * apart for i in range(len(wanted))]
+    above = [min(max(one, 0.0), high - low - sum(heights)) for one in best]
+    return [middles[order.index(i)] + above[order.index(i)] for i in range(len(wanted))]
 
 
 def test_places_are_those_of_least_squares() -> None:
     draw = random.Random(1)
     for _ in range(50):
         wanted = [draw.choice([0.0, 30.0, draw.uniform(-10, 110)]) for _ in range(draw.randint(1, 8))]
-        found = spread(wanted, 10, 5, 95)
-        assert found == pytest.approx(slow_spread(wanted, 10, 5, 95))
-        assert all(b - a >= 10 - 1e-9 for a, b in zip(sorted(found), sorted(found)[1:], strict=False))
-        assert 5 <= min(found) <= max(found) <= 95 + 1e-9
+        heights = [draw.choice([10.0, 14.0]) for _ in wanted]
+        found = spread(wanted, heights, 5, 120)
+        assert found == pytest.approx(slow_spread(wanted, heights, 5, 120))
+        boxes = sorted((middle - tall / 2, middle + tall / 2) for middle, tall in zip(found, heights, strict=True))
+        assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(boxes))
+        assert 5 - 1e-9 <= boxes[0][0] <= boxes[-1][1] <= 120 + 1e-9
