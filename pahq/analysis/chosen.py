@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,6 @@ from pahq.analysis.summary import label
 
 FEW = 8  # lines of a panel that are all named there, so that the figure needs no legend
 FEWER = 5  # the same of points, whose names stand between them
-LOOKED_FOR = ("acdc", "pahq", "pahq-changes", "rtn-q")
 
 
 def all_named(frame: pd.DataFrame, most: int = FEW) -> bool:
@@ -19,17 +18,22 @@ def all_named(frame: pd.DataFrame, most: int = FEW) -> bool:
     return bool((frame.groupby("task")["series"].nunique() <= most).all())
 
 
-def named(rows: pd.DataFrame, best: str, most: int = FEW) -> list[str]:
+def named(
+    rows: pd.DataFrame,
+    best: str,
+    most: int = FEW,
+    looked_for: Sequence[str] = ("acdc", "pahq", "pahq-changes", "rtn-q"),
+) -> list[str]:
     """The series of one panel that are named, in the order of ``rows``.
 
-    All if they are few. Else ACDC, the plain series of fewest bits of PAHQ and RTN-Q, whose rounding shows most, and
-    ``best``.
+    All if they are few. Else ``best``, and of each method that one looks for the plain series of fewest bits, whose
+    rounding shows most.
     """
     order = list(dict.fromkeys(rows["series"]))
     if len(order) <= most:
         return order
     plain = rows[rows["variant"] == ""].sort_values("bits", kind="stable")
-    firsts = plain[plain["method"].isin(LOOKED_FOR)].drop_duplicates("method")["series"]
+    firsts = plain[plain["method"].isin(looked_for)].drop_duplicates("method")["series"]
     return [series for series in order if series in {*firsts, best}]
 
 

@@ -22,7 +22,7 @@ from pahq.analysis.colours import words_in
 
 SIZE = 8.5  # points: of a figure as wide as a page some 9 pixels
 LINE = 1.2  # of a name's height: from one line to the next in a column
-LONG = 19  # letters of a name in a column, from which on it is broken
+LONG, LONGER = 19, 24  # letters of a name in a column, and beside a point, from which on it is broken
 GAP = 0.025  # of a panel's width: from it to the names of its lines' ends
 NEAR, FAR, STEP = 8.0, 160.0, 8.0  # points from a point to its name: at first, at most, and further at each try
 CLOSE = 18.0  # points from a line's end to a name that needs no leader
@@ -50,7 +50,7 @@ class Named:
 def at_ends(figure: Figure, names: Mapping[Axes, Sequence[Named]]) -> Figure:
     """The figure with the names of lines in a column at the right of each panel, as high as the lines end."""
     held = [
-        axes.text(1 + GAP, 0.5, textwrap.fill(one.text, LONG), fontsize=SIZE, transform=axes.transAxes)
+        axes.text(1 + GAP, 0.5, _broken(one.text, LONG), fontsize=SIZE, transform=axes.transAxes)
         for axes, found in names.items()
         for one in found
     ]
@@ -96,6 +96,11 @@ def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: 
     return found
 
 
+def _broken(text: str, letters: int) -> str:
+    """A name in lines of no more letters than that, unless a word has more."""
+    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
+
+
 def _lay_out(figure: Figure) -> None:
     """Settle where the panels lie: for good, since names stand by it, and since it takes as long as drawing."""
     figure.draw_without_rendering()
@@ -105,7 +110,7 @@ def _lay_out(figure: Figure) -> None:
 def _stack(axes: Axes, names: Sequence[Named]) -> None:
     box, point = axes.get_window_extent(), _point(axes)
     ends: Sequence[Floats] = [axes.transData.transform((one.x, one.y)) for one in names]
-    texts = [textwrap.fill(one.text, LONG) for one in names]
+    texts = [_broken(one.text, LONG) for one in names]
     tall = [LINE * SIZE * point * len(text.splitlines()) for text in texts]
     places = spread([float(y - box.y0) for _, y in ends], tall, 0.0, box.height)
     for one, text, (x, y), place in zip(names, texts, ends, places, strict=True):
@@ -131,7 +136,8 @@ def _scatter(axes: Axes, names: Sequence[Named]) -> None:
     taken: list[Floats] = []
     for one in names:
         at = axes.transData.transform((one.x, one.y))
-        measured = axes.text(one.x, one.y, one.text, fontsize=SIZE)
+        text = _broken(one.text, LONGER)
+        measured = axes.text(one.x, one.y, text, fontsize=SIZE, linespacing=1.0)
         extent = measured.get_window_extent()
         measured.remove()
         size = np.array([extent.width, extent.height])
@@ -143,13 +149,14 @@ def _scatter(axes: Axes, names: Sequence[Named]) -> None:
         taken.append(box)
         data = np.concatenate([data, way])  # nor does a later name hide this one's leader
         axes.annotate(
-            one.text,
+            text,
             (one.x, one.y),
             xytext=(away * right, away * up),
             textcoords="offset points",
             ha=BESIDE[right],
             va=ABOVE[up],
             fontsize=SIZE,
+            linespacing=1.0,
             color=words_in(one.colour),
             arrowprops=_leader(one, ((1 - right) / 2, (1 - up) / 2)) if away > NEAR else None,
             annotation_clip=False,

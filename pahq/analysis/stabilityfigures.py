@@ -84,11 +84,13 @@ def inclusion_figure(inclusion: pd.DataFrame, stability: pd.DataFrame) -> Figure
             ordered = edges[edges["resamples"] > 0].sort_values(["resamples", "in_circuit"], ascending=False)
             first, y = first_row(edges), ordered["resamples"] - i * APART
             x = pd.Series(range(1, len(ordered) + 1), index=ordered.index)
-            name = f"{label(first)}, threshold {first['threshold']:g}: {first['kept']} edges"
+            name = f"{label(first)}, threshold {first['threshold']:g}:\n{first['kept']} edges"
             line = {"color": colour, "linestyle": style_of(first)["linestyle"], "lw": 0.8, "drawstyle": "steps-mid"}
             axes.plot(x, y, **line)
             own = ordered["in_circuit"].astype(bool)
-            axes.hlines(y[own], x[own] - 0.5, x[own] + 0.5, color=colour, lw=3)
+            runs = (~own | (y != y.shift())).cumsum()[own]  # one stroke each, or their seams would show
+            strokes = x[own].groupby(runs).agg(["min", "max"])
+            axes.hlines(y[own].groupby(runs).first(), strokes["min"] - 0.5, strokes["max"] + 0.5, color=colour, lw=3)
             middle = (len(ordered) - 1) // 2
             if len(ordered):
                 names.setdefault(axes, []).append(Named(x.iloc[middle], y.iloc[middle], name, colour))

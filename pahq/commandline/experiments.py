@@ -10,13 +10,13 @@ import typer
 from pahq.commandline.options import Experiment, Json, Root
 from pahq.commandline.output import document, line
 from pahq.config.presets import options
-from pahq.errors import unknown
+from pahq.errors import nearest, unknown
 
 
 def check_known(experiment: str, root: Path) -> None:
-    """PahqError with the nearest name for an experiment that has no file, and was not evaluated below ``root``."""
-    evaluated = [path.name for path in (root / "analysis").glob("*/")]
-    if experiment not in (known := {*options("experiment"), *evaluated}):
+    """PahqError for a name that no experiment has, in a file or evaluated below ``root``, if it is near to one's."""
+    known = {*options("experiment"), *(path.name for path in (root / "analysis").glob("*/"))}
+    if experiment not in known and nearest(experiment, known):
         raise unknown("experiment", experiment, known)
 
 

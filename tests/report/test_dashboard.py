@@ -189,7 +189,7 @@ def test_the_command_writes_and_logs(
     assert main(["wandb", "dashboard", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"what": "dashboard", "where": str(out)}
     for words, sentence in (
-        (["tables", "none", "--root", str(root)], "unknown experiment 'none'; known: "),
+        (["tables", "none", "--root", str(root)], "evaluate the experiment 'none' first"),
         (["tables", "--mode", "loud"], "unknown --mode 'loud'"),
         (["pages"], "unknown tables|dashboard 'pages'"),
         ([], "tables|dashboard is missing"),
