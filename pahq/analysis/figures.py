@@ -38,6 +38,8 @@ from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
 from pahq.faithfulness.curve import FRACTIONS, SMALL
 from pahq.files.frames import replacing
 
+EQUAL = 1e-3  # of faithfulness: curves that differ by less are one
+
 
 def write_figures(root: str | Path, experiment: str) -> list[Path]:
     """Write every figure to ``<root>/analysis/<experiment>/figures/`` as PNG, PDF and SVG; return the paths.
@@ -196,8 +198,8 @@ def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
             series: pd.DataFrame(sweep["curve_faithfulness"].tolist()).mean()
             for series, sweep in rows.groupby("series", sort=False)
         }
-        told = named(rows, str(rows.groupby("series", sort=False)["cmd_small"].mean().idxmin()))
-        apart = int(pd.DataFrame(curves).std(axis=1).fillna(0).argmax())  # where curves are told apart best
+        best = str(rows.groupby("series", sort=False)["cmd_small"].mean().idxmin())
+        told, apart = named(rows, best, looked_for=("acdc",)), _apart(pd.DataFrame(curves))
         for series, sweep in rows.groupby("series", sort=False):
             first, curve, x = first_row(sweep), curves[series], sweep["curve_fraction"].iloc[0]
             style = _small(style_of(first, fills))
@@ -215,6 +217,12 @@ def faithfulness_figure(cells: pd.DataFrame, measured: pd.DataFrame) -> Figure:
     title += "shaded: 0.1% to 5% of the edges, the sizes of a circuit"
     figure = panels(shown, panel, title, "No circuit's faithfulness was measured.")
     return beside_points(with_legend(figure, shown, named=len(shown) > 0 and all_named(shown)), names)
+
+
+def _apart(curves: pd.DataFrame) -> int:
+    """The point at which the curves of a panel are told apart best; of equal ones that where they are halfway up."""
+    spread = curves.std(axis=1).fillna(0.0)
+    return int(spread.argmax()) if spread.max() > EQUAL else int((curves.mean(axis=1) - 0.5).abs().argmin())
 
 
 def _small(style: dict[str, Any]) -> dict[str, Any]:
