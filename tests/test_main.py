@@ -137,7 +137,6 @@ FAULTS = [
     (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),
     (["--config-name", "other"], "Cannot find primary config 'other'"),
     (["-m", "method=eap-ig", "size=5,2000", "wandb=disabled"], "size: a number of edges from 0 to 1519 or a share"),
-    *((["tables", "smok"], "unknown experiment 'smok'; known: "), (["report", "smok"], "did you mean 'smoke'?")),
 ]
 
 
