@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for_this_process()
         if "_PAHQ_COMPLETE" in os.environ:  # a shell asks for words
             application().main(prog_name="pahq")
-    logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s")
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)  # of its own: Hydra lowers that of the root, and would be told of twice
+    logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s", handlers=[warnings])
     try:
         with told_if_full():
             return _run(list(sys.argv[1:] if argv is None else argv))

@@ -63,8 +63,9 @@ GUESTS = {
     "gguf": {"model.sources.gguf"},
     "transformers": {"model.sources.huggingface"},
     "matplotlib": {
-        *("analysis.drawing", "analysis.errorfigure", "analysis.figures", "analysis.methodsfigure"),
-        *("analysis.pairsfigure", "analysis.stabilityfigures", "report.drawing"),
+        *("analysis.agreementfigures", "analysis.colours", "analysis.drawing", "analysis.errorfigure"),
+        *("analysis.figures", "analysis.labels", "analysis.methodsfigure", "analysis.pairsfigure"),
+        *("analysis.stabilityfigures", "report.drawing"),
     },
     "jinja2": {"report.html"},
     "markdown_it": {"report.html"},

@@ -136,6 +136,7 @@ FAULTS = [
     (["--cfg", "job", "--version"], "--version stands alone, as in pahq --version"),
     (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),
     (["--config-name", "other"], "Cannot find primary config 'other'"),
+    (["-m", "method=eap-ig", "size=5,2000", "wandb=disabled"], "size: a number of edges from 0 to 1519 or a share"),
 ]
 
 

@@ -61,12 +61,13 @@ def copy_report(root: Path, experiment: str, out: Path, *, missing_ok: bool = Fa
         shutil.copy(path, out / experiment / "tables" / path.name)
     shown = (tables / "REPORT.md").read_text(encoding="utf-8")
     for path in sorted(path for path in figures.glob("*.png") if f"../figures/{path.name}" in shown):
-        _small(path, out / experiment / "figures" / path.name)
+        small(path, out / experiment / "figures" / path.name)
     write_json(out / experiment / "PROVENANCE.json", _provenance(root, experiment, evaluated, len(missing)))
     return out / experiment
 
 
-def _small(path: Path, out: Path) -> None:
+def small(path: Path, out: Path) -> None:
+    """Write a figure as it is committed: in few colours, and no wider than ``PIXELS``."""
     image = Image.open(path).convert("RGB")
     image.thumbnail((PIXELS, image.height))
     image.quantize(COLOURS).save(out, optimize=True)

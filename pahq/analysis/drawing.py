@@ -1,8 +1,4 @@
-"""How figures are drawn: one panel a task, colour is precision, marker is method, a marker's filling is the variant.
-
-Colours are Okabe and Ito's, safe for colour-blind readers: one a format, and a lighter shade for a precision that has
-another name than its format (fp8-head, say).
-"""
+"""How figures are drawn: one panel a task, colour is precision, marker is method, a marker's filling is the variant."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from pahq.analysis.colours import colour_of
 from pahq.analysis.names import METHODS
 from pahq.analysis.summary import in_words
 from pahq.config.precision import FORMATS
@@ -35,8 +31,6 @@ class Mark:
     hollow: bool = True
 
 
-_OKABE_ITO = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442")
-COLOURS = dict(zip(FORMATS, _OKABE_ITO, strict=True))
 MARKS = {
     "acdc": Mark("o", "-", 11),
     "pahq": Mark("^", "-", 6.5, hollow=False),
@@ -56,7 +50,10 @@ MARKS = {
 OTHER = Mark("D", ":", 7)  # a method that has no mark of its own
 FILLS = ("left", "bottom", "right", "top")  # half a marker; more variants than these share one look
 WIDTH, HEIGHT, COLUMNS = 4.7, 3.4, 2  # inches a panel; more columns cannot be read where a page shows a figure whole
+GREY = "0.3"  # of a legend's markers, whose colour says nothing
 BESIDE = 1.25  # inches of a legend's entry
+
+SHARP = 150  # dots per inch of a PNG: words are measured as they are drawn
 
 Panel = Callable[[Axes, pd.DataFrame], None]
 
@@ -77,7 +74,7 @@ def panels(
     lines = [max(tall[i : i + columns]) for i in range(0, len(tall), columns)]
     across = max(width * columns, 6.5)
     title = "\n".join(textwrap.fill(line, int(12.5 * across)) for line in title.splitlines())
-    figure = Figure(figsize=(across, sum(lines) + 0.1 + 0.2 * len(title.splitlines())), layout="constrained")
+    figure = Figure(figsize=(across, sum(lines) + 0.1 + 0.2 * len(title.splitlines())), dpi=SHARP, layout="constrained")
     figure.suptitle(title, fontsize=11)
     if not tasks:
         figure.text(0.5, 0.4, textwrap.fill(nothing, 70), ha="center", va="center")
@@ -86,9 +83,9 @@ def panels(
     for i, task in enumerate(tasks):
         axes = figure.add_subplot(grid[i])
         axes.set_title(task, fontsize=10)
-        axes.tick_params(labelsize=8)
-        axes.xaxis.label.set_fontsize(9)
-        axes.yaxis.label.set_fontsize(9)
+        axes.tick_params(labelsize=9)
+        axes.xaxis.label.set_fontsize(9.5)
+        axes.yaxis.label.set_fontsize(9.5)
         draw(axes, frame[frame["task"] == task])
     return figure
 
@@ -129,26 +126,19 @@ def style_of(row: Mapping[str, Any], fills: Mapping[str, str] | None = None) -> 
     }
 
 
-def colour_of(precision: str, form: str) -> str:
-    """A precision's colour: its format's, halfway to white if it has another name than that."""
-    return COLOURS[form] if precision == form else paler(COLOURS[form], 0.5)
+def with_legend(figure: Figure, frame: pd.DataFrame, *, named: bool = False, precisions: bool = True) -> Figure:
+    """Add one legend for all panels: a line of methods by marker, of precisions by colour, of variants by filling.
 
-
-def paler(colour: str, share: float) -> str:
-    """The colour, so much of the way to white."""
-    red, green, blue = (share + (1 - share) * part for part in to_rgb(colour))
-    return to_hex((red, green, blue))
-
-
-def with_legend(figure: Figure, frame: pd.DataFrame) -> Figure:
-    """Add one legend for all panels: a line of methods by marker, of precisions by colour, of variants by filling."""
-    if frame.empty:
+    None if all is ``named`` in the panels, and no line of ``precisions`` where the axis says them.
+    """
+    if frame.empty or named:
         return figure
     width, variants = figure.get_figwidth(), list(_variants(frame))
     wide = max([2 * BESIDE, *(0.55 + 0.065 * len(str(one.get_label())) for one in variants)])
     beside = max(min(len(variants), int(width / wide)), 1 if variants else 0)
     across = max(beside + int((width - beside * wide) / BESIDE), 1)  # the columns of variants are as wide as these
-    lines = _lines(_methods(frame), across) + _lines(_precisions(frame), across) + _lines(variants, beside or 1)
+    colours = list(_precisions(frame)) if precisions else []
+    lines = _lines(_methods(frame), across) + _lines(colours, across) + _lines(variants, beside or 1)
     columns = max(map(len, lines))
     nothing = Line2D([], [], linestyle="none", label=" ")
     handles = [line[i] if i < len(line) else nothing for i in range(columns) for line in lines]  # column by column
@@ -186,9 +176,9 @@ def _variants(frame: pd.DataFrame) -> Iterable[Line2D]:
 
 
 def _grey(row: Mapping[str, Any], label: str, fills: Mapping[str, str] | None = None, **more: str) -> Line2D:
-    style = style_of({"precision": "float32", "format": "float32"} | dict(row), fills) | {"color": "0.3"} | more
+    style = style_of({"precision": "float32", "format": "float32"} | dict(row), fills) | {"color": GREY} | more
     if style["markerfacecolor"] != "none":
-        style["markerfacecolor"] = "0.3"
+        style["markerfacecolor"] = GREY
     return Line2D([], [], label=label, **style)
 
 

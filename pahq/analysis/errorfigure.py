@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pahq.analysis.colours import BLUE, GUIDE, RED
 from pahq.analysis.drawing import HEIGHT, panels, plain_log
 from pahq.analysis.effects import CHANGES
 from pahq.analysis.summary import in_words
@@ -16,7 +17,7 @@ NOTHING = (
     "No search of this experiment measured every test in both precisions (audit=band with band.share=1), so errors are "
     "not known test by test. The experiment changes has such searches."
 )
-LOOKS = {"network": ("#D55E00", "x"), "changes": ("#0072B2", "o")}  # colour and marker
+LOOKS = {"network": (RED, "x"), "changes": (BLUE, "o")}  # colour and marker
 WORDS = {"network": "the whole network in low precision", "changes": "only the changes"}
 SMALLEST = 1e-3  # of the threshold: effects below it are left out, for they are far from any decision
 FLOOR = 1e-7  # of the largest error: what is less, or nothing, is drawn here
@@ -41,9 +42,9 @@ def errors_figure(errors: pd.DataFrame) -> Figure:
         axes.set_yscale("log")
         axes.set_xlim(shown["effect"].min() / 1.5, shown["effect"].max() * 1.5)
         axes.set_ylim(shown["error"].min() / 2, shown["error"].max() * 2)
-        axes.axline((1e-3, 1e-3), (1, 1), color="0.5", lw=0.8, zorder=0)
+        axes.axline((1e-3, 1e-3), (1, 1), color=GUIDE, lw=0.8, zorder=0)
         for threshold in sorted(rows["threshold"].unique()):
-            axes.axvline(threshold, color="0.5", lw=0.8, linestyle=":", zorder=0)
+            axes.axvline(threshold, color=GUIDE, lw=0.8, linestyle=":", zorder=0)
         plain_log(axes.xaxis)
         axes.set_xlabel("size of the effect in full precision")
         axes.set_ylabel("error in low precision")

@@ -10,7 +10,7 @@ from pahq.analysis.audits import audit_rows
 from pahq.analysis.evaluate import PUBLISHED
 from pahq.analysis.methods import method_rows
 from pahq.analysis.names import FIGURES, METHODS
-from pahq.analysis.summary import Evaluation, in_words
+from pahq.analysis.summary import Evaluation, in_words, summarise
 
 FAITHFUL = (0.8, 1.25)  # of what the model does, a circuit that does its task
 
@@ -30,7 +30,7 @@ def figure_names(found: Evaluation) -> list[str]:
         "methods": bool(found.cells["scores"].any()),
         "cost": bool(found.cells["scores"].any()) and not found.faithfulness.empty,
         "pairs": not found.pairs.empty,
-        "bits": found.cells["bits"].nunique() > 1,
+        "bits": _several_formats(found),
         "agreement": not found.agreement.empty,
         "errors": not found.errors.empty,
         "faithfulness": not found.faithfulness.empty,
@@ -39,6 +39,13 @@ def figure_names(found: Evaluation) -> list[str]:
     }
     names = [name for name in FIGURES if has.get(name, True)]
     return sorted(names, key=lambda name: name != ("methods" if "methods" in names else "edges_kl"))
+
+
+def _several_formats(found: Evaluation) -> bool:
+    """Whether in some task two series or more are compared with a published circuit or with ACDC's."""
+    series = summarise(found)
+    compared = series[series["auc_steps"].notna() | series["mean_jaccard"].notna()]
+    return bool(len(compared) > 0 and compared.groupby("task").size().max() > 1)
 
 
 def _searched(cells: pd.DataFrame, serial: int) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pahq.analysis.drawing import panels
+from pahq.analysis.labels import LONG
 from pahq.analysis.names import METHODS
 from pahq.analysis.pairs import SHARE
 from pahq.analysis.summary import in_words
@@ -24,6 +27,7 @@ def pairs_figure(pairs: pd.DataFrame) -> Figure:
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         names = list(dict.fromkeys([*rows["one"], *rows["other"]]))
+        broken = [textwrap.fill(name, LONG) for name in names]
         grid = np.full((len(names), len(names)), np.nan)
         for row in rows.to_dict("records"):
             one, other = sorted((names.index(row["one"]), names.index(row["other"])))
@@ -33,9 +37,9 @@ def pairs_figure(pairs: pd.DataFrame) -> Figure:
         for (down, across), value in np.ndenumerate(grid):
             if np.isfinite(value):
                 colour = "white" if value < 0.55 else "black"
-                axes.text(across, down, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), names)
+                axes.text(across, down, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+        axes.set_xticks(range(len(names)), broken, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), broken)
 
     title = "How far methods agree. Below the diagonal: Jaccard index of two circuits of one size, the size that both\n"
     title += f"have nearest to {SHARE:.0%} of the edges; above it: rank correlation of all edges; grey: no such size"

@@ -10,8 +10,9 @@ from pahq.analysis.summary import Evaluation
 from pahq.analysis.table import Table, markdown_table
 
 LEGEND = (
-    "Colour is the format of numbers (of *errors*: the arithmetic), the marker the method; a half-filled marker "
-    "has the settings that the legend says. Circuits that coincide hide each other: the tables tell them apart."
+    "Colour is the format of numbers (of *methods* and *cost*: the method, of *errors*: the arithmetic), the marker "
+    "the method; a half-filled marker has the settings that the legend says. Names stand where lines end and beside "
+    "points, of many at some alone. Circuits that coincide hide each other: the tables tell them apart."
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from pahq.errors import PahqError
 from pahq.files.sealed import read_sealed
 from pahq.files.text import write_json
 from pahq.model.memory import PeakMemory
+from pahq.model.sources.find import configuration
 from pahq.model.weights import Model
 from pahq.precision.levels import levels_digest
 from pahq.precision.store import PrecisionStore
@@ -95,11 +96,30 @@ def score_cell(
     )
 
 
+def check_sizes(cells: Iterable[CellConfig]) -> None:
+    """``check_size`` of cells before the first of them runs; of their models the configurations alone are read."""
+    edges: dict[tuple[str, str | None, bool, bool], int] = {}
+    for cell in cells:
+        if cell.size is not None:
+            source, split = cell.model, cell.task.split_embed
+            key = (source.source, source.revision, split, cell.method.direct_edges)
+            if key not in edges:
+                edges[key] = _edges(cell, configuration(source.source, source.revision).shape(split_embed=split))
+            _check_size(cell, edges[key])
+
+
 def check_size(cell: CellConfig, shape: ModelShape) -> None:
     """Raise PahqError for a size that the graph of this shape has not, before any edge is scored."""
-    if cell.size is None:
-        return
-    edges = len(build_graph(shape, direct_edges=cell.method.direct_edges).edges)
+    if cell.size is not None:
+        _check_size(cell, _edges(cell, shape))
+
+
+def _edges(cell: CellConfig, shape: ModelShape) -> int:
+    return len(build_graph(shape, direct_edges=cell.method.direct_edges).edges)
+
+
+def _check_size(cell: CellConfig, edges: int) -> None:
+    assert cell.size is not None
     count = counted(cell.size, edges)
     if cell.audit == "band" and not 0 < count < edges:
         raise PahqError(f"size: an audit needs a number of edges from 1 to {edges - 1}, or a share (got {cell.size})")

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pahq.commandline import circuits, claims, experiments, here, tracking, trust
+from pahq.commandline.completion import mend_zsh
 from pahq.commandline.helping import Section, in_columns, sections
 from pahq.commandline.output import on_terminal, sections_in_colours
 from pahq.commandline.run import run
@@ -145,6 +146,7 @@ def _write(parts: list[Section], formatter: Any) -> None:
 
 def application() -> Application:
     """The whole command line."""
+    mend_zsh()
     app = typer.Typer(
         name="pahq",
         cls=Application,

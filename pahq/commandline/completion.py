@@ -10,7 +10,19 @@ import typer
 from pahq.config.modelnames import PACKAGED, embedded_models
 from pahq.config.presets import GROUPS, options
 
+# At the first Tab of a shell zsh reads typer's file, which declares what completes, and completes nothing; ours does.
+_DECLARED = "compdef %(complete_func)s %(prog_name)s\n"
+_COMPLETED = _DECLARED + 'if [[ $zsh_eval_context[-1] == loadautofunc ]]; then %(complete_func)s "$@"; fi\n'
 ELSEWHERE = {"wandb": "run.wandb", "focus": "method.focus"}  # short keys, and what they stand for
+
+
+def mend_zsh() -> None:
+    """Have ``--install-completion`` and ``--show-completion`` give zsh lines that complete from the first Tab on."""
+    from typer import _completion_shared as shared
+
+    lines = shared._completion_scripts["zsh"]
+    if _COMPLETED not in lines:
+        shared._completion_scripts["zsh"] = lines.replace(_DECLARED, _COMPLETED)
 
 
 def experiments(incomplete: str) -> list[str]:

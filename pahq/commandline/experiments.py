@@ -9,6 +9,15 @@ import typer
 
 from pahq.commandline.options import Experiment, Json, Root
 from pahq.commandline.output import document, line
+from pahq.config.presets import options
+from pahq.errors import nearest, unknown
+
+
+def check_known(experiment: str, root: Path) -> None:
+    """PahqError for a name that no experiment has, in a file or evaluated below ``root``, if it is near to one's."""
+    known = {*options("experiment"), *(path.name for path in (root / "analysis").glob("*/"))}
+    if experiment not in known and nearest(experiment, known):
+        raise unknown("experiment", experiment, known)
 
 
 def evaluate(experiment: Experiment = "default", root: Root = Path("results"), json: Json = False) -> None:
@@ -35,6 +44,7 @@ def tables(experiment: Experiment = "default", root: Root = Path("results"), jso
 
     Each as Markdown, CSV and parquet, and REPORT.md with all of them.
     """
+    check_known(experiment, root)
     from pahq.analysis.tables import write_tables
 
     report = write_tables(root, experiment)
@@ -49,6 +59,7 @@ def figures(experiment: Experiment = "default", root: Root = Path("results"), js
 
     Each as PNG, PDF and SVG.
     """
+    check_known(experiment, root)
     from pahq.analysis.figures import write_figures
 
     paths = write_figures(root, experiment)
@@ -71,6 +82,7 @@ def report(
 
     Findings, figures, sortable tables, and a page for every circuit. Its figures must be drawn before.
     """
+    check_known(experiment, root)
     from pahq.report.experiment import write_circuits, write_report, write_summary
 
     write = {"circuits": write_circuits, "summary": write_summary}.get(only or "", write_report)

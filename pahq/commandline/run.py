@@ -130,6 +130,26 @@ def _help_unread() -> Iterator[None]:
             ArgumentParser._check_help = own
 
 
+@contextmanager
+def _pipes_told() -> Iterator[None]:
+    """Hydra logs what ``--info`` shows: where nobody reads on (``| head``) logging would print a traceback a line.
+
+    Raised instead, the error ends the command as it does where words are printed.
+    """
+    import logging
+
+    def told(handler: logging.Handler, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise
+        logging.Handler.handleError(handler, record)
+
+    logging.StreamHandler.handleError = told  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        del logging.StreamHandler.handleError  # that of its base class is there again
+
+
 def _check_json(words: Sequence[str]) -> None:
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
@@ -144,8 +164,12 @@ def _check_json(words: Sequence[str]) -> None:
 def run_all(runs: Iterable[tuple[CellConfig, RunConfig]], tell: Tell) -> None:
     """Run cells one after the other and tell of each that is finished; of several, how many are left too."""
     from pahq.api import run_cell
+    from pahq.cell.files import cell_folder, is_done
+    from pahq.cell.scored import check_sizes
 
     runs = list(runs)
+    if len(runs) > 1:  # a single cell says it itself
+        check_sizes(cell for cell, where in runs if not is_done(cell_folder(where.root, cell.id)))
     progress = _progress(runs)
     for cell, where in runs:
         tell(cell, run_cell(cell, where))
@@ -231,7 +255,7 @@ def _run_in_hydra(words: Sequence[str], tell: Tell, *, sweep: bool) -> None:
     sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in words)]
     decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
     try:
-        with _help_unread():
+        with _help_unread(), _pipes_told():
             decorate(run_one)()
     except (HydraException, OmegaConfBaseException) as error:
         raise PahqError(hydra_sentence(error)) from None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pahq.commandline.experiments import check_known
 from pahq.commandline.options import Experiment, Json, Root
 from pahq.commandline.output import check_file, document, line
 from pahq.errors import PahqError
@@ -19,14 +20,17 @@ OF_DASHBOARD = {"entity": "--entity", "project": "--project", "out": "--out"}
 def wandb(
     ctx: typer.Context,
     what: Annotated[
-        Literal["tables", "dashboard"],
-        typer.Argument(metavar="tables|dashboard", help="An experiment's tables, or a view of all runs."),
+        Literal["tables", "circuits", "dashboard"],
+        typer.Argument(
+            metavar="tables|circuits|dashboard",
+            help="An experiment's tables, its circuits with their pages, or a view of all runs.",
+        ),
     ],
     experiment: Experiment = "default",
     root: Root = Path("results"),
     mode: Annotated[
         Literal["auto", "online", "offline"],
-        typer.Option("--mode", help="How tables are logged; auto is online where there is a key."),
+        typer.Option("--mode", help="How these are logged; auto is online where there is a key."),
     ] = "auto",
     entity: Annotated[
         str | None, typer.Option("--entity", metavar="NAME", help="Whose project has the dashboard: your own.")
@@ -40,18 +44,22 @@ def wandb(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Log an experiment's tables to W&B, or put a dashboard there.
+    """Log an experiment's tables or circuits to W&B, or put a dashboard there.
 
-    Tables are logged as a run that reads the circuits of the experiment's cells. The dashboard is put into a project.
+    Tables are logged as a run that reads the circuits of the experiment's cells. Circuits are logged anew, with the
+    page to explore that runs lack which nobody asked for. The dashboard is put into a project.
     """
-    for name, word in (OF_DASHBOARD if what == "tables" else OF_TABLES).items():
+    for name, word in (OF_TABLES if what == "dashboard" else OF_DASHBOARD).items():
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            other = "dashboard" if what == "tables" else "tables"
+            other = "tables" if what == "dashboard" else "dashboard"
             raise PahqError(f"pahq wandb {what} takes no {word}, which is for pahq wandb {other}; leave it out")
     if out is not None:
         check_file(out)
-    told = _tables(root, experiment, mode) if what == "tables" else _dashboard(entity, project, out)
+    if what == "dashboard":
+        told = _dashboard(entity, project, out)
+    else:
+        told = (_tables if what == "tables" else _circuits)(root, experiment, mode)
     if json:
         document({key: value for key, value in told.items() if key != "text"})
     else:
@@ -59,13 +67,30 @@ def wandb(
 
 
 def _tables(root: Path, experiment: str, mode: str) -> dict[str, str]:
+    check_known(experiment, root)
     from pahq.report.dashboard import SYNC, log_tables
 
-    logged = log_tables(root, experiment, mode)
-    if logged == "disabled":
-        raise PahqError("W&B: nothing was logged, since it is disabled (WANDB_MODE, WANDB_DISABLED) or did not work")
+    logged = _logged(log_tables(root, experiment, mode))
     later = f"; {SYNC.format(root=root)} sends it" if logged == "offline" else ""
     return {"what": "tables", "where": logged, "text": f"{experiment}: tables logged {logged}{later}"}
+
+
+def _circuits(root: Path, experiment: str, mode: str) -> dict[str, str]:
+    check_known(experiment, root)
+    from pahq.report.dashboard import SYNC, log_circuits
+    from pahq.report.library import explorer
+
+    used, count = log_circuits(root, experiment, mode, explorer)
+    logged = _logged(used)
+    later = f"; {SYNC.format(root=root)} sends them" if logged == "offline" else ""
+    return {"what": "circuits", "where": logged, "text": f"{experiment}: {count} circuits logged {logged}{later}"}
+
+
+def _logged(mode: str) -> str:
+    """The mode; PahqError where nothing was logged."""
+    if mode == "disabled":
+        raise PahqError("W&B: nothing was logged, since it is disabled (WANDB_MODE, WANDB_DISABLED) or did not work")
+    return mode
 
 
 def _dashboard(entity: str | None, project: str | None, out: Path | None) -> dict[str, str]:

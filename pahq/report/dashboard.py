@@ -16,7 +16,7 @@ from pahq.analysis.evaluate import BY_CONSTRUCTION
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.analysis.tables import tables
 from pahq.cell.files import cell_folder, read_result
-from pahq.cell.tracking import Tables, has_key, log_experiment, unreachable
+from pahq.cell.tracking import Page, Tables, has_key, log_cell, log_experiment, mode_of, unreachable
 from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
 
@@ -46,6 +46,22 @@ def log_tables(root: Path, experiment: str, mode: str = "auto") -> str:
         curves=list(curves(found)),
     )
     return log_experiment(logged, RunConfig.model_validate({"root": str(root), "wandb": mode}))
+
+
+def log_circuits(root: Path, experiment: str, mode: str, page: Page) -> tuple[str, int]:
+    """Log an evaluated experiment's cells anew, each with its page; online, offline or disabled, and how many.
+
+    A run that is there is gone on with, or replaced where it lies offline: so a page comes to a run that was logged
+    without one. Raises PahqError if the experiment was not evaluated.
+    """
+    found = Evaluation.read(root, experiment)
+    asked = {"root": str(root), "experiment": experiment}
+    used = mode_of(RunConfig.model_validate(asked | {"wandb": mode}))
+    run = RunConfig.model_validate(asked | {"wandb": used})
+    folders = [cell_folder(root, str(cell_id)) for cell_id in found.cells["id"]]
+    for folder in folders:
+        log_cell(read_result(folder).config, run, folder, page)
+    return mode_of(run), len(folders)
 
 
 def curves(found: Evaluation) -> Iterator[dict[str, float]]:

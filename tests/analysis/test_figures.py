@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from support import made_cells
 
 from pahq.__main__ import main
-from pahq.analysis.drawing import COLOURS, colour_of, with_legend
+from pahq.analysis.agreementfigures import bits_figure
+from pahq.analysis.colours import COLOURS, GUIDE, colour_of
+from pahq.analysis.drawing import with_legend
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import bits_figure, edges_figure, roc_figure, write_figures
+from pahq.analysis.figures import edges_figure, roc_figure, write_figures
 from pahq.analysis.names import FIGURES, precision_columns
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.circuits.published import published_circuit
@@ -35,10 +37,7 @@ def found(root: Path, ids: list[str]) -> Evaluation:
 def drawn_lines(figure: Figure) -> list[list[float]]:
     """x values of every line that joins points, without guides (diagonal, dotted)."""
     lines = [line for axes in figure.axes for line in axes.lines]
-    guides = ("0.8", "0.7")
-    return [
-        list(line.get_xdata()) for line in lines if line.get_linestyle() != "None" and line.get_color() not in guides
-    ]
+    return [list(line.get_xdata()) for line in lines if line.get_linestyle() != "None" and line.get_color() != GUIDE]
 
 
 def test_writes_png_and_pdf(experiment: tuple[Path, list[str]]) -> None:

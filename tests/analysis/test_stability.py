@@ -105,7 +105,7 @@ def test_edges_are_drawn_of_the_circuits_with_most_resamples_and_not_of_many(tmp
     every = [few, *many]
     inclusion = pd.concat(edges.assign(id=one["id"], threshold=one["threshold"]) for one in every)
     [axes] = inclusion_figure(inclusion, pd.DataFrame(every)).axes
-    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    shown = [text.get_text() for text in axes.texts]
     assert sorted(name.split()[2].strip(":") for name in shown) == ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8"]
     assert len({line.get_color() for line in axes.lines}) == len(shown)  # of one precision, in shades of its colour
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,11 +82,22 @@ def test_zsh_is_answered_in_its_own_way() -> None:
     assert words == ["_arguments", "'*:", ':(("task=nano-ioi"))\'']
 
 
-def test_bash_itself_completes(tmp_path: Path) -> None:
-    """The lines that ``--show-completion`` prints, in a bash of their own."""
+@pytest.fixture
+def shell(tmp_path: Path) -> dict[str, str]:
+    """An environment in which ``pahq`` is a command, and a home of its own."""
     command = tmp_path / "pahq"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pahq "$@"\n')
     command.chmod(0o755)
+    own = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / ".config"),
+    }
+    return {**os.environ, **own, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
+
+def test_bash_itself_completes(shell: dict[str, str]) -> None:
+    """The lines that ``--show-completion`` prints, in a bash of their own."""
     script = """
     eval "$(pahq --show-completion bash)"
     COMP_WORDS=(pahq task = nano-io) COMP_CWORD=3
@@ -91,9 +105,50 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
     echo "${COMPREPLY[@]}"
     complete -p pahq
     """
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **variables})
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=shell)
     assert done.stdout == "nano-ioi\ncomplete -o default -F _pahq_completion pahq\n", done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish here to complete with")
+def test_fish_itself_completes(shell: dict[str, str]) -> None:
+    """A command, an option and a word of a cell, by the file that ``--install-completion`` writes."""
+    script = "pahq --install-completion fish >&2; "
+    script += "; ".join(f"complete -C '{typed}'" for typed in ("pahq veri", "pahq verify x --en", "pahq task=nano-io"))
+    done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, env=shell)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["verify", "--engine", "task=nano-ioi"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here to complete with")
+def test_zsh_itself_completes_from_the_first_tab_on(shell: dict[str, str], tmp_path: Path) -> None:
+    """The same, in a shell that reads the start-up file of ``--install-completion``."""
+    subprocess.run([*PAHQ, "--install-completion", "zsh"], env=shell, check=True, capture_output=True)
+    ours, theirs = pty.openpty()
+    own = shell | {"TERM": "dumb", "PS1": "ready ", "ZDOTDIR": str(tmp_path)}
+    process = subprocess.Popen(["zsh", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=own)
+    os.close(theirs)
+    told = b""
+
+    def until(wanted: bytes) -> None:
+        nonlocal told
+        while wanted not in told:
+            ready, _, _ = select.select([ours], [], [], 60)
+            assert ready, told
+            told += os.read(ours, 65536)
+
+    try:
+        until(b"ready ")
+        for typed, completed in (
+            ("veri", "verify "),
+            ("verify x --en", "--engine "),
+            ("task=nano-io", "task=nano-ioi "),
+        ):
+            os.write(ours, f"\x15pahq {typed}\t".encode())
+            until(completed.encode())
+            told = b""
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_keys_and_their_values_are_the_configurations() -> None:

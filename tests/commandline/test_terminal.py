@@ -141,6 +141,15 @@ def test_a_path_that_output_cannot_encode_is_told_with_escapes(tmp_path: Path) -
     assert (tmp_path / "caf\u00e9.json").exists()
 
 
+def test_output_that_nobody_reads_on_is_no_fault() -> None:
+    """Hydra logs what it shows here, and a log tells each line that it cannot write by a traceback."""
+    command = '"$@" | { read -r line; echo "$line"; }'
+    words = ["sh", "-c", command, "sh", sys.executable, "-m", "pahq", "--info", "all"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout.startswith("Hydra 1.3")
+    assert done.stderr == ""  # nor is it told there what standard output shows
+
+
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["show", "--help"], 0), (["show", "nowhere"], 2)])
 def test_output_that_is_closed_is_none(words: list[str], status: int, closed: str) -> None:

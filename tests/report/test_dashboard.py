@@ -19,7 +19,7 @@ from pahq.analysis.evaluate import evaluate
 from pahq.analysis.summary import Evaluation
 from pahq.analysis.tables import write_tables
 from pahq.cell import tracking
-from pahq.cell.files import read_result
+from pahq.cell.files import cell_folder, read_result
 from pahq.cell.tracking import log_cell
 from pahq.config.cell import RunConfig
 from pahq.report.dashboard import curves, log_tables, specification
@@ -177,6 +177,20 @@ def test_without_a_server_the_dashboard_says_so_in_one_sentence(
     assert err.count("\n") == 1
 
 
+def test_a_page_comes_to_a_run_that_was_logged_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_cell(tmp_path, make_config(TASK, "acdc", "float32", 0.1), EDGES[:9])
+    evaluate(tmp_path, "one", [made])
+    folder = cell_folder(tmp_path, made)
+    log_cell(read_result(folder).config, RunConfig(root=str(tmp_path)), folder, explorer)  # nobody asked for W&B
+    assert len(run_folders(tmp_path)) == 1
+    assert not list(tmp_path.glob("wandb/*/files/media/html/*"))
+    assert main(["wandb", "circuits", "one", "--root", str(tmp_path)]) == 0
+    told = f"one: 1 circuits logged offline; wandb sync {tmp_path}/wandb/offline-run-* sends them\n"
+    assert capsys.readouterr().out == told
+    [run] = run_folders(tmp_path)
+    assert [path.name[:8] for path in run.glob("files/media/html/*.html")] == ["circuit_"]
+
+
 def test_the_command_writes_and_logs(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,8 +205,8 @@ def test_the_command_writes_and_logs(
     for words, sentence in (
         (["tables", "none", "--root", str(root)], "evaluate the experiment 'none' first"),
         (["tables", "--mode", "loud"], "unknown --mode 'loud'"),
-        (["pages"], "unknown tables|dashboard 'pages'"),
-        ([], "tables|dashboard is missing"),
+        (["pages"], "unknown tables|circuits|dashboard 'pages'"),
+        ([], "tables|circuits|dashboard is missing"),
     ):
         assert main(["wandb", *words]) == 2
         assert sentence in capsys.readouterr().err
@@ -206,6 +220,7 @@ def test_the_command_writes_and_logs(
     [
         (["tables", "tiny", "--project", "other", "--out", "F"], "--project"),
         (["tables", "--entity", "me"], "--entity"),
+        (["circuits", "--out", "F"], "--out"),
         (["dashboard", "tiny"], "EXPERIMENT"),
         (["dashboard", "--mode", "auto"], "--mode"),
         (["dashboard", "--root", "/nope"], "--root"),
@@ -216,7 +231,7 @@ def test_what_one_form_does_not_take_is_refused(
     words: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["wandb", *words]) == 2
-    other = {"tables": "dashboard", "dashboard": "tables"}[words[0]]
+    other = "tables" if words[0] == "dashboard" else "dashboard"
     sentence = f"pahq wandb {words[0]} takes no {word}, which is for pahq wandb {other}; leave it out"
     assert capsys.readouterr().err == f"pahq: error: {sentence}\n"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import redraw
 import reference
 from PIL import Image
 from support.made_cells import make_experiment
@@ -64,6 +65,23 @@ def test_a_report_is_copied_with_its_provenance(
     assert (said["experiment"], said["version"], said["missing"]) == (MADE, ["0.1.0"], 1)
     assert said["cells"] == len(known) - 1
     assert said["command"] == "snakemake --cores all --config experiment=made"
+
+
+def test_figures_drawn_from_the_tables_are_those_drawn_from_the_cells(
+    root: Path, known: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference.copy_report(root, MADE, tmp_path, missing_ok=True)
+    figures = {path: path.read_bytes() for path in sorted((tmp_path / MADE / "figures").iterdir())}
+    drawn = ["bits", "edges_kl"]
+    for path in figures:
+        if path.stem in drawn:
+            path.write_bytes(b"")
+    assert redraw.main([MADE, "--out", str(tmp_path)]) == 0
+    left = ", ".join(path.stem for path in figures if path.stem not in drawn)
+    assert capsys.readouterr().out == f"drawn: {', '.join(drawn)}; left as they were: {left}\n"
+    assert {path: path.read_bytes() for path in (tmp_path / MADE / "figures").iterdir()} == figures
+    assert redraw.main(["none", "--out", str(tmp_path)]) == 2
+    assert "is no committed report" in capsys.readouterr().err
 
 
 def test_a_report_of_other_cells_is_refused(

@@ -28,6 +28,7 @@ from pahq.config.modelnames import PACKAGED, embedded_models, models_folder
 from pahq.errors import PahqError, unknown
 from pahq.files.text import read_json, write_atomic, write_json
 from pahq.model.sources.assembly import check_shapes, model_from_tensors
+from pahq.model.sources.families import model_config
 from pahq.model.sources.hub import fetch
 from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.sources.packaged import check_converted, packaged_folder
@@ -94,6 +95,13 @@ def open_model(
         check_converted(found.folder, digest)
     words: dict[str, Any] = {"vocabulary": vocabulary, "tokenizer": tokenizer, "digest": digest}
     return ModelFile(config, path, dtype=dtype, device=target, **words)
+
+
+def configuration(source: str | Path, revision: str | None = None) -> ModelConfig:
+    """A model's configuration, its weights unread. Raises PahqError as ``load_model`` does."""
+    found = resolve(source, revision)
+    path = found.folder / "config.json"
+    return model_config(read_json(path), found.name) if found.kind == "huggingface" else _read_config(path)
 
 
 def weights_digest(source: str | Path, revision: str | None = None) -> str | None:

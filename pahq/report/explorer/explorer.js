@@ -63,7 +63,7 @@ function style() {
     { selector: "node.unused", style: { "border-color": colour("unused"), color: colour("pale"), "border-width": 0.6 } },
     { selector: "node.bar", style: { "border-width": 0, "background-color": colour("faint"), label: "" } },
     { selector: "node.layer", style: { "background-opacity": 0, "border-width": 0, width: 40, height: 12, color: colour("faint"), events: "no" } },
-    { selector: "node.slot", style: { "font-size": 6.5, color: "#fff", "border-width": 0, events: "no" } },
+    { selector: "node.slot", style: { "font-size": 6.5, color: colour("paper"), "border-width": 0, events: "no" } },
     ...["q", "k", "v"].map((letter) => ({ selector: "node.slot." + letter, style: { "background-color": colour(letter) } })),
     { selector: "node.slot.unused", style: { "background-color": colour("empty"), color: colour("pale"), "border-width": 0.5 } },
     { selector: "edge", style: {
