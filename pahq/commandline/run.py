@@ -144,13 +144,15 @@ def _check_json(words: Sequence[str]) -> None:
 def run_all(runs: Iterable[tuple[CellConfig, RunConfig]], tell: Tell) -> None:
     """Run cells one after the other and tell of each that is finished; of several, how many are left too."""
     from pahq.api import run_cell
+    from pahq.experiments.progress import Telling
 
     runs = list(runs)
     progress = _progress(runs)
-    for cell, where in runs:
+    telling = None if progress is None else Telling(progress)
+    for i, (cell, where) in enumerate(runs):
         tell(cell, run_cell(cell, where))
-        if progress is not None:
-            sys.stderr.write(f"{progress.sentence()}\n")
+        if telling is not None and (said := telling.sentence(last=i == len(runs) - 1)) is not None:
+            sys.stderr.write(f"{said}\n")
 
 
 def in_words(cell: CellConfig, found: SearchResult) -> None:
