@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None or error.strerror is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}")
+    except MemoryError:  # of a search precheck.py tells; here of whatever else, imports among it
+        return _fail("the machine's memory ran out; what is finished is kept, and the same command goes on")
     except KeyboardInterrupt:
         sys.stderr.write("pahq: interrupted; the same command goes on where this one stopped\n")
         return 130

@@ -228,6 +228,18 @@ def test_an_interrupt_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "pahq: interrupted; the same command goes on where this one stopped\n"
 
 
+def test_memory_that_ends_outside_a_search_is_told_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(words: list[str]) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr("pahq.__main__._run", full)
+    assert main(["tables"]) == 2
+    told = "pahq: error: the machine's memory ran out; what is finished is kept, and the same command goes on\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(
     ("root", "sentence"),
     [

@@ -22,6 +22,7 @@ from faultdamage import (
     damaged_table,
     damaged_together,
 )
+from faultlimits import LIMITS
 from faultruns import EXPERIMENT, REPORT, Going, pahq, run, until, workflow
 
 from pahq.cell.files import SCORES, cell_folder
@@ -157,6 +158,8 @@ def _cases() -> Iterator[Case]:
     yield Case("read-only results", read_only)
     yield Case("two runs on one cell", two_runs)
     yield Case("unwritable folder of W&B", unwritable_tracking)
+    for name, act in LIMITS:
+        yield Case(name, act)
 
 
 CASES = tuple(_cases())

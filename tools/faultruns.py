@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -54,18 +55,32 @@ def pahq(*words: str) -> list[str]:
     return [sys.executable, "-m", "pahq", *words]
 
 
-def environment() -> dict[str, str]:
+def environment(more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """One thread a process, this repository's code, and nothing of Weights & Biases that was set outside."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | dict(more)
     path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
     return kept | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": path}
 
 
-def run(words: Sequence[str], folder: Path, limit: float = 600) -> Told:
-    """A command to its end."""
+def run(
+    words: Sequence[str],
+    folder: Path,
+    limit: float = 600,
+    *,
+    more: Mapping[str, str] = MappingProxyType({}),
+    limited: int | None = None,
+) -> Told:
+    """A command to its end. ``more``: of its environment; ``limited``: to so many bytes of virtual memory."""
     clock = time.monotonic()
+    bound = [] if limited is None else ["prlimit", f"--as={limited}", "--"]
     done = subprocess.run(
-        words, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit
+        [*bound, *words],
+        cwd=folder,
+        env=environment(more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit,
     )
     return Told(done.returncode, done.stdout, time.monotonic() - clock)
 
@@ -79,6 +94,10 @@ class Going:
                 words, cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True
             )
         self._log = log
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def output(self) -> str:

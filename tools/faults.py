@@ -208,17 +208,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = other_faults(bench, given.only, say)
     lost = [*kills.lost, *(row["came"] for row in rows if row["state"] == "lost")]
     earlier = read_json(given.out) if given.out.exists() else {"kill_9": [], "faults": []}
-    seeds = {one["seed"]: one for one in earlier["kill_9"]}
+    killed = earlier["kill_9"]
     if given.kills:
-        seeds[given.seed] = kills.to_json(given.seed, bench.seconds)
+        others = [one for one in killed if one["seed"] != given.seed]
+        killed = sorted([*others, kills.to_json(given.seed, bench.seconds)], key=lambda one: int(one["seed"]))
     made = {row["fault"]: row for row in [*earlier["faults"], *rows]}
     record = {
         "versions": versions() | {"snakemake": version("snakemake")},
-        "machine": machine(),
+        "machine": "; ".join(dict.fromkeys([*filter(None, earlier.get("machine", "").split("; ")), machine()])),
         "experiment": EXPERIMENT,
         "sizes": list(SIZES),
         "left_out": {"tables": list(TIMES), "cost": list(OF_COST), "cells.parquet": list(OF_CELLS)},
-        "kill_9": sorted(seeds.values(), key=lambda one: int(one["seed"])),
+        "kill_9": killed,
         "faults": [made[name] for name in names if name in made],
     }
     if mended := earlier.get(MENDED):

@@ -6,9 +6,11 @@ that would have fitted; what runs out of memory all the same is told in a senten
 
 from __future__ import annotations
 
+import errno
 import logging
 import resource
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,18 +58,30 @@ def check_memory(
     """
     batch, length = prompts.clean.shape
     count = examples or batch
-    needed = needed_bytes(cell, model.config, count, length, len(prompts.items) * count // batch)
+
+    def least(count: int) -> int:
+        return needed_bytes(cell, model.config, count, length, len(prompts.items) * count // batch)
+
+    needed = least(count)
     free = free_bytes(model.device if isinstance(model, ModelFile) else model.W_E.device)
     if free is None or 2 * needed <= free:
         return
     sentence = (
         f"a search of {count} prompts of {length} tokens needs at least {needed / GIB:.3g} GiB of memory beside "
-        f"the model, and {free / GIB:.3g} GiB are free; fewer examples need less"
+        f"the model, and {free / GIB:.3g} GiB are free; {_what_would_fit(least, count, free // 2)}"
     )
     if needed > free:
         raise PahqError(sentence)
     if warn:
         _log.warning("this may not fit: %s", sentence)
+
+
+def _what_would_fit(least: Callable[[int], int], count: int, free: int) -> str:
+    """How many of ``count`` examples fit for certain, where ``least`` says what so many need."""
+    most = bisect_right(range(1, count), free, key=least)
+    if most == 0:
+        return "not even one of its task.examples is sure to fit: take a smaller model or a machine with more memory"
+    return f"fewer task.examples need less, and up to {most} are sure to fit"
 
 
 def needed_bytes(cell: CellConfig, config: ModelConfig, examples: int, length: int, items: int) -> int:
@@ -116,15 +130,17 @@ def free_bytes(device: torch.device | str) -> int | None:
 
 @contextmanager
 def told_when_memory_ends() -> Iterator[None]:
-    """Whatever says that no memory is left becomes a PahqError in one sentence."""
+    """Whatever says that no memory is left becomes a PahqError in one sentence: what needs less, and what is kept."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(text in str(error) for text in _OUT):
+    except (MemoryError, RuntimeError, OSError) as error:
+        out = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+        if not out and (isinstance(error, OSError) or not any(text in str(error) for text in _OUT)):
             raise
         raise PahqError(
-            "the machine's memory ran out in the search; fewer examples need less, and so does a ceiling "
-            "(run.memory_gb) with engine=suffix"
+            "the machine's memory ran out in the search; fewer task.examples need less, and so do a ceiling "
+            "(run.memory_gb, with engine=suffix), which a cell goes on with where it stopped, a precision of fewer "
+            "bits (precision=int8 with method=pahq), and on a large model precision.cache=bf16"
         ) from error
 
 

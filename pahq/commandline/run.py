@@ -166,15 +166,17 @@ def run_all(runs: Iterable[tuple[CellConfig, RunConfig]], tell: Tell) -> None:
     from pahq.api import run_cell
     from pahq.cell.files import cell_folder, is_done
     from pahq.cell.scored import check_sizes
+    from pahq.experiments.progress import Telling
 
     runs = list(runs)
     if len(runs) > 1:  # a single cell says it itself
         check_sizes(cell for cell, where in runs if not is_done(cell_folder(where.root, cell.id)))
     progress = _progress(runs)
-    for cell, where in runs:
+    telling = None if progress is None else Telling(progress)
+    for i, (cell, where) in enumerate(runs):
         tell(cell, run_cell(cell, where))
-        if progress is not None:
-            sys.stderr.write(f"{progress.sentence()}\n")
+        if telling is not None and (said := telling.sentence(last=i == len(runs) - 1)) is not None:
+            sys.stderr.write(f"{said}\n")
 
 
 def in_words(cell: CellConfig, found: SearchResult) -> None:

@@ -31,7 +31,7 @@ from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, nearest, unknown
 from pahq.experiments.composer import Composer
 from pahq.experiments.grids import expand
-from pahq.experiments.jobs import RESAMPLES, Asked, Cell, Group, check_depends_on_prompts, joined
+from pahq.experiments.jobs import MOST, RESAMPLES, Asked, Cell, Group, check_depends_on_prompts, joined
 from pahq.experiments.typed import as_typed, read_word
 from pahq.sentences import no_mapping
 
@@ -206,7 +206,8 @@ def _bundle(
 
 
 def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
-    """Give every bundle a readable name of its own; a cell that two bundles share stays in the first.
+    """Give every bundle a readable name of its own, in parts of up to ``MOST`` cells; a cell that two bundles share
+    stays in the first.
 
     It keeps what both ask for.
     """
@@ -223,8 +224,11 @@ def _named(bundles: list[dict[str, Cell]]) -> list[Group]:
             continue
         config = next(iter(own.values())).config
         name = f"{config.task.name}-{config.method.label}-{config.precision.name}"
-        used[name] = used.get(name, 0) + 1
-        named.append(Group(name if used[name] == 1 else f"{name}-{used[name]}", own))
+        ids = list(own)
+        for part in (ids[first : first + MOST] for first in range(0, len(ids), MOST)):
+            used[name] = used.get(name, 0) + 1
+            whole = name if used[name] == 1 else f"{name}-{used[name]}"
+            named.append(Group(whole, {cell_id: own[cell_id] for cell_id in part}))
     return named
 
 

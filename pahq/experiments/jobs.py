@@ -13,6 +13,7 @@ from pahq.errors import PahqError, unknown
 RESAMPLES, PER_SEED = 20, 4  # of stability where a row does not say how many; one other seed to so many resamples
 ORDERS = 3  # other orders of a search, of stability
 STABILITY_OF = ("all", "marked", "none")
+MOST = 100  # cells of one process that are thresholds of one sweep, or seeds put together: others compute the rest
 CELLS = 16  # of stability in one process: their searches, not its start, are what takes time
 
 
@@ -20,7 +21,8 @@ CELLS = 16  # of stability in one process: their searches, not its start, are wh
 class Asked:
     """What an experiment's row asks for beside its cells; of rows that share a cell, all.
 
-    ``together``: all its methods and precisions in one process, being short searches. ``resamples``: of its circuits'
+    ``together``: all its methods and precisions, and up to ``MOST`` cells of several seeds, in one process, being short
+    searches. ``resamples``: of its circuits'
     stability.
     """
 
@@ -52,7 +54,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in threshold, and maybe precision and method, alone; ``name`` is unique in its experiment."""
+    """Cells that differ in threshold, and maybe precision, method and seed, alone; ``name`` is unique in its
+    experiment."""
 
     name: str
     cells: Mapping[str, Cell]
@@ -74,22 +77,29 @@ def _sweep(typed: Sequence[Sequence[str]]) -> str:
 
 
 def joined(groups: Sequence[Group]) -> list[Group]:
-    """Groups whose rows say ``together`` and that differ in select, precision or method alone become one, in the
+    """Groups whose rows say ``together`` and that differ in select, precision, method or seed alone become one, in the
     first's place.
 
-    Methods join where they have the same precisions, so that the whole is one sweep.
+    Methods join where they have the same precisions, so that the whole is one sweep; seeds until there are ``MOST``
+    cells.
     """
-    found = _joined(_joined(_joined(groups, "select"), "precision"), "method")
+    found = _joined(_joined(_joined(_joined(groups, "select"), "precision"), "method"), "seed", MOST)
     alone = {id(group) for group in groups}
     used = {group.name: 1 for group in found if id(group) in alone}
     return [group if id(group) in alone else _renamed(group, used) for group in found]
 
 
-def _joined(groups: Sequence[Group], key: str) -> list[Group]:
-    """One group for those whose words are equal but for ``key``'s."""
+def _joined(groups: Sequence[Group], key: str, most: int | None = None) -> list[Group]:
+    """One group for those whose words are equal but for ``key``'s, or several of up to ``most`` cells."""
     alike: dict[tuple[object, ...], list[Group]] = {}
+    room: dict[tuple[object, ...], tuple[object, ...]] = {}  # by words: where the next group still has room
     for group in groups:
-        alike.setdefault(_words_but(group, key), []).append(group)
+        words = _words_but(group, key)
+        at = room.get(words, words)
+        if most is not None and sum(len(one.cells) for one in (*alike.get(at, ()), group)) > most:
+            at = (*words, len(alike))
+        room[words] = at
+        alike.setdefault(at, []).append(group)
     return [
         members[0]
         if len(members) == 1

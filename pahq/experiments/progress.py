@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pahq.errors import PahqError
 from pahq.files.text import write_atomic
 
 FEWEST = 20  # one cell of so many must be done before a time is told
+FEW = 100  # cells of a run: of so many, or fewer, progress is told after each that is finished
+PAUSE = 99.0  # of more, so many times as long as it took to look at them all
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,28 @@ class Progress:
         if not left or own * FEWEST < own + left:
             return said
         return f"{said}, {_about((time.time() - self.since) / own * left)} left"
+
+
+class Telling:
+    """Tells how far a run is, after each cell that is finished; of many cells seldom enough to cost a hundredth.
+
+    Every look is at every cell's file, so that looking after each would take time in proportion to their square.
+    """
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress, self._clock = progress, clock
+        self._every = len(progress.results) <= FEW
+        self._next = -math.inf
+
+    def sentence(self, *, last: bool) -> str | None:
+        """``Progress.sentence`` where it is time for it, or after the ``last`` cell; else None."""
+        began = self._clock()
+        if began < self._next and not last and not self._every:
+            return None
+        said = self._progress.sentence()
+        ended = self._clock()
+        self._next = ended + PAUSE * (ended - began)
+        return said
 
 
 def _result(root: str, cell_id: str) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import difflib
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -15,7 +17,11 @@ from typing import Any, TextIO
 from pahq.errors import PahqError, unknown
 from pahq.experiments.jobs import Asked
 
+LOG = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
+EARLY = 1.0  # seconds of the epoch: before every file, and not 0, which Snakemake takes for no time at all
+SKEW = 60.0  # seconds by which clocks of machines that share a disk may differ, as they do
+DERIVED = ("cells/*/*/stability/*.done", "analysis/**/*", "report/**/*", "report.html")  # from cells' results
 LEAST = {"resamples": 2, "seeds": 0, "random_circuits": 1, "inflated": 1}  # of the settings that are whole numbers
 
 
@@ -107,6 +113,7 @@ def join_runs(root: str, folder: Path = Path(".snakemake")) -> TextIO:
             if all(_is_below(line, root) for line in path.read_text().splitlines()):
                 path.unlink(missing_ok=True)
         _keep_models(root, folder)
+        settle_times(Path(root), time.time())
     except BlockingIOError:
         pass
     except OSError:
@@ -126,6 +133,27 @@ def _keep_models(root: str, folder: Path) -> None:
             marker = base64.urlsafe_b64encode(name.encode()).decode()
             with suppress(OSError):  # a name that is too long is none of a single file
                 (folder / "incomplete" / marker).unlink(missing_ok=True)
+
+
+def settle_times(root: Path, now: float) -> None:
+    """Take files that are dated in the future, by a clock that was ahead, for what they may be at worst.
+
+    Snakemake compares times alone. A table from the future would count as newer than cells that are computed after it,
+    and never be made again; a cell from the future would have tables made again at each call. So results of cells are
+    dated now, and what follows from them is dated before everything. What is on a file stays.
+    """
+    results = set(root.glob("cells/*/*/result.json"))
+    derived = {path for pattern in DERIVED for path in root.glob(pattern)}
+    ahead = [path for path in sorted(results | derived) if path.is_file() and path.stat().st_mtime > now + SKEW]
+    for path in ahead:
+        at = now if path in results else EARLY
+        os.utime(path, (at, at))
+    if ahead:
+        LOG.warning(
+            "%d files below %s were dated in the future (a clock was ahead), %s first: what follows from cells is made "
+            "again where it may be older than these",
+            *(len(ahead), root, ahead[0].relative_to(root)),
+        )
 
 
 def _is_below(path: str, root: str) -> bool:

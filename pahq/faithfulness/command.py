@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pahq.cell.files import SCORES, cell_folder, is_done
+from pahq.cell.files import SCORES, cell_folder, is_done, read_result
 from pahq.cell.journal import read_journal
 from pahq.cell.provenance import versions
+from pahq.cell.result import Result
 from pahq.cell.run import load
 from pahq.cell.scorefile import read_scores
 from pahq.cell.story import check_cell
@@ -45,15 +46,9 @@ class Judged:
 
     @classmethod
     def read(cls, folder: Path) -> Judged:
-        result = check_cell(folder)
+        """A cell whose files have been checked."""
+        result = read_result(folder)
         return cls(folder, result.config, result.model_digest, Circuit.read(folder / "circuit.json"))
-
-    @property
-    def ground(self) -> str:
-        """What cells have in common that share a model, prompts and values of circuits."""
-        task = self.config.task.model_dump() | {"metric": None, "name": None}  # the search's own affairs
-        same = [task, self.config.model.model_dump(), self.digest, self.config.seed, self.config.engine.dtype]
-        return json.dumps([*same, self.config.method.direct_edges])
 
     def identity(self, settings: Settings) -> dict[str, Any]:
         """What a faithfulness.json must have been made from to be this cell's."""
@@ -69,15 +64,14 @@ def judge_cells(
 
     Cells of one model and one prompt set share them, and cells that found the same circuit share its numbers.
     """
-    cells = [Judged.read(folder) for folder in folders]
-    grounds: dict[str, list[Judged]] = {}
-    for cell in cells:
-        grounds.setdefault(cell.ground, []).append(cell)
-    with tqdm(total=len(cells), unit="cell", disable=not progress or None, leave=False) as bar:
+    grounds: dict[str, list[Path]] = {}  # folders alone: the circuits of thousands of cells need not be in memory
+    for folder in folders:
+        grounds.setdefault(_ground(check_cell(folder)), []).append(folder)
+    with tqdm(total=len(folders), unit="cell", disable=not progress or None, leave=False) as bar:
         for group in grounds.values():
             values: Values | None = None
             known: dict[bytes, dict[str, Any]] = {}
-            for cell in group:
+            for cell in map(Judged.read, group):
                 bar.set_description(cell.config.id.rsplit("-", 1)[0])
                 found = _made_before(cell, settings)
                 if found is None:
@@ -86,6 +80,14 @@ def judge_cells(
                     write_sealed(cell.folder / FILE, found)
                 bar.update()
                 yield cell, found
+
+
+def _ground(result: Result) -> str:
+    """What cells have in common that share a model, prompts and values of circuits."""
+    config = result.config
+    task = config.task.model_dump() | {"metric": None, "name": None}  # the search's own affairs
+    same = [task, config.model.model_dump(), result.model_digest, config.seed, config.engine.dtype]
+    return json.dumps([*same, config.method.direct_edges])
 
 
 def _made_before(cell: Judged, settings: Settings) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import torch
 import pahq
 from pahq import api
 from pahq.cell import precheck
-from pahq.cell.precheck import GIB, checked_task, free_bytes, needed_bytes, told_when_memory_ends
+from pahq.cell.precheck import GIB, check_memory, checked_task, free_bytes, needed_bytes, told_when_memory_ends
 from pahq.cell.run import run_cell
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.engine.suffix import budget
@@ -94,7 +96,11 @@ def test_more_prompts_than_a_task_has_are_refused_before_any_is_drawn(count: int
 def test_more_prompts_than_memory_holds_are_refused_before_they_are_drawn(task: str, count: int) -> None:
     sentence = refused(f"task={task}", f"task.examples={count}")
     assert sentence.startswith(f"a search of {count} prompts of ")
-    assert "GiB are free; fewer examples need less" in sentence
+    found = re.search(r"GiB are free; fewer task.examples need less, and up to (\d+) are sure to fit$", sentence)
+    assert found is not None
+    fits = cell(f"task={task}", f"task.examples={int(found[1]) // 2}")  # half: what is free changes meanwhile
+    few = checked_task(cell(f"task={task}", "task.examples=2"), NANO).search
+    check_memory(fits, NANO, few, fits.task.examples)
 
 
 def test_every_drawn_task_is_counted() -> None:
@@ -146,19 +152,24 @@ def test_a_small_limit_is_told_at_once(tmp_path: Path) -> None:
 
 def test_what_runs_out_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried")
-    for error in (real, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")):
+    of_system = OSError(errno.ENOMEM, "Cannot allocate memory")
+    for error in (real, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), of_system):
 
         def full(*given: Any, **more: Any) -> Any:
             raise error  # noqa: B023
 
         monkeypatch.setattr(api, "start_search", full)
         monkeypatch.setattr("pahq.cell.run.search", full)
-        with pytest.raises(PahqError, match="memory ran out in the search; fewer examples need less"):
+        with pytest.raises(
+            PahqError, match=r"memory ran out in the search; fewer task.examples .*run.memory_gb.*precision=int8"
+        ):
             pahq.acdc(NANO, checked_task(cell("task=nano-ioi"), NANO), 0.1, progress=False)
         with pytest.raises(PahqError, match="memory ran out"):
             run_cell(cell("task=nano-ioi"), RunConfig(root=str(tmp_path), wandb="disabled", progress=False))
     with pytest.raises(RuntimeError, match="another"), told_when_memory_ends():
         raise RuntimeError("another")
+    with pytest.raises(OSError, match="another"), told_when_memory_ends():
+        raise OSError(errno.ENOENT, "another")
 
 
 def test_control_groups_and_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,28 @@ def test_precisions_of_a_row_share_a_process_where_it_says_so(conf: Path) -> Non
         assert [cell.id for cell, _ in compose_runs(group.overrides, sweep=True)] == list(group.cells)
 
 
+def test_seeds_share_a_process_where_a_row_says_so_and_no_sweep_is_longer_than_a_hundred(conf: Path) -> None:
+    """So that thousands of tiny cells are neither a process each nor one for all of them."""
+    row = f"task: tracr-reverse, precision: int8, threshold: 0.1, seed: {list(range(60))}"
+    (conf / "experiment" / "many.yaml").write_text(
+        f"- {{{row}, method: [pahq, rtn-q], together: true}}\n"
+        "- {task: tracr-reverse, precision: int8, threshold: 0.1, seed: [0, 1], method: pahq-changes}\n"
+        "- {task: tracr-proportion, method: acdc, precision: float32, threshold: {log10: [-4, 0, 101]}}\n"
+    )
+    found = {group.name: group for group in groups("many")}
+    assert {name: len(group.cells) for name, group in found.items()} == {
+        "tracr-reverse-pahq-rtn-q": 100,
+        "tracr-reverse-pahq-rtn-q-2": 20,
+        "tracr-reverse-pahq-changes-int8": 1,
+        "tracr-reverse-pahq-changes-int8-2": 1,
+        "tracr-proportion-acdc-float32": 100,
+        "tracr-proportion-acdc-float32-2": 1,
+    }
+    assert len({cell_id for group in found.values() for cell_id in group.cells}) == 223
+    for group in found.values():
+        assert {cell.id for cell, _ in compose_runs(group.overrides, sweep=True)} == set(group.cells)
+
+
 def test_thresholds_of_a_sweep_are_what_each_is_alone() -> None:
     base = ["task=nano-ioi", "method=acdc"]
     typed = ["0.1", "1e-2", "2E-3", "${seed}", "1"]
@@ -356,7 +378,7 @@ def test_an_unknown_experiment_names_the_known_ones() -> None:
 def test_the_real_models_two_experiments_have_every_method_and_no_row_that_is_lossless_by_construction() -> None:
     first, more = cells("real"), cells("real-more")
     found = [cell.config for cell in (first | more).values()]
-    assert (len(first), len(more), len(found)) == (32, 52, 80)
+    assert (len(first), len(more), len(found)) == (32, 64, 92)
     assert {first[cell_id].config.method.name for cell_id in set(first) & set(more)} == {"acdc"}
     assert not any(cell.asked.resamples for cell in first.values())
     assert [cell.config.method.name for cell in more.values() if cell.asked.resamples] == ["acdc"] * 4

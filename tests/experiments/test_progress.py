@@ -10,7 +10,7 @@ import pytest
 
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
-from pahq.experiments.progress import Progress, write_plan
+from pahq.experiments.progress import FEW, Progress, Telling, write_plan
 
 
 def finish(root: Path, cell_id: str, at: float) -> None:
@@ -53,6 +53,24 @@ def test_of_many_cells_the_first_tell_no_time_and_long_times_are_hours(
         finish(tmp_path, cell.id, began + i + 1)
     monkeypatch.setattr(time, "time", lambda: began + 3600)
     assert progress.sentence() == "2 of 40 cells done, about 19.0 h left"
+
+
+@pytest.mark.parametrize(("cells", "told"), [(FEW, 1000), (FEW + 1, 10)])
+def test_of_many_cells_looking_takes_a_hundredth_of_the_time(tmp_path: Path, cells: int, told: int) -> None:
+    """A look of one second, and a cell a second: a fake clock moves on at every other reading of it."""
+    write_plan(tmp_path / "cells.txt", [f"task/{i}" for i in range(cells)])
+    looks: list[float] = []
+    now = iter(range(10_000))
+
+    def clock() -> float:
+        looks.append(float(next(now)))
+        return looks[-1]
+
+    telling = Telling(Progress.planned(str(tmp_path / "cells.txt"), str(tmp_path)), clock)
+    said = [telling.sentence(last=False) for _ in range(1000)]
+    assert said[0] == f"0 of {cells} cells done"
+    assert abs(sum(sentence is not None for sentence in said) - told) <= 1
+    assert telling.sentence(last=True) == said[0]
 
 
 def test_a_plan_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -169,3 +169,23 @@ def test_without_locks_of_the_kernels_snakemakes_stay(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fcntl, "flock", flock)
     with join_runs("results", tmp_path):
         assert all(path.exists() for path in found.values())
+
+
+def test_files_dated_in_the_future_are_told_and_hide_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A table can be older than a cell that is computed now, and a cell newer than the tables that are there."""
+    root, now = tmp_path / "results", time.time()
+    ahead = {"cells/t/a/result.json", "cells/t/a/stability/n2.done", "analysis/e/cells.parquet", "report/e/t/a.html"}
+    right = {"cells/t/b/result.json": now - 9, "analysis/e/tables/auc.csv": now + 9, "logs/e.log": now + 9**6}
+    for name, at in {**dict.fromkeys(ahead, now + 9**6), **right}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+        os.utime(root / name, (at, at))
+    for _ in range(2):
+        with join_runs(str(root), tmp_path / ".snakemake"):
+            pass
+    dates = {name: (root / name).stat().st_mtime for name in ahead}
+    assert now - 1 < dates.pop("cells/t/a/result.json") < now + 60
+    assert set(dates.values()) == {1.0}
+    assert {name: (root / name).stat().st_mtime for name in right} == pytest.approx(right)
+    [sentence] = [record.getMessage() for record in caplog.records]
+    assert sentence.startswith(f"4 files below {root} were dated in the future (a clock was ahead), analysis/e/cells.p")

@@ -9,17 +9,21 @@ import shutil
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from faultbench import Bench
 from faultcases import CASES, two_runs, unwritable_tracking
 from faultdamage import damage
+from faultlimits import CLOCK
 from faultruns import OF_COST, TIMES, Going, differences, environment, left_behind
 from faults import OUT, Kills, main
 from support.places import ROOT
 
+from pahq.cell.files import cell_folder
 from pahq.cell.run import run_cell
+from pahq.commandline.run import run_all
 from pahq.config.cell import RunConfig
 from pahq.experiments.compose import cells
 
@@ -133,6 +137,25 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def test_two_real_runs_on_one_cell(bench: Bench) -> None:
     assert two_runs(bench).startswith("the second was told that another process is computing the cell")
+
+
+def test_a_clock_that_jumps_changes_no_cell(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: ``make faults`` has it in Snakemake and all its jobs."""
+    for name in ("time", "time_ns"):
+        monkeypatch.setattr(time, name, getattr(time, name))  # so that it is put back
+    exec(CLOCK, {})
+    looks = [time.time() for _ in range(50)]
+    assert any(later < earlier for earlier, later in pairwise(looks))
+    root = tmp_path / "results"
+    runs = [
+        (one.config, RunConfig(root=str(root), wandb="disabled", progress=False)) for one in cells("smoke").values()
+    ]
+    run_all(runs[:2], lambda cell, found: None)
+    assert "2 of 2 cells done" in capsys.readouterr().err
+    made, known = (cell_folder(place, runs[0][0].id) / "circuit.json" for place in (root, bench.whole / "results"))
+    assert made.read_bytes() == known.read_bytes()
 
 
 def test_a_folder_of_wandb_that_cannot_be_written(bench: Bench) -> None:

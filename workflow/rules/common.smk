@@ -97,8 +97,9 @@ def task_cells(wildcards):
 
 
 def task_arguments(wildcards):
-    """The task's cells as typed behind `python -m pahq faithfulness`."""
-    said = [*SAID.sample_sizes, "--cells", *task_ids(wildcards)]
+    """The task's cells as typed behind `python -m pahq faithfulness`: by its name, since a command has not room for
+    thousands of cells'."""
+    said = [*SAID.sample_sizes, "--task", wildcards.task]
     return shlex.join([EXPERIMENT, "--root", ROOT, "--no-progress", *said])
 
 
