@@ -389,13 +389,15 @@ def test_the_real_models_two_experiments_have_every_method_and_no_row_that_is_lo
         own = [c for c in found if c.task.name == task and c.audit == "none"]
         rows = [(c.method.label, c.precision.format) for c in own if c.precision.rounding == "nearest"]
         low = [(method, form) for method in ("pahq", "rtn-q") for form in ("int8", "fp8", "int4s", "bf16")]
-        changes = [("pahq-changes", form) for form in ("int8", "fp8", "int4s")]
+        changes = [("pahq-changes", form) for form in ("int8", "fp8", "int4s", "bf16")]
         assert sorted(rows) == sorted([("acdc", "float32"), *low, *changes])
         calibrated = [(c.method.name, c.precision.format) for c in own if c.precision.rounding == "calibrated"]
         assert sorted(calibrated) == [("pahq", "fp8"), ("pahq", "int8")]
     assert "int4" not in {config.precision.format for config in found}
     audited = {(c.method.label, c.precision.format) for c in found if c.audit == "band"}
-    assert audited == {("pahq", "int8"), ("pahq", "fp8"), *changes}
+    assert audited == {("pahq", "int8"), ("pahq", "fp8"), *changes, ("pahq-changes", "float32")}
+    products = {(c.precision.format, c.precision.compute) for c in found if c.precision.compute != "float32"}
+    assert products == {("bf16", "bf16"), ("float32", "tf32")}
 
 
 def test_the_ablations_have_every_search_of_both_arithmetics_with_and_without_audits() -> None:
