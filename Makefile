@@ -34,8 +34,8 @@ SEED ?= 0
 # make faults: so many times the whole process group is killed with -9.
 FAULTS ?= 200
 
-.PHONY: setup packages smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults mutants container-steps nano \
-	docs format lock clean
+.PHONY: setup packages smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm kubernetes faults mutants \
+	container-steps nano docs format lock clean
 
 setup: $(STAMP)
 
@@ -82,7 +82,7 @@ $(TRITON): $(STAMP) requirements-triton.txt
 		$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-triton.txt
 	@touch $@
 
-# Snakemake's executor for Slurm: profiles/slurm.
+# Snakemake's executors for profiles/slurm and profiles/kubernetes, and Hydra's submitit launcher.
 cluster: $(CLUSTER)
 
 $(CLUSTER): $(STAMP) requirements-cluster.txt
@@ -120,6 +120,10 @@ slurm: $(STAMP) $(CLUSTER)
 			echo "make slurm: no $$name here; apt-get install --no-install-recommends $(SLURM_PACKAGES)" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -q -m slurm -rs tests/test_slurm.py
 
+# An experiment through the Kubernetes profile, on a stand-in for Kubernetes' server that runs its jobs here.
+kubernetes: $(STAMP) $(CLUSTER)
+	PAHQ_WHOLE_KUBERNETES=1 $(BIN)/python -m pytest -q -rs tests/test_kubernetes.py
+
 # Kills, damaged files, full disks and the like, on real processes: benchmarks/results/faults.json. make test has a few.
 faults: $(STAMP)
 	$(BIN)/python tools/faults.py --kills $(FAULTS)
@@ -152,8 +156,9 @@ format: $(STAMP)
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 		-c requirements-torch.txt --no-annotate --custom-compile-command 'make lock' -q -o requirements.lock $(LOCK_FLAGS)
-	sed -n 's/^cluster = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile - --universal --python-version 3.11 --generate-hashes \
-		-c requirements.lock --no-annotate --custom-compile-command 'make lock' -q -o requirements-cluster.txt $(LOCK_FLAGS)
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["cluster"], sep="\n")' | uv pip compile - --universal --python-version 3.11 \
+		--generate-hashes -c requirements.lock --no-annotate --custom-compile-command 'make lock' -q -o requirements-cluster.txt $(LOCK_FLAGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake *.egg-info
