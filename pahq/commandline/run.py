@@ -109,9 +109,12 @@ def _launch(runs: Sequence[tuple[CellConfig, RunConfig]], words: Sequence[str], 
             raise
         raise told from None
     from pahq.api import run_cell
+    from pahq.cell.files import cell_folder, is_done
 
-    for cell, where in runs:  # all are finished: read, not computed
-        tell(cell, run_cell(cell, where))
+    for cell, where in runs:
+        if not is_done(cell_folder(where.root, cell.id)):
+            raise PahqError(f"{cell.id} is not finished, though its job says so; the same command goes on")
+        tell(cell, run_cell(cell, where))  # read, not computed
 
 
 def _check_looks(words: Sequence[str]) -> None:
