@@ -122,7 +122,8 @@ def _check_looks(words: Sequence[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
-        raise PahqError(f"{message.removeprefix('argument ')}; --hydra-help lists Hydra's own options")
+        told = _choices_quoted(message.removeprefix("argument "))
+        raise PahqError(f"{told}; --hydra-help lists Hydra's own options")
 
     with _help_unread():
         parser = get_args_parser()
@@ -134,6 +135,13 @@ def _check_looks(words: Sequence[str]) -> None:
         raise PahqError(f"{', '.join(several[:-1])} and {several[-1]} cannot {both} be given; leave one out")
     if asked["resolve"] and asked["cfg"] is None:
         raise PahqError("--resolve is for --cfg, as in --cfg job --resolve")
+
+
+def _choices_quoted(message: str) -> str:
+    """A message of argparse's as before Python 3.12.8 and 3.13, which no longer put the known words in quotes."""
+    begin, choose, names = message.partition("(choose from ")
+    quoted = ", ".join(repr(name.strip("'")) for name in names.removesuffix(")").split(", "))
+    return f"{begin}{choose}{quoted})" if choose else message
 
 
 @contextmanager
