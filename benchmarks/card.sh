@@ -7,7 +7,7 @@
 #
 # PYTHON names the interpreter (default: .venv/bin/python, else python3). WHEELS, a folder of wheels, is installed from first.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 TRY=
 if [ "${1:-}" = --try ]; then TRY=1; shift; fi
 OUT=${1:-benchmarks/results/card}

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="pahq: %(message)s", handlers=[warnings])
     try:
         with told_if_full():
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            status = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()  # here, and not as Python ends, where nobody could catch what it raises
+            return status
     except PahqError as error:
         return _fail(str(error))
     except BrokenPipeError:  # whoever reads, `head` say, has read enough

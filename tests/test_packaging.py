@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -175,6 +176,25 @@ def test_every_push_and_pull_request_runs_the_readmes_test_command() -> None:
     assert steps[0].startswith("actions/checkout@")
     assert steps[-1] == "make test"
     assert "\nmake test " in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("linter", "files"),
+    [
+        ("shellcheck", ["benchmarks/*.sh", ".ci/run"]),
+        ("actionlint", [".github/workflows/*.yml"]),
+        ("hadolint", ["Dockerfile"]),
+    ],
+)
+def test_linters_of_scripts_find_nothing_where_they_are_installed(linter: str, files: list[str]) -> None:
+    paths = [str(path) for pattern in files for path in ROOT.glob(pattern)]
+    assert len(paths) >= len(files)
+    scripts = {str(path) for path in ROOT.glob("*/*.sh")}
+    assert linter != "shellcheck" or scripts <= set(paths)
+    if shutil.which(linter) is None:
+        pytest.skip(f"no {linter} here")
+    done = subprocess.run([linter, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pahq.commandline.completion import words_of_a_cell
+from pahq.commandline.launching import LAUNCHER, SUBMITIT, check_installed, estimated, launcher_of, lost
 from pahq.commandline.options import Json
 from pahq.commandline.output import document, line
 from pahq.errors import PahqError, nearest
@@ -60,8 +61,11 @@ def run(
         _check_looks([*(["-m"] if multirun else []), *typed])
         if json:
             _check_json(typed)
-        _checked_by_us(typed, sweep=multirun)
-        _run_in_hydra([*(["-m"] if multirun else []), *typed], tell, sweep=multirun)
+        runs = _checked_by_us(typed, sweep=multirun)
+        if multirun and launcher_of(typed) in SUBMITIT:
+            _launch(runs, typed, tell)
+        else:
+            _run_in_hydra([*(["-m"] if multirun else []), *typed], tell, sweep=multirun)
     else:
         from pahq.experiments.compose import compose_runs
 
@@ -84,12 +88,33 @@ def _unknown(word: str, commands: Sequence[str]) -> PahqError:
     return PahqError(f"unknown command {word!r}; commands: {known}; cells are typed as KEY=VALUE{near}")
 
 
-def _checked_by_us(words: Sequence[str], *, sweep: bool) -> None:
-    """With other folders and sweepers only Hydra can tell the cells; all else is checked before it starts."""
+def _checked_by_us(words: Sequence[str], *, sweep: bool) -> list[tuple[CellConfig, RunConfig]]:
+    """The cells, checked before Hydra starts; none with other folders and sweepers, where only Hydra can tell them."""
     from pahq.experiments.compose import compose_runs
 
-    if not any(word.split("=")[0] in (*_PLACES, "hydra/sweeper") for word in words):
-        compose_runs([word for word in words if _of_a_cell(word)], sweep=sweep)
+    if any(word.split("=")[0] in (*_PLACES, "hydra/sweeper") for word in words):
+        return []
+    return compose_runs([word for word in words if _of_a_cell(word)], sweep=sweep)
+
+
+def _launch(runs: Sequence[tuple[CellConfig, RunConfig]], words: Sequence[str], tell: Tell) -> None:
+    """Have submitit run a sweep's cells as jobs, then tell of each here; PahqError for the first that failed."""
+    if not runs:
+        raise PahqError(f"{LAUNCHER}={launcher_of(words)} cannot be used with other folders or sweepers of Hydra's")
+    check_installed()
+    try:
+        _run_in_hydra(["-m", *words, *estimated(runs, words)], lambda cell, found: None, sweep=True)
+    except RuntimeError as error:
+        if (told := lost(error, runs[0][1].root)) is None:
+            raise
+        raise told from None
+    from pahq.api import run_cell
+    from pahq.cell.files import cell_folder, is_done
+
+    for cell, where in runs:
+        if not is_done(cell_folder(where.root, cell.id)):
+            raise PahqError(f"{cell.id} is not finished, though its job says so; the same command goes on")
+        tell(cell, run_cell(cell, where))  # read, not computed
 
 
 def _check_looks(words: Sequence[str]) -> None:
@@ -97,7 +122,8 @@ def _check_looks(words: Sequence[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
-        raise PahqError(f"{message.removeprefix('argument ')}; --hydra-help lists Hydra's own options")
+        told = _choices_quoted(message.removeprefix("argument "))
+        raise PahqError(f"{told}; --hydra-help lists Hydra's own options")
 
     with _help_unread():
         parser = get_args_parser()
@@ -109,6 +135,13 @@ def _check_looks(words: Sequence[str]) -> None:
         raise PahqError(f"{', '.join(several[:-1])} and {several[-1]} cannot {both} be given; leave one out")
     if asked["resolve"] and asked["cfg"] is None:
         raise PahqError("--resolve is for --cfg, as in --cfg job --resolve")
+
+
+def _choices_quoted(message: str) -> str:
+    """A message of argparse's as before Python 3.12.8 and 3.13, which no longer put the known words in quotes."""
+    begin, choose, names = message.partition("(choose from ")
+    quoted = ", ".join(repr(name.strip("'")) for name in names.removesuffix(")").split(", "))
+    return f"{begin}{choose}{quoted})" if choose else message
 
 
 @contextmanager
@@ -245,13 +278,16 @@ def _run_in_hydra(words: Sequence[str], tell: Tell, *, sweep: bool) -> None:
 
     typed = {word.partition("=")[0].lstrip("+") for word in words}
     faults: list[PahqError] = []
+    here = os.getpid()
 
     def run_one(config: DictConfig) -> None:
         composed: Any = OmegaConf.to_container(config, resolve=True)
         try:
             run_all([parse_config(composed, typed)], tell)
-        except PahqError as error:  # kept from Hydra, which would add lines of its own
-            faults.append(error)
+        except PahqError as error:
+            if os.getpid() != here:  # a launcher's job, from which nothing comes back but what is raised
+                raise
+            faults.append(error)  # kept from Hydra, which would add lines of its own
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
     sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in words)]

@@ -180,5 +180,7 @@ def test_a_terminal_without_unicode_and_a_reader_that_has_enough(cell: Path) -> 
     plain = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
     assert plain.returncode == 0
     assert "3 h0 ." in plain.stdout
-    piped = subprocess.run(["bash", "-c", '"$@" | true', "bash", *command], capture_output=True, text=True)
-    assert piped.stderr == ""
+    piped = ["bash", "-c", '"$@" | true', "bash"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for words in (command, [sys.executable, "-m", "pahq", "--version"]):
+        assert subprocess.run([*piped, *words], env=buffered, capture_output=True, text=True).stderr == ""
