@@ -8,20 +8,22 @@ logit changes by
 
 so that rounding stays in proportion to the change here too. A divergence is log(sum p exp(b)) - sum p b, with p the
 clean distribution. The vocabulary is walked once for all trials of a window, in tiles, and sums are taken in float64.
-Other metrics take the whole vocabulary of as many trials as fit a tile, and of one at least.
+Metrics that read some logits need the columns they name and no others; those of probabilities take the whole vocabulary
+of as many trials as fit a tile, and of one at least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pahq.engine.problem import Problem
 from pahq.engine.vocabulary import TILE, Change, at_items, first_items
-from pahq.tasks.metrics import Kl, SquaredError, divergence
+from pahq.tasks.metrics import Kl, LogitDifference, Margin, Objective, SquaredError, divergence
 
 WIDER = 4  # times what a tile's logits take: sums in float64, and what is made of the logits
 NARROWEST = 256  # columns of a tile, whatever the number of trials
@@ -32,11 +34,13 @@ class CappedLosses:
     """The problem's objective on final residual streams; see ``pahq.engine.losses.Losses``."""
 
     def __init__(self, problem: Problem, tile: int = TILE) -> None:
-        self._change, self._objective, self._tile = Change(problem), problem.objective, tile
-        ends = problem.store.ends
+        self._change, self._tile, ends = Change(problem), tile, problem.store.ends
         assert ends.config.logit_cap is not None
-        self._W_U, self._cap = ends.W_U, ends.config.logit_cap
-        self._clean = self._change.clean.to(ends.W_U.dtype) @ ends.W_U + ends.b_U  # [row, vocab], before the cap
+        columns, self._objective = _read(problem.objective)
+        some = columns is not None and len(columns) < ends.W_U.shape[1]
+        self._W_U, b_U = (ends.W_U[:, columns], ends.b_U[columns]) if some else (ends.W_U, ends.b_U)
+        self._cap = ends.config.logit_cap
+        self._clean = self._change.clean.to(self._W_U.dtype) @ self._W_U + b_U  # [row, vocab], before the cap
         self._bent_clean = torch.tanh(self._clean / self._cap)
         if isinstance(self._objective, Kl):
             self._logs = self._objective.clean[first_items(problem)]
@@ -86,6 +90,17 @@ class CappedLosses:
             each = torch.stack([divergence(trial.double(), logs, logs.exp()) for trial in change])
             return at_items(each, index, -1).mean(-1)
         if isinstance(objective, SquaredError):
-            return at_items(change[..., objective.columns].double().square().mean(-1), index, -1).mean(-1)
+            return at_items(change.double().square().mean(-1), index, -1).mean(-1)
         logits = (self._bent_clean * self._cap).double() + change
         return objective.loss(at_items(logits, index, -2)).double()
+
+
+def _read(objective: Objective) -> tuple[Int[Tensor, " column"] | None, Objective]:
+    """The columns of the logits that an objective reads, and the objective on these alone; None: it reads all."""
+    if isinstance(objective, SquaredError):
+        return objective.columns, objective
+    if not isinstance(objective, LogitDifference | Margin):
+        return None, objective
+    answer, wrong = objective.answer, objective.wrong
+    columns, index = torch.unique(torch.cat((answer, wrong.flatten())), return_inverse=True)
+    return columns, replace(objective, answer=index[: len(answer)], wrong=index[len(answer) :].view_as(wrong))
