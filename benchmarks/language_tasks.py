@@ -2,8 +2,9 @@
 
     python benchmarks/language_tasks.py [TASK ...] [--prompts 96] [--json FILE]
 
-TASK names files of conf/task (default: those that run on smollm2). A circuit can only be found for what a model does,
-so this comes before any search.
+TASK names files of conf/task (default: those that run on smollm2). Settings may follow a name behind commas, for a
+model that has no such file: smollm2-induction,task.name=gemma3-induction,model=gemma3,task.bos='<bos>'. A circuit can
+only be found for what a model does, so this comes before any search.
 """
 
 from __future__ import annotations
@@ -91,9 +92,11 @@ def main() -> int:
     torch.set_num_threads(1)
     names = arguments.tasks or [name for name in options("task") if name.startswith("smollm2-")]
     report = {}
-    for name in names:
-        [(cell, _)] = compose_runs([f"task={name}", f"task.examples={arguments.prompts}"])
-        report[name] = measure(cell)
+    for typed in names:
+        file, *settings = typed.split(",")
+        [(cell, _)] = compose_runs([f"task={file}", f"task.examples={arguments.prompts}", *settings])
+        name = cell.task.name
+        report[name] = measure(cell) | {"typed": typed}
         sys.stderr.write(f"{name}: accuracy {report[name]['accuracy']:.2f}\n")
     publish({"seed": 0, "threads": 1, "tasks": report}, arguments.json)
     return 0

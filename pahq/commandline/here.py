@@ -23,26 +23,31 @@ def models(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Load a model and say what it is."""
+    """Load a model and say what it is.
+
+    The last line estimates what an ACDC search on it takes in time and memory.
+    """
     if out is not None:
         check_file(out)
+    from pahq.experiments.resources import Shape, usual_search
     from pahq.files.text import write_json
     from pahq.model import load_model
     from pahq.model.command import compared, facts, numbers
 
     model = load_model(name, revision=revision)
     config = model.config.model_dump(mode="json")
+    usual = usual_search(Shape.of(config), model.config.reach)
     found = compared(model, name, revision) if check else None
     if out is not None:
         write_json(out, {"name": name, "digest": model.digest, "config": config})
     if not json and out is None:
-        rows = list(facts(model, name))
+        rows = [*facts(model, name), ("search", str(usual))]
         if on_terminal():
             table(rows)
         for what, value in () if on_terminal() else rows:
             line(f"{what:<12} {value}")
     if json:
-        told = {"name": name, "digest": model.digest, "config": config, **numbers(model)}
+        told = {"name": name, "digest": model.digest, "config": config, **numbers(model), "estimate": asdict(usual)}
         document(told | {"check": None if found is None else {"agrees": found.agrees} | asdict(found), "path": out})
     elif found is not None:
         line(f"check        {found}")

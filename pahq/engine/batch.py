@@ -89,7 +89,7 @@ class _Pass:
         z = shares(self.config, weights, attention(self.config, at["q"], at["k"], at["v"]))
         for head, values in zip(heads, z, strict=True):
             if self.used[first + head]:
-                self._send(first + head, weights.behind(values @ weights.W_O[head]))
+                self._send(first + head, values @ weights.output(head))
 
     def _projected(
         self, layer: int, weights: LayerWeights, letter: str, rows: list[int]

@@ -2,7 +2,9 @@
 
 The first is of the current state, in full precision. The second is of the trial. Whatever it computes is what the first
 has computed, plus what low-precision weights make of the difference of the two: of normed inputs, of heads before their
-output, of hidden layers. Norms, attention and activations are taken of the sums. As plain as it can be, and slow: what
+output, of hidden layers. Norms, attention and activations are taken of the sums. Where a norm stands behind the heads,
+what differs are their shares of the normed sum, and the norm is that of the sum: what the first forward's heads send
+together, plus what low-precision weights make of the heads' difference. As plain as it can be, and slow: what
 ``pahq.engine.suffix.ChangeEngine`` must equal.
 """
 
@@ -18,8 +20,18 @@ from pahq.circuits.graph import Receiver
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import ReferenceEngine, read_inputs
-from pahq.model.attention import attend
-from pahq.model.forward import activated, finish_projection, head_outputs, mlp_before, multiply, normalise
+from pahq.model.attention import attend, factor
+from pahq.model.block import together
+from pahq.model.forward import (
+    activated,
+    finish_projection,
+    head_outputs,
+    joined,
+    mlp_before,
+    mlp_sends,
+    multiply,
+    read_through,
+)
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products, product
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
@@ -82,7 +94,12 @@ class _Pair:
         """A layer's heads from their inputs."""
         config, full, low = self._problem.store.config, *self._weights(layer)
         at = {letter: self._projections(layer, full, low, letter) for letter in "qkv"}
-        z = torch.stack([attend(config, at["q"][i], at["k"][i], at["v"][i]) for i in range(2)])
+        joint = [joined(config, full, at["q"][i], at["k"][i]) for i in range(2)]
+        z = torch.stack([attend(config, *joint[i], at["v"][i]) for i in range(2)])
+        if config.post_norms:
+            current = together(full, z[0])
+            changed = current + together(low, z[1] - z[0])
+            z = torch.stack((z[0] * factor(config, current), z[1] * factor(config, changed)))
         self._send(self._problem.graph.head_senders(layer), head_outputs(full, z[0]), head_outputs(low, z[1] - z[0]))
 
     def _projections(
@@ -90,12 +107,14 @@ class _Pair:
     ) -> Float[Tensor, "2 letter_head batch pos d_head"]:
         problem, graph, config = self._problem, self._problem.graph, self._problem.store.config
         inputs = [Receiver("head", layer, head, letter) for head in range(graph.shape.letter_heads(letter))]
-        normed = normalise(config, self.read(self._heads_read[layer], inputs), full.ln1_w, full.ln1_b)
+        normed = read_through(config, self.read(self._heads_read[layer], inputs), full.ln1_w, full.ln1_b)
         change = multiply(config, low, letter, normed[1] - normed[0], bias=False)
         if full.W_pos is not None and letter != "v":
             normed = normed + full.W_pos[: normed.shape[-2]]
         current = multiply(config, full, letter, normed[0])
-        online = finish_projection(config, full, letter, torch.stack((current, current + change)))
+        online = torch.stack((current, current + change))
+        if not config.qk_joint:
+            online = finish_projection(config, full, letter, online)
         if not graph.n_direct:
             return online
         first = graph.direct(inputs[0])
@@ -109,13 +128,16 @@ class _Pair:
         assert full.W_out is not None
         assert low.W_out is not None
         assert full.b_out is not None
-        normed = normalise(config, self.read(self._mlp_reads[layer], [receiver])[:, 0], full.ln2_w, full.ln2_b)
+        normed = read_through(config, self.read(self._mlp_reads[layer], [receiver])[:, 0], full.ln2_w, full.ln2_b)
         before = mlp_before(full, normed[0])
         change = mlp_before(low, normed[1] - normed[0], bias=False)
         hidden = activated(config, before)
         more = activated(config, tuple(a + b for a, b in zip(before, change, strict=True))) - hidden
         output = hidden @ full.W_out + full.b_out
         added = product(more, low.W_out, mlp_products(low.products))
+        if config.post_norms:
+            new, output = (mlp_sends(config, full, sent) for sent in (output + added, output))
+            added = new - output
         self._send(self._problem.graph.outputs(receiver), output[None], added[None])
 
     def _send(self, senders: range, current: Tensor, change: Tensor) -> None:

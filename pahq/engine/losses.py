@@ -40,7 +40,7 @@ def losses_for(problem: Problem, tile: int = TILE) -> Losses:
     """
     objective = problem.objective
     if problem.store.config.logit_cap is not None:
-        return CappedLosses(problem)
+        return CappedLosses(problem, tile)
     if isinstance(objective, Kl):
         return KlLosses(problem, tile)
     if isinstance(objective, ProbabilityDifference):

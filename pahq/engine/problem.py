@@ -200,7 +200,6 @@ def build_problem(
     if store not in STORES:
         raise unknown("store", store, STORES)
     _check_tokens(model.config, prompts)
-    _check_norms(model.config, arithmetic)
     graph = build_graph(model.config.shape(split_embed=split_embed), direct_edges=direct_edges)
     policy = precision or PrecisionConfig(name="float32", format="float32")
     if store == "plain" and isinstance(model, ModelFile):
@@ -324,15 +323,6 @@ def _check_tokens(config: ModelConfig, prompts: Prompts) -> None:
         if bad.any():
             row = int(bad.any(1).nonzero()[0])
             raise PahqError(f"{name} prompt {row} has a token outside the vocabulary of {config.d_vocab}")
-
-
-def _check_norms(config: ModelConfig, arithmetic: str) -> None:
-    """Raise PahqError for norms that a search of this kind does not know."""
-    if config.post_norms and arithmetic == "changes":
-        raise PahqError(
-            f"method.arithmetic=changes does not know norms behind attention and MLP, which model {config.name!r} has; "
-            "arithmetic=network does"
-        )
 
 
 def fresh_problem(cell: CellConfig, model: Model, task: Task) -> Problem:

@@ -33,6 +33,8 @@ SEARCH, EDGES, THRESHOLD, WORK, POWER, MANY = 5.15e-4, 0.505, 0.347, 2.59e7, 0.9
 FACTORS, BANDED = {"acdc": 0.66, "pahq": 1.04, "rtn-q": 0.64}, {"network": 1.23, "changes": 1.48}
 REFERENCE = 100.0  # of engine=reference, which takes 15 to 500 times as long (benchmarks/results/engine-*.json)
 READ_MANY = ("induction", "tracr-reverse", "tracr-proportion")
+MACHINE = "one core of a 2-core x86 machine with AVX2"  # on which the constants were fitted
+PROMPTS, THRESHOLD_ASKED = 10, 0.01  # of the search that `usual_search` is
 # Fitted: a search's bytes, over those of its weights and of the caches that it may take.
 BASE, WEIGHTS, CACHES, AUDIT, LOW = 25 * MIB, 1.8, 0.5, 1.47, 0.85
 # Fitted: seconds of a run with its gradient, and for each unit of work; of an edge that is tested on its own.
@@ -121,6 +123,55 @@ def estimate(cell: CellConfig, shape: Shape) -> Estimate:
     """What a cell takes on one core, all of it computed anew."""
     rows = cell.task.examples * prompt_length(cell)
     return Estimate(_seconds(cell, shape, rows * shape.matrices), _bytes(cell, shape, rows))
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What an ACDC search in float32 is likely to take, and what it is taken to be: KL, 10 prompts as long as ioi's."""
+
+    seconds: float
+    bytes: float
+    method: str
+    precision: str
+    threshold: float
+    prompts: int
+    tokens: int
+    machine: str
+
+    def __str__(self) -> str:
+        return (
+            f"about {_duration(self.seconds)} and {_size(self.bytes)} beside Python's own {_size(INTERPRETER)}: "
+            f"{self.method} in {self.precision}, threshold {self.threshold:g}, {self.prompts} prompts of {self.tokens} "
+            f"tokens, on {self.machine}"
+        )
+
+
+def usual_search(shape: Shape, reach: int) -> Usual:
+    """The estimate for a model of that shape whose prompts have ``reach`` tokens at most, before anything else is
+    known of a search."""
+    tokens = min(LENGTHS["ioi"], reach)
+    task = {"name": "usual", "kind": "ioi", "examples": PROMPTS, "metric": "kl", "positions": tokens}
+    cell = CellConfig(
+        task=task,
+        model={"name": "usual", "source": "usual"},
+        method={"name": "acdc"},
+        precision="float32",
+        threshold=THRESHOLD_ASKED,
+    )
+    found = estimate(cell, shape)
+    return Usual(found.seconds, found.bytes, "ACDC", "float32", THRESHOLD_ASKED, PROMPTS, tokens, MACHINE)
+
+
+def _duration(seconds: float) -> str:
+    """Two digits at most, in the unit that suits."""
+    for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{float(f'{seconds / unit:.2g}'):,.0f} {name}"
+    return f"{float(f'{seconds:.1g}'):g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.2g} GB" if number >= 1e9 else f"{math.ceil(number / 1e6)} MB"
 
 
 def _seconds(cell: CellConfig, shape: Shape, work: int) -> float:

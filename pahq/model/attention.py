@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -35,14 +36,19 @@ def attention(
     k: Float[Tensor, "*batch pos d_head"],
     v: Float[Tensor, "*batch pos d_head"],
 ) -> Float[Tensor, "*batch query d_head"]:
-    """Softmax attention of one query head with its own k and v, over any (broadcasting) leading axes."""
+    """Softmax attention of one query head with its own k and v, over any (broadcasting) leading axes.
+
+    Where a bias is added to the sum of a layer's heads before a norm, z has a 1 behind its d_head numbers: the factor
+    of the head's part of that bias (``ByLetter.sending``).
+    """
     scores = torch.matmul(q, k.transpose(-1, -2))
     scores = scores / config.d_head**0.5 if config.attention_scale is None else scores * config.attention_scale
     scores = capped(scores, config.score_cap)
     queries, positions = scores.shape[-2:]
     if config.causal and queries > 1:
         scores = scores.masked_fill(_future(queries, positions, q.device), float("-inf"))
-    return torch.matmul(scores.softmax(-1), v)
+    z = torch.matmul(scores.softmax(-1), v)
+    return F.pad(z, (0, 1), value=1.0) if config.sum_bias else z
 
 
 def capped(x: Tensor, cap: float | None) -> Tensor:

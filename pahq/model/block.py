@@ -88,7 +88,7 @@ def after_attention(
 
 def together(layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"]) -> Float[Tensor, "batch pos d_model"]:
     """The sum of a layer's heads, in one product: their outputs are nowhere. No norm behind them is in it."""
-    return z.permute(1, 2, 0, 3).flatten(2) @ layer.W_O.flatten(0, 1)
+    return z.permute(1, 2, 0, 3).flatten(2) @ layer.sending().flatten(0, 1)
 
 
 def add(part: Part, layer: LayerWeights, stream: Tensor, output: Tensor) -> Float[Tensor, "batch pos d_model"]:

@@ -199,7 +199,7 @@ def head_outputs(
     layer: LayerWeights, z: Float[Tensor, "head batch pos d_head"], *, rows: Sequence[int] | None = None
 ) -> Float[Tensor, "head batch pos d_model"]:
     """Each head's contribution to the residual stream, without the shared bias b_O. ``rows``: the heads of ``z``."""
-    weight = layer.W_O if rows is None else layer.rows("o", rows)
+    weight = layer.sending(rows)
     return layer.behind(torch.bmm(z.flatten(1, -2), weight).view(*z.shape[:-1], weight.shape[-1]))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +33,22 @@ class ByLetter:
     def bias(self: LayerWeights, letter: str) -> Float[Tensor, "letter_head d_head"]:
         return {"q": self.b_Q, "k": self.b_K, "v": self.b_V}[letter]
 
+    def sending(self: LayerWeights, heads: Sequence[int] | None = None) -> Float[Tensor, "chosen in d_model"]:
+        """What z is multiplied with: W_O of all heads, or of these.
+
+        A bias that the sum of a layer's heads has in front of the norm behind them is in equal parts the heads': each
+        has its part as one more row.
+        """
+        weight = self.W_O if heads is None else self.rows("o", heads)
+        if self.b_sum is None:
+            return weight
+        part = (self.b_sum / self.b_Q.shape[0]).expand(len(weight), 1, -1)
+        return torch.cat((weight, part), dim=1)
+
+    def output(self: LayerWeights, head: int) -> Float[Tensor, "in d_model"]:
+        """``sending`` of one head, times the weights of the norm behind the heads, where there is one."""
+        return self.behind(self.sending((head,))[0])
+
     def behind(self: LayerWeights, outputs: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Outputs of heads, or rows of W_O, times the weights of the norm behind the heads."""
         return outputs if self.ln1_post is None else outputs * self.ln1_post
@@ -48,14 +65,16 @@ class SmallWeights:
     """What of a layer no format touches. What a family lacks (norm biases, q/k norms) is None; absent biases are zeros.
 
     ``W_pos`` is the model's table of positions where they enter at q and k (shortformer): one tensor for all layers.
-    ``ln1_post`` and ``ln2_post`` are the weights of the norms behind heads and MLP. ``local``: whether positions turn
-    by the model's local base.
+    ``ln1_post`` and ``ln2_post`` are the weights of the norms behind heads and MLP; ``b_sum`` is added to what the
+    heads send together in front of that norm, ``b_O`` behind it. ``local``: whether positions turn by the model's local
+    base.
     """
 
     b_Q: Float[Tensor, "head d_head"]
     b_K: Float[Tensor, "kv_head d_head"]
     b_V: Float[Tensor, "kv_head d_head"]
     b_O: Float[Tensor, " d_model"]
+    b_sum: Float[Tensor, " d_model"] | None = None
     ln1_w: Float[Tensor, " d_model"] | None = None
     ln1_b: Float[Tensor, " d_model"] | None = None
     ln2_w: Float[Tensor, " d_model"] | None = None
@@ -94,9 +113,6 @@ class PlainLayer(SmallWeights, ByLetter):
     def by_codes(self) -> bool:
         return False
 
-    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        return self.behind(self.W_O[head])
-
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return take(self.W_O if letter == "o" else self.weight(letter), heads)
 
@@ -107,6 +123,7 @@ class PlainLayer(SmallWeights, ByLetter):
 PLACES = {  # of PlainLayer's fields among a model folder's names, below ``blocks.<i>.``
     **{f"{kind}_{letter}": f"attn.{kind}_{letter}" for kind in "Wb" for letter in "QKVO"},
     **{f"ln{i}_{part}": f"ln{i}.{part}" for i in (1, 2) for part in "wb"},
+    "b_sum": "attn.b_sum",
     **{f"ln{i}_post": f"ln{i}_post.w" for i in (1, 2)},
     **{name: f"attn.{name}.w" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_out")},

@@ -44,6 +44,9 @@ class LayerWeights(Protocol):
     def b_O(self) -> Float[Tensor, " d_model"]: ...
 
     @property
+    def b_sum(self) -> Float[Tensor, " d_model"] | None: ...
+
+    @property
     def ln1_w(self) -> Float[Tensor, " d_model"] | None: ...
 
     @property
@@ -104,8 +107,11 @@ class LayerWeights(Protocol):
 
     def bias(self, letter: str) -> Float[Tensor, "letter_head d_head"]: ...
 
-    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        """W_O of one head, times the weights of the norm behind the heads, where there is one."""
+    def sending(self, heads: Sequence[int] | None = None) -> Float[Tensor, "chosen in d_model"]:
+        """What z is multiplied with: W_O of all heads or of these, with their parts of ``b_sum`` where it is there."""
+
+    def output(self, head: int) -> Float[Tensor, "in d_model"]:
+        """``sending`` of one head, times the weights of the norm behind the heads, where there is one."""
 
     def behind(self, outputs: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Outputs of heads, or rows of W_O, times the weights of the norm behind the heads."""

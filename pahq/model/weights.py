@@ -39,7 +39,8 @@ class ModelConfig(BaseModel):
     ``attention_scale`` the attention scores (None: d_head ** -0.5). ``score_cap`` and ``logit_cap`` bend scores and
     logits by cap * tanh(x / cap). ``post_norms``: what a layer's heads send together, and what its MLP sends, is normed
     before it is added to the stream; ``pre_norms``: what they read is. ``qk_joint``: the norm of queries (or keys) is
-    over all heads' numbers together.
+    over all heads' numbers together. ``sum_bias``: a bias is added to what a layer's heads send together, in front of
+    the norm behind them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +77,7 @@ class ModelConfig(BaseModel):
     logit_cap: PositiveFloat | None = None
     pre_norms: bool = True
     post_norms: bool = False
+    sum_bias: bool = False
     block: Literal["serial", "parallel"] = "serial"
 
     @property
@@ -102,6 +104,8 @@ class ModelConfig(BaseModel):
             )
         if self.qk_joint and not (self.qk_norm and self.post_norms):
             raise ValueError("qk_joint goes with qk_norm and post_norms alone")
+        if self.sum_bias and not self.post_norms:
+            raise ValueError("sum_bias goes with post_norms alone")
         return self
 
     def _check_rotary(self) -> None:

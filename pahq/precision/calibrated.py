@@ -93,7 +93,7 @@ def _grams_of(config: ModelConfig, layer: LayerWeights, read: Sequence[Tensor], 
     normed = [read_through(config, resid, layer.ln1_w, layer.ln1_b) for resid in read]
     v = _gram([x[None] for x in normed])
     qk = v if layer.W_pos is None else _gram([(x + layer.W_pos[: x.shape[-2]])[None] for x in normed])
-    return Grams(qk, v, _gram(z))
+    return Grams(qk, v, _gram([values[..., : config.d_head] for values in z]))
 
 
 def _gram(inputs: Sequence[Float[Tensor, "head batch pos d"]]) -> Float[Tensor, "head d d"]:

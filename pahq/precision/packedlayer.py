@@ -76,9 +76,6 @@ class PackedLayer(SmallWeights, ByLetter):
     def by_codes(self) -> bool:
         return self.store.by_codes
 
-    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        return self.behind(self.rows("o", (head,))[0])
-
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self.store.rows(self.index, letter, heads, self.focus)
 

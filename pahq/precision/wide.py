@@ -148,6 +148,10 @@ class WideLayer(ByLetter):
         return self._there("b_O")
 
     @property
+    def b_sum(self) -> Float[Tensor, " d_model"] | None:
+        return self._field("b_sum")
+
+    @property
     def ln1_w(self) -> Float[Tensor, " d_model"] | None:
         return self._field("ln1_w")
 
@@ -214,9 +218,6 @@ class WideLayer(ByLetter):
     @property
     def by_codes(self) -> bool:
         return False
-
-    def output(self, head: int) -> Float[Tensor, "d_head d_model"]:
-        return self.behind(self.rows("o", (head,))[0])
 
     def rows(self, letter: str, heads: Sequence[int]) -> Float[Tensor, "chosen in out"]:
         return self._store.rows(self._index, letter, heads, self._focus)

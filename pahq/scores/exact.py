@@ -255,7 +255,7 @@ class _Layer:
             at = clean | {letter: values}
             z = attention(self._config, at["q"], at["k"], at["v"])
             if total is not None:
-                total = total + (z - self._raw[head]) @ self._weights.rows("o", (head,))[0]
+                total = total + (z - self._raw[head]) @ self._weights.sending((head,))[0]
                 continue
             change = z - self._whole.clean.z[index][head][:, self._kept]
             changes[first + head] = change, self._weights.output(head)

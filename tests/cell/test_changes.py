@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from support.small_models import random_model
 
 import pahq
 from pahq.__main__ import main
@@ -16,6 +19,7 @@ from pahq.cell.run import load, run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.cell import CellConfig, RunConfig
 from pahq.experiments.compose import compose_runs
+from pahq.model import save_model
 
 
 def cell(*words: str) -> CellConfig:
@@ -43,6 +47,22 @@ def test_with_its_audit_the_circuit_is_acdc_s(tmp_path: Path, acdc: frozenset[st
     assert 0 < result.band.share < 0.2
     assert not result.band.hopeless
     assert (result.kept, result.store) == (len(acdc), "packed")
+
+
+def test_with_its_audit_a_model_with_norms_behind_heads_has_acdc_s_circuit(tmp_path: Path) -> None:
+    """Its weights stay packed, and its cell verifies."""
+    nano = pahq.load_model("nano")
+    words = {"d_vocab": nano.config.d_vocab, "d_vocab_out": nano.config.d_vocab, "context": 48, "layers": 3}
+    save_model(replace(random_model("olmo2", dtype=torch.float32, **words), vocabulary=nano.vocabulary), tmp_path / "m")
+    here = ("task.examples=3", f"model.source={tmp_path / 'm'}", "threshold=0.01")
+    _, expected = run_in(tmp_path, cell("method=acdc", *here))
+    what = cell("method=pahq-changes", "precision=int4", "audit=band", *here)
+    result, edges = run_in(tmp_path, what)
+    assert edges == expected
+    assert (len(edges), result.store) == (result.kept, "packed")
+    assert result.band is not None
+    assert not result.band.hopeless
+    assert main(["verify", str(cell_folder(tmp_path, what.id))]) == 0
 
 
 def test_without_an_audit_8_bits_and_more_give_acdc_s_circuit_here(tmp_path: Path, acdc: frozenset[str]) -> None:

@@ -162,6 +162,9 @@ def test_what_is_here(told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = told("models", "nano", "--out", str(tmp_path / "model.json"))
     assert (model["edges"], model["direct_edges"], model["check"]) == (1519, 96, None)
+    usual = model["estimate"]
+    assert usual.keys() == {"seconds", "bytes", "method", "precision", "threshold", "prompts", "tokens", "machine"}
+    assert 0 < usual["seconds"] < 60 < usual["bytes"] / 1e5
     assert model["digest"] == json.loads((tmp_path / "model.json").read_text())["digest"]
     looks = told("doctor", "--root", str(tmp_path))
     assert {look["state"] for look in looks} <= {"ok", "note"}

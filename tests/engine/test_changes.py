@@ -21,16 +21,17 @@ from pahq.search.start import build_engine, search_by
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
-EVERY_FAMILY = sorted(set(small_models.FAMILIES) - {"gemma2", "gemma3", "olmo2"})
+EVERY_FAMILY = sorted(small_models.FAMILIES)
 EVERY_ABLATION = ["corrupted", "zero", "mean"]
 FAMILIES = pytest.mark.parametrize("family", EVERY_FAMILY)
-ABLATIONS = pytest.mark.parametrize("ablation", EVERY_ABLATION)
 FORMATS = {
     "float32": PrecisionConfig(name="float32", format="float32"),
     "int8": PrecisionConfig(name="int8", format="int8", mlp="bf16"),
     "int4": PrecisionConfig(name="int4", format="int4", scales="group32", mlp="bf16"),
     "bf16 products": PrecisionConfig(name="bf16", format="bf16", mlp="bf16", compute="bf16"),
 }
+
+LOW = [form for form in FORMATS if form != "float32"]
 
 
 def problem_of(
@@ -60,9 +61,7 @@ def outcomes(decisions: list[Decision]) -> list[tuple[int, bool]]:
     return [(decision.edge, decision.removed) for decision in decisions]
 
 
-@FAMILIES
-@ABLATIONS
-@pytest.mark.parametrize("focus", [frozenset(), frozenset({(1, 0)})])
+@pairs({"family": EVERY_FAMILY, "ablation": EVERY_ABLATION, "focus": [frozenset(), frozenset({(1, 0)})]})
 def test_a_trial_equals_the_independent_twin(family: str, ablation: str, focus: frozenset[tuple[int, int]]) -> None:
     problem = problem_of(family, FORMATS["int4"], length=3, ablation=ablation)
     store = problem.changes
@@ -86,13 +85,12 @@ def test_a_trial_equals_the_independent_twin(family: str, ablation: str, focus: 
         assert (found - other).abs().max() > 1e-6  # the weights of a focus enter
 
 
-@pairs({"family": EVERY_FAMILY, "ablation": EVERY_ABLATION, "form": [form for form in FORMATS if form != "float32"]})
-def test_the_suffix_engine_decides_as_the_reference_does(family: str, ablation: str, form: str) -> None:
-    for focus in ("receiver", "none"):
-        problem = problem_of(family, FORMATS[form], ablation=ablation, focus=focus)
-        slow, fast = search("reference", problem), search("suffix", problem)
-        assert outcomes(slow) == outcomes(fast)
-        assert max(abs(a.effect - b.effect) for a, b in zip(slow, fast, strict=True)) < 1e-11
+@pairs({"family": EVERY_FAMILY, "ablation": EVERY_ABLATION, "form": LOW, "focus": ["receiver", "none"]})
+def test_the_suffix_engine_decides_as_the_reference_does(family: str, ablation: str, form: str, focus: str) -> None:
+    problem = problem_of(family, FORMATS[form], ablation=ablation, focus=focus)
+    slow, fast = search("reference", problem), search("suffix", problem)
+    assert outcomes(slow) == outcomes(fast)
+    assert max(abs(a.effect - b.effect) for a, b in zip(slow, fast, strict=True)) < 1e-11
 
 
 def test_a_window_takes_what_waits_from_some_receivers_before_others() -> None:
@@ -103,15 +101,13 @@ def test_a_window_takes_what_waits_from_some_receivers_before_others() -> None:
     assert max(abs(a.effect - b.effect) for a, b in zip(slow, fast, strict=True)) < 1e-11
 
 
-@FAMILIES
-@ABLATIONS
-def test_in_float32_it_is_acdc(family: str, ablation: str) -> None:
+@pairs({"family": EVERY_FAMILY, "ablation": EVERY_ABLATION, "focus": ["receiver", "none"], "threshold": [0.01, 1e-5]})
+def test_in_float32_it_is_acdc(family: str, ablation: str, focus: str, threshold: float) -> None:
     """With nothing rounded the two arithmetics are one: decisions and effects are ACDC's."""
-    for focus, threshold in (("receiver", 0.01), ("none", 0.01), ("receiver", 1e-5)):
-        problem = problem_of(family, FORMATS["float32"], ablation=ablation, focus=focus)
-        expected, found = search("suffix", problem.in_full_precision(), threshold), search("suffix", problem, threshold)
-        assert outcomes(found) == outcomes(expected)
-        assert max(abs(a.effect - b.effect) for a, b in zip(found, expected, strict=True)) < 1e-11
+    problem = problem_of(family, FORMATS["float32"], ablation=ablation, focus=focus)
+    expected, found = search("suffix", problem.in_full_precision(), threshold), search("suffix", problem, threshold)
+    assert outcomes(found) == outcomes(expected)
+    assert max(abs(a.effect - b.effect) for a, b in zip(found, expected, strict=True)) < 1e-11
 
 
 @FAMILIES
@@ -136,7 +132,7 @@ def test_the_state_is_in_full_precision_however_coarse_the_format(family: str) -
 
 
 @FAMILIES
-@pytest.mark.parametrize("form", ["int8", "int4", "bf16 products"])
+@pytest.mark.parametrize("form", LOW)
 def test_errors_of_effects_are_in_proportion_to_the_format(family: str, form: str) -> None:
     """Half of the effects of whole searches are off by less than the format's own error, all by less than 30 of it."""
     problem = problem_of(family, FORMATS[form], layers=3, round_size=32)

@@ -11,14 +11,15 @@ from support.small_models import random_model, random_prompts
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.order import Order
 from pahq.config.precision import PrecisionConfig
+from pahq.engine.capped import CappedLosses
 from pahq.engine.losses import PlainLosses, losses_for
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import circuit_logits
-from pahq.errors import PahqError
 from pahq.model.run import run_senders, sender_outputs
 from pahq.model.weights import Model
 from pahq.search.start import start_search
 
+WORDS = {"d_vocab": 600, "d_vocab_out": 600}  # more than a tile has
 LOW = PrecisionConfig(name="int8", format="int8")
 
 
@@ -60,20 +61,26 @@ def test_a_weight_of_nought_behind_the_heads_is_no_division_by_it(focus: str) ->
 
 @pytest.mark.parametrize("metric", ["kl", "logit_diff", "prob_diff", "margin", "nll", "mse"])
 def test_losses_of_capped_logits(metric: str) -> None:
-    """Those of all logits; in float32 rounding stays in proportion to a small change."""
-    problem = problem_of(random_model("gemma2"), metric=metric)
+    """Those of all logits, in tiles or not; in float32 rounding stays in proportion to a small change."""
+    problem = problem_of(random_model("gemma2", **WORDS), metric=metric)
     rows = problem.reference
     noise = torch.randn(2, 3, *rows.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     moved = rows + torch.tensor([1.0, 1e-3])[:, None, None, None] * noise
     exact = losses_for(problem)(moved)
+    assert (CappedLosses(problem, tile=1)(moved) - exact).abs().max() < 1e-12
     assert (exact - PlainLosses(problem)(moved)).abs().max() < 1e-10
-    narrow = problem_of(random_model("gemma2", dtype=torch.float32), metric=metric)
+    narrow = problem_of(random_model("gemma2", dtype=torch.float32, **WORDS), metric=metric)
     change = moved - rows
     off = losses_for(narrow)(narrow.reference.double() + change) - losses_for(problem)(rows + change)
     assert off[1].abs().max() < (1e-4 * exact[1].abs().max() if metric in ("kl", "mse") else 1e-5)
 
 
-def test_what_no_search_knows_yet_is_one_sentence() -> None:
-    for family in ("gemma2", "gemma3", "olmo2"):
-        with pytest.raises(PahqError, match=f"arithmetic=changes does not know norms behind .* model '{family}' has"):
-            problem_of(random_model(family), precision=LOW, arithmetic="changes")
+@pytest.mark.parametrize("cap", [30.0, 1e4])
+def test_divergences_of_capped_logits_whose_likely_tokens_lose_much(cap: float) -> None:
+    """Under a high cap they are those of all logits too, one trial at a time where exp of a change may be endless."""
+    model = random_model("gemma2", logit_cap=cap)
+    problem = problem_of(replace(model, W_U=12 * model.W_U))
+    moved = problem.reference[None] * torch.tensor([[1.0], [-1.0], [-1e-3]])[..., None]
+    found = losses_for(problem)(moved)
+    assert found[1] > 10
+    assert (found - PlainLosses(problem)(moved)).abs().max() < 1e-10

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from pahq.config.method import SCORING
 from pahq.config.modelnames import models_folder
 from pahq.config.presets import preset
 from pahq.experiments.compose import compose_runs
-from pahq.experiments.resources import MIB, Needs, Shape, estimate, needs, prompt_length
+from pahq.experiments.resources import MIB, Needs, Shape, estimate, needs, prompt_length, usual_search
 
 SMOLLM2 = Shape(30, 9, 3, 576, 64, 1536, 49152, 49152, 8192, True, True, "rotary")
 UNFIT = ("peak set by a shared process", "peak of the last run alone")  # notes on a record of memory
@@ -166,6 +168,18 @@ def test_more_work_asks_for_more() -> None:
     assert least.seconds < estimate(none, nano).seconds < 1e3
     audited = cell("nano-ioi", "pahq", "int8", threshold=0.01, audit="band")
     assert estimate(audited, nano).seconds > estimate(cell("nano-ioi", "pahq", "int8", threshold=0.01), nano).seconds
+
+
+def test_a_model_s_usual_search_is_told_in_words_and_is_the_cell_s_own_estimate() -> None:
+    nano = shape(asked := cell("nano-ioi", "acdc", "float32", threshold=0.01))
+    found = usual_search(nano, 48)
+    few = asked.model_copy(update={"task": asked.task.model_copy(update={"examples": 10})})
+    assert (found.seconds, found.bytes) == (estimate(few, nano).seconds, estimate(few, nano).bytes)
+    assert str(found).startswith("about 0.4 s and 38 MB beside Python's own 1.3 GB: ACDC in float32, threshold 0.01, ")
+    short, larger = usual_search(nano, 5), usual_search(replace(SMOLLM2, layers=300), 8192)
+    assert (short.tokens, found.tokens) == (5, 16)
+    assert short.seconds < found.seconds
+    assert re.match(r"about \d+ hours and \d\.?\d? GB beside", str(larger))
 
 
 def test_every_method_has_an_estimate() -> None:

@@ -152,7 +152,7 @@ def expected_grams(model: Model, prompts: Prompts, ablation: str) -> list[dict[s
         pre = torch.cat([before(exact, run, index) for run in (clean, ablated)])
         v = normalise(model.config, pre, layer.ln1_w, layer.ln1_b) if model.config.pre_norms else pre
         qk = v if layer.W_pos is None else v + layer.W_pos[: v.shape[1]]
-        z = torch.cat([clean.z[index], ablated.z[index]], 1).flatten(1, 2)
+        z = torch.cat([clean.z[index], ablated.z[index]], 1).flatten(1, 2)[..., : model.config.d_head]
         o = torch.einsum("hri,hrj->hij", z, z) / z.shape[1]
         rows = {"W_Q": qk.flatten(0, 1), "W_K": qk.flatten(0, 1), "W_V": v.flatten(0, 1)}
         found.append({name: (x.T @ x / len(x))[None] for name, x in rows.items()} | {"W_O": o})
@@ -164,7 +164,10 @@ def before(model: Model, run: Run, index: int) -> Tensor:
     resid = torch.stack(list(run.start)).sum(0)
     for at, layer in enumerate(model.layers[:index]):
         behind = 1.0 if layer.ln1_post is None else layer.ln1_post
-        resid = resid + torch.einsum("hbpe,hed->bpd", run.z[at], layer.W_O) * behind + layer.b_O
+        sent = torch.einsum("hbpe,hed->bpd", run.z[at][..., : model.config.d_head], layer.W_O)
+        if layer.b_sum is not None:  # behind a head's numbers stands the factor of its part of the bias
+            sent = sent + run.z[at][..., model.config.d_head :].mean(0) * layer.b_sum
+        resid = resid + sent * behind + layer.b_O
         resid = resid + run.mlp[at] if run.mlp else resid
     return resid
 

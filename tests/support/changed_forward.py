@@ -42,15 +42,51 @@ class _Changed(plain._Example):
             both = zip(self.input(sender, layer, "mlp"), self.state.input(sender, layer, "mlp"), strict=True)
             return [self._mlp(layer, x, x0) for x, x0 in both]
         layer, head = (int(part) for part in sender[1:].split(".h"))
-        config = self.full.config
-        group = head // (config.heads // config.kv_heads)
-        low = self.full if (layer, group) in self.in_focus else self.changing
-        parts, before = {}, {}
-        for letter, index in (("q", head), ("k", group), ("v", group)):
-            parts[letter], before[letter] = self._projection(low, layer, letter, index)
-        z, z0 = plain.mixed(self.full, parts), plain.mixed(self.full, before)
-        exact, other = self.full.layers[layer].W_O[head], low.layers[layer].W_O[head]
-        return [b @ exact + (a - b) @ other for a, b in zip(z, z0, strict=True)]
+        exact, other = sends(self.full, layer, head), sends(self._low(layer, head, "q"), layer, head)
+        z, z0 = self.mixed(layer, head)
+        if not self.full.config.post_norms:
+            return [b @ exact + (a - b) @ other for a, b in zip(z, z0, strict=True)]
+        behind, out = self.full.layers[layer].ln1_post, []
+        for a, b, (new, old) in zip(z, z0, self.sums(layer), strict=True):
+            share, share0 = (
+                x / ((y * y).sum() / len(y) + self.full.config.eps).sqrt() for x, y in ((a, new), (b, old))
+            )
+            out.append((share0 @ exact + (share - share0) @ other) * behind)
+        return out
+
+    def mixed(self, layer, head):
+        """What a head's pattern makes of its values in the trial, and in the state."""
+        if (layer, head, "z") not in self.memo:
+            group = head // (self.full.config.heads // self.full.config.kv_heads)
+            both = [
+                plain.parts_of(self.full, layer, head, group, lambda *at, i=i: self.projection(layer, *at)[i])
+                for i in range(2)
+            ]
+            self.memo[layer, head, "z"] = [
+                [with_one(self.full, layer, z) for z in plain.mixed(self.full, parts)] for parts in both
+            ]
+        return self.memo[layer, head, "z"]
+
+    def sums(self, layer):
+        """By position what all heads send together before the norm behind them, in the trial and in the state."""
+        out = []
+        every = [(head, *self.mixed(layer, head)) for head in range(self.full.config.heads)]
+        for p in range(len(every[0][1])):
+            old = sum(z0[p] @ sends(self.full, layer, head) for head, _, z0 in every)
+            more = [(z[p] - z0[p]) @ sends(self._low(layer, head, "q"), layer, head) for head, z, z0 in every]
+            out.append((old + sum(more), old))
+        return out
+
+    def _low(self, layer, index, letter):
+        """The network whose weights a head's changes meet."""
+        group = index // (self.full.config.heads // self.full.config.kv_heads) if letter == "q" else index
+        return self.full if (layer, group) in self.in_focus else self.changing
+
+    def projection(self, layer, letter, index):
+        """In the trial and in the state."""
+        if (layer, letter, index) not in self.memo:
+            self.memo[layer, letter, index] = self._projection(self._low(layer, index, letter), layer, letter, index)
+        return self.memo[layer, letter, index]
 
     def _projection(self, low, layer, letter, index):
         receiver, weights = f"a{layer}.h{index}<{letter}>", self.full.layers[layer]
@@ -72,4 +108,16 @@ class _Changed(plain._Example):
         gate0 = before @ exact.W_gate if config.gated else into0
         gate = gate0 + (normed - before) @ other.W_gate if config.gated else into
         old, new = plain.hidden(config, gate0, into0), plain.hidden(config, gate, into)
-        return old @ exact.W_out + exact.b_out + (new - old) @ other.W_out
+        out = old @ exact.W_out + exact.b_out + (new - old) @ other.W_out
+        return plain._norm(config, out, exact.ln2_post, None) if config.post_norms else out
+
+
+def with_one(model, layer, z):
+    """Where a bias stands in front of the norm behind the heads, z with a 1: the factor of the head's part of it."""
+    return z if model.layers[layer].b_sum is None else torch.cat((z, z.new_ones(1)))
+
+
+def sends(model, layer, head):
+    """What z is multiplied with; a head's part of that bias is its last row."""
+    weight, part = model.layers[layer].W_O[head], plain.part_of_bias(model, layer)
+    return weight if isinstance(part, int) else torch.cat((weight, part[None]))

@@ -68,7 +68,7 @@ class _Network:
             rope = rope[config["layer_types"][layer]]
 
         def parts(letter: str, p: int) -> list[Tensor]:
-            y = self.w[f"{at}{letter}_proj.weight"] @ read[p]
+            y = self.w[f"{at}{letter}_proj.weight"] @ read[p] + self.w.get(f"{at}{letter}_proj.bias", 0)
             if kind == "olmo2" and letter != "v":
                 y = self.norm(at, letter + "_norm", y)
             pieces = list(y.split(width))
@@ -87,5 +87,5 @@ class _Network:
                 scores = torch.stack([self.bent(q[p][head] @ k[other][shared] * scale, cap) for other in range(p + 1)])
                 pattern = scores.exp() / scores.exp().sum()
                 z.append(sum(pattern[other] * v[other][shared] for other in range(p + 1)))
-            out.append(self.w[at + "o_proj.weight"] @ torch.cat(z))
+            out.append(self.w[at + "o_proj.weight"] @ torch.cat(z) + self.w.get(at + "o_proj.bias", 0))
         return out

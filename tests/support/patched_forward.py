@@ -241,7 +241,13 @@ def turned(model, layer, letter, values):
 
 
 def _head(model, layer, head, parts):
-    return [z @ model.layers[layer].W_O[head] for z in mixed(model, parts)]
+    return [z @ model.layers[layer].W_O[head] + part_of_bias(model, layer) for z in mixed(model, parts)]
+
+
+def part_of_bias(model, layer):
+    """Each head's part of a bias that stands in front of the norm behind the heads."""
+    bias = model.layers[layer].b_sum
+    return 0 if bias is None else bias / model.config.heads
 
 
 def mixed(model, parts):

@@ -18,7 +18,7 @@ _PARTLY = {"positions": "rotary", "rotary_dim": 2}
 _YARN = {"kind": "yarn", "factor": 4.0, "original": 40, "beta_fast": 4.0, "attention_factor": 1.2}
 _GEMMA = _ROTARY | {"activation": "gelu_new", "embed_scale": 0.4, "attention_scale": 0.7, "local_base": 20.0}
 _GEMMA |= {"post_norms": True, "eps": 1e-2}
-_JOINT = {"qk_norm": True, "qk_joint": True}
+_JOINT = {"qk_norm": True, "qk_joint": True, "sum_bias": True}
 FAMILIES: dict[str, dict[str, object]] = {
     "gpt2": _GPT2,
     "attention-only": {"heads": 3, "kv_heads": 3, "d_mlp": 0, "norm": "layer"},

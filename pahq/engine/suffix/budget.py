@@ -139,7 +139,7 @@ def reference_bytes(problem: Problem) -> int:
 def _fixed(problem: Problem) -> int:
     """Weights and what every search by this engine holds, at the moment of their peak."""
     config, _, _, stream = _sizes(problem)
-    narrow = stream * config.d_head // config.d_model
+    narrow = stream * (config.d_head + config.sum_bias) // config.d_model
     z = 2 if config.post_norms else 1  # with the factor of a norm behind the heads, and without it
     heads = config.layers * ((1 + z) * config.heads + 2 * config.kv_heads) * narrow  # z and projections
     outputs = (config.layers * (config.d_mlp > 0) + len(problem.clean)) * stream + problem.corrupted.nbytes
@@ -149,10 +149,12 @@ def _fixed(problem: Problem) -> int:
 
 
 def before_bytes(problem: Problem) -> int:
-    """Where changes are apart, what they are added to: MLPs before their activation, normed q and k before the norm."""
+    """Where changes are apart, what they are added to: MLPs before their activation, and what norms are taken of."""
     config, _, _, stream = _sizes(problem)
     width = config.layers * config.d_mlp * (2 if config.gated else 1)
-    if config.qk_norm:
+    if config.post_norms:
+        width += config.layers * config.d_model * (2 if config.d_mlp else 1)
+    if config.qk_norm and not config.qk_joint:
         width += config.layers * (config.heads + config.kv_heads) * config.d_head
     return 0 if problem.changes is None else width * stream // config.d_model
 

@@ -5,8 +5,9 @@ The current state is in full precision. A trial changes some inputs, and what a 
     its current value + W_low (norm(new input) - norm(current input)),
 
 so that the error of a format is in proportion to the change, and with it to the effect under test. Norms, activations
-and attention act on full sums. Nothing of such a wave ever becomes the state: what a search accepts is carried through
-the network once more, in full precision.
+and attention act on full sums: a norm behind the heads, or behind the MLP, on what is sent now in full precision plus
+what low-precision products add to it. Nothing of such a wave ever becomes the state: what a search accepts is carried
+through the network once more, in full precision.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.state import State, at_need
 from pahq.engine.suffix.wave import Wave
-from pahq.model.forward import activated, finish_projection, mlp_before, multiply, normalise
+from pahq.model.block import together
+from pahq.model.forward import activated, finish_projection, mlp_before, mlp_sends, multiply, read_through
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products, product
 
@@ -38,11 +40,13 @@ class Current:
         self._state, self._weights = state, weights
         self._before: dict[int, Before] = {}
         self._raw: dict[Receiver, Tensor] = {}
+        self._sums: dict[int, Tensor] = {}
+        self._sent: dict[int, Tensor] = {}
 
     def stale(self) -> None:
         """Removals entered the state."""
-        self._before.clear()
-        self._raw.clear()
+        for kept in (self._before, self._raw, self._sums, self._sent):
+            kept.clear()
 
     def normed(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
         """The receiver's current input, normed; at its need."""
@@ -62,6 +66,21 @@ class Current:
                 0
             ]
         return self._raw[receiver]
+
+    def sum_of_heads(self, layer: int) -> Float[Tensor, "batch some d_model"]:
+        """What a layer's heads send together, before the norm behind them."""
+        if layer not in self._sums:
+            self._sums[layer] = together(self._weights(layer), self._state.raw[layer])
+        return self._sums[layer]
+
+    def sent(self, layer: int) -> Float[Tensor, "batch some d_model"]:
+        """What an MLP sends, before the norm behind it."""
+        if layer not in self._sent:
+            weights = self._weights(layer)
+            assert weights.W_out is not None
+            assert weights.b_out is not None
+            self._sent[layer] = activated(self._state.config, self.before(layer)) @ weights.W_out + weights.b_out
+        return self._sent[layer]
 
 
 class ChangeWave(Wave):
@@ -89,10 +108,12 @@ class ChangeWave(Wave):
         made = multiply(config, weights, first.letter, change.flatten(1, 2), rows=rows, bias=False)
         made = made.view(*x.shape[:-1], config.d_head)
         start = state.position(need)
-        if config.qk_norm and first.letter != "v":
+        if config.qk_norm and not config.qk_joint and first.letter != "v":
             raw = torch.stack([self._current.raw(receiver) for receiver in receivers])[:, None]
             return finish_projection(config, weights, first.letter, raw + made, first=start)
         held = torch.stack([at_need(state.projections[receiver], need) for receiver in receivers])[:, None]
+        if config.qk_joint:  # what is kept is before the norm over all heads, which comes where heads are mixed
+            return held + made
         return held + finish_projection(config, weights, first.letter, made, first=start)
 
     def send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
@@ -103,7 +124,14 @@ class ChangeWave(Wave):
         new = tuple(a + b for a, b in zip(old, mlp_before(weights, change, bias=False), strict=True))
         hidden = activated(state.config, new) - activated(state.config, old)
         (sender,) = state.graph.outputs(receiver)
-        self._announce(sender, product(hidden, weights.W_out, mlp_products(weights.products)))
+        more = product(hidden, weights.W_out, mlp_products(weights.products))
+        if state.config.post_norms:
+            sent = self._current.sent(layer)
+            more = mlp_sends(state.config, weights, sent + more) - mlp_sends(state.config, weights, sent)
+        self._announce(sender, more)
+
+    def current_sum(self, layer: int) -> Float[Tensor, "batch some d_model"]:
+        return self._current.sum_of_heads(layer)
 
     def heads_into_logits(self) -> None:
         """Products with the unembedding are kept for full precision alone."""
@@ -111,7 +139,7 @@ class ChangeWave(Wave):
 
 def _normed(state: State, weights: LayerWeights, receiver: Receiver, x: Tensor) -> Tensor:
     norm = (weights.ln2_w, weights.ln2_b) if receiver.kind == "mlp" else (weights.ln1_w, weights.ln1_b)
-    normed = normalise(state.config, x, *norm)
+    normed = read_through(state.config, x, *norm)
     if weights.W_pos is None or receiver.letter not in ("q", "k"):
         return normed
     start = state.position(state.receiver_need(receiver))

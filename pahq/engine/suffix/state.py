@@ -211,11 +211,11 @@ class State:
 
     def _head_pieces(self, layer: int, heads: list[int], need: int, together: bool) -> Tensor:
         z, ablated = (take(at_need(of.z[layer], need), heads) for of in (self, self.corrupted))
-        low, focus = self._store.rows(layer, "o", heads, NO_FOCUS), self._focus()
-        behind = self._store.layer(layer, NO_FOCUS).behind
+        weights, focus = self._store.layer(layer, NO_FOCUS), self._focus()
+        low, behind = weights.sending(heads), weights.behind
         if all(at != layer for at, _ in focus):
             return behind(_through(z - ablated, low, together))
-        high = self._store.rows(layer, "o", heads, focus)
+        high = self._store.layer(layer, focus).sending(heads)
         return behind(_through(z, high, together) - _through(ablated, low, together))
 
     def weights(self, layer: int) -> LayerWeights:

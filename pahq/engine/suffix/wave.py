@@ -122,9 +122,9 @@ class Wave:
                 self.set_head(layer, head, z, None if before is None else self._against(layer, head, z, before))
             return
         raw, weights = state.raw[layer], self.weights(layer)
-        total = together(weights, raw)[None]
+        total = self.current_sum(layer)[None]
         for head, mixed in fresh.items():
-            total = total + (mixed - raw[head]) @ weights.rows("o", (head,))[0]
+            total = total + (mixed - raw[head]) @ weights.sending((head,))[0]
         scale = factor(state.config, total)
         for head in range(state.config.heads):
             z = fresh.get(head, raw[head][None]) * scale
@@ -132,6 +132,10 @@ class Wave:
             self.set_head(layer, head, z, self._against(layer, head, z, before) if other else None)
         for head, mixed in fresh.items():
             self.write(partial(_take_raw, raw[head], mixed))
+
+    def current_sum(self, layer: int) -> Float[Tensor, "batch some d_model"]:
+        """What the layer's heads send together now, before the norm behind them."""
+        return together(self.weights(layer), self.state.raw[layer])
 
     def _against(self, layer: int, head: int, z: Tensor, before: LayerWeights | None) -> Tensor:
         """By how much a head's output changes whose W_O changes too."""

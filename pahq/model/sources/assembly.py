@@ -55,6 +55,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied_embedding:
         shapes["unembed.W_U"] = (d, config.d_vocab_out)
     shapes["unembed.b_U"] = (config.d_vocab_out,)
+    if config.sum_bias:
+        shapes |= {f"blocks.{i}.attn.b_sum": (d,) for i in range(config.layers)}
     return shapes
 
 

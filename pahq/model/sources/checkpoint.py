@@ -96,7 +96,7 @@ def _gpt2_shapes(values: Mapping[str, Any], config: ModelConfig) -> dict[str, tu
 
 def _llama_shapes(values: Mapping[str, Any], config: ModelConfig) -> dict[str, tuple[int, ...]]:
     d, m, e, kind = config.d_model, config.d_mlp, config.d_head, family(values)
-    biased = bool(values.get("attention_bias")) if kind in ("llama", "qwen3") else False
+    biased = kind not in ("mistral", "qwen2") and bool(values.get("attention_bias"))
     wide = {"q": config.heads * e, "k": config.kv_heads * e, "v": config.kv_heads * e}
     norms = NORMS.get(kind, NORMS["llama"])
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config.d_vocab, d), "norm.weight": (d,)}

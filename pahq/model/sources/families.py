@@ -85,8 +85,6 @@ def missing_feature(values: Mapping[str, Any]) -> str | None:
             for key in ("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap")
         ),
         "images": bool(values.get("vision_config")),
-        "an output bias in front of the norm behind attention": kind in NORMED_BEHIND
-        and bool(values.get("attention_bias")),
         "attention in both directions": gemma and bool(values.get("use_bidirectional_attention")),
         "rope scaling in local layers": kind == "gemma3_text" and scales_locally(values),
         "a mixture of experts": any(
@@ -182,6 +180,7 @@ def _llama_like(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         qk_joint=kind == "olmo2",
         pre_norms=kind != "olmo2",
         post_norms=kind == "olmo2",
+        sum_bias=kind == "olmo2" and bool(values.get("attention_bias")),
     )
 
 
@@ -219,6 +218,7 @@ def _gemma(kind: str, values: Mapping[str, Any], name: str) -> ModelConfig:
         score_cap=values.get("attn_logit_softcapping", 50.0) if two else None,
         logit_cap=values.get("final_logit_softcapping", 30.0 if two else None),
         post_norms=True,
+        sum_bias=bool(values.get("attention_bias")),
     )
 
 

@@ -28,8 +28,13 @@ def gemma_tensors(kind: str, config: ModelConfig, found: Mapping[str, Tensor]) -
             weight = found[f"{at}self_attn.{letter.lower()}_proj.weight"]
             heads = weight.view(config.count(letter.lower()), config.d_head, -1)
             tensors[f"{block}attn.W_{letter}"] = heads.transpose(1, 2)
+            if config.sum_bias:
+                bias = found[f"{at}self_attn.{letter.lower()}_proj.bias"]
+                tensors[f"{block}attn.b_{letter}"] = bias.view(-1, config.d_head)
         output = found[f"{at}self_attn.o_proj.weight"].T
         tensors[f"{block}attn.W_O"] = output.reshape(config.heads, config.d_head, -1)
+        if config.sum_bias:
+            tensors[f"{block}attn.b_sum"] = found[f"{at}self_attn.o_proj.bias"]
         for letter in "qk" if config.qk_norm else "":
             weight = _norm(kind, found[f"{at}self_attn.{letter}_norm.weight"])
             tensors[f"{block}attn.{letter}_norm.w"] = (

@@ -107,14 +107,18 @@ def placed(facts: Facts, w: Weights, layer: int, letter: str, y: np.ndarray) -> 
 
 
 def head(facts: Facts, w: Weights, layer: int, index: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """One head's output from its query, key and value; b_O belongs to no head, and no norm behind heads is in it."""
+    """One head's output from its query, key and value; b_O belongs to no head, and no norm behind heads is in it.
+
+    A bias in front of that norm is in equal parts the heads'.
+    """
     scores = q @ np.swapaxes(k, -1, -2) * (facts.score_scale or 1 / math.sqrt(q.shape[-1]))
     scores = bent(scores, facts.score_cap)
     if facts.causal:
         scores = np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     pattern = weights / weights.sum(axis=-1, keepdims=True)
-    return pattern @ v @ w[f"blocks.{layer}.attn.W_O"][index]
+    part = w.get(f"blocks.{layer}.attn.b_sum", 0.0) / facts.heads
+    return pattern @ v @ w[f"blocks.{layer}.attn.W_O"][index] + part
 
 
 def bent(x: np.ndarray, cap: float) -> np.ndarray:
