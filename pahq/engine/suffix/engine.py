@@ -10,6 +10,8 @@ layer share a wave.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,13 +27,16 @@ from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.descent import Descent
 from pahq.engine.suffix.finals import FinalLosses
 from pahq.engine.suffix.inputs import project_inputs
+from pahq.engine.suffix.needs import NOWHERE, at_need
+from pahq.engine.suffix.plans import Plans
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
-from pahq.engine.suffix.state import NOWHERE, State, at_need
+from pahq.engine.suffix.state import State
 from pahq.engine.suffix.trials import addition_trials, direct_trials, present_edges, stream_trials
 from pahq.engine.suffix.wave import Wave
-from pahq.engine.suffix.windows import hold_bytes, widest_window
+from pahq.engine.suffix.windows import hold_bytes, overhead, widest_window
 from pahq.errors import PahqError
+from pahq.model.forward import project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import frugal, give_back, release
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
@@ -94,8 +99,10 @@ class SuffixEngine:
                 lambda: self._state_focus,
                 positions=self._positions,
                 input_bytes=budget.input_bytes,
+                gathered_bytes=budget.gathered_bytes,
                 hold_streams=budget.hold_streams,
             )
+        self._plans = Plans(self._state)
         self._composites: Composites | None = None
         # a composite's product rounds other operands than the MLP's own
         if self._keep_composites and self.problem.store.products == "float32":
@@ -126,6 +133,10 @@ class SuffixEngine:
         self._enter(edge)
         receiver = self.graph.edges[edge].receiver
         return widest_window(self.problem, self.budget, self._state, receiver, rows=self._rows, widest=self._widest)
+
+    def overhead(self, edge: int) -> float:
+        """See ``pahq.engine.base.CostlyRounds``."""
+        return overhead(self.problem, self.budget, self._state, self.graph.edges[edge].receiver)
 
     @torch.inference_mode()
     def measure(self, trials: Sequence[Trial]) -> list[float]:
@@ -183,6 +194,7 @@ class SuffixEngine:
             for opened in self._open:
                 self._state.close(opened)
             self._wave, self._answers, self._open = None, {}, []
+            self._plans.stale()
             if not self.budget.hold_streams:  # where memory is short: what earlier waves left in the heap
                 give_back()
             self._begin(stage, before)
@@ -248,19 +260,29 @@ class SuffixEngine:
                 direct_trials(wave, stage.layer, trials, self._ablated)
             else:
                 addition_trials(wave, stage.layer, self._open, trials)
-            final = wave.run("heads", stage.layer)
+            final = wave.run()
         else:
             final = stream_trials(wave, stage.receivers[0], trials)
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
     def _new_wave(self, trials: int) -> Wave:
+        return Wave(self._state, trials, self._weights, self._composites, **self._room(trials))
+
+    def _room(self, trials: int) -> dict[str, Any]:
+        """What every kind of wave is given: the stage's plans, and how much memory there is."""
         held = hold_bytes(self.problem, self.budget, self._state, trials)
-        return Wave(self._state, trials, self._weights, self._composites, held)
+        return {"plans": self._plans, "hold_bytes": held, "together": self.budget.together}
 
     def _ablated(self, receiver: Receiver) -> Tensor:
         """A projection's value in the ablated run, by the weights under the current focus, at its need."""
         state, key = self._state, (receiver, self._focus)
-        if key not in self._ablated_values:
+        if key not in self._ablated_values and self.problem.focus == "none":
+            stream, layer = state.corrupted_stream(receiver)[None], self._weights(receiver.layer)
+            values = project(state.config, layer, receiver.letter, stream, first=state.first)
+            for head, value in enumerate(values):
+                other = replace(receiver, head=head)
+                self._ablated_values[other, self._focus] = at_need(value, state.receiver_need(other))
+        elif key not in self._ablated_values:
             x = at_need(state.corrupted_stream(receiver), state.receiver_need(receiver))[None]
             self._ablated_values[key] = project_inputs(state, receiver, self._weights(receiver.layer), x)[0]
         return self._ablated_values[key]
@@ -284,7 +306,7 @@ class SuffixEngine:
             if self._composites is not None:
                 self._composites.forget(sender)
             self._finals.forget(sender)
-        final = wave.run("heads", layer)
+        final = wave.run()
         loss = None if final is None else self._finals.of(wave, final)[0]
         wave.choose(0)
         self._state_focus = self._focus

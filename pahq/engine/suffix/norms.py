@@ -14,6 +14,11 @@ def scale_of(config: ModelConfig, second_moment: Tensor) -> Tensor:
     return torch.rsqrt(second_moment + config.eps)
 
 
+def second_moment(config: ModelConfig, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+    """The mean square of a norm's (centred) input."""
+    return x.var(-1, correction=0) if config.norm == "layer" else x.square().mean(-1)
+
+
 def centred(config: ModelConfig, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
     """The linear part of the norm: LayerNorm subtracts the mean, RMSNorm nothing."""
     return x - x.mean(-1, keepdim=True) if config.norm == "layer" else x
