@@ -109,7 +109,7 @@ class ChangeWave(Wave):
         old = self._current.before(layer)
         new = tuple(a + b for a, b in zip(old, mlp_before(weights, change, bias=False), strict=True))
         hidden = activated(state.config, new) - activated(state.config, old)
-        self._keep(sending, None, product(hidden, weights.W_out, mlp_products(weights.products))[None])
+        self._changes.note(sending, None, product(hidden, weights.W_out, mlp_products(weights.products))[None])
 
     def heads_into_logits(self, worthwhile: Callable[[Sequence[int]], bool]) -> None:
         """Products with the unembedding are kept for full precision alone."""

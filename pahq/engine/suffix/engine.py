@@ -10,7 +10,6 @@ layer share a wave.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +21,12 @@ from pahq.circuits.order import Stage
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import check_finite
+from pahq.engine.suffix.ablated import AblatedProjections
 from pahq.engine.suffix.budget import plan
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.descent import Descent
 from pahq.engine.suffix.finals import FinalLosses
-from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.needs import NOWHERE, at_need
+from pahq.engine.suffix.needs import NOWHERE
 from pahq.engine.suffix.plans import Plans
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
@@ -36,7 +35,6 @@ from pahq.engine.suffix.trials import addition_trials, direct_trials, present_ed
 from pahq.engine.suffix.wave import Wave
 from pahq.engine.suffix.windows import hold_bytes, overhead, widest_window
 from pahq.errors import PahqError
-from pahq.model.forward import project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import frugal, give_back, release
 from pahq.precision.store import NO_FOCUS, Focus, focus_of
@@ -92,7 +90,8 @@ class SuffixEngine:
         budget, ends = self.budget, self.problem.store.ends
         self._focus: Focus = NO_FOCUS  # of the trial at hand
         self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
-        release(self, "_state")  # all values of the search before
+        for holder in ("_wave", "_plans", "_ablated_values", "_state"):  # of all values of the search before
+            release(self, holder)
         with frugal():  # the clean run's temporaries
             self._state = State(
                 self.problem,
@@ -113,7 +112,8 @@ class SuffixEngine:
         self._settled = len(self.graph.senders)
         self._descent.restart()
         self._open: list[Receiver] = []
-        self._ablated_values: dict[tuple[Receiver, Focus], Tensor] = {}  # of this stage
+        together = self.problem.focus == "none"
+        self._ablated_values = AblatedProjections(self._state, self._weights, together=together)
         self._wave: Wave | None = None
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
 
@@ -205,7 +205,7 @@ class SuffixEngine:
 
         ``before``: the stage that was left; the first one comes after itself.
         """
-        self._ablated_values = {}
+        self._ablated_values.stale()
         if stage.layer != before.layer:
             self._rebase(stage.layer)
         lowest = self.graph.upstream(stage.receivers[0])
@@ -275,17 +275,7 @@ class SuffixEngine:
 
     def _ablated(self, receiver: Receiver) -> Tensor:
         """A projection's value in the ablated run, by the weights under the current focus, at its need."""
-        state, key = self._state, (receiver, self._focus)
-        if key not in self._ablated_values and self.problem.focus == "none":
-            stream, layer = state.corrupted_stream(receiver)[None], self._weights(receiver.layer)
-            values = project(state.config, layer, receiver.letter, stream, first=state.first)
-            for head, value in enumerate(values):
-                other = replace(receiver, head=head)
-                self._ablated_values[other, self._focus] = at_need(value, state.receiver_need(other))
-        elif key not in self._ablated_values:
-            x = at_need(state.corrupted_stream(receiver), state.receiver_need(receiver))[None]
-            self._ablated_values[key] = project_inputs(state, receiver, self._weights(receiver.layer), x)[0]
-        return self._ablated_values[key]
+        return self._ablated_values.of(receiver, self._focus)
 
     # ---- mixed precision: the state follows the focus
 
