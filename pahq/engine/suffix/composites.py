@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.engine.suffix.norms import centred, scale_of, second_moment
+from pahq.engine.suffix.norms import centred, scale_of
 from pahq.model.forward import ACTIVATIONS, activated, mlp, mlp_sends, read_through
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products
@@ -114,8 +114,7 @@ class Composites:
         assert weights.W_out is not None
         assert weights.b_in is not None
         if self._config.norm != "none":
-            scale = scale_of(self._config, second_moment(self._config, x))[..., None]
-            product = torch.addcmul(self._shift(layer, weights), product, scale)
+            product = torch.addcmul(self._shift(layer, weights), product, scale_of(self._config, x))
         else:
             product = product + self._shift(layer, weights)
         width, activation = weights.W_in.shape[1], ACTIVATIONS[self._config.activation]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pahq.engine.suffix.norms import centred, scale_of, second_moment
+from pahq.engine.suffix.norms import centred, scale_of
 from pahq.model.weights import Ends
 
 HeadChange = tuple[Float[Tensor, "trial item d_head"], Float[Tensor, "d_head d_model"]]  # of z; its head's W_O
@@ -92,7 +92,7 @@ class HeadLogits:
         config = self._model.config
         if config.norm == "none":
             return torch.ones_like(stream[..., 0])
-        return scale_of(config, second_moment(config, stream))
+        return scale_of(config, stream)[..., 0]
 
     def _composite(self, sender: int, output: Tensor) -> Tensor:
         if sender not in self._composites:
