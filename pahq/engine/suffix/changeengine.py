@@ -55,7 +55,13 @@ class ChangeEngine(SuffixEngine):
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # of trials in full precision
-        wave = ChangeWave(self._current, self._state, len(trials), self._low_weights, **self._room(len(trials)))
+        wave = ChangeWave(
+            self._current,
+            self._state,
+            len(trials),
+            self._low_weights,
+            **self._room(len(trials), self._descent.stage.receivers),
+        )
         return self._carry(wave, trials)
 
     def _weights(self, layer: int) -> LayerWeights:

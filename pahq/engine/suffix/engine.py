@@ -2,9 +2,9 @@
 
 It relies on the order of visits (from the output down). Its exactness rests on four facts, each in a module of its own:
 senders upstream of the receiver under test are clean, so removing one is one subtraction (``inputs``), only live and
-changed nodes downstream are computed again (``wave``), at the positions that still matter (``state``), and what was
-added up step by step is computed anew once per layer (``rebase``). Trials that differ in edges of one letter of one
-layer share a wave.
+changed nodes downstream are computed again (``wave``, by its plan in ``plans``), at the positions that still matter
+(``state``), and what was added up step by step is computed anew once per layer (``rebase``). Trials that differ in
+edges of one letter of one layer share a wave. See docs/engine.md.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class SuffixEngine:
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # before the next one is made
-        wave = self._new_wave(len(trials))
+        wave = self._new_wave(len(trials), self._descent.stage.receivers)
         losses = self._carry(wave, trials)
         self._wave = wave
         self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
@@ -265,12 +265,12 @@ class SuffixEngine:
             final = stream_trials(wave, stage.receivers[0], trials)
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
-    def _new_wave(self, trials: int) -> Wave:
-        return Wave(self._state, trials, self._weights, self._composites, **self._room(trials))
+    def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
+        return Wave(self._state, trials, self._weights, self._composites, **self._room(trials, receivers))
 
-    def _room(self, trials: int) -> dict[str, Any]:
+    def _room(self, trials: int, receivers: Sequence[Receiver]) -> dict[str, Any]:
         """What every kind of wave is given: the stage's plans, and how much memory there is."""
-        held = hold_bytes(self.problem, self.budget, self._state, trials)
+        held = hold_bytes(self.problem, self.budget, self._state, trials, receivers)
         return {"plans": self._plans, "hold_bytes": held, "together": self.budget.together}
 
     def _ablated(self, receiver: Receiver) -> Tensor:

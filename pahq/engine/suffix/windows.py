@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.problem import Problem
@@ -43,9 +44,10 @@ def overhead(problem: Problem, budget: Budget, state: State, receiver: Receiver)
     return max(1.0, budget.idle / (rows * each + loss))
 
 
-def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int) -> int:
-    """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
-    rows, size = state.batch * state.length, state.clean_final.element_size()
+def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int, receivers: Sequence[Receiver] = ()) -> int:
+    """What changes on their way may take beside so many trials, which start at ``receivers`` (none: anywhere)."""
+    everywhere = any(_wave_need(state, receiver) == EVERYWHERE for receiver in receivers) or not receivers
+    rows, size = state.batch * (state.length if everywhere else 1), state.clean_final.element_size()
     trial = trial_bytes(state.config, loss_rows(problem, rows), size)
     return max(0, budget.window_bytes - trials * trial)
 
