@@ -1,11 +1,13 @@
 """What a round costs the host: torch operations and microseconds of one call of ``measure``, on a model so small that
-arithmetic hardly counts; and how many rounds a search takes beside the fewest that its wrong guesses allow.
+arithmetic counts for little; and how many rounds a search takes beside the fewest that its wrong guesses allow.
 
     python benchmarks/rounds.py --json FILE
 
 The model has 12 layers of 12 heads. ``operations_per_round`` counts the operators that compute something while a round
-is measured: on a GPU each is a launch. ``dispatched_per_round`` counts views of tensors as well. ``bound`` is the wrong
-guesses + tests / the widest window that the engine allows; a guess is wrong where tests behind it were in vain.
+is measured: on a GPU each is a launch. ``dispatched_per_round`` counts views of tensors as well. Seconds are the
+process's own on one thread, so that other processes matter little. ``bound`` is the wrong guesses + tests / the widest
+window that the engine allows; a guess is wrong where tests behind it were in vain. ``card``: the rounds of the same
+search in windows as wide as a GPU's, on this CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.budget import CARD, Sizes
 from pahq.search.speculate import speculate
 
 SHAPE = Shape(layers=12, heads=12, d_model=96, d_head=8, vocabulary=211, positions=8)
@@ -54,10 +57,12 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class Watched(SuffixEngine):
     """Counts its rounds, and operators and seconds within them."""
 
-    def __init__(self, problem: Problem, counted: Counted | None) -> None:
+    def __init__(self, problem: Problem, counted: Counted | None, sizes: Sizes | None = None) -> None:
         self.windows: list[list[int]] = []
-        self.widest, self.seconds, self._counted = 1, 0.0, counted
+        self.widest, self.seconds, self.counted = 1, 0.0, counted
         super().__init__(problem)
+        if sizes is not None:
+            self.budget = replace(self.budget, rows=sizes.rows, together=sizes.together, idle=sizes.idle)
 
     def window(self, edge: int) -> int:
         width = super().window(edge)
@@ -66,31 +71,33 @@ class Watched(SuffixEngine):
 
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         self.windows.append([trial.edge for trial in trials])
-        start = time.perf_counter()
-        if self._counted is None:
+        start = time.process_time()
+        if self.counted is None:
             losses = super().measure(trials)
         else:
-            with self._counted:
+            with self.counted:
                 losses = super().measure(trials)
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
         return losses
 
 
 def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
     """All figures of one density."""
     counted = Counted()
-    engine = Watched(problem, counted)
-    decisions = list(speculate(engine, Order(), threshold))
-    rounds, tests = len(engine.windows), len(decisions)
-    wrong = wrong_guesses(engine.windows, [decision.edge for decision in decisions])
+    first = Watched(problem, counted)
+    decisions = list(speculate(first, Order(), threshold))
+    rounds, tests = len(first.windows), len(decisions)
+    wrong = wrong_guesses(first.windows, [decision.edge for decision in decisions])
     times = []
     for _ in range(repeats):
         engine = Watched(problem, None)
-        start = time.perf_counter()
+        start = time.process_time()
         again = list(speculate(engine, Order(), threshold))
-        times.append((engine.seconds, time.perf_counter() - start))
+        times.append((engine.seconds, time.process_time() - start))
         assert [(d.edge, d.removed) for d in again] == [(d.edge, d.removed) for d in decisions]
-    total = sum(counted.names.values())
+    wide = Watched(problem, Counted(), CARD)
+    again = list(speculate(wide, Order(), threshold))
+    assert [(d.edge, d.removed) for d in again] == [(d.edge, d.removed) for d in decisions]
     return {
         "threshold": threshold,
         "tests": tests,
@@ -100,13 +107,21 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
         "widest": engine.widest,
         "rounds": rounds,
         "bound": wrong + tests / engine.widest,
-        "operations_per_round": (total - counted.views) / rounds,
-        "dispatched_per_round": total / rounds,
+        **operations(first),
         "host_microseconds_per_round": 1e6 * statistics.median(seconds for seconds, _ in times) / rounds,
         "host_microseconds_per_round_all": [1e6 * seconds / rounds for seconds, _ in times],
         "search_seconds": statistics.median(seconds for _, seconds in times),
+        "card": {"rounds": len(wide.windows), "measured": wide.measured, **operations(wide)},
         "most_frequent": {name: count / rounds for name, count in counted.names.most_common(25)},
     }
+
+
+def operations(engine: Watched) -> dict[str, float]:
+    """Operators of a round of an engine that counted them."""
+    counted, rounds = engine.counted, len(engine.windows)
+    assert counted is not None
+    total = sum(counted.names.values())
+    return {"operations_per_round": (total - counted.views) / rounds, "dispatched_per_round": total / rounds}
 
 
 def wrong_guesses(windows: Sequence[Sequence[int]], tested: Sequence[int]) -> int:

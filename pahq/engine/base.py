@@ -68,6 +68,15 @@ class WindowEngine(Engine, Protocol):
         """The largest difference, since the last ``reset``, of a loss that was carried along from the same anew."""
 
 
+@runtime_checkable
+class CostlyRounds(Protocol):
+    """An engine that knows what a call of ``measure`` costs however many trials it is asked."""
+
+    def overhead(self, edge: int) -> float:
+        """That cost at the stage of ``edge``, in trials there. Told by sizes, never by a clock: so that the same
+        search asks the same windows everywhere."""
+
+
 def takes_windows(engine: Engine) -> TypeGuard[WindowEngine]:
     """Whether an engine is one to measure windows by; others are asked for one test at a time."""
     return isinstance(engine, WindowEngine)

@@ -24,6 +24,7 @@ from pahq.model.logs import clean_log_probabilities
 from pahq.tasks.metrics import Kl, NegativeLogLikelihood, ProbabilityDifference
 
 TILE = 400_000  # logits of one vocabulary tile: 1.6 MB of float32, about one core's second-level cache
+KEPT = 1 << 16  # clean probabilities up to which they are kept beside their logarithms
 LIFT = 2.0**40  # probabilities are held so many times larger: float32 then knows 1e-50 as well as 1
 LARGE = 5e-2  # nats: a mean divergence above it may be off by rounding of exp, some 1e-7 (more where logits are huge)
 
@@ -74,6 +75,7 @@ class Vocabulary:
 
     def __init__(self, problem: Problem, tile: int, logs: Float[Tensor, "row vocab"] | None = None) -> None:
         self.careful, self._tile = False, tile
+        self._kept: Tensor | None = None  # see _lifted
         self._change, self._W_U = Change(problem), problem.store.ends.W_U
         self._logs = clean_log_probabilities(problem.store.ends, self._change.clean) if logs is None else logs
         rows = len(self._change.clean)
@@ -86,7 +88,15 @@ class Vocabulary:
         self._centre = direction / self._mass[:, None]  # sum p W_U, [row, d_model]
 
     def _lifted(self, part: slice) -> Float[Tensor, "row tile"]:
-        """Clean probabilities times ``LIFT``. From roots: exp of the logarithm itself would underflow first."""
+        """Clean probabilities times ``LIFT``, kept where they are few."""
+        if self._logs.numel() > KEPT:
+            return self._lift(part)
+        if self._kept is None:
+            self._kept = self._lift(slice(None))
+        return self._kept if self._kept.shape[1] <= part.stop - part.start else self._kept[:, part]
+
+    def _lift(self, part: slice) -> Float[Tensor, "row tile"]:
+        """From roots: exp of the logarithm itself would underflow first."""
         return (self._logs[:, part] * 0.5).exp_().mul_(LIFT**0.5).square_()
 
     def _parts(self, rows: int) -> Iterator[slice]:
@@ -102,32 +112,34 @@ class Vocabulary:
         """d' of a tile by multiplying h with the unembedding."""
         mean = self._mean_change(h).T.to(self._W_U.dtype)
         rows = h.transpose(0, 1).to(self._W_U.dtype).flatten(0, 1)
-        return lambda part: torch.addmm(-mean.reshape(-1, 1), rows, self._W_U[:, part]).view(*mean.shape, -1)
+        column = mean.reshape(-1, 1)
+        return lambda part: torch.addmm(column, rows, self._W_U[:, part], beta=-1).view(*mean.shape, -1)
 
     def _sums(
         self, trials: int, d: Part, weights: Callable[[slice, Tensor], Tensor] | None = None
-    ) -> tuple[Float[Tensor, "trial row"], Float[Tensor, "trial row"]]:
+    ) -> tuple[Float[Tensor, "trial row"], Float[Tensor, "trial row"] | None]:
         """sum p (expm1(d') - d') and, with ``weights`` (of a tile, from p), sum weights expm1(d'), by trial and row."""
-        rows = len(self._mass)
-        second, first = (self._mass.new_zeros(rows, trials) for _ in range(2))
-        for part in self._parts(rows * trials):
+        first: Tensor | None = None
+        second: Tensor | None = None
+        for part in self._parts(len(self._mass) * trials):
             held, change = self._lifted(part), d(part)
             grown = change.expm1()
             if weights is not None:
-                first += (grown * weights(part, held)[:, None]).sum(-1)
-            second += grown.sub_(change).mul_(held[:, None]).sum(-1)
-        return (second / self._mass[:, None]).T, (first / self._mass[:, None]).T
+                first = _added(first, (grown * weights(part, held)[:, None]).sum(-1))
+            second = _added(second, grown.sub_(change).mul_(held[:, None]).sum(-1))
+        assert second is not None
+        return (second / self._mass[:, None]).T, None if first is None else (first / self._mass[:, None]).T
 
     def _grown(self, trials: int, d: Part) -> Float[Tensor, "trial row"]:
         """sum p exp(d') by trial and row, for divergences that rounding of exp (some 1e-7) is nothing to.
 
         As sum p (exp(d') - d'), for the sake of errors in d: these enter times expm1(d') here too.
         """
-        rows = len(self._mass)
-        total = self._mass.new_zeros(rows, trials)
-        for part in self._parts(rows * trials):
+        total: Tensor | None = None
+        for part in self._parts(len(self._mass) * trials):
             change = d(part)
-            total += change.exp().sub_(change).mul_(self._lifted(part)[:, None]).sum(-1)
+            total = _added(total, change.exp().sub_(change).mul_(self._lifted(part)[:, None]).sum(-1))
+        assert total is not None
         return (total / self._mass[:, None]).T
 
     def _carefully(
@@ -156,6 +168,11 @@ class Vocabulary:
 
     def _mean(self, each: Float[Tensor, "trial row"], like: Tensor) -> Float[Tensor, "*trial"]:
         return at_items(each, self._change.index, -1).mean(-1).view(like.shape[:-2])
+
+
+def _added(total: Float[Tensor, "row trial"] | None, more: Float[Tensor, "row trial"]) -> Tensor:
+    """A sum of tiles' sums, in float64."""
+    return more.double() if total is None else total.add_(more)
 
 
 class KlLosses(Vocabulary):
@@ -211,6 +228,7 @@ class ProbabilityLosses(Vocabulary):
         self._sign = problem.objective.sign
         index = self._change.index
         if index is not None:
+            self._kept = None
             self._logs, self._mass, self._centre = (x[index] for x in (self._logs, self._mass, self._centre))
         parts = list(self._parts(len(self._mass)))
         weighted = sum((self._weights(part, self._lifted(part)).double().sum(-1) for part in parts), self._mass * 0)
@@ -226,6 +244,7 @@ class ProbabilityLosses(Vocabulary):
             value = self._carefully(h, self._weights)[1]
         else:
             second, first = self._sums(len(h), self._direct(h), self._weights)
+            assert first is not None
             value = self._clean + (first - self._clean * second) / (1 + second)
         return -value.mean(-1).view(resid.shape[:-2])
 

@@ -35,7 +35,7 @@ def normalise(
 ) -> Float[Tensor, "*batch d"]:
     """LayerNorm, RMSNorm or nothing, over the last axis."""
     if config.norm == "layer":
-        return F.layer_norm(x, x.shape[-1:], weight, bias, config.eps)
+        return torch.layer_norm(x, x.shape[-1:], weight, bias, config.eps)
     if config.norm == "rms":
         return _rms(config, x, weight)
     return x

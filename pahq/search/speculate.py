@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from pahq.circuits.order import Order, stages
-from pahq.engine.base import Trial, WindowEngine
+from pahq.engine.base import CostlyRounds, Trial, WindowEngine
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
 from pahq.search.rounds import Rounds, stages_of
@@ -86,6 +86,7 @@ class _Search:
     ) -> None:
         self._engine, self._threshold, self._absolute = engine, threshold, absolute
         self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
+        self._overhead = engine.overhead if isinstance(engine, CostlyRounds) else _like_a_trial
         self._judge, self._rounds = judge, Rounds(round_size, stages_of(engine.graph))
         self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
 
@@ -134,7 +135,7 @@ class _Search:
         cap = self._engine.window(edges[0])
         cap = min(cap, len(edges), self._widest or cap, self._rounds.left(edges[0]) or cap)
         if self._adaptive:
-            cap = worthwhile(cap, wrong)
+            cap = worthwhile(cap, wrong, self._overhead(edges[0]))
         in_focus = self._focus(edges[0])
         count = 1
         while count < cap and self._focus(edges[count]) == in_focus:
@@ -174,6 +175,11 @@ class _Search:
         if self._rounds.at_once:
             self._engine.remove(self._rounds.over())
         return accepted
+
+
+def _like_a_trial(edge: int) -> float:
+    """The overhead of a round of engines that say nothing of it."""
+    return 1.0
 
 
 def worthwhile(cap: int, wrong: float, overhead: float = 1.0) -> int:

@@ -15,6 +15,7 @@ from pahq.tasks.metrics import Kl
 
 GIB = 1 << 30
 COMPOSITE_BYTES, HEAD_LOGITS_BYTES = 96 << 20, 256 << 20  # of composite weights, where memory is no matter
+GATHERED_BYTES = 64 << 20  # of weights of some heads, put together
 # Tensors of d_model that one trial holds at a time (state of the receiver, its input, change, norm and the like).
 COPIES = 8
 TILES = 2  # tensors of a vocabulary tile's logits that a loss holds at a time
@@ -24,19 +25,23 @@ SLACK = 1.05
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is fastest on a device: rows of the residual stream in a window, logits in a tile of the vocabulary.
+    """What is fastest on a device: rows of the residual stream in a window, logits in a tile of the vocabulary, numbers
+    of heads' inputs that are formed in one go, multiplications for which a round that does none leaves time.
 
     ``spare_bytes``: what a search without a ceiling may take beyond what the reference engine would.
     """
 
     rows: int
     tile: int
+    together: int
+    idle: int
     spare_bytes: int
 
 
+# A CPU has no time left: a tiny model's search by half the rounds, each of more trials, took it as long.
 # With 32 MiB more a small model's search keeps inputs that it would form again in every wave. On a GPU every
 # launch takes some microseconds of the host, whatever its size: there must be few.
-CPU, CARD = Sizes(1280, TILE, 1 << 25), Sizes(8192, 1 << 24, 1 << 29)
+CPU, CARD = Sizes(1280, TILE, 3 << 18, 0, 1 << 25), Sizes(8192, 1 << 24, 3 << 22, 1 << 34, 1 << 29)
 
 
 def sizes_for(device: torch.device) -> Sizes:
@@ -47,13 +52,16 @@ def sizes_for(device: torch.device) -> Sizes:
 class Budget:
     """What an engine may use: bytes of a window, bytes of what is kept to save work; and the estimated peak.
 
-    ``rows`` and ``tile``: see ``Sizes``; memory bounds windows and tiles too.
+    ``rows``, ``tile``, ``together`` and ``idle``: see ``Sizes``; memory bounds windows and tiles too.
     """
 
     rows: int
     tile: int
+    together: int
+    idle: int
     window_bytes: int
     input_bytes: int
+    gathered_bytes: int
     composite_bytes: int
     head_logits_bytes: int
     hold_streams: bool
@@ -93,8 +101,21 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0, beside:
     left -= composite_bytes + head_logits_bytes
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
     input_bytes = min(every_input, left)
-    used = own - (left - input_bytes)
-    return Budget(sizes.rows, tile, window + more, input_bytes, composite_bytes, head_logits_bytes, hold_streams, used)
+    gathered_bytes = min(GATHERED_BYTES, left - input_bytes)
+    used = own - (left - input_bytes - gathered_bytes)
+    return Budget(
+        rows=sizes.rows,
+        tile=tile,
+        together=sizes.together,
+        idle=sizes.idle,
+        window_bytes=window + more,
+        input_bytes=input_bytes,
+        gathered_bytes=gathered_bytes,
+        composite_bytes=composite_bytes,
+        head_logits_bytes=head_logits_bytes,
+        hold_streams=hold_streams,
+        peak_bytes=used,
+    )
 
 
 def _up(value: float) -> str:

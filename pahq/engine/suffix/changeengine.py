@@ -13,7 +13,6 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.changewave import ChangeWave, Current
 from pahq.engine.suffix.engine import SuffixEngine
-from pahq.engine.suffix.windows import hold_bytes
 from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import release
 from pahq.precision.store import NO_FOCUS, focus_of
@@ -56,8 +55,14 @@ class ChangeEngine(SuffixEngine):
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # of trials in full precision
-        held = hold_bytes(self.problem, self.budget, self._state, len(trials))
-        return self._carry(ChangeWave(self._state, len(trials), self._low_weights, self._current, held), trials)
+        wave = ChangeWave(
+            self._current,
+            self._state,
+            len(trials),
+            self._low_weights,
+            **self._room(len(trials), self._descent.stage.receivers),
+        )
+        return self._carry(wave, trials)
 
     def _weights(self, layer: int) -> LayerWeights:
         return self.problem.store.layer(layer, NO_FOCUS)

@@ -13,14 +13,17 @@ through the network once more, in full precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from itertools import groupby
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Receiver
-from pahq.engine.suffix.state import State, at_need
+from pahq.engine.suffix.needs import at_need
+from pahq.engine.suffix.plans import Sending
+from pahq.engine.suffix.state import State
 from pahq.engine.suffix.wave import Wave
 from pahq.model.block import together
 from pahq.model.forward import activated, finish_projection, mlp_before, mlp_sends, multiply, read_through
@@ -86,10 +89,8 @@ class Current:
 class ChangeWave(Wave):
     """``low(l)`` gives the weights that changes are multiplied with: the head in focus in full precision."""
 
-    def __init__(
-        self, state: State, trials: int, low: Callable[[int], LayerWeights], current: Current, hold_bytes: int
-    ) -> None:
-        super().__init__(state, trials, low, None, hold_bytes)
+    def __init__(self, current: Current, state: State, trials: int, low: Callable[[int], LayerWeights], **rest: Any):
+        super().__init__(state, trials, low, None, **rest)
         self._current = current
 
     def write(self, action: Callable[[int], None]) -> None:
@@ -103,37 +104,42 @@ class ChangeWave(Wave):
     ) -> Float[Tensor, "receiver trial batch pos d_head"]:
         state, first = self.state, receivers[0]
         config, weights, need = state.config, self.weights(first.layer), state.receiver_need(first)
-        change = _normed(state, weights, first, x) - torch.stack([self._current.normed(r) for r in receivers])[:, None]
-        rows = [receiver.head for receiver in receivers]
-        made = multiply(config, weights, first.letter, change.flatten(1, 2), rows=rows, bias=False)
-        made = made.view(*x.shape[:-1], config.d_head)
-        start = state.position(need)
-        if config.qk_norm and not config.qk_joint and first.letter != "v":
-            raw = torch.stack([self._current.raw(receiver) for receiver in receivers])[:, None]
-            return finish_projection(config, weights, first.letter, raw + made, first=start)
-        held = torch.stack([at_need(state.projections[receiver], need) for receiver in receivers])[:, None]
-        if config.qk_joint:  # what is kept is before the norm over all heads, which comes where heads are mixed
-            return held + made
-        return held + finish_projection(config, weights, first.letter, made, first=start)
+        parts, start = [], state.position(need)
+        for letter, members in groupby(enumerate(receivers), key=lambda pair: pair[1].letter):
+            at, own = zip(*members, strict=True)
+            current = torch.stack([self._current.normed(receiver) for receiver in own])[:, None]
+            change = _normed(state, weights, own[0], x[at[0] : at[-1] + 1]) - current
+            made = multiply(
+                config, weights, letter, change.flatten(1, 2), rows=[receiver.head for receiver in own], bias=False
+            )
+            made = made.view(-1, *x.shape[1:-1], config.d_head)
+            if config.qk_norm and not config.qk_joint and letter != "v":
+                raw = torch.stack([self._current.raw(receiver) for receiver in own])[:, None]
+                parts.append(finish_projection(config, weights, letter, raw + made, first=start))
+                continue
+            held = torch.stack([at_need(state.projections[receiver], need) for receiver in own])[:, None]
+            if not config.qk_joint:  # there what is kept is before the norm over all heads, which mixing takes
+                made = finish_projection(config, weights, letter, made, first=start)
+            parts.append(held + made)
+        return torch.cat(parts)
 
-    def send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
+    def _send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"], sending: Sending) -> None:
         state, weights, receiver = self.state, self.weights(layer), Receiver("mlp", layer)
         assert weights.W_out is not None
         change = _normed(state, weights, receiver, x) - self._current.normed(receiver)
         old = self._current.before(layer)
         new = tuple(a + b for a, b in zip(old, mlp_before(weights, change, bias=False), strict=True))
         hidden = activated(state.config, new) - activated(state.config, old)
-        (sender,) = state.graph.outputs(receiver)
         more = product(hidden, weights.W_out, mlp_products(weights.products))
         if state.config.post_norms:
             sent = self._current.sent(layer)
             more = mlp_sends(state.config, weights, sent + more) - mlp_sends(state.config, weights, sent)
-        self._announce(sender, more)
+        self._changes.note(sending, None, more[None])
 
     def current_sum(self, layer: int) -> Float[Tensor, "batch some d_model"]:
         return self._current.sum_of_heads(layer)
 
-    def heads_into_logits(self) -> None:
+    def heads_into_logits(self, worthwhile: Callable[[Sequence[int]], bool]) -> None:
         """Products with the unembedding are kept for full precision alone."""
 
 

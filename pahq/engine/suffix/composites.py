@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.norms import centred, scale_of
-from pahq.model.forward import ACTIVATIONS, mlp_sends
+from pahq.model.forward import ACTIVATIONS, activated, mlp, mlp_sends, read_through
 from pahq.model.layerweights import LayerWeights
+from pahq.model.products import mlp_products
 from pahq.model.weights import ModelConfig
 
 
@@ -76,8 +77,10 @@ class Composites:
             composite = self._kept.get(key)
             if composite is None:
                 composite = self._keep(key, self._times(weights, output))
-            gain = (change.flatten(0, -2) @ composite).view(*change.shape[:-1], -1)
-            total = gain.add_(total) if total.dim() < gain.dim() else total + gain  # the first one's memory is free
+            if total.dim() < change.dim():  # of the state; then of every trial
+                total = (change.flatten(0, -2) @ composite).view(*change.shape[:-1], -1).add_(total)
+            else:
+                total.view(-1, total.shape[-1]).addmm_(change.flatten(0, -2), composite)
         return total
 
     def _keep(self, key: tuple[int | None, int], value: Tensor) -> Tensor:
@@ -111,15 +114,14 @@ class Composites:
         assert weights.W_out is not None
         assert weights.b_in is not None
         if self._config.norm != "none":
-            second = centred(self._config, x).square().mean(-1, keepdim=True)
-            product = (product * scale_of(self._config, second)).add_(self._shift(layer, weights))
+            product = torch.addcmul(self._shift(layer, weights), product, scale_of(self._config, x))
         else:
             product = product + self._shift(layer, weights)
         width, activation = weights.W_in.shape[1], ACTIVATIONS[self._config.activation]
         hidden = product[..., :width]
         hidden = activation(hidden) if weights.W_gate is None else hidden * activation(product[..., width:])
         assert weights.b_out is not None
-        return mlp_sends(self._config, weights, hidden @ weights.W_out + weights.b_out)
+        return mlp_sends(self._config, weights, _affine(hidden, weights.W_out, weights.b_out))
 
     def _shift(self, layer: int, weights: LayerWeights) -> Float[Tensor, " d_hidden"]:
         """What biases add to the hidden layer: the norm's through W_in and W_gate, and W_in's own."""
@@ -133,3 +135,21 @@ class Composites:
             shift[: weights.b_in.shape[0]] += weights.b_in
             self._shifts[layer] = shift
         return self._shifts[layer]
+
+
+def mlp_output(
+    config: ModelConfig, weights: LayerWeights, x: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """``pahq.model.forward.mlp`` with biases taken in with the products, where these are plain ones."""
+    if weights.W_gate is not None or mlp_products(weights.products) != "float32":
+        return mlp(config, weights, x)
+    assert weights.W_in is not None
+    assert weights.b_in is not None
+    assert weights.W_out is not None
+    assert weights.b_out is not None
+    before = _affine(read_through(config, x, weights.ln2_w, weights.ln2_b), weights.W_in, weights.b_in)
+    return mlp_sends(config, weights, _affine(activated(config, (before,)), weights.W_out, weights.b_out))
+
+
+def _affine(x: Float[Tensor, "*batch inner"], W: Float[Tensor, "inner out"], b: Float[Tensor, " out"]) -> Tensor:
+    return torch.addmm(b, x.flatten(0, -2), W).view(*x.shape[:-1], -1)

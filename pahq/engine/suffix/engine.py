@@ -2,14 +2,15 @@
 
 It relies on the order of visits (from the output down). Its exactness rests on four facts, each in a module of its own:
 senders upstream of the receiver under test are clean, so removing one is one subtraction (``inputs``), only live and
-changed nodes downstream are computed again (``wave``), at the positions that still matter (``state``), and what was
-added up step by step is computed anew once per layer (``rebase``). Trials that differ in edges of one letter of one
-layer share a wave.
+changed nodes downstream are computed again (``wave``, by its plan in ``plans``), at the positions that still matter
+(``state``), and what was added up step by step is computed anew once per layer (``rebase``). Trials that differ in
+edges of one letter of one layer share a wave. See docs/engine.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,17 +21,19 @@ from pahq.circuits.order import Stage
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import check_finite
+from pahq.engine.suffix.ablated import AblatedProjections
 from pahq.engine.suffix.budget import plan
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.descent import Descent
 from pahq.engine.suffix.finals import FinalLosses
-from pahq.engine.suffix.inputs import project_inputs
+from pahq.engine.suffix.needs import NOWHERE
+from pahq.engine.suffix.plans import Plans
 from pahq.engine.suffix.rebase import rebase
 from pahq.engine.suffix.refocus import change_weights
-from pahq.engine.suffix.state import NOWHERE, State, at_need
+from pahq.engine.suffix.state import State
 from pahq.engine.suffix.trials import addition_trials, direct_trials, present_edges, stream_trials
 from pahq.engine.suffix.wave import Wave
-from pahq.engine.suffix.windows import hold_bytes, widest_window
+from pahq.engine.suffix.windows import hold_bytes, overhead, widest_window
 from pahq.errors import PahqError
 from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import frugal, give_back, release
@@ -87,15 +90,18 @@ class SuffixEngine:
         budget, ends = self.budget, self.problem.store.ends
         self._focus: Focus = NO_FOCUS  # of the trial at hand
         self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
-        release(self, "_state")  # all values of the search before
+        for holder in ("_wave", "_plans", "_ablated_values", "_state"):  # of all values of the search before
+            release(self, holder)
         with frugal():  # the clean run's temporaries
             self._state = State(
                 self.problem,
                 lambda: self._state_focus,
                 positions=self._positions,
                 input_bytes=budget.input_bytes,
+                gathered_bytes=budget.gathered_bytes,
                 hold_streams=budget.hold_streams,
             )
+        self._plans = Plans(self._state)
         self._composites: Composites | None = None
         # a composite's product rounds other operands than the MLP's own
         if self._keep_composites and self.problem.store.products == "float32":
@@ -106,7 +112,8 @@ class SuffixEngine:
         self._settled = len(self.graph.senders)
         self._descent.restart()
         self._open: list[Receiver] = []
-        self._ablated_values: dict[tuple[Receiver, Focus], Tensor] = {}  # of this stage
+        together = self.problem.focus == "none"
+        self._ablated_values = AblatedProjections(self._state, self._weights, together=together)
         self._wave: Wave | None = None
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
 
@@ -126,6 +133,10 @@ class SuffixEngine:
         self._enter(edge)
         receiver = self.graph.edges[edge].receiver
         return widest_window(self.problem, self.budget, self._state, receiver, rows=self._rows, widest=self._widest)
+
+    def overhead(self, edge: int) -> float:
+        """See ``pahq.engine.base.CostlyRounds``."""
+        return overhead(self.problem, self.budget, self._state, self.graph.edges[edge].receiver)
 
     @torch.inference_mode()
     def measure(self, trials: Sequence[Trial]) -> list[float]:
@@ -183,6 +194,7 @@ class SuffixEngine:
             for opened in self._open:
                 self._state.close(opened)
             self._wave, self._answers, self._open = None, {}, []
+            self._plans.stale()
             if not self.budget.hold_streams:  # where memory is short: what earlier waves left in the heap
                 give_back()
             self._begin(stage, before)
@@ -193,7 +205,7 @@ class SuffixEngine:
 
         ``before``: the stage that was left; the first one comes after itself.
         """
-        self._ablated_values = {}
+        self._ablated_values.stale()
         if stage.layer != before.layer:
             self._rebase(stage.layer)
         lowest = self.graph.upstream(stage.receivers[0])
@@ -234,7 +246,7 @@ class SuffixEngine:
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # before the next one is made
-        wave = self._new_wave(len(trials))
+        wave = self._new_wave(len(trials), self._descent.stage.receivers)
         losses = self._carry(wave, trials)
         self._wave = wave
         self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
@@ -248,22 +260,22 @@ class SuffixEngine:
                 direct_trials(wave, stage.layer, trials, self._ablated)
             else:
                 addition_trials(wave, stage.layer, self._open, trials)
-            final = wave.run("heads", stage.layer)
+            final = wave.run()
         else:
             final = stream_trials(wave, stage.receivers[0], trials)
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
-    def _new_wave(self, trials: int) -> Wave:
-        held = hold_bytes(self.problem, self.budget, self._state, trials)
-        return Wave(self._state, trials, self._weights, self._composites, held)
+    def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
+        return Wave(self._state, trials, self._weights, self._composites, **self._room(trials, receivers))
+
+    def _room(self, trials: int, receivers: Sequence[Receiver]) -> dict[str, Any]:
+        """What every kind of wave is given: the stage's plans, and how much memory there is."""
+        held = hold_bytes(self.problem, self.budget, self._state, trials, receivers)
+        return {"plans": self._plans, "hold_bytes": held, "together": self.budget.together}
 
     def _ablated(self, receiver: Receiver) -> Tensor:
         """A projection's value in the ablated run, by the weights under the current focus, at its need."""
-        state, key = self._state, (receiver, self._focus)
-        if key not in self._ablated_values:
-            x = at_need(state.corrupted_stream(receiver), state.receiver_need(receiver))[None]
-            self._ablated_values[key] = project_inputs(state, receiver, self._weights(receiver.layer), x)[0]
-        return self._ablated_values[key]
+        return self._ablated_values.of(receiver, self._focus)
 
     # ---- mixed precision: the state follows the focus
 
@@ -284,7 +296,7 @@ class SuffixEngine:
             if self._composites is not None:
                 self._composites.forget(sender)
             self._finals.forget(sender)
-        final = wave.run("heads", layer)
+        final = wave.run()
         loss = None if final is None else self._finals.of(wave, final)[0]
         wave.choose(0)
         self._state_focus = self._focus

@@ -60,8 +60,8 @@ class FinalLosses:
         if kept is None:
             return self.whole(state, final)
         assert isinstance(self._losses, KlLosses)
-        resid, changed = self.at_items(state, final), wave.heads_into_logits()
-        if changed is None or not kept.worthwhile(changed):
+        resid, changed = self.at_items(state, final), wave.heads_into_logits(kept.worthwhile)
+        if changed is None:
             wave.write(lambda j: kept.stale())
             return self._losses(resid)
         heads = {sender: (self.at_items(state, z), output) for sender, (z, output) in changed.items()}

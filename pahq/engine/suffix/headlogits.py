@@ -30,6 +30,7 @@ class HeadLogits:
         self._capacity = capacity_bytes // size
         self._composites: dict[int, Float[Tensor, "d_head vocab"]] = {}
         self._clean: Float[Tensor, "item vocab"] | None = None
+        self._scale: Float[Tensor, " item"]  # the clean run's factors
         self._current: Float[Tensor, "item vocab"] | None = None  # less the clean one
 
     def worthwhile(self, heads: Collection[int]) -> bool:
@@ -63,12 +64,12 @@ class HeadLogits:
         difference multiplies whole logits.
         """
         if self._clean is None:
-            self._clean = self._times(clean)
+            self._clean, self._scale = self._times(clean), self._factor(clean)
         if self._current is None:
             self._current = self._times(current.double() - clean)
         kept, before, dtype = self._current, self._clean, self._current.dtype
-        scale, scale0 = self._factor(resid.double()).expand(mean.shape), self._factor(clean)
-        left = torch.stack((scale, scale - scale0, -mean), -1).transpose(0, 1).to(dtype)  # [item, trial, 3]
+        scale = self._factor(resid.double()).expand(mean.shape)
+        left = torch.stack((scale, scale - self._scale, -mean), -1).transpose(0, 1).to(dtype)  # [item, trial, 3]
         factor = scale.T.to(dtype)[..., None]
         parts = [(self._composite(s, out), (z.transpose(0, 1) * factor).flatten(0, 1)) for s, (z, out) in heads.items()]
 
@@ -91,7 +92,7 @@ class HeadLogits:
         config = self._model.config
         if config.norm == "none":
             return torch.ones_like(stream[..., 0])
-        return scale_of(config, centred(config, stream).square().mean(-1))
+        return scale_of(config, stream)[..., 0]
 
     def _composite(self, sender: int, output: Tensor) -> Tensor:
         if sender not in self._composites:

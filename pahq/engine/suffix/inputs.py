@@ -8,6 +8,8 @@ formed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -15,8 +17,11 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.state import State
-from pahq.model.forward import project
+from pahq.model.forward import finish_projection, project, read_through
+from pahq.model.layers import PlainLayer
 from pahq.model.layerweights import LayerWeights
+
+SMALL = 1 << 14  # numbers up to which a CPU adds up a running sum faster than pieces one after the other
 
 
 def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> Float[Tensor, "set batch pos d_model"]:
@@ -26,7 +31,7 @@ def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> 
     gone = state.difference(senders, state.receiver_need(receiver))
     steps = in_steps(sets, senders)
     if steps is not None:
-        if current.is_cuda and one_by_one(sets, senders):
+        if (current.is_cuda or 1 < len(gone) <= SMALL // current.numel()) and one_by_one(sets, senders):
             return less_and_less(current, gone)
         x = current.new_empty(len(sets), *current.shape)
         for i, (earlier, rest) in enumerate(steps):
@@ -66,12 +71,62 @@ def less_and_less(
 ) -> Float[Tensor, "sender batch pos d_model"]:
     """``current`` less the last of ``gone``, less the one before that as well, and so on: one after the other.
 
-    On a GPU, where a subtraction each would be a launch each. A CPU adds float32 up in float64 here.
+    On a GPU, where a subtraction each would be a launch each, and where there is little to subtract. A CPU adds float32
+    up in float64 here.
     """
-    steps = current.new_empty(len(gone) + 1, *current.shape)
-    steps[0] = current
-    torch.neg(gone.flip(0), out=steps[1:])
-    return steps.cumsum(0)[1:]
+    return torch.cat((current[None], gone.flip(0).neg_())).cumsum(0)[1:]
+
+
+def project_together(
+    state: State,
+    receivers: Sequence[Receiver],
+    weights: LayerWeights,
+    x: Float[Tensor, "receiver trial batch pos d_model"],
+) -> Float[Tensor, "receiver trial batch pos d_head"]:
+    """Projections of one layer and need, letter by letter, from the receivers' inputs.
+
+    Weights that are multiplied as they lie there are put together, so that all receivers are one product.
+    """
+    config, start, flat = state.config, state.position(state.receiver_need(receivers[0])), x.flatten(1, 2)
+    letters = [(letter, [at.head for at in of]) for letter, of in groupby(receivers, key=lambda at: at.letter)]
+    if len(receivers) > 1 and _as_it_lies(weights):
+        normed = read_through(config, flat, weights.ln1_w, weights.ln1_b).flatten(1, -2)
+        matrices, biases = _put_together(state, weights, receivers)
+        out = torch.baddbmm(biases, normed, matrices).view(*flat.shape[:-1], -1)
+        if config.qk_joint or (config.positions != "rotary" and not config.qk_norm):
+            return out.view(*x.shape[:-1], -1)
+        ends = [len(rows) for _, rows in letters]
+        parts = [
+            finish_projection(config, weights, letter, part, first=start)
+            for (letter, _), part in zip(letters, torch.split(out, ends), strict=True)
+        ]
+    else:
+        parts, place = [], 0
+        for letter, rows in letters:
+            part = flat[place : place + len(rows)]
+            parts.append(project(config, weights, letter, part, first=start, rows=rows))
+            place += len(rows)
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out.view(*x.shape[:-1], -1)
+
+
+def _put_together(state: State, weights: PlainLayer, receivers: Sequence[Receiver]) -> tuple[Tensor, Tensor]:
+    """Weights [receiver, d_model, d_head] and biases [receiver, 1, d_head] of projections of one layer."""
+
+    def matrices() -> Tensor:
+        return torch.stack([weights.weight(at.letter)[at.head] for at in receivers])
+
+    def biases() -> Tensor:
+        return torch.stack([weights.bias(at.letter)[at.head] for at in receivers])[:, None]
+
+    if weights.exact:  # not the layer's usual ones
+        return matrices(), biases()
+    return state.gathered(("W", *receivers), matrices, weights), state.gathered(("b", *receivers), biases, weights)
+
+
+def _as_it_lies(weights: LayerWeights) -> TypeGuard[PlainLayer]:
+    """Whether projections are products with tensors in memory, and nothing between norm and product."""
+    return isinstance(weights, PlainLayer) and weights.products == "float32" and weights.W_pos is None
 
 
 def project_inputs(

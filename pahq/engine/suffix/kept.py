@@ -59,6 +59,10 @@ class KeptInputs:
             self._kept[receiver] = values.clone()
             self._bytes += size
 
+    def grows(self, receiver: Receiver) -> bool:
+        """Whether ``add`` does anything: what is not kept follows from its definition."""
+        return receiver in self._kept or receiver in self._untouched
+
     def add(self, receiver: Receiver, change: Tensor) -> None:
         """The input changed by so much. What is not kept follows from its definition, once the senders have changed."""
         place = self._kept.get(receiver)

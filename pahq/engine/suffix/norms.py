@@ -9,9 +9,11 @@ from torch import Tensor
 from pahq.model.weights import ModelConfig
 
 
-def scale_of(config: ModelConfig, second_moment: Tensor) -> Tensor:
-    """A norm's factor from the mean square of its (centred) input."""
-    return torch.rsqrt(second_moment + config.eps)
+def scale_of(config: ModelConfig, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+    """A norm's factor, from its input."""
+    if config.norm == "layer":  # in one operation, with what LayerNorm makes of the input beside it
+        return torch.native_layer_norm(x, x.shape[-1:], None, None, config.eps)[2]
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + config.eps)
 
 
 def centred(config: ModelConfig, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

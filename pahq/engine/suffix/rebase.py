@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.state import NOWHERE, State, overwrite
+from pahq.engine.suffix.mixing import mix_heads, mixes_of
+from pahq.engine.suffix.needs import NOWHERE, overwrite, put_at_need
+from pahq.engine.suffix.state import State
 from pahq.model.attention import factor
 from pahq.model.block import together
 from pahq.model.forward import mlp
@@ -33,10 +35,11 @@ def _heads(state: State, layer: int) -> None:
     for letter in "qkv":
         for index in range(shape.letter_heads(letter)):
             _head_input(state, Receiver("head", layer, index, letter))
-    mixed = state.mixed_heads(layer, range(shape.heads), {})
-    for head, z in mixed.items():
-        overwrite(state.raw[layer][head] if shape.coupled else state.z[layer][head], z[0])
-    if shape.coupled and mixed:
+    mixes = mixes_of(state, layer)
+    place = state.raw[layer] if shape.coupled and mixes else state.z[layer]
+    for mix in mixes:
+        put_at_need(place, mix.heads, mix_heads(state, layer, mix, {})[:, 0])
+    if shape.coupled and mixes:
         scale = factor(state.config, together(state.weights(layer), state.raw[layer]))
         overwrite(state.z[layer], state.raw[layer] * scale)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.inputs import project_inputs
-from pahq.engine.suffix.state import NOWHERE
+from pahq.engine.suffix.needs import NOWHERE
 from pahq.engine.suffix.wave import Wave
 from pahq.model.layerweights import LayerWeights
 
@@ -28,7 +28,7 @@ def change_weights(
     """
     state, shape, first = wave.state, wave.state.graph.shape, wave.state.first_sender(layer)
     per_group = shape.heads // shape.kv_heads
-    every, chosen = dict[Receiver, Tensor](), list[int]()
+    every = dict[Receiver, Tensor]()
     for group in groups:
         heads = range(group * per_group, (group + 1) * per_group)
         fresh: dict[Receiver, Tensor] = {}
@@ -43,10 +43,6 @@ def change_weights(
                 else:
                     value = ablated(receiver)
                 fresh[receiver] = value[None]
-                wave.set_projection(receiver, fresh[receiver])
+                wave.set_projections([receiver], value[None, None])
         every |= fresh
-        chosen += heads
-    mixed = state.mixed_heads(layer, chosen, every)
-    if mixed:
-        wave.set_heads(layer, mixed, before)
-    return [first + head for head in mixed]
+    return [first + head for head in wave.start_heads(layer, every, before)]

@@ -13,31 +13,39 @@ one of them does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.problem import Problem
+from pahq.engine.suffix.gathered import Gathered
 from pahq.engine.suffix.kept import KeptInputs
+from pahq.engine.suffix.mixing import mix_heads, mixes_of
+from pahq.engine.suffix.needs import EVERYWHERE, LAST, NOWHERE, at_need
 from pahq.engine.suffix.streams import Streams
-from pahq.model.attention import attend, attention
 from pahq.model.block import Kind
-from pahq.model.forward import joined, project
+from pahq.model.forward import project
 from pahq.model.layerweights import LayerWeights
 from pahq.model.rows import take
 from pahq.model.run import run_senders, streams
 from pahq.precision.store import NO_FOCUS, Focus
 
-NOWHERE, LAST, EVERYWHERE = 0, 1, 2
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A visited receiver, its need, and the senders that it reads: as an array by sender, and as a bit each."""
 
-def at_need(x: Float[Tensor, "*batch pos d"], need: int) -> Float[Tensor, "*batch some d"]:
-    """The positions that ``need`` asks for (a tensor that holds the last one alone stays as it is)."""
-    return x if need == EVERYWHERE else x[..., -1:, :]
+    receiver: Receiver
+    need: int
+    reads: np.ndarray[Any, Any]
+    mask: int
 
 
 class State:
@@ -50,10 +58,12 @@ class State:
         *,
         positions: bool = True,
         input_bytes: int | None = None,
+        gathered_bytes: int = 0,
         hold_streams: bool = True,
     ) -> None:
         graph = problem.graph
         self.graph: Graph = graph
+        self._first_senders = [graph.head_senders(layer).start for layer in range(graph.shape.layers)]
         self.config = problem.store.config
         self._store, self._focus = problem.store, focus
         self.first = first_change(problem) if positions else 0
@@ -66,18 +76,20 @@ class State:
         self.start, self.z, self.mlp, self.clean_final = run.start, list(run.z), list(run.mlp), run.final
         self.batch, self.length = run.final.shape[:2]
         self.raw: dict[int, Tensor] = {}  # z without the factor of a norm behind the heads, at need, by visited layer
-        self._earlier: dict[Receiver, Tensor] = {}  # keys and values at positions before ``first``
+        self.earlier: dict[int, Tensor] = {}  # keys, then values, before ``first``, by visited layer
         self.projections: dict[Receiver, Tensor] = {}  # of every visited head that is alive, at its need
+        self.gathered = Gathered(gathered_bytes)
         self.inputs = KeptInputs(self.clean_input, self.fresh_input, input_bytes)
         self.present: dict[Receiver, list[bool]] = {}  # by sender, for every visited receiver
         self.online: dict[Receiver, bool] = {receiver: True for receiver in graph.head_inputs}
         self.children: list[list[Receiver]] = [[] for _ in graph.senders]  # visited receivers, present edges
+        self._readers: dict[tuple[str, int], list[Reader]] = {}  # by part of a layer
         self.need = [NOWHERE] * len(graph.senders)
         self._output_need = LAST if positions and problem.prompts.last_only else EVERYWHERE
 
     def first_sender(self, layer: int) -> int:
         """Index of the layer's head 0 among the senders."""
-        return self.graph.head_senders(layer).start
+        return self._first_senders[layer]
 
     def receiver_need(self, receiver: Receiver) -> int:
         """At which positions the receiver's input matters."""
@@ -99,6 +111,7 @@ class State:
         """Begin visiting a layer's heads: clean projections of those that are alive."""
         self._streams.enter(layer)
         self._ablated_streams.enter(layer)
+        earlier: list[Tensor] = []
         for letter in "qkv":
             receivers = [Receiver("head", layer, i, letter) for i in range(self.graph.shape.letter_heads(letter))]
             alive = [receiver for receiver in receivers if self.receiver_need(receiver) != NOWHERE]
@@ -109,63 +122,17 @@ class State:
             for receiver in alive:
                 value, need = values[receiver.head], self.receiver_need(receiver)
                 self.projections[receiver] = at_need(value[:, self.first :], need).clone()
-                if letter != "q" and self.first:
-                    self._earlier[receiver] = value[:, : self.first].clone()
-        first = self.first_sender(layer)
-        if self.graph.shape.coupled and self.need[first] != NOWHERE:
-            mixed = self.mixed_heads(layer, range(self.config.heads), {})
-            self.raw[layer] = torch.stack([z[0] for z in mixed.values()])
-
-    def mixed_heads(
-        self, layer: int, heads: Iterable[int], fresh: Mapping[Receiver, Tensor]
-    ) -> dict[int, Float[Tensor, "trial batch some d_head"]]:
-        """``mixed`` of those of the heads that matter; of all where one norm is over their queries, or keys."""
-        first = self.first_sender(layer)
-        if not self.config.qk_joint:
-            return {head: self.mixed(layer, head, fresh) for head in heads if self.need[first + head] != NOWHERE}
-        if self.need[first] == NOWHERE or not list(heads):
-            return {}
-        parts, trials = {}, max((len(values) for values in fresh.values()), default=1)
-        for letter in "qkv":
-            receivers = [Receiver("head", layer, i, letter) for i in range(self.graph.shape.letter_heads(letter))]
-            values = [fresh.get(receiver, self.projections[receiver][None]) for receiver in receivers]
-            if letter == "q":
-                values = [at_need(value, self.need[first]) for value in values]
-            else:
-                values = [self.whole(*pair) for pair in zip(receivers, values, strict=True)]
-            parts[letter] = torch.stack([value.expand(trials, *value.shape[1:]) for value in values]).flatten(1, 2)
-        q, k = joined(self.config, self.weights(layer), parts["q"], parts["k"])
-        z = attend(self.config, q, k, parts["v"])
-        return dict(enumerate(z.view(len(z), trials, self.batch, *z.shape[2:])))
-
-    def mixed(
-        self, layer: int, head: int, fresh: Mapping[Receiver, Tensor]
-    ) -> Float[Tensor, "trial batch some d_head"]:
-        """A head's values as its pattern mixes them, at its need, from its current projections, those in ``fresh``
-        replaced. No norm behind the heads is in it."""
-        parts, sender = {}, self.first_sender(layer) + head
-        for receiver in self.graph.own_inputs(sender):
-            new = fresh.get(receiver)
-            values = self.projections[receiver][None] if new is None else new
-            parts[receiver.letter] = values if receiver.letter == "q" else self.whole(receiver, values)
-        return attention(self.config, at_need(parts["q"], self.need[sender]), parts["k"], parts["v"])
-
-    def current(self, layer: int, head: int) -> Float[Tensor, "batch some d_head"]:
-        """What ``mixed`` gives of the current state."""
-        if self.graph.shape.coupled:
-            return self.raw[layer][head]
-        return at_need(self.z[layer][head], self.need[self.first_sender(layer) + head])
+            if letter != "q" and self.first:
+                earlier.append(values[:, :, : self.first])
+        if earlier:
+            self.earlier[layer] = torch.cat(earlier)
+        if self.graph.shape.coupled and self.need[self.first_sender(layer)] != NOWHERE:
+            (mix,) = mixes_of(self, layer)
+            self.raw[layer] = mix_heads(self, layer, mix, {})[:, 0].clone()
 
     def position(self, need: int) -> int:
         """The first position that tensors at ``need`` hold."""
         return self.first if need == EVERYWHERE else self.first + self.length - 1
-
-    def whole(self, receiver: Receiver, values: Float[Tensor, "*trial batch pos d_head"]) -> Tensor:
-        """Keys or values of a head with those before ``first``, which attention reads too."""
-        earlier = self._earlier.get(receiver)
-        if earlier is None:
-            return values
-        return torch.cat((earlier.expand(*values.shape[:-2], *earlier.shape[-2:]), values), dim=-2)
 
     def clean_input(self, receiver: Receiver) -> Float[Tensor, "batch some d_model"]:
         """The receiver's input in the unpatched run, at its need; to be asked for while its senders are clean."""
@@ -230,9 +197,18 @@ class State:
 
     def close(self, receiver: Receiver) -> None:
         """All edges of a receiver are decided: from now on changes of its senders reach it."""
+        reads, mask = np.zeros(len(self.graph.senders), bool), 0
         for sender, present in enumerate(self.present[receiver]):
             if present:
                 self.children[sender].append(receiver)
+                reads[sender], mask = True, mask | 1 << sender
+        part = receiver.kind if receiver.kind == "logits" else _part(receiver)
+        reader = Reader(receiver, self.receiver_need(receiver), reads, mask)
+        self._readers.setdefault((part, receiver.layer), []).append(reader)
+
+    def readers(self, part: str, layer: int) -> list[Reader]:
+        """The visited receivers of a part of a layer (heads, mlp; logits) that edges are left of."""
+        return self._readers.get((part, layer), [])
 
     def take(self, edge: int) -> None:
         """Note that an edge is gone (the values follow by ``SuffixEngine``)."""
@@ -272,11 +248,3 @@ def _through(
         wide = z.permute(1, 2, 0, 3).flatten(2)
         return (wide @ W_O.flatten(0, 1))[None]
     return torch.bmm(z.flatten(1, 2), W_O).view(*z.shape[:3], -1)
-
-
-def overwrite(place: Tensor, value: Tensor) -> None:
-    """Overwrite the positions that ``value`` holds: all, or the last one."""
-    if place.shape[-2] == value.shape[-2]:
-        place.copy_(value)
-    else:
-        place[..., -1:, :].copy_(value)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +13,8 @@ from torch import Tensor
 from pahq.circuits.graph import Graph, Receiver
 from pahq.engine.base import Trial
 from pahq.engine.suffix.inputs import without
-from pahq.engine.suffix.state import NOWHERE, State, at_need
+from pahq.engine.suffix.needs import EVERYWHERE, LAST, at_need
+from pahq.engine.suffix.state import State
 from pahq.engine.suffix.wave import Wave
 
 
@@ -25,45 +27,32 @@ def stream_trials(
     wave.set_input(receiver, x)
     if receiver.kind == "logits":
         return x
-    wave.send_mlp(receiver.layer, x)
-    return wave.run("mlp", receiver.layer)
+    wave.start_mlp(receiver.layer, x)
+    return wave.run()
 
 
 def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: Sequence[Trial]) -> None:
     """Trials of Addition edges into head inputs of one letter of one layer."""
-    state, mixed, fresh = wave.state, dict[int, Tensor](), dict[Receiver, Tensor]()
+    state, fresh = wave.state, dict[Receiver, Tensor]()
     for receiver in opened:
         sets = [senders_taken(state.graph, trial, receiver) for trial in trials]
         distinct = [members for members in dict.fromkeys(sets) if members]
         if not distinct:
             continue
         inputs = without(state, receiver, distinct)
-        projections = wave.projections([receiver], inputs[None])[0]
-        index = [distinct.index(members) + 1 if members else 0 for members in sets]
-        by_trial = _Spread(index, inputs.device)
-        old = at_need(state.projections[receiver], state.receiver_need(receiver))
-        fresh[receiver] = by_trial(projections, old)
-        wave.set_projection(receiver, fresh[receiver])
-        if not state.config.qk_joint:
-            heads = state.graph.shape.query_heads(receiver.letter, receiver.head)
-            for head, z in state.mixed_heads(layer, heads, {receiver: projections}).items():
-                mixed[head] = by_trial(z, state.current(layer, head))
+        index = tuple(distinct.index(members) + 1 if members else 0 for members in sets)
+        values = _spread(wave.projections([receiver], inputs[None])[0], state.projections[receiver], index)
+        fresh[receiver] = values
+        wave.set_projections([receiver], values[None])
         wave.write(partial(_take_input, state, receiver, inputs, index))
-    if state.config.qk_joint and fresh:  # then a head hangs on what a trial takes from any of them
-        mixed = state.mixed_heads(layer, range(state.config.heads), fresh)
-    if mixed:
-        wave.set_heads(layer, mixed)
+    wave.start_heads(layer, fresh)
 
 
-class _Spread:
+def _spread(values: Float[Tensor, "state *rest"], current: Float[Tensor, "*rest"], index: tuple[int, ...]) -> Tensor:
     """Rows of distinct states dealt out to trials; row 0 is the current state (a trial that takes nothing here)."""
-
-    def __init__(self, index: Sequence[int], device: torch.device) -> None:
-        plain = list(index) == list(range(1, len(index) + 1))
-        self._rows = None if plain else torch.tensor(index, device=device)
-
-    def __call__(self, values: Float[Tensor, "state *rest"], current: Float[Tensor, "*rest"]) -> Tensor:
-        return values if self._rows is None else torch.cat((current[None], values))[self._rows]
+    if index == tuple(range(1, len(index) + 1)):
+        return values
+    return torch.cat((current[None], values))[_numbers(index, values.device)]
 
 
 def _take_input(state: State, receiver: Receiver, inputs: Tensor, index: Sequence[int], trial: int) -> None:
@@ -73,26 +62,26 @@ def _take_input(state: State, receiver: Receiver, inputs: Tensor, index: Sequenc
 
 def direct_trials(wave: Wave, layer: int, trials: Sequence[Trial], ablated_value: Callable[[Receiver], Tensor]) -> None:
     """Trials of Direct edges of one letter of one layer: the projection takes its ablated value."""
-    state, mixed, fresh = wave.state, dict[int, Tensor](), dict[Receiver, Tensor]()
-    receivers = {state.graph.edges[edge].receiver: edge for trial in trials for edge in trial.removed}
-    for receiver, edge in receivers.items():
-        need = state.receiver_need(receiver)
-        if need == NOWHERE:
+    state, fresh = wave.state, dict[Receiver, Tensor]()
+    edges = {state.graph.edges[edge].receiver: edge for trial in trials for edge in trial.removed}
+    for need in (LAST, EVERYWHERE):
+        receivers = [receiver for receiver in edges if state.receiver_need(receiver) == need]
+        if not receivers:
             continue
-        ablated = at_need(ablated_value(receiver), need)[None]
-        taken = torch.tensor([edge in trial.removed for trial in trials], device=ablated.device)
-        choice = taken[:, None, None, None]
-        old = at_need(state.projections[receiver], need)[None]
-        fresh[receiver] = torch.where(choice, ablated, old)
-        wave.set_projection(receiver, fresh[receiver])
-        if not state.config.qk_joint:
-            heads = state.graph.shape.query_heads(receiver.letter, receiver.head)
-            for head, z in state.mixed_heads(layer, heads, {receiver: ablated}).items():
-                mixed[head] = torch.where(choice, z, state.current(layer, head)[None])
-    if state.config.qk_joint and fresh:
-        mixed = state.mixed_heads(layer, range(state.config.heads), fresh)
-    if mixed:
-        wave.set_heads(layer, mixed)
+        taken = tuple(tuple(edges[receiver] in trial.removed for trial in trials) for receiver in receivers)
+        ablated = torch.stack([at_need(ablated_value(receiver), need) for receiver in receivers])[:, None]
+        old = torch.stack([at_need(state.projections[receiver], need) for receiver in receivers])[:, None]
+        values = torch.where(_numbers(taken, old.device)[..., None, None, None], ablated, old)
+        wave.set_projections(receivers, values)
+        fresh.update(zip(receivers, values.unbind(), strict=True))
+    wave.start_heads(layer, fresh)
+
+
+@lru_cache(maxsize=256)
+def _numbers(numbers: tuple[Any, ...], device: torch.device) -> Tensor:
+    """A tensor of Python's numbers. Kept, since sending it makes a GPU's queue wait, and windows ask for the same."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
 
 
 def senders_taken(graph: Graph, trial: Trial, receiver: Receiver) -> tuple[int, ...]:

@@ -1,38 +1,43 @@
 """One wave: many trials' changes carried from where they start down to the logits.
 
 Only nodes that are alive and whose input changed are computed again; a changed sender adds (new - current) along its
-present edges and nowhere else. The trials are the leading axis of every tensor ([trial, batch, pos, ...], or 1 where
-all trials agree). Nothing is written to the state until one trial is chosen.
+present edges and nowhere else. The trials are an axis of every tensor ([..., trial, batch, pos, d]). Nothing is written
+to the state until one trial is chosen. Which nodes those are, a plan says (``plans``); nodes of a layer that do the
+same are computed in one go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import groupby
-from operator import itemgetter
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Receiver
-from pahq.engine.suffix.composites import Composites
-from pahq.engine.suffix.state import EVERYWHERE, NOWHERE, State, at_need, overwrite
+from pahq.engine.suffix.composites import Composites, mlp_output
+from pahq.engine.suffix.inputs import project_together
+from pahq.engine.suffix.mixing import Mix, mix_heads
+from pahq.engine.suffix.needs import EVERYWHERE, at_need, overwrite, put_at_need
+from pahq.engine.suffix.plans import Plan, Plans, Reading, Sending, Source, Step
+from pahq.engine.suffix.state import State
+from pahq.engine.suffix.sums import Sums
 from pahq.model.attention import factor
-from pahq.model.block import Kind, behind, together
-from pahq.model.forward import mlp, project
+from pahq.model.block import Kind, together
+from pahq.model.layers import PlainLayer
 from pahq.model.layerweights import LayerWeights
+from pahq.model.rows import put, take
 
-TOGETHER = 1024  # rows of inputs that are projected in one go; more gain no speed and take memory
+Mixed = tuple[tuple[int, ...], Float[Tensor, "head trial batch some d_head"]]  # heads of a layer, and their z
 
 
 class Wave:
     """Collects what each trial would change. ``weights(l)`` gives the layer's weights under the current focus.
 
-    A head's change is kept as z, d_head wide, and as its output only while there are receivers above to read it and
-    ``hold_bytes`` allow; no receiver's new input is kept. What a chosen trial needs of both is formed again, for that
-    trial alone.
+    Changes of outputs are kept (``Sums``; ``hold_bytes``: what they may take), and no receiver's new input: what a
+    chosen trial needs of them is formed again, for that trial alone. ``together``: how many numbers of inputs are
+    projected in one go.
     """
 
     def __init__(
@@ -41,19 +46,21 @@ class Wave:
         trials: int,
         weights: Callable[[int], LayerWeights],
         composites: Composites | None,
+        plans: Plans,
         hold_bytes: int,
+        together: int,
     ) -> None:
         self.state = state
         self._composites = composites
         self.trials = trials
-        self.weights = weights
-        self._z: dict[int, Float[Tensor, "trial batch pos d_head"]] = {}  # by head sender: new minus current z
-        self._changes: dict[int, Float[Tensor, "trial batch pos d_model"]] = {}  # its output, if held
-        self._changed: list[int] = []  # senders, in the order in which they changed
-        self._left = hold_bytes  # bytes that heads' outputs may still take
-        self._reached: list[Receiver] = []  # whose inputs follow when a trial is chosen
-        self._final: Float[Tensor, "trial batch pos d_model"] | None = None  # what the final stream gains
+        self.weights = cache(weights)
+        self._plans, self._together = plans, together
+        self._plan: Plan | None = None
+        self._sums: Sums | None = None
+        self._left = hold_bytes
         self._writes: list[Callable[[int], None]] = []
+
+    # ---- choosing a trial
 
     def write(self, action: Callable[[int], None]) -> None:
         """Register what choosing a trial (by its index) does to the state; holds tensors, never the wave (a cycle)."""
@@ -61,238 +68,220 @@ class Wave:
 
     def choose(self, trial: int) -> None:
         """Make one trial the current state."""
-        reached = set(self._reached)
-        for sender in self._changed:
-            readers = [receiver for receiver in self.state.children[sender] if receiver in reached]
-            if readers:
-                change = self._change(sender, trial)
-                for receiver in readers:
-                    self.state.inputs.add(receiver, at_need(change, self.state.receiver_need(receiver)))
+        inputs = self.state.inputs
+        for reading in self._plan.readings if self._plan else ():
+            for part in reading.parts(self._at_once(reading.need, 1)):
+                if any(map(inputs.grows, part.receivers)):
+                    gains = self._changes.gain(part, None, slice(trial, trial + 1))
+                    for receiver, gain in zip(part.receivers, gains, strict=True):
+                        inputs.add(receiver, gain[0])
         for action in self._writes:
             action(trial)
 
-    def _change(self, sender: int, trial: int) -> Float[Tensor, "batch pos d_model"]:
-        held = self._changes.get(sender)
-        return pick(self._z[sender], trial) @ self._output(sender) if held is None else pick(held, trial)
-
-    def _changes_of(self, sender: int, need: int) -> Float[Tensor, "trial batch some d_model"]:
-        """A sender's change of output at ``need``, in every trial."""
-        held = self._changes.get(sender)
-        return at_need(self._z[sender], need) @ self._output(sender) if held is None else at_need(held, need)
+    # ---- what changes
 
     def set_input(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_model"]) -> None:
         """A new input of a receiver under test."""
         inputs = self.state.inputs
         self.write(lambda j: inputs.__setitem__(receiver, pick(values, j)))
 
-    def set_projection(self, receiver: Receiver, values: Float[Tensor, "trial batch pos d_head"]) -> None:
-        place = self.state.projections[receiver]
-        self.write(lambda j: overwrite(place, pick(values, j)))
-
-    def set_head(
-        self,
-        layer: int,
-        head: int,
-        z: Float[Tensor, "trial batch pos d_head"],
-        change: Float[Tensor, "trial batch pos d_model"] | None = None,
+    def set_projections(
+        self, receivers: Sequence[Receiver], values: Float[Tensor, "receiver trial batch pos d_head"]
     ) -> None:
-        """A head's new z. ``change`` of its output, where W_O changed too and z alone does not tell."""
-        sender = self.state.first_sender(layer) + head
-        place = self.state.z[layer][head]
-        if change is None:
-            self._z[sender] = z - at_need(place, self.state.need[sender])
-            change = self._z[sender] @ self._output(sender)
-        self._announce(sender, change)
-        self.write(lambda j: overwrite(place, pick(z, j)))
+        """New projections of head inputs."""
+        self.write(partial(_overwrite, self.state.projections, receivers, values))
 
-    def set_heads(
-        self,
-        layer: int,
-        fresh: Mapping[int, Float[Tensor, "trial batch pos d_head"]],
-        before: LayerWeights | None = None,
-    ) -> None:
-        """What heads of a layer mix anew (``State.mixed``), by head.
+    def start_heads(
+        self, layer: int, fresh: Mapping[Receiver, Tensor], before: LayerWeights | None = None
+    ) -> tuple[int, ...]:
+        """The heads with which this wave starts, mixed anew from their ``fresh`` projections; which they are.
 
-        ``before``: the weights that they were computed by so far, where W_O changes with them. A norm behind the heads
-        has one factor for all of them, so that every other head of the layer has a new output too.
+        ``before``: the weights that they were computed by so far, where W_O changes with them.
         """
-        state = self.state
-        if not state.graph.shape.coupled:
-            for head, z in fresh.items():
-                self.set_head(layer, head, z, None if before is None else self._against(layer, head, z, before))
+        mixes = self._plans.mixes(layer, tuple(fresh))
+        if not mixes:
+            return ()
+        mixed, coupled = self._mixed(layer, mixes, fresh, apart=before is not None), self.state.graph.shape.coupled
+        first = self.state.first_sender(layer)
+        self._begin("heads", layer, tuple(tuple(first + head for head in heads) for heads, _ in mixed))
+        assert self._plan is not None
+        for i, ((heads, z), sending) in enumerate(zip(mixed, self._plan.start, strict=True)):
+            self._send_heads(layer, heads, z, sending, None if coupled and i else before)
+        return tuple(head for mix in mixes for head in mix.heads)
+
+    def start_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
+        """The MLP with which this wave starts, from its new input."""
+        self._begin("mlp", layer, (tuple(self.state.graph.outputs(Receiver("mlp", layer))),))
+        assert self._plan is not None
+        self._send_mlp(layer, x, self._plan.start[0])
+
+    def _begin(self, kind: Kind, layer: int, start: tuple[Source, ...]) -> None:
+        """Make a plan, and room for the changes."""
+        self._plan = self._plans.of(kind, layer, start)
+        room = {"hold_bytes": self._left, "start": self._together >> 4}
+        self._sums = Sums(self.state, self._plan, self.trials, partial(_output, self.state, self.weights), **room)
+
+    @property
+    def _changes(self) -> Sums:
+        assert self._sums is not None
+        return self._sums
+
+    def _mixed(
+        self, layer: int, mixes: Sequence[Mix], fresh: Mapping[Receiver, Tensor], *, apart: bool = False
+    ) -> list[Mixed]:
+        """The z of all heads that change. ``apart``: those mixed anew, and then the others.
+
+        A norm behind the heads has one factor for all of them, so that every other head of the layer has a new output
+        too.
+        """
+        mixed = [(mix.heads, mix_heads(self.state, layer, mix, fresh)) for mix in mixes]
+        if not self.state.graph.shape.coupled or not mixed:
+            return mixed
+        z = self._coupled(layer, mixed)
+        new, every = [head for heads, _ in mixed for head in heads], list(range(z.shape[0]))
+        split = [new, [head for head in every if head not in new]] if apart else [every]
+        return [(tuple(heads), take(z, heads)) for heads in split if heads]
+
+    def _send_heads(
+        self, layer: int, heads: tuple[int, ...], z: Tensor, sending: Sending, before: LayerWeights | None = None
+    ) -> None:
+        """New z of heads, from which their changes follow; ``before``: see ``start_heads``."""
+        place, weights = self.state.z[layer], self.weights(layer)
+        old = at_need(take(place, heads), sending.need)[:, None]
+        rows = self._outputs_of(layer, heads)
+        self.write(partial(_put, place, heads, z))
+        if before is not None:
+            was = before.behind(_outputs(old, before.sending(heads)))
+            self._changes.note(sending, None, weights.behind(_outputs(z, rows)) - was)
             return
-        raw, weights = state.raw[layer], self.weights(layer)
+        moved, out = z - old, self._changes.place(sending)
+        if out is not None:
+            torch.bmm(moved.flatten(1, -2), rows, out=out.flatten(1, -2))
+            if weights.ln1_post is not None:
+                out.mul_(weights.ln1_post)
+        self._changes.note(sending, moved, out)
+
+    def _outputs_of(self, layer: int, heads: tuple[int, ...]) -> Float[Tensor, "head d_head d_model"]:
+        """W_O of some heads."""
+        weights = self.weights(layer)
+        if isinstance(weights, PlainLayer) and not weights.exact:
+            return self.state.gathered(("o", layer, heads), lambda: weights.sending(heads), weights)
+        return weights.sending(heads)
+
+    def _coupled(self, layer: int, mixed: Sequence[Mixed]) -> Float[Tensor, "head trial batch some d_head"]:
+        """The z of all heads of a layer, with the new factor of the norm behind them."""
+        raw, weights = self.state.raw[layer], self.weights(layer)
+        new = raw[:, None].expand(-1, self.trials, *raw.shape[1:]).clone()
         total = self.current_sum(layer)[None]
-        for head, mixed in fresh.items():
-            total = total + (mixed - raw[head]) @ weights.sending((head,))[0]
-        scale = factor(state.config, total)
-        for head in range(state.config.heads):
-            z = fresh.get(head, raw[head][None]) * scale
-            other = before is not None and head in fresh
-            self.set_head(layer, head, z, self._against(layer, head, z, before) if other else None)
-        for head, mixed in fresh.items():
-            self.write(partial(_take_raw, raw[head], mixed))
+        for heads, z in mixed:
+            put(new, heads, z)
+            change, rows = z - take(raw, heads)[:, None], weights.sending(heads)
+            total = total + change.movedim(0, -2).flatten(-2) @ rows.flatten(0, 1)
+            self.write(partial(_put, raw, heads, z))
+        return new * factor(self.state.config, total)
 
     def current_sum(self, layer: int) -> Float[Tensor, "batch some d_model"]:
         """What the layer's heads send together now, before the norm behind them."""
         return together(self.weights(layer), self.state.raw[layer])
 
-    def _against(self, layer: int, head: int, z: Tensor, before: LayerWeights | None) -> Tensor:
-        """By how much a head's output changes whose W_O changes too."""
-        assert before is not None
-        sender = self.state.first_sender(layer) + head
-        return z @ self._output(sender) - at_need(self.state.z[layer][head], self.state.need[sender]) @ before.output(
-            head
-        )
-
-    def send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"]) -> None:
+    def _send_mlp(self, layer: int, x: Float[Tensor, "trial batch pos d_model"], sending: Sending) -> None:
         """An MLP's new input."""
-        self.set_mlp(layer, mlp(self.state.config, self.weights(layer), x))
+        self._set_mlp(layer, mlp_output(self.state.config, self.weights(layer), x), sending)
 
-    def set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"]) -> None:
-        (sender,) = self.state.graph.outputs(Receiver("mlp", layer))
-        place, need = self.state.mlp[layer], self.state.need[sender]
-        change = output - at_need(place, need)
-        self._announce(sender, change)
+    def _set_mlp(self, layer: int, output: Float[Tensor, "trial batch pos d_model"], sending: Sending) -> None:
+        place = at_need(self.state.mlp[layer], sending.need)
+        out = self._changes.place(sending)
+        change = output - place if out is None else torch.sub(output, place, out=out[0])
+        self._changes.note(sending, None, change[None])
+        self.write(partial(_add, place, change))
 
-        def apply(trial: int) -> None:
-            at_need(place, need).add_(pick(change, trial))
+    # ---- the way down to the logits
 
-        self.write(apply)
-
-    def _announce(self, sender: int, change: Float[Tensor, "trial batch pos d_model"]) -> None:
-        logits = Receiver("logits")
-        self._changed.append(sender)
-        if sender not in self._z:  # an MLP's, or of a head whose W_O changed: there is no narrower form
-            self._changes[sender] = change
-        elif change.nbytes <= self._left:
-            self._changes[sender] = change
-            self._left -= change.nbytes
-        if logits in self.state.children[sender]:
-            gain = at_need(change, self.state.receiver_need(logits))
-            self._final = gain if self._final is None else self._final + gain
-
-    def run(self, kind: Kind, layer: int) -> Float[Tensor, "trial batch pos d_model"] | None:
-        """Carry changes of a layer's heads, or of its MLP (``kind``), on through all that they may reach.
+    def run(self) -> Float[Tensor, "trial batch pos d_model"] | None:
+        """Carry the changes on through all that they may reach.
 
         Returns the final residual stream where the metric needs it, or None if no change arrives there.
         """
-        logits, config = Receiver("logits"), self.state.config
-        for at, parts in groupby(behind(config.parts, kind, layer, config.layers), key=itemgetter(0)):
-            self._release(at)
-            for _, part in parts:
-                if part == "heads":
-                    self._heads(at)
-                else:
-                    self._mlp(at)
-        self._release(config.layers)
-        if self._final is None:
+        if self._plan is None:
             return None
-        self._reached.append(logits)
-        return self.state.inputs[logits] + self._final
+        for step in self._plan.steps:
+            if step.kind == "heads":
+                self._heads(step)
+            else:
+                self._mlp(step)
+        final = self._plan.final
+        return None if final is None else self._changes.gain(final, self._inputs(final))[0]
 
-    def _release(self, layer: int) -> None:
-        """Let go of the heads' outputs that nothing in ``layer`` or above reads."""
-        for sender in [sender for sender in self._changes if sender in self._z]:
-            if not any(child.layer >= layer for child in self.state.children[sender] if child.kind != "logits"):
-                self._left += self._changes.pop(sender).nbytes
+    def _inputs(self, reading: Reading) -> Float[Tensor, "receiver 1 batch some d_model"]:
+        inputs = [self.state.inputs[receiver] for receiver in reading.receivers]
+        return (inputs[0][None] if len(inputs) == 1 else torch.stack(inputs))[:, None]
 
-    def _readable(self, receiver: Receiver) -> list[int]:
-        return [sender for sender in self._changed if receiver in self.state.children[sender]]
-
-    def _sum(self, receiver: Receiver, senders: list[int], out: Float[Tensor, "trial batch pos d_model"]) -> None:
-        """The receiver's new input into ``out``."""
-        need = self.state.receiver_need(receiver)
-        current = self.state.inputs[receiver].expand_as(out)
-        torch.add(current, self._changes_of(senders[0], need).expand_as(out), out=out)
-        for sender in senders[1:]:
-            out += self._changes_of(sender, need)
-        self._reached.append(receiver)
-
-    def _heads(self, layer: int) -> None:
-        state = self.state
-        touched: dict[Receiver, list[int]] = {}
-        for sender in self._changed:
-            for child in state.children[sender]:
-                if child.layer == layer and child.kind == "head":
-                    touched.setdefault(child, []).append(sender)
-        batches: dict[tuple[str, int], list[Receiver]] = {}
-        for receiver in touched:
-            need = state.receiver_need(receiver)
-            if need != NOWHERE:
-                batches.setdefault((receiver.letter, need), []).append(receiver)
+    def _heads(self, step: Step) -> None:
         fresh: dict[Receiver, Tensor] = {}
-        for (letter, need), receivers in batches.items():
-            rows = self.trials * state.batch * (state.length if need == EVERYWHERE else 1)
-            size = max(1, TOGETHER // rows)
-            for first in range(0, len(receivers), size):
-                part = receivers[first : first + size]
-                fresh.update(zip(part, self._project(layer, letter, need, part, touched), strict=True))
-        of = state.graph.shape.query_heads
-        heads = sorted({head for receiver in fresh for head in of(receiver.letter, receiver.head)})
-        mixed = state.mixed_heads(layer, heads, fresh)
-        if mixed:
-            self.set_heads(layer, mixed)
+        for reading in step.readings:
+            for part in reading.parts(self._at_once(reading.need, self.trials)):
+                values = self.projections(part.receivers, self._changes.gain(part, self._inputs(part)))
+                self.set_projections(part.receivers, values)
+                fresh.update(zip(part.receivers, values.unbind(), strict=True))
+        mixed = self._mixed(step.layer, step.mixes, fresh)
+        for (heads, z), sending in zip(mixed, step.sendings, strict=True):
+            self._send_heads(step.layer, heads, z, sending)
 
-    def _project(
-        self, layer: int, letter: str, need: int, receivers: list[Receiver], touched: dict[Receiver, list[int]]
-    ) -> Float[Tensor, "receiver trial batch pos d_head"]:
-        x = self._empty(len(receivers), need)
-        for i, receiver in enumerate(receivers):
-            self._sum(receiver, touched[receiver], x[i])
-        values = self.projections(receivers, x)
-        for i, receiver in enumerate(receivers):
-            self.set_projection(receiver, values[i])
-        return values
+    def _at_once(self, need: int, trials: int) -> int:
+        """How many receivers' inputs are formed in one go."""
+        rows = trials * self.state.batch * (self.state.length if need == EVERYWHERE else 1)
+        return max(1, self._together // (rows * self.state.config.d_model))
 
     def projections(
         self, receivers: Sequence[Receiver], x: Float[Tensor, "receiver trial batch pos d_model"]
     ) -> Float[Tensor, "receiver trial batch pos d_head"]:
-        """What inputs of one layer, letter and need project, from their new values."""
-        state, first = self.state, receivers[0]
-        start, rows = state.position(state.receiver_need(first)), [receiver.head for receiver in receivers]
-        weights = self.weights(first.layer)
-        flat = project(state.config, weights, first.letter, x.flatten(1, 2), first=start, rows=rows)
-        return flat.view(*x.shape[:3], *flat.shape[2:])
+        """What inputs of one layer and need, letter by letter, project from their new values."""
+        return project_together(self.state, receivers, self.weights(receivers[0].layer), x)
 
-    def _empty(self, receivers: int, need: int) -> Float[Tensor, "receiver trial batch pos d_model"]:
-        state = self.state
-        length = state.length if need == EVERYWHERE else 1
-        return state.clean_final.new_empty(receivers, self.trials, state.batch, length, state.config.d_model)
-
-    def _mlp(self, layer: int) -> None:
-        receiver, weights, kept = Receiver("mlp", layer), self.weights(layer), self._composites
-        senders, need = self._readable(receiver), self.state.receiver_need(receiver)
-        if need == NOWHERE or not senders:
-            return
-        x = self._empty(1, need)[0]
-        self._sum(receiver, senders, x)
-        if kept is None or not all(s in self._z for s in senders) or not kept.worthwhile(layer, senders, x[0]):
-            self.send_mlp(layer, x)
+    def _mlp(self, step: Step) -> None:
+        layer, weights, kept = step.layer, self.weights(step.layer), self._composites
+        (reading,), (sending,) = step.readings, step.sendings
+        x, heads = self._changes.gain(reading, self._inputs(reading))[0], None
+        if kept is not None:
+            heads = self._changes.by_heads(reading, lambda many: kept.worthwhile(layer, many, x[0]))
+        if kept is None or heads is None:
+            self._send_mlp(layer, x, sending)
             if kept is not None:
                 self.write(lambda j: kept.stale(layer))
             return
-        heads = {s: (at_need(self._z[s], need), self._output(s)) for s in senders}
-        product = kept.product(layer, weights, lambda: self.state.inputs[receiver], heads)
-        self.set_mlp(layer, kept.output(layer, weights, product, x))
+        product = kept.product(layer, weights, lambda: self.state.inputs[Receiver("mlp", layer)], heads)
+        self._set_mlp(layer, kept.output(layer, weights, product, x), sending)
         self.write(lambda j: kept.keep(layer, pick(product, j).clone()))
 
-    def heads_into_logits(self) -> dict[int, tuple[Tensor, Tensor]] | None:
-        """Change of z and W_O of every head that changed the logits' input, or None if anything else did."""
-        logits = Receiver("logits")
-        senders = [sender for sender in self._changed if logits in self.state.children[sender]]
-        if not senders or not all(sender in self._z for sender in senders):
-            return None
-        need = self.state.receiver_need(logits)
-        return {sender: (at_need(self._z[sender], need), self._output(sender)) for sender in senders}
-
-    def _output(self, sender: int) -> Float[Tensor, "d_head d_model"]:
-        node = self.state.graph.senders[sender]
-        return self.weights(node.layer).output(node.head)
+    def heads_into_logits(self, worthwhile: Callable[[Sequence[int]], bool]) -> dict[int, tuple[Tensor, Tensor]] | None:
+        """Change of z and W_O of every head that changed the logits' input; see ``Sums.by_heads``."""
+        final = None if self._plan is None else self._plan.final
+        return None if final is None else self._changes.by_heads(final, worthwhile)
 
 
-def _take_raw(place: Tensor, mixed: Tensor, trial: int) -> None:
-    place.copy_(pick(mixed, trial))
+def _output(state: State, weights: Callable[[int], LayerWeights], sender: int) -> Float[Tensor, "d_head d_model"]:
+    """A head's W_O."""
+    node = state.graph.senders[sender]
+    return weights(node.layer).output(node.head)
+
+
+def _outputs(
+    z: Float[Tensor, "head trial batch some d_head"], rows: Float[Tensor, "head d_head d_model"]
+) -> Float[Tensor, "head trial batch some d_model"]:
+    return torch.bmm(z.flatten(1, -2), rows).view(*z.shape[:-1], rows.shape[-1])
+
+
+def _add(place: Tensor, change: Tensor, trial: int) -> None:
+    place.add_(pick(change, trial))
+
+
+def _put(place: Tensor, heads: Sequence[int], z: Tensor, trial: int) -> None:
+    put_at_need(place, heads, pick(z.transpose(0, 1), trial))
+
+
+def _overwrite(places: dict[Receiver, Tensor], receivers: Sequence[Receiver], values: Tensor, trial: int) -> None:
+    for receiver, value in zip(receivers, pick(values.transpose(0, 1), trial), strict=True):
+        overwrite(places[receiver], value)
 
 
 def pick(values: Float[Tensor, "trial *rest"], trial: int) -> Float[Tensor, "*rest"]:

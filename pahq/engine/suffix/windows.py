@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from pahq.circuits.graph import Receiver
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.budget import Budget, loss_rows, trial_bytes
-from pahq.engine.suffix.state import EVERYWHERE, State
+from pahq.engine.suffix.needs import EVERYWHERE, LAST, NOWHERE
+from pahq.engine.suffix.state import State
 
 
 def widest_window(
@@ -19,16 +23,39 @@ def widest_window(
     if rows is not None:
         return max(1, min(widest, rows // of_trial))
     size = state.clean_final.element_size()
-    on_the_way = of_trial * size * state.config.d_model * sum(at == EVERYWHERE for at in state.need)
+    on_the_way = size * state.config.d_model * state.batch * _slots(state, _wave_need(state, receiver))
     fit = budget.window_bytes // (trial_bytes(state.config, loss_rows(problem, of_trial), size) + on_the_way)
     return max(1, min(widest, budget.rows // of_trial, fit))
 
 
-def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int) -> int:
-    """What heads' outputs on their way may take beside so many trials; the rest is formed where it is read."""
-    rows, size = state.batch * state.length, state.clean_final.element_size()
+def overhead(problem: Problem, budget: Budget, state: State, receiver: Receiver) -> float:
+    """How many trials at ``receiver`` take as long as a round that measures none: 1 at least.
+
+    By the multiplications of a trial that changes all that is alive, and of its loss, and by how many a device does
+    while the host asks for a round's operations.
+    """
+    config = state.config
+    rows = state.batch * (state.length if _wave_need(state, receiver) == EVERYWHERE else 1)
+    alive = Counter(state.graph.senders[sender].kind for sender, need in enumerate(state.need) if need != NOWHERE)
+    each = config.d_model * (
+        4 * config.d_head * alive["head"] + (3 if config.gated else 2) * config.d_mlp * alive["mlp"]
+    )
+    loss = len(problem.reference) * config.d_model * problem.store.ends.W_U.shape[1]
+    return max(1.0, budget.idle / (rows * each + loss))
+
+
+def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int, receivers: Sequence[Receiver] = ()) -> int:
+    """What changes on their way may take beside so many trials, which start at ``receivers`` (none: anywhere)."""
+    everywhere = any(_wave_need(state, receiver) == EVERYWHERE for receiver in receivers) or not receivers
+    rows, size = state.batch * (state.length if everywhere else 1), state.clean_final.element_size()
     trial = trial_bytes(state.config, loss_rows(problem, rows), size)
     return max(0, budget.window_bytes - trials * trial)
+
+
+def _slots(state: State, need: int) -> int:
+    """Positions of a prompt that all changes of a wave hold together, at most (``Wave``)."""
+    alive, everywhere = (sum(at >= least for at in state.need) for least in (LAST, EVERYWHERE))
+    return alive + (everywhere * state.length if need == EVERYWHERE else 0)
 
 
 def _wave_need(state: State, receiver: Receiver) -> int:
