@@ -38,7 +38,7 @@ class Sizes:
     spare_bytes: int
 
 
-# A CPU has no time left: a tiny model's search by half the rounds, each of more trials, took it as long.
+# On a CPU a round counts as one trial: by 2 ** 24 a tiny model's search had half the rounds and took as long.
 # With 32 MiB more a small model's search keeps inputs that it would form again in every wave. On a GPU every
 # launch takes some microseconds of the host, whatever its size: there must be few.
 CPU, CARD = Sizes(1280, TILE, 3 << 18, 0, 1 << 25), Sizes(8192, 1 << 24, 3 << 22, 1 << 34, 1 << 29)
