@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     for count in (options.cells, options.run):
-        if count % SERIES or count == SERIES:  # a grid of thresholds has two at least
+        if count % SERIES or count == SERIES or options.cells < 1:  # a grid of thresholds has two at least
             parser.error(f"a multiple of {SERIES} from {2 * SERIES} on was expected, got {count}")
     sizes = {"grid": (options.cells // SERIES, SEEDS), "fifth": (max(2, options.cells // SERIES // 5), SEEDS)}
     if options.run:
@@ -162,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
     for one in report["composed"].values():
         del one["largest"]
+    from pahq.cell.provenance import versions  # not before: a process counts the memory of the one that started it
+
+    report["versions"] = versions() | {"snakemake": version("snakemake")}
     publish(report, options.json)
     return 0
 

@@ -22,10 +22,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from output import publish
@@ -33,21 +31,25 @@ from synthetic import Shape, make_model, make_prompts
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
+from pahq.cell.provenance import versions
 from pahq.circuits.graph import Graph
 from pahq.circuits.order import Order
 from pahq.engine.base import Trial, WindowEngine
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine
-from pahq.search import speculate as speculation
+from pahq.search.speculate import speculate
 
 PATIENCE = timedelta(minutes=30)  # of a process that waits for the others
 
 
 class SpreadEngine:
-    """See ``pahq.engine.base.WindowEngine``: the losses of an engine that every process has, each a share of them."""
+    """See ``pahq.engine.base.WindowEngine``: the losses of an engine that every process has, each a share of them.
 
-    def __init__(self, engine: WindowEngine, rank: int, processes: int) -> None:
-        self._engine, self._rank, self._processes = engine, rank, processes
+    ``cost``: what a window costs each process beside its trials, in trials.
+    """
+
+    def __init__(self, engine: WindowEngine, rank: int, processes: int, cost: float) -> None:
+        self._engine, self._rank, self._processes, self._cost = engine, rank, processes, cost
         self.rounds, self.waited = 0, 0.0
 
     @property
@@ -60,6 +62,10 @@ class SpreadEngine:
 
     def window(self, edge: int) -> int:
         return (self._engine.window(edge) - 1) * self._processes + 1
+
+    def overhead(self, edge: int) -> float:
+        """See ``pahq.engine.base.CostlyRounds``: every process pays for a window, whose trials are all of theirs."""
+        return self._cost * self._processes
 
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         if self._processes == 1:
@@ -89,9 +95,8 @@ def search(problem: Problem, threshold: float, rank: int, processes: int, overhe
     distributed.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
     inner = SuffixEngine(problem)
-    engine = SpreadEngine(inner, rank, processes)
-    with mock.patch.object(speculation, "worthwhile", partial(speculation.worthwhile, overhead=overhead * processes)):
-        decisions = list(speculation.speculate(engine, Order(), threshold))
+    engine = SpreadEngine(inner, rank, processes, overhead)
+    decisions = list(speculate(engine, Order(), threshold))
     return {
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
@@ -179,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         one["throughput"] = alone["cpu_seconds"] / one["cpu_seconds_per_search"]
     report = {
         "settings": {key: value for key, value in vars(options).items() if key != "json"},
+        "versions": versions(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(load, 1),
         "tests": len(alone["decided"]),
