@@ -1,4 +1,4 @@
-# The environment of `make setup`, with its lock and its hashes, for a CPU or for NVIDIA's GPUs:
+# The environment of `make setup` and `make cluster`, with its lock and its hashes, for a CPU or for NVIDIA's GPUs:
 #   docker build -t pahq .
 #   docker build -t pahq:cuda --build-arg VARIANT=cuda .
 # One search, its files in ./results (which user 1000 must be able to write to):
@@ -38,6 +38,7 @@ USER 1000:1000
 COPY --chown=1000:1000 Makefile requirements.lock requirements-torch.txt ./
 RUN make packages
 COPY --chown=1000:1000 . .
-RUN make setup
+# "cluster" brings Snakemake's executor for profiles/kubernetes.
+RUN make setup cluster
 ENV PATH=/app/.venv/bin:$PATH OMP_NUM_THREADS=1 MPLBACKEND=Agg
 CMD ["pahq", "--help"]

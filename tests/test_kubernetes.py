@@ -59,7 +59,8 @@ def test_a_job_is_like_its_pod_and_asks_for_what_was_estimated(tmp_path: Path) -
     assert container["env"] == [{"name": "HOME", "value": "/data/.home"}]
     most = {"memory": "1500Mi", "nvidia.com/gpu": 2}
     assert container["resources"] == {"requests": most | {"cpu": 1}, "limits": most}
-    assert (body["spec"]["activeDeadlineSeconds"], body["spec"]["backoffLimit"]) == (600, 0)
+    assert (spec["activeDeadlineSeconds"], body["spec"]["backoffLimit"]) == (600, 0)
+    assert "activeDeadlineSeconds" not in body["spec"]  # it would run while the Job waits for a node
     assert [one["name"] for one in spec["volumes"]] == ["data"]  # and not what proves that a pod may submit
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"] == {"runAsUser": 1000}
@@ -75,17 +76,21 @@ def test_failure_cancelling_and_a_folder_on_no_volume_are_told(tmp_path: Path) -
         server.running[bad].wait()
         assert call(server, "status", bad, folder=tmp_path) == "failed"
         assert call(server, "status", long, folder=tmp_path) == "running"
-        call(server, "cancel", "no-such-job", long, folder=tmp_path)
-        assert call(server, "status", long, folder=tmp_path) == "failed"
-        for words, sentence in (
-            (["submit", *WORDS, str(tmp_path / "bad.sh")], "/ is on no volume that other pods could mount"),
-            (["status", bad], "is asked again later"),
+        cancelled = ["cancel", kubernetes.OF_OTHERS, "no-such-job", long]
+        lost, outside = {"PAHQ_KUBERNETES": "http://127.0.0.1:9"}, dict[str, str]()
+        for words, variables, code, sentence in (
+            (["submit", *WORDS, str(tmp_path / "bad.sh")], server.variables, 1, "/ is on no volume that other pods"),
+            (cancelled, server.variables, 1, f"{kubernetes.OF_OTHERS}?propagationPolicy=Background with 403"),
+            (["status", bad], lost, 0, "is asked again later"),
+            (["status", bad], outside, 0, "this is no pod with a service account"),
+            (["cancel", bad], outside, 1, "cancel: this is no pod with a service account"),
         ):
-            variables = server.variables if words[0] == "submit" else {"PAHQ_KUBERNETES": "http://127.0.0.1:9"}
             command = [sys.executable, str(PROFILE / words[0]), *words[1:]]
             done = subprocess.run(command, cwd="/", env=os.environ | variables, capture_output=True, text=True)
             assert sentence in done.stderr
             assert "Traceback" not in done.stderr
+            assert done.returncode == code
+        assert call(server, "status", long, folder=tmp_path) == "failed"
 
 
 def test_the_profile_says_what_the_plugin_and_the_commands_know() -> None:
@@ -111,6 +116,7 @@ def test_what_starts_a_run_is_valid_and_may_do_what_jobs_need() -> None:
     assert rights == {("jobs", "create"), ("jobs", "get"), ("jobs", "delete"), ("pods", "get")}
     spec = by_kind["Job"]["spec"]["template"]["spec"]
     [container] = spec["containers"]
+    assert by_kind["Job"]["spec"]["backoffLimit"] == 0  # a pod that somebody deletes does not come again
     assert f"USER {spec['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
     assert container["workingDir"].startswith(container["volumeMounts"][0]["mountPath"])
     assert (

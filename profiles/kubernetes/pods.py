@@ -127,13 +127,13 @@ def job(pod: Mapping[str, Any], script: str, folder: str, asked: Asked) -> dict[
         },
         "spec": {
             "backoffLimit": 0,  # Snakemake tries again, with more
-            "activeDeadlineSeconds": 60 * asked.minutes,
             "ttlSecondsAfterFinished": KEPT,
             "template": {
                 "metadata": {"labels": {"app": "pahq"}},
                 "spec": like
                 | {
                     "restartPolicy": "Never",
+                    "activeDeadlineSeconds": 60 * asked.minutes,  # on the Job it would count waiting for a node, too
                     "automountServiceAccountToken": False,
                     "containers": [inside],
                     "volumes": volumes,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from containerfile import left_out, plan, read
 from containersteps import BASES, copy, home_of
 from support.places import ROOT
@@ -39,10 +40,12 @@ def test_both_variants_build_what_make_setup_builds(variant: str, index: str) ->
     assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
     assert found.command == ("pahq", "--help")
     runs = {step.words[0]: step for step in found.steps if step.name == "RUN"}
-    for command in ("make packages", "make setup"):  # whose pip checks the lock's hashes
+    for command in ("make packages", "make setup cluster"):  # whose pip checks the lock's hashes
         step = runs[command]
         assert (step.user, step.folder) == (found.user, "/app")
         assert dict(step.environment)["TORCH_INDEX"].endswith(index)
+    executor = yaml.safe_load((ROOT / "profiles" / "kubernetes" / "config.yaml").read_text())["executor"]
+    assert f"snakemake-executor-plugin-{executor}==" in (ROOT / "requirements-cluster.txt").read_text()
     assert not found.user.startswith("0")
     assert ("gcc" in " ".join(runs)) == (variant == "cuda")
     own = {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"} & set(dict(found.environment))
