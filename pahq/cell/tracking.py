@@ -54,28 +54,31 @@ class Tables:
     curves: Sequence[Mapping[str, float]] = field(default_factory=tuple)
 
 
-def log_cell(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None = None) -> None:
-    """Log the finished cell in ``folder`` to ``<root>/wandb``, with its ``page``.
+def log_cell(
+    cell: CellConfig, run: RunConfig, folder: Path, page: Page | None = None, *, paged: bool | None = None
+) -> str:
+    """Log the finished cell in ``folder`` to ``<root>/wandb``. How it was logged: online, offline or disabled.
 
-    The run's id is the cell's digest, so that logging again resumes the run, or replaces its offline folder. Raises
-    nothing: a failure is a warning.
+    Its ``page`` is half a megabyte: unless ``paged`` says otherwise it is left out where nobody asked for W&B, which is
+    offline for want of a key. The run's id is the cell's digest, so that logging again resumes the run, or replaces its
+    offline folder. Raises nothing: a failure is a warning.
     """
-    _tracked(run, partial(_log, cell, run, folder, page))
+    if paged is None:
+        paged = _asked(run) == "offline"
+    return _tracked(run, partial(_log, cell, run, folder, page, paged))
 
 
 def log_experiment(found: Tables, run: RunConfig) -> str:
     """Log an experiment's tables as one run that reads its circuits. How it was logged: online, offline or disabled."""
-    _tracked(run, partial(_log_tables, found, run))
+    return _tracked(run, partial(_log_tables, found, run))
+
+
+def _tracked(run: RunConfig, log: Callable[[str], None]) -> str:
     asked = _asked(run)
+    if asked != "disabled":
+        with _places(Path(run.root) / "wandb"):
+            _log_as(asked, log)
     return _settled.get(asked, asked)
-
-
-def _tracked(run: RunConfig, log: Callable[[str], None]) -> None:
-    asked = _asked(run)
-    if asked == "disabled":
-        return
-    with _places(Path(run.root) / "wandb"):
-        _log_as(asked, log)
 
 
 def mode_of(run: RunConfig) -> str:
@@ -189,15 +192,14 @@ def unreachable() -> str | None:
     return None
 
 
-def _log(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None, mode: str) -> None:
+def _log(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None, paged: bool, mode: str) -> None:
     result = read_result(folder)
     named = {"group": run.experiment, "job_type": cell.method.label, "name": cell.id}
     with _begun(Path(run.root), mode, cell.digest, config=cell.model_dump(mode="json"), **named) as tracked:
         uses(tracked, model_artifact(cell, result, Path(run.root)))
         if not cell.method.scores:
             _replay(tracked, folder)
-        # Half a megabyte a cell: left out where nobody asked for W&B, which is offline for want of a key.
-        if page is not None and (mode == "online" or _asked(run) == "offline"):
+        if page is not None and (paged or mode == "online"):
             _show(tracked, page, folder)
         tracked.summary.update(dict(_numbers(result.model_dump(mode="json", exclude={"config"}))))
         tracked.summary["kl"] = result.fresh.kl  # a name without a dot, which W&B's plots take for a part of another

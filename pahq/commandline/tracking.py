@@ -80,10 +80,14 @@ def _circuits(root: Path, experiment: str, mode: str) -> dict[str, str]:
     from pahq.report.dashboard import SYNC, log_circuits
     from pahq.report.library import explorer
 
-    used, count = log_circuits(root, experiment, mode, explorer)
-    logged = _logged(used)
-    later = f"; {SYNC.format(root=root)} sends them" if logged == "offline" else ""
-    return {"what": "circuits", "where": logged, "text": f"{experiment}: {count} circuits logged {logged}{later}"}
+    counts = log_circuits(root, experiment, mode, explorer)
+    lost = counts.get("disabled", 0)
+    if 0 < lost < sum(counts.values()):
+        raise PahqError(f"W&B: {lost} of {sum(counts.values())} circuits were not logged, since it no longer worked")
+    where = _logged("disabled" if lost else "offline" if "offline" in counts else "online")
+    later = f"; {SYNC.format(root=root)} sends them" if where == "offline" else ""
+    told = " and ".join(f"{count} circuits logged {mode}" for mode, count in counts.items())
+    return {"what": "circuits", "where": where, "text": f"{experiment}: {told}{later}"}
 
 
 def _logged(mode: str) -> str:

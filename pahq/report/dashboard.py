@@ -6,6 +6,7 @@ cells, areas, agreement and stability by bits, is logged with an experiment's ta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from pahq.analysis.evaluate import BY_CONSTRUCTION
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.analysis.tables import tables
 from pahq.cell.files import cell_folder, read_result
-from pahq.cell.tracking import Page, Tables, has_key, log_cell, log_experiment, mode_of, unreachable
+from pahq.cell.tracking import Page, Tables, has_key, log_cell, log_experiment, unreachable
 from pahq.config.cell import RunConfig
 from pahq.errors import PahqError
 
@@ -48,20 +49,16 @@ def log_tables(root: Path, experiment: str, mode: str = "auto") -> str:
     return log_experiment(logged, RunConfig.model_validate({"root": str(root), "wandb": mode}))
 
 
-def log_circuits(root: Path, experiment: str, mode: str, page: Page) -> tuple[str, int]:
-    """Log an evaluated experiment's cells anew, each with its page; online, offline or disabled, and how many.
+def log_circuits(root: Path, experiment: str, mode: str, page: Page) -> dict[str, int]:
+    """Log an evaluated experiment's cells anew, each with its page; how many online, offline and, at last, not at all.
 
     A run that is there is gone on with, or replaced where it lies offline: so a page comes to a run that was logged
     without one. Raises PahqError if the experiment was not evaluated.
     """
     found = Evaluation.read(root, experiment)
-    asked = {"root": str(root), "experiment": experiment}
-    used = mode_of(RunConfig.model_validate(asked | {"wandb": mode}))
-    run = RunConfig.model_validate(asked | {"wandb": used})
+    run = RunConfig.model_validate({"root": str(root), "experiment": experiment, "wandb": mode})
     folders = [cell_folder(root, str(cell_id)) for cell_id in found.cells["id"]]
-    for folder in folders:
-        log_cell(read_result(folder).config, run, folder, page)
-    return mode_of(run), len(folders)
+    return Counter(log_cell(read_result(folder).config, run, folder, page, paged=True) for folder in folders)
 
 
 def curves(found: Evaluation) -> Iterator[dict[str, float]]:

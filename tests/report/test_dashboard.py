@@ -191,6 +191,38 @@ def test_a_page_comes_to_a_run_that_was_logged_without_one(tmp_path: Path, capsy
     assert [path.name[:8] for path in run.glob("files/media/html/*.html")] == ["circuit_"]
 
 
+@pytest.mark.parametrize("works", ["offline", "nowhere"])
+def test_circuits_are_told_as_they_were_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], works: str
+) -> None:
+    """Online logging fails at once; offline it works, with the page, or has a file where its folder belongs."""
+    import wandb
+
+    real = wandb.init
+
+    def init(**options: Any) -> Any:
+        if options["mode"] == "online":
+            raise wandb.errors.CommError("the server is gone")
+        return real(**options)
+
+    made = make_cell(tmp_path, make_config(TASK, "acdc", "float32", 0.1), EDGES[:9])
+    evaluate(tmp_path, "one", [made])
+    monkeypatch.setattr(tracking, "_settled", {})
+    monkeypatch.setattr(tracking, "_choose", lambda asked: "online")
+    monkeypatch.setattr(wandb, "init", init)
+    if works == "nowhere":
+        (tmp_path / "wandb").write_text("in the way\n")
+    code = main(["wandb", "circuits", "one", "--root", str(tmp_path)])
+    out, err = capsys.readouterr()
+    if works == "offline":
+        assert (code, out.split(";")[0]) == (0, "one: 1 circuits logged offline")
+        [run] = run_folders(tmp_path)
+        assert [path.name[:8] for path in run.glob("files/media/html/*.html")] == ["circuit_"]
+    else:
+        assert (code, out) == (2, "")
+        assert "W&B: nothing was logged" in err
+
+
 def test_the_command_writes_and_logs(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
