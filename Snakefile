@@ -22,7 +22,8 @@ try:
     STABILITY = stability_jobs(GROUPS, SAID.stability_of)
 except PahqError as error:
     raise WorkflowError(str(error)) from None
-LIVE = join_runs(ROOT)  # after a kill the same command goes on; two runs at once stay apart
+# After a kill the same command goes on; two runs at once stay apart.
+LIVE = join_runs(ROOT, dry=workflow.output_settings.dryrun)
 
 
 include: "workflow/rules/common.smk"

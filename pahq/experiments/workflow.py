@@ -97,28 +97,33 @@ def _truth(key: str, value: Any) -> bool:
     return str(value).lower() == "true"
 
 
-def join_runs(root: str, folder: Path = Path(".snakemake")) -> TextIO:
+def join_runs(root: str, folder: Path = Path(".snakemake"), *, dry: bool = False) -> TextIO:
     """Say that a run lives here, until it ends in whatever way; clear away what killed runs left of theirs.
 
     A Snakemake that was killed leaves its locks in ``folder``, and the next one would refuse to start. Every live run
     shares a lock of the kernel's, which goes with its process: whoever can have it alone is alone, and then Snakemake's
     locks on files below ``root`` are a dead run's. With another run alive they stay and Snakemake refuses as ever; so
-    they do where the file system cannot lock files. The file that comes back is to be kept open.
+    they do where the file system cannot lock files. ``dry``: no file's date is changed. The file that comes back is to
+    be kept open.
     """
     folder.mkdir(exist_ok=True)
     file = (folder / "pahq.lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for path in (folder / "locks").glob("*.lock"):
-            if all(_is_below(line, root) for line in path.read_text().splitlines()):
-                path.unlink(missing_ok=True)
-        _keep_models(root, folder)
-        settle_times(Path(root), time.time())
     except BlockingIOError:
-        pass
+        alone = False
     except OSError:
         return file
-    fcntl.flock(file, fcntl.LOCK_SH)
+    else:
+        alone = True
+    if alone:
+        with suppress(OSError):  # of a lock that stays Snakemake tells
+            for path in (folder / "locks").glob("*.lock"):
+                if all(_is_below(line, root) for line in path.read_text().splitlines()):
+                    path.unlink(missing_ok=True)
+        _keep_models(root, folder)
+        settle_times(Path(root), time.time(), dry=dry)
+    fcntl.flock(file, fcntl.LOCK_SH)  # whatever was cleared away, or others would wait for this run's end
     return file
 
 
@@ -135,24 +140,40 @@ def _keep_models(root: str, folder: Path) -> None:
                 (folder / "incomplete" / marker).unlink(missing_ok=True)
 
 
-def settle_times(root: Path, now: float) -> None:
+def settle_times(root: Path, now: float, *, dry: bool = False) -> None:
     """Take files that are dated in the future, by a clock that was ahead, for what they may be at worst.
 
     Snakemake compares times alone. A table from the future would count as newer than cells that are computed after it,
     and never be made again; a cell from the future would have tables made again at each call. So results of cells are
-    dated now, and what follows from them is dated before everything. What is on a file stays.
+    dated now, and what follows from them is dated before everything. What is on a file stays. Files that cannot be
+    dated anew, being somebody else's, are told; so are all where it is ``dry``, and none is dated then.
     """
     results = set(root.glob("cells/*/*/result.json"))
     derived = {path for pattern in DERIVED for path in root.glob(pattern)}
-    ahead = [path for path in sorted(results | derived) if path.is_file() and path.stat().st_mtime > now + SKEW]
-    for path in ahead:
-        at = now if path in results else EARLY
-        os.utime(path, (at, at))
+    ahead, faults = list[Path](), list[OSError]()
+    for path in sorted(results | derived):
+        try:
+            if path.is_file() and path.stat().st_mtime > now + SKEW:
+                if not dry:
+                    at = now if path in results else EARLY
+                    os.utime(path, (at, at))
+                ahead.append(path)
+        except OSError as error:
+            faults.append(error)
     if ahead:
         LOG.warning(
-            "%d files below %s were dated in the future (a clock was ahead), %s first: what follows from cells is made "
-            "again where it may be older than these",
-            *(len(ahead), root, ahead[0].relative_to(root)),
+            "%d files below %s %s dated in the future (a clock was ahead), %s first: %s made again where it may be "
+            "older than these",
+            *(len(ahead), root, "are" if dry else "were", ahead[0].relative_to(root)),
+            "a run that is not dry dates them anew, so that what follows from cells is"
+            if dry
+            else "what follows from cells is",
+        )
+    if faults:
+        LOG.warning(
+            "%d files below %s cannot be dated anew, though a clock was ahead or may have been (%s first): what "
+            "follows from cells may stay as it is though it is too old",
+            *(len(faults), root, faults[0]),
         )
 
 

@@ -171,7 +171,9 @@ def test_without_locks_of_the_kernels_snakemakes_stay(tmp_path: Path, monkeypatc
         assert all(path.exists() for path in found.values())
 
 
-def test_files_dated_in_the_future_are_told_and_hide_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_dated_in_the_future_are_told_and_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A table can be older than a cell that is computed now, and a cell newer than the tables that are there."""
     root, now = tmp_path / "results", time.time()
     ahead = {"cells/t/a/result.json", "cells/t/a/stability/n2.done", "analysis/e/cells.parquet", "report/e/t/a.html"}
@@ -180,6 +182,15 @@ def test_files_dated_in_the_future_are_told_and_hide_nothing(tmp_path: Path, cap
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
         os.utime(root / name, (at, at))
+
+    def refuse(path: Path, times: tuple[float, float]) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    with join_runs(str(root), tmp_path / ".snakemake", dry=True), monkeypatch.context() as others:
+        others.setattr(os, "utime", refuse)
+        with join_runs(str(root), tmp_path / "other"), (tmp_path / "other" / "pahq.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another run can join
+    assert all((root / name).stat().st_mtime > now + 9**5 for name in ahead)
     for _ in range(2):
         with join_runs(str(root), tmp_path / ".snakemake"):
             pass
@@ -187,5 +198,7 @@ def test_files_dated_in_the_future_are_told_and_hide_nothing(tmp_path: Path, cap
     assert now - 1 < dates.pop("cells/t/a/result.json") < now + 60
     assert set(dates.values()) == {1.0}
     assert {name: (root / name).stat().st_mtime for name in right} == pytest.approx(right)
-    [sentence] = [record.getMessage() for record in caplog.records]
+    dry, refused, sentence = [record.getMessage() for record in caplog.records]
+    assert dry.startswith(f"4 files below {root} are dated in the future (a clock was ahead), analysis/e/cells.parquet")
+    assert refused.startswith(f"4 files below {root} cannot be dated anew, though a clock was ahead")
     assert sentence.startswith(f"4 files below {root} were dated in the future (a clock was ahead), analysis/e/cells.p")
