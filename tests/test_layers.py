@@ -48,8 +48,8 @@ COMMANDLINE = (
     "trust",
 )  # where words are declared
 GUESTS = {
-    "hydra": {"commandline.run", "experiments.compose", "experiments.composer", "experiments.typed"},
-    "omegaconf": {"commandline.run", "experiments.compose", "experiments.composer"},
+    "hydra": {"commandline.hydrarun", "experiments.compose", "experiments.composer", "experiments.typed"},
+    "omegaconf": {"commandline.hydrarun", "experiments.compose", "experiments.composer"},
     "wandb": {"cell.lineage", "cell.tracking", "report.dashboard"},
     "wandb_workspaces": {"report.dashboard"},
     "transformer_lens": {"model.sources.huggingface"},

@@ -137,6 +137,8 @@ FAULTS = [
     (["hydra/launcher=moon"], "Could not find 'hydra/launcher/moon'"),
     (["--config-name", "other"], "Cannot find primary config 'other'"),
     (["-m", "method=eap-ig", "size=5,2000", "wandb=disabled"], "size: a number of edges from 0 to 1519 or a share"),
+    (["-m", "method=eap-ig", "size=5,2000", "hydra.sweep.dir=x"], "size: a number of edges from 0 to 1519 or a share"),
+    (["hydra/launcher=submitit_local"], "hydra/launcher=submitit_local runs a sweep's cells as jobs, and this is none"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,12 @@ LOST = ("UncompletedJobError", "FailedJobError", "FailedSubmissionError")  # sub
 MIB_A_GIB = 1024
 
 
-def check_installed() -> None:
-    """PahqError where there is no such launcher."""
+def check_installed(launcher: str) -> None:
+    """PahqError where there is no such launcher, or nothing that it could hand jobs to."""
+    if launcher == "submitit_slurm" and shutil.which("srun") is None:
+        raise PahqError(
+            f"{LAUNCHER}={launcher} needs Slurm, and no srun was found here; {LAUNCHER}=submitit_local needs none"
+        )
     try:
         found = find_spec("hydra_plugins.hydra_submitit_launcher")
     except ModuleNotFoundError:  # nor any other plugin of Hydra's
@@ -36,10 +41,11 @@ def launcher_of(words: Iterable[str]) -> str:
     return typed[-1] if typed else "basic"
 
 
-def estimated(runs: Sequence[tuple[CellConfig, RunConfig]], words: Iterable[str]) -> list[str]:
+def estimated(runs: Sequence[tuple[CellConfig, RunConfig]], words: Sequence[str]) -> list[str]:
     """Settings of the launcher from the cells' estimates, but for those that were typed.
 
-    All jobs of a sweep ask for the same, so for what the largest cell needs. The shape of a model comes from its file
+    All jobs of a sweep ask for the same, so for what the largest cell needs. On this machine they start all at once and
+    share its cores, so that each has the time of all of them. The shape of a model comes from its file
     below the folder of results (``pahq models NAME --out``) if there is one, else from the model itself.
     """
     from pahq.experiments.resources import needs
@@ -52,7 +58,7 @@ def estimated(runs: Sequence[tuple[CellConfig, RunConfig]], words: Iterable[str]
     threads = max(where.threads for _, where in runs)
     settings = {
         "mem_gb": math.ceil(max(one.memory_mb for one in found) / MIB_A_GIB),
-        "timeout_min": max(one.minutes for one in found),
+        "timeout_min": (sum if launcher_of(words) == "submitit_local" else max)(one.minutes for one in found),
         "cpus_per_task": threads,
     }
     if any(where.device != "cpu" for _, where in runs):
@@ -68,15 +74,17 @@ def _shape(model: ModelChoice, root: Path) -> Shape:
     path = root / "models" / f"{model.name}.json"
     if path.is_file():
         return Shape.read(str(path))
-    from pahq.model import load_model
+    from pahq.model.sources.find import configuration
 
-    return Shape.of(load_model(model.source, revision=model.revision).config.model_dump())
+    return Shape.of(configuration(model.source, model.revision).model_dump())
 
 
-def lost(error: Exception, root: str) -> PahqError | None:
-    """A job that ended without a result, in a sentence; None of any other error."""
+def lost(error: Exception, root: str, words: Iterable[str]) -> PahqError | None:
+    """A job that ended without a result, in a sentence; None of any other error. ``words``: what was typed."""
     if type(error).__name__ not in LOST:
         return None
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason was given")
-    where = Path(root) / ".hydra" / ".submitit"
+    typed = {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in words)}
+    sweep = typed.get("hydra.sweep.dir", Path(root) / ".hydra")
+    where = typed.get("hydra.launcher.submitit_folder", Path(sweep) / ".submitit")
     return PahqError(f"a job of the sweep was lost ({first}); its log lies below {where}; the same command goes on")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pahq.commandline.completion import words_of_a_cell
+from pahq.commandline.hydrarun import check_looks, run_in_hydra
 from pahq.commandline.launching import LAUNCHER, SUBMITIT, check_installed, estimated, launcher_of, lost
 from pahq.commandline.options import Json
 from pahq.commandline.output import document, line
@@ -25,7 +24,6 @@ _PLACES = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"
 _LOOKS = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
 _FLAGS = (*_PLACES, *_LOOKS, "--run", "-r", "--shell-completion", "-sc")
 _OPTIONS = ("-m", "--multirun", "--json", "-h", "--help", *_FLAGS)
-_ONE_OF = ("cfg", "info", "run", "shell_completion", "multirun")  # Hydra's parser calls them so
 Tell = Callable[["CellConfig", "SearchResult"], None]
 
 
@@ -58,14 +56,17 @@ def run(
         raise PahqError("--version stands alone, as in pahq --version")
     if _for_hydra(typed):
         typed.sort(key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
-        _check_looks([*(["-m"] if multirun else []), *typed])
+        check_looks([*(["-m"] if multirun else []), *typed])
         if json:
             _check_json(typed)
+        if launcher_of(typed) in SUBMITIT and not multirun and not any(word.split("=")[0] in _LOOKS for word in typed):
+            raise PahqError(f"{LAUNCHER}={launcher_of(typed)} runs a sweep's cells as jobs, and this is none; add -m")
         runs = _checked_by_us(typed, sweep=multirun)
         if multirun and launcher_of(typed) in SUBMITIT:
             _launch(runs, typed, tell)
         else:
-            _run_in_hydra([*(["-m"] if multirun else []), *typed], tell, sweep=multirun)
+            words = [*(["-m"] if multirun else []), *typed]
+            run_in_hydra(words, lambda cell, where: run_all([(cell, where)], tell), sweep=multirun)
     else:
         from pahq.experiments.compose import compose_runs
 
@@ -94,18 +95,21 @@ def _checked_by_us(words: Sequence[str], *, sweep: bool) -> list[tuple[CellConfi
 
     if any(word.split("=")[0] in (*_PLACES, "hydra/sweeper") for word in words):
         return []
-    return compose_runs([word for word in words if _of_a_cell(word)], sweep=sweep)
+    runs = compose_runs([word for word in words if _of_a_cell(word)], sweep=sweep)
+    _check_sizes(runs)
+    return runs
 
 
 def _launch(runs: Sequence[tuple[CellConfig, RunConfig]], words: Sequence[str], tell: Tell) -> None:
     """Have submitit run a sweep's cells as jobs, then tell of each here; PahqError for the first that failed."""
     if not runs:
         raise PahqError(f"{LAUNCHER}={launcher_of(words)} cannot be used with other folders or sweepers of Hydra's")
-    check_installed()
+    check_installed(launcher_of(words))
+    everything = ["-m", *words, *estimated(runs, words)]
     try:
-        _run_in_hydra(["-m", *words, *estimated(runs, words)], lambda cell, found: None, sweep=True)
+        run_in_hydra(everything, lambda cell, where: run_all([(cell, where)], lambda *told: None), sweep=True)
     except RuntimeError as error:
-        if (told := lost(error, runs[0][1].root)) is None:
+        if (told := lost(error, runs[0][1].root, words)) is None:
             raise
         raise told from None
     from pahq.api import run_cell
@@ -115,72 +119,6 @@ def _launch(runs: Sequence[tuple[CellConfig, RunConfig]], words: Sequence[str], 
         if not is_done(cell_folder(where.root, cell.id)):
             raise PahqError(f"{cell.id} is not finished, though its job says so; the same command goes on")
         tell(cell, run_cell(cell, where))  # read, not computed
-
-
-def _check_looks(words: Sequence[str]) -> None:
-    """In a sentence what Hydra itself would tell over many lines, or in a traceback. Its parser wants options last."""
-    from hydra._internal.utils import get_args_parser
-
-    def refuse(message: str) -> NoReturn:
-        told = _choices_quoted(message.removeprefix("argument "))
-        raise PahqError(f"{told}; --hydra-help lists Hydra's own options")
-
-    with _help_unread():
-        parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    asked = vars(parser.parse_args(words))
-    several = [f"--{name.replace('_', '-')}" for name in _ONE_OF if asked[name] not in (None, False)]
-    if len(several) > 1:
-        both = "all" if len(several) > 2 else "both"
-        raise PahqError(f"{', '.join(several[:-1])} and {several[-1]} cannot {both} be given; leave one out")
-    if asked["resolve"] and asked["cfg"] is None:
-        raise PahqError("--resolve is for --cfg, as in --cfg job --resolve")
-
-
-def _choices_quoted(message: str) -> str:
-    """A message of argparse's as before Python 3.12.8 and 3.13, which no longer put the known words in quotes."""
-    begin, choose, names = message.partition("(choose from ")
-    quoted = ", ".join(repr(name.strip("'")) for name in names.removesuffix(")").split(", "))
-    return f"{begin}{choose}{quoted})" if choose else message
-
-
-@contextmanager
-def _help_unread() -> Iterator[None]:
-    """Python 3.14 reads an option's help as soon as it is added, and Hydra 1.3 has one whose help is no text."""
-    from argparse import ArgumentParser
-
-    if not hasattr(ArgumentParser, "_check_help"):  # an earlier Python, which reads it when it is asked for
-        yield
-        return
-    own = vars(ArgumentParser).get("_check_help")
-    ArgumentParser._check_help = lambda self, action: None
-    try:
-        yield
-    finally:
-        if own is None:
-            del ArgumentParser._check_help  # that of its base class is there again
-        else:
-            ArgumentParser._check_help = own
-
-
-@contextmanager
-def _pipes_told() -> Iterator[None]:
-    """Hydra logs what ``--info`` shows: where nobody reads on (``| head``) logging would print a traceback a line.
-
-    Raised instead, the error ends the command as it does where words are printed.
-    """
-    import logging
-
-    def told(handler: logging.Handler, record: logging.LogRecord) -> None:
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            raise
-        logging.Handler.handleError(handler, record)
-
-    logging.StreamHandler.handleError = told  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        del logging.StreamHandler.handleError  # that of its base class is there again
 
 
 def _check_json(words: Sequence[str]) -> None:
@@ -197,19 +135,25 @@ def _check_json(words: Sequence[str]) -> None:
 def run_all(runs: Iterable[tuple[CellConfig, RunConfig]], tell: Tell) -> None:
     """Run cells one after the other and tell of each that is finished; of several, how many are left too."""
     from pahq.api import run_cell
-    from pahq.cell.files import cell_folder, is_done
-    from pahq.cell.scored import check_sizes
     from pahq.experiments.progress import Telling
 
     runs = list(runs)
-    if len(runs) > 1:  # a single cell says it itself
-        check_sizes(cell for cell, where in runs if not is_done(cell_folder(where.root, cell.id)))
+    _check_sizes(runs)
     progress = _progress(runs)
     telling = None if progress is None else Telling(progress)
     for i, (cell, where) in enumerate(runs):
         tell(cell, run_cell(cell, where))
         if telling is not None and (said := telling.sentence(last=i == len(runs) - 1)) is not None:
             sys.stderr.write(f"{said}\n")
+
+
+def _check_sizes(runs: Sequence[tuple[CellConfig, RunConfig]]) -> None:
+    """Refuse a sweep with a size that its graph has not, before its first cell; a single cell says it itself."""
+    from pahq.cell.files import cell_folder, is_done
+    from pahq.cell.scored import check_sizes
+
+    if len(runs) > 1:
+        check_sizes(cell for cell, where in runs if not is_done(cell_folder(where.root, cell.id)))
 
 
 def in_words(cell: CellConfig, found: SearchResult) -> None:
@@ -264,38 +208,3 @@ def _of_a_cell(word: str) -> bool:
 def _for_hydra(words: Sequence[str]) -> bool:
     """Whether the words ask for something of Hydra's own: a launcher, another folder, a look."""
     return any(word.split("=")[0] in _FLAGS or word.lstrip("+~").startswith(("hydra.", "hydra/")) for word in words)
-
-
-def _run_in_hydra(words: Sequence[str], tell: Tell, *, sweep: bool) -> None:
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from pahq.config.cell import parse_config
-    from pahq.experiments.compose import configuration_folder, hydra_sentence
-    from pahq.experiments.typed import as_typed
-
-    typed = {word.partition("=")[0].lstrip("+") for word in words}
-    faults: list[PahqError] = []
-    here = os.getpid()
-
-    def run_one(config: DictConfig) -> None:
-        composed: Any = OmegaConf.to_container(config, resolve=True)
-        try:
-            run_all([parse_config(composed, typed)], tell)
-        except PahqError as error:
-            if os.getpid() != here:  # a launcher's job, from which nothing comes back but what is raised
-                raise
-            faults.append(error)  # kept from Hydra, which would add lines of its own
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print over many lines
-    sys.argv = ["pahq", *(as_typed(word, sweep=sweep) for word in words)]
-    decorate = hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name="config")
-    try:
-        with _help_unread(), _pipes_told():
-            decorate(run_one)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise PahqError(hydra_sentence(error)) from None
-    if faults:
-        raise faults[0]

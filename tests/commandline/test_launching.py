@@ -27,6 +27,9 @@ def test_a_job_asks_for_what_the_largest_cell_needs(tmp_path: Path) -> None:
     assert most[0].minutes >= most[1].minutes
     expected = {"mem_gb": -(-most[0].memory_mb // 1024), "timeout_min": most[0].minutes, "cpus_per_task": 1}
     assert estimated(runs, []) == [f"hydra.launcher.{name}={value}" for name, value in expected.items()]
+    assert estimated(runs, ["hydra/launcher=submitit_local"])[1] == (
+        f"hydra.launcher.timeout_min={sum(one.minutes for one in most)}"  # they share this machine's cores
+    )
     typed = ["hydra.launcher.mem_gb=9", "+hydra.launcher.timeout_min=5"]
     assert estimated(runs, typed) == ["hydra.launcher.cpus_per_task=1"]
     (tmp_path / "models").mkdir()
@@ -44,23 +47,36 @@ def test_a_lost_job_is_told_in_a_sentence_and_other_errors_are_not_ours() -> Non
     class UncompletedJobError(RuntimeError):
         pass
 
-    told = lost(UncompletedJobError("\nJob 3 failed\nat length"), "results")
-    where = "its log lies below results/.hydra/.submitit; the same command goes on"
-    assert str(told) == f"a job of the sweep was lost (Job 3 failed); {where}"
-    assert lost(RuntimeError("of our own"), "results") is None
+    for words, where in (
+        ([], "results/.hydra/.submitit"),
+        (["hydra.sweep.dir=jobs"], "jobs/.submitit"),
+        (["hydra.sweep.dir=jobs", "+hydra.launcher.submitit_folder=logs/%j"], "logs/%j"),
+    ):
+        told = lost(UncompletedJobError("\nJob 3 failed\nat length"), "results", words)
+        sentence = f"a job of the sweep was lost (Job 3 failed); its log lies below {where}; the same command goes on"
+        assert str(told) == sentence
+    assert lost(RuntimeError("of our own"), "results", []) is None
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["hydra/sweeper=basic"], "cannot be used with other folders or sweepers"),
+        (["hydra/launcher=submitit_slurm"], "hydra/launcher=submitit_slurm needs Slurm, and no srun was found here"),
         pytest.param(
             *([], "the submitit launcher is not installed; make cluster installs it"),
             marks=pytest.mark.skipif(importlib.util.find_spec("submitit") is not None, reason="it is installed"),
         ),
     ],
 )
-def test_what_cannot_be_launched_is_told(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_launched_is_told(
+    words: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no srun
     assert main(["-m", *SWEEP, "hydra/launcher=submitit_local", *words]) == 2
     assert sentence in capsys.readouterr().err
 
