@@ -77,11 +77,11 @@ def check_memory(
 
 
 def _what_would_fit(least: Callable[[int], int], count: int, free: int) -> str:
-    """How many of ``count`` examples fit for certain, where ``least`` says what so many need."""
+    """How many of ``count`` examples are likely to fit, where ``least`` says what so many need at least."""
     most = bisect_right(range(1, count), free, key=least)
     if most == 0:
-        return "not even one of its task.examples is sure to fit: take a smaller model or a machine with more memory"
-    return f"fewer task.examples need less, and up to {most} are sure to fit"
+        return "not even one of its task.examples is likely to fit: take a smaller model or a machine with more memory"
+    return f"fewer task.examples need less, and up to {most} are likely to fit"
 
 
 def needed_bytes(cell: CellConfig, config: ModelConfig, examples: int, length: int, items: int) -> int:

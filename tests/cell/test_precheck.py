@@ -93,14 +93,23 @@ def test_more_prompts_than_a_task_has_are_refused_before_any_is_drawn(count: int
 
 
 @pytest.mark.parametrize(("task", "count"), [("nano-docstring", 10**9), ("nano-induction", 10**9)])
-def test_more_prompts_than_memory_holds_are_refused_before_they_are_drawn(task: str, count: int) -> None:
+def test_more_prompts_than_memory_holds_are_refused_before_they_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, task: str, count: int
+) -> None:
+    """And it is told how many twice the least of what they need fits for, which is about what searches take."""
+    monkeypatch.setattr(precheck, "free_bytes", lambda device: 10**10)
     sentence = refused(f"task={task}", f"task.examples={count}")
     assert sentence.startswith(f"a search of {count} prompts of ")
-    found = re.search(r"GiB are free; fewer task.examples need less, and up to (\d+) are sure to fit$", sentence)
+    found = re.search(r"GiB are free; fewer task.examples need less, and up to (\d+) are likely to fit$", sentence)
     assert found is not None
-    fits = cell(f"task={task}", f"task.examples={int(found[1]) // 2}")  # half: what is free changes meanwhile
     few = checked_task(cell(f"task={task}", "task.examples=2"), NANO).search
-    check_memory(fits, NANO, few, fits.task.examples)
+    check_memory(cell(f"task={task}"), NANO, few, int(found[1]))
+    batch, length = few.clean.shape
+    told, more = (
+        needed_bytes(cell(f"task={task}"), NANO.config, most, length, len(few.items) * most // batch)
+        for most in (int(found[1]), int(found[1]) + 1)
+    )
+    assert 2 * told <= 10**10 < 2 * more
 
 
 def test_every_drawn_task_is_counted() -> None:
