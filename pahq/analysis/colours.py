@@ -1,7 +1,9 @@
-"""The colours of figures: each at least 3:1 against the background, and told from the others by colour-blind readers.
+"""The colours of figures: each at least 3:1 against the background, and formats' told apart by colour-blind readers.
 
-Pages invert figures in the dark theme; the colours have that contrast there too. Words in the colour of what they name
-are darker, for they need 4.5:1 (Web Content Accessibility Guidelines 2.2).
+That holds for the palette and for random scores. The shades of a format's other precisions (``int8-head``) can come
+near other colours, so figures have names and markers too. Pages invert figures in the dark theme; the colours have that
+contrast there too. Words in the colour of what they name are darker, for they need 4.5:1 (Web Content Accessibility
+Guidelines 2.2).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from pahq.config.precision import FORMATS
 
-LINES, WORDS = 3.0, 4.5  # least contrast of what is drawn, and of words
+WORDS = 4.5  # least contrast of words
 GUIDE = "0.55"  # lines that help to read the others
 RANDOM = "#585858"  # scores drawn at random: what the others are measured against
 # Black, blue, red and pink are Okabe and Ito's; the others take the places of theirs that are too pale on white.

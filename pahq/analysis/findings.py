@@ -30,7 +30,7 @@ def figure_names(found: Evaluation) -> list[str]:
         "methods": bool(found.cells["scores"].any()),
         "cost": bool(found.cells["scores"].any()) and not found.faithfulness.empty,
         "pairs": not found.pairs.empty,
-        "bits": _several_formats(found),
+        "bits": _several_compared(found),
         "agreement": not found.agreement.empty,
         "errors": not found.errors.empty,
         "faithfulness": not found.faithfulness.empty,
@@ -41,8 +41,11 @@ def figure_names(found: Evaluation) -> list[str]:
     return sorted(names, key=lambda name: name != ("methods" if "methods" in names else "edges_kl"))
 
 
-def _several_formats(found: Evaluation) -> bool:
-    """Whether in some task two series or more are compared with a published circuit or with ACDC's."""
+def _several_compared(found: Evaluation) -> bool:
+    """Whether some task has two series or more, of whatever formats, with an area or an agreement with ACDC's circuits.
+
+    So many points it takes for the figure *bits* to compare anything.
+    """
     series = summarise(found)
     compared = series[series["auc_steps"].notna() | series["mean_jaccard"].notna()]
     return bool(len(compared) > 0 and compared.groupby("task").size().max() > 1)

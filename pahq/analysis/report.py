@@ -11,8 +11,9 @@ from pahq.analysis.table import Table, markdown_table
 
 LEGEND = (
     "Colour is the format of numbers (of *methods* and *cost*: the method, of *errors*: the arithmetic), the marker "
-    "the method; a half-filled marker has the settings that the legend says. Names stand where lines end and beside "
-    "points, of many at some alone. Circuits that coincide hide each other: the tables tell them apart."
+    "the method; a half-filled marker has settings of its own, which its name or the legend says. Names stand where "
+    "lines end and beside points; where they are many some alone are named, and a legend has all. Circuits that "
+    "coincide hide each other: the tables tell them apart."
 )
 
 

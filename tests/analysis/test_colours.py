@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from support.colours import KINDS, in_dark, seen
 
-from pahq.analysis.colours import GUIDE, LINES, PALETTE, RANDOM, WORDS, colour_of, contrast, shade, words_in
+from pahq.analysis.colours import GUIDE, PALETTE, RANDOM, WORDS, colour_of, contrast, shade, words_in
 from pahq.analysis.drawing import GREY
 from pahq.analysis.stabilityfigures import LAST
 from pahq.config.presets import options, preset
 
 NAMED = [(name, preset("precision", name)["format"]) for name in options("precision") if name != "auto"]
 DRAWN = {*PALETTE, RANDOM, GUIDE, GREY, *(colour_of(*pair) for pair in NAMED), *(shade(one, LAST) for one in PALETTE)}
+LINES = 3.0  # least contrast of what is drawn
 APART = 14.0  # in CIELAB; 2.3 is a difference that one just sees
 
 
