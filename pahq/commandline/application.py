@@ -43,7 +43,8 @@ PANELS: dict[str, dict[str, Callable[..., Any]]] = {  # what help calls them: it
     "What is here": {"models": here.models, "doctor": here.doctor},
 }
 OF_CELLS: dict[str, Any] = {"context_settings": {"ignore_unknown_options": True}}  # they are Hydra's
-OWN = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+COMPLETION = ("--install-completion", "--show-completion")
+OWN = ("-h", "--help", "--version", *COMPLETION)
 
 
 class Told:
@@ -108,6 +109,8 @@ class Application(Told, TyperGroup):
         asked = bool(args) or not ctx.resilient_parsing  # a shell that completes the first word has none yet
         if asked and not ours:
             args = ["run", *args]
+        if any(word.split("=")[0] in COMPLETION for word in args):
+            mend_zsh()
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -146,7 +149,6 @@ def _write(parts: list[Section], formatter: Any) -> None:
 
 def application() -> Application:
     """The whole command line."""
-    mend_zsh()
     app = typer.Typer(
         name="pahq",
         cls=Application,

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from typer import _completion_shared
 
+from pahq.__main__ import main
 from pahq.commandline.application import PANELS
-from pahq.commandline.completion import keys, values_of
+from pahq.commandline.completion import _COMPLETED, keys, values_of
 from pahq.config.presets import GROUPS, options
 
 PAHQ = (sys.executable, "-m", "pahq")
@@ -80,6 +82,23 @@ def test_the_first_word_is_a_command_or_a_key() -> None:
 def test_zsh_is_answered_in_its_own_way() -> None:
     words = asked({"_PAHQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "pahq task=nano-io"})
     assert words == ["_arguments", "'*:", ':(("task=nano-ioi"))\'']
+
+
+def test_zsh_is_given_lines_that_complete_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a new version of typer must still be mended to; and nothing of typer's is touched for other commands."""
+    before = dict(_completion_shared._completion_scripts)
+    monkeypatch.setattr(_completion_shared, "_completion_scripts", dict(before))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert main(["--version"]) == 0
+    assert _completion_shared._completion_scripts == before
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--show-completion", "zsh"])
+    ours = _COMPLETED % {"complete_func": "_pahq_completion", "prog_name": "pahq"}
+    assert ours.count("\n") == 2
+    assert ours in capsys.readouterr().out
 
 
 @pytest.fixture
