@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -85,11 +86,12 @@ def inside(
     root: Path, words: Sequence[str], user: str, folder: str, said: Mapping[str, str], bound: Sequence[str]
 ) -> None:
     """Run a command in the root. Its mounts are its own and go with it."""
-    mounts = [f"mount -t proc proc {root}/proc", f"mount --rbind /dev {root}/dev"]
+    mounts = [("mount", "-t", "proc", "proc", f"{root}/proc"), ("mount", "--rbind", "/dev", f"{root}/dev")]
     for path in bound:
         (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        mounts.append(f"mount --rbind {path} {root}{path}")
-    begin = " && ".join([*mounts, f'cd {root} && exec chroot --userspec={user} {root} /usr/bin/env -i "$@"'])
+        mounts.append(("mount", "--rbind", path, f"{root}{path}"))
+    enter = [("cd", str(root)), ("exec", "chroot", f"--userspec={user}", str(root), "/usr/bin/env", "-i")]
+    begin = " && ".join(map(shlex.join, [*mounts, *enter])) + ' "$@"'
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     everything = {"HOME": home_of(root, user), **pip, **said}
     pairs = [f"{name}={value}" for name, value in everything.items()]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 from containerfile import left_out, plan, read
-from containersteps import BASES, copy, home_of
+from containersteps import BASES, copy, home_of, inside
 from support.places import ROOT
 
 RECIPE = (ROOT / "Dockerfile").read_text()
@@ -117,6 +119,18 @@ def test_files_are_copied_as_docker_copies_them(tmp_path: Path) -> None:
     assert os.readlink(root / "all" / "link") == "a"
     with pytest.raises(FileNotFoundError, match="COPY c: no such file"):
         copy(plan("FROM i\nCOPY c .", {}).steps[0], root, context, IGNORED)
+
+
+def test_a_command_is_run_in_a_root_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "a root; exit 1"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "passwd").write_text("")
+    lines: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda words, check: lines.append(words[words.index("-c") + 1]))
+    inside(root, ["true"], "7:8", "/w", {}, ["/b b"])
+    parts = [shlex.split(part) for part in lines[0].split(" && ")]
+    assert [part[-1] for part in parts[:4]] == [f"{root}/proc", f"{root}/dev", f"{root}/b b", str(root)]
+    assert parts[4] == ["exec", "chroot", "--userspec=7:8", str(root), "/usr/bin/env", "-i", "$@"]
 
 
 def test_a_user_s_home_is_read_from_the_root(tmp_path: Path) -> None:
