@@ -45,8 +45,8 @@ def estimated(runs: Sequence[tuple[CellConfig, RunConfig]], words: Sequence[str]
     """Settings of the launcher from the cells' estimates, but for those that were typed.
 
     All jobs of a sweep ask for the same, so for what the largest cell needs. On this machine they start all at once and
-    share its cores, so that each has the time of all of them. The shape of a model comes from its file
-    below the folder of results (``pahq models NAME --out``) if there is one, else from the model itself.
+    share its cores, so that each has the time of all of them. The shape of a model comes from its file below the folder
+    of results (``pahq models NAME --out``) if there is one, else from the model's own configuration.
     """
     from pahq.experiments.resources import needs
 
