@@ -18,10 +18,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from output import publish
@@ -31,8 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix import SuffixEngine, budget
 from pahq.engine.suffix.budget import CARD, Sizes
+from pahq.search.acdc import Decision
 from pahq.search.speculate import speculate
 
 SHAPE = Shape(layers=12, heads=12, d_model=96, d_head=8, vocabulary=211, positions=8)
@@ -60,9 +62,8 @@ class Watched(SuffixEngine):
     def __init__(self, problem: Problem, counted: Counted | None, sizes: Sizes | None = None) -> None:
         self.windows: list[list[int]] = []
         self.widest, self.seconds, self.counted = 1, 0.0, counted
-        super().__init__(problem)
-        if sizes is not None:
-            self.budget = replace(self.budget, rows=sizes.rows, together=sizes.together, idle=sizes.idle)
+        with mock.patch.object(budget, "sizes_for", return_value=sizes or budget.CPU):
+            super().__init__(problem)
 
     def window(self, edge: int) -> int:
         width = super().window(edge)
@@ -87,7 +88,6 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
     first = Watched(problem, counted)
     decisions = list(speculate(first, Order(), threshold))
     rounds, tests = len(first.windows), len(decisions)
-    wrong = wrong_guesses(first.windows, [decision.edge for decision in decisions])
     times = []
     for _ in range(repeats):
         engine = Watched(problem, None)
@@ -102,16 +102,22 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
         "threshold": threshold,
         "tests": tests,
         "kept": sum(not decision.removed for decision in decisions),
-        "measured": engine.measured,
-        "wrong_guesses": wrong,
-        "widest": engine.widest,
+        "measured": first.measured,
+        "wrong_guesses": wrong_guesses(first.windows, [decision.edge for decision in decisions]),
+        "widest": first.widest,
         "rounds": rounds,
-        "bound": wrong + tests / engine.widest,
+        "bound": bound(first, decisions),
         **operations(first),
         "host_microseconds_per_round": 1e6 * statistics.median(seconds for seconds, _ in times) / rounds,
         "host_microseconds_per_round_all": [1e6 * seconds / rounds for seconds, _ in times],
         "search_seconds": statistics.median(seconds for _, seconds in times),
-        "card": {"rounds": len(wide.windows), "measured": wide.measured, **operations(wide)},
+        "card": {
+            "rounds": len(wide.windows),
+            "measured": wide.measured,
+            "widest": wide.widest,
+            "bound": bound(wide, decisions),
+            **operations(wide),
+        },
         "most_frequent": {name: count / rounds for name, count in counted.names.most_common(25)},
     }
 
@@ -131,6 +137,12 @@ def wrong_guesses(windows: Sequence[Sequence[int]], tested: Sequence[int]) -> in
         (places[window[0]], len(window)) for window in windows[1:]
     ]  # the first call asks for the whole graph's loss
     return sum(start + width > after for (start, width), (after, _) in pairwise(ends))
+
+
+def bound(engine: Watched, decisions: Sequence[Decision]) -> float:
+    """The fewest rounds that the engine's wrong guesses allow."""
+    wrong = wrong_guesses(engine.windows, [decision.edge for decision in decisions])
+    return wrong + len(decisions) / engine.widest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

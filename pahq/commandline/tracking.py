@@ -44,7 +44,7 @@ def wandb(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Log an experiment's tables or circuits to W&B, or put a dashboard there.
+    """Log tables or circuits to W&B, or put a dashboard there.
 
     Tables are logged as a run that reads the circuits of the experiment's cells. Circuits are logged anew, with the
     page to explore that runs lack which nobody asked for. The dashboard is put into a project.

@@ -171,7 +171,7 @@ def _duration(seconds: float) -> str:
 
 
 def _size(number: float) -> str:
-    return f"{number / 1e9:.2g} GB" if number >= 1e9 else f"{math.ceil(number / 1e6)} MB"
+    return f"{float(f'{number / 1e9:.2g}'):,g} GB" if number >= 1e9 else f"{math.ceil(number / 1e6)} MB"
 
 
 def _seconds(cell: CellConfig, shape: Shape, work: int) -> float:

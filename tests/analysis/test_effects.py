@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from support import made_cells
 
+from pahq.analysis.colours import GUIDE
 from pahq.analysis.effects import MOST, NAMES, ONCE, POINTS, REMEASURED
 from pahq.analysis.errorfigure import NOTHING, errors_figure
 from pahq.analysis.evaluate import evaluate
@@ -174,7 +175,7 @@ def test_a_panel_a_precision_with_the_diagonal_and_the_threshold(tmp_path: Path)
     network, changes, diagonal, threshold = axes.lines
     assert network.get_color() != changes.get_color()
     assert max(changes.get_ydata()) < min(network.get_ydata())
-    assert diagonal.get_color() == threshold.get_color() == "0.5"
+    assert diagonal.get_color() == threshold.get_color() == GUIDE
     assert set(threshold.get_xdata()) == {0.2}
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [

@@ -78,7 +78,9 @@ def test_the_figures_know_a_method_that_somebody_added() -> None:
     own = pd.concat([CELLS, CELLS[CELLS["method"] == "eap-ig"].assign(series="moved", method="moved")])
     rows = method_rows(own, pd.DataFrame()).assign(cmd_small=0.5)
     for figure in (methods_figure(own), cost_figure(rows)):
-        assert "moved" in [text.get_text() for text in figure.legends[0].get_texts()]
+        legends = [text for legend in figure.legends for text in legend.get_texts()]
+        beside = [text for axes in figure.axes for text in axes.texts]
+        assert "moved" in [text.get_text() for text in (*legends, *beside)]
 
 
 def test_cost_is_distance_beside_seconds_one_marker_a_method() -> None:

@@ -46,7 +46,7 @@ shape = Shape(layers=4, heads=8, d_model=256, d_head=32, vocabulary=2003)
 changes = {"store": "packed", "precision": INT8, "focus": "receiver", "arithmetic": "changes"}
 with torch.no_grad():
     model = make_model(shape)
-    setting = changes if sys.argv[2] == "changes" else {}
+    setting = {"network": {}, "focus": changes | {"arithmetic": "network"}, "changes": changes}[sys.argv[2]]
     problem = build_problem(model, make_prompts(shape, 24), metric="kl", **setting)
 ceiling = int(float(sys.argv[1]) * 2**30)
 engine = build_engine("suffix", problem, ceiling / 2**30)
@@ -62,7 +62,7 @@ def measured(ceiling_gb: float, arithmetic: str) -> tuple[int, int, int, int, st
     return int(output[0]), int(output[1]), int(output[2]), int(output[3]), output[4]
 
 
-@pytest.mark.parametrize("arithmetic", ["network", "changes"])
+@pytest.mark.parametrize("arithmetic", ["network", "focus", "changes"])
 def test_a_search_stays_below_its_ceiling_and_takes_the_same_decisions(arithmetic: str) -> None:
     roomy, tight = measured(1.0, arithmetic), measured(0.17, arithmetic)
     for tests, estimate, peak, ceiling, _ in (roomy, tight):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pahq.circuits.graph import Receiver
 from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.suffix import SuffixEngine, budget
+from pahq.engine.suffix import SuffixEngine, budget, mixing
 from pahq.engine.suffix.mixing import mix_heads, mixes_of
 from pahq.model.attention import attention
 from pahq.search.speculate import speculate, worthwhile
@@ -100,11 +101,14 @@ def test_a_wave_takes_as_many_operations_whatever_the_number_of_heads() -> None:
     assert counted[8] < 100
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "tracr", "olmo2"])
-@pytest.mark.parametrize("same", [0, 2])
-def test_heads_mixed_together_are_heads_mixed_one_by_one(family: str, same: int) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gemma3", "tracr"])
+@pytest.mark.parametrize(("same", "long"), [(0, mixing.LONG), (2, mixing.LONG), (2, 1)])
+def test_heads_mixed_together_are_heads_mixed_one_by_one(
+    family: str, same: int, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixing, "LONG", long)
     heads = 1 if family == "tracr" else 4
-    model = random_model(family, layers=2, heads=heads, kv_heads=2 if family == "llama" else heads)
+    model = random_model(family, layers=2, heads=heads, kv_heads=2 if family in ("llama", "gemma3") else heads)
     problem = build_problem(model, random_prompts(model, same=same), metric="kl")
     engine, top = SuffixEngine(problem), problem.graph.shape.layers - 1
     engine.window(problem.graph.incoming(Receiver("head", top, 0, "v"))[0])
@@ -117,7 +121,7 @@ def test_heads_mixed_together_are_heads_mixed_one_by_one(family: str, same: int)
         }
         for mix in mixes_of(state, top, changed):
             together = mix_heads(state, top, mix, fresh)
-            for place, head in enumerate(mix.heads if family != "olmo2" else ()):
+            for place, head in enumerate(mix.heads):
                 parts = {}
                 for at in problem.graph.own_inputs(state.first_sender(top) + head):
                     values = fresh.get(at, state.projections[at][None])
@@ -145,3 +149,15 @@ def test_rounds_that_cost_much_are_few_and_decide_the_same(monkeypatch: pytest.M
     assert rounds[1] < 0.8 * rounds[0]
     assert SuffixEngine(problem).overhead(len(problem.graph.edges) - 1) > 1
     assert [worthwhile(64, 0.03, overhead) for overhead in (0.1, 1.0, 1000.0)] == [2, 8, 64]
+
+
+@pytest.mark.parametrize("together", [1, 300, 900])  # one receiver, some, more
+def test_inputs_formed_some_at_a_time_are_those_formed_in_one_go(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for size in (budget.CPU.together, together):
+        monkeypatch.setattr(budget, "CPU", replace(budget.CPU, together=size))
+        found.append(list(speculate(SuffixEngine(problem_of(4, family="llama")), Order(), 0.2)))
+    assert [(d.edge, d.removed) for d in found[0]] == [(d.edge, d.removed) for d in found[1]]
+    assert max(abs(one.after - other.after) for one, other in zip(*found, strict=True)) < 1e-12

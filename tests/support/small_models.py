@@ -27,7 +27,9 @@ FAMILIES: dict[str, dict[str, object]] = {
     "llama": _ROTARY | {"heads": 4, "kv_heads": 2, "rotary_scaling": _YARN},
     "parallel": _GPT2 | {"heads": 4, "kv_heads": 2, "block": "parallel", "activation": "gelu"} | _PARTLY,
     "gemma2": _GEMMA | {"heads": 3, "kv_heads": 3, "score_cap": 1.5, "logit_cap": 2.0},
-    "gemma3": _GEMMA | {"heads": 4, "kv_heads": 2, "qk_norm": True, "tied_embedding": True, "local_layers": (0,)},
+    "gemma3": _GEMMA
+    | {"heads": 4, "kv_heads": 2, "qk_norm": True, "tied_embedding": True, "local_layers": (0,)}
+    | {"sum_bias": True},
     "olmo2": _ROTARY | {"heads": 4, "kv_heads": 2, "post_norms": True, "pre_norms": False, "eps": 1e-2} | _JOINT,
     "qwen": _ROTARY | {"heads": 4, "kv_heads": 1, "qk_norm": True, "tied_embedding": True, "rotary_base": 50.0},
 }

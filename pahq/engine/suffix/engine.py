@@ -291,6 +291,7 @@ class SuffixEngine:
             self._change_weights(layer, sorted(group for at, group in changed if at == layer), before)
 
     def _change_weights(self, layer: int, groups: Sequence[int], before: LayerWeights) -> None:
+        self._wave, self._answers = None, {}  # before another wave takes as much room
         wave = self._new_wave(1)
         for sender in change_weights(wave, layer, groups, before, self._weights(layer), self._ablated):
             if self._composites is not None:
@@ -300,6 +301,5 @@ class SuffixEngine:
         loss = None if final is None else self._finals.of(wave, final)[0]
         wave.choose(0)
         self._state_focus = self._focus
-        self._wave, self._answers = None, {}
         if loss is not None:
             self._loss = loss

@@ -130,7 +130,7 @@ def _attention(
 ) -> Float[Tensor, "head trial batch query d_head"]:
     """Softmax attention of many heads: scale and mask are taken in with the product of queries and keys."""
     config = state.config
-    if config.score_cap is not None:
+    if config.score_cap is not None or config.sum_bias:
         return attention(config, q, k, v)
     heads, queries, positions, trials = q.shape[0], q.shape[-2], k.shape[-2], max(q.shape[1], k.shape[1])
     scale = config.d_head**-0.5 if config.attention_scale is None else config.attention_scale
