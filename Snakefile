@@ -22,8 +22,7 @@ try:
     STABILITY = stability_jobs(GROUPS, SAID.stability_of)
 except PahqError as error:
     raise WorkflowError(str(error)) from None
-# After a kill the same command goes on; two runs at once stay apart.
-LIVE = join_runs(ROOT, dry=workflow.output_settings.dryrun)
+LIVE = join_runs(ROOT, dry=workflow.output_settings.dryrun)  # after a kill the command goes on; two runs stay apart
 
 
 include: "workflow/rules/common.smk"
