@@ -16,6 +16,7 @@ gains. ``seconds`` and what follows from them are of this machine at that moment
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def _work(rank: int, processes: int, store: str, options: argparse.Namespace, sp
         problem = build_problem(make_model(shape), make_prompts(shape, options.prompts), metric="kl")
         shares = (rank, processes) if spread else (0, 1)
         found = [search(problem, options.threshold, *shares, options.overhead) for _ in range(options.repeats)]
-    torch.save(found, f"{place}/{rank}.pt")
+    Path(place, f"{rank}.json").write_text(json.dumps(found))
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -130,7 +131,7 @@ def together(processes: int, options: argparse.Namespace, *, spread: bool) -> li
     with tempfile.TemporaryDirectory() as place:
         words = (processes, f"{place}/store", options, spread, place)
         spawn(_work, args=words, nprocs=processes)  # type: ignore[no-untyped-call]
-        return [torch.load(f"{place}/{rank}.pt", weights_only=True) for rank in range(processes)]
+        return [json.loads(Path(place, f"{rank}.json").read_text()) for rank in range(processes)]
 
 
 def row(found: list[list[dict[str, Any]]], alone: dict[str, Any], *, spread: bool) -> dict[str, Any]:
