@@ -3,6 +3,7 @@
     python benchmarks/changes.py --json FILE                         # nano: four tasks, four thresholds, every format
     python benchmarks/changes.py --shape --json FILE                 # GPT-2 small's shape, synthetic weights
     ... --tasks nano-ioi --thresholds 0.01 --precisions int8,tf32    # a part of it
+    ... --tests 2000                                                 # the first 2,000 tests of each search
 
 Each row is one problem, threshold, precision and arithmetic, searched three times. First every test is measured in low
 and in full precision and decided by the latter, so that all rows of a problem walk ACDC's own path, and errors are of
@@ -20,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,12 @@ def composed(*words: str) -> CellConfig:
     return cell
 
 
-def searched(ground: Ground, cell: CellConfig) -> tuple[Problem, list[Decision], float]:
-    """The cell's search on a ground, and the CPU seconds that it took, set-up not counted."""
+def searched(ground: Ground, cell: CellConfig, tests: int | None) -> tuple[Problem, list[Decision], float]:
+    """The cell's search on a ground, or its first ``tests``, and the CPU seconds that it took, set-up not counted."""
     problem = cell_problem(cell, ground.model, ground.prompts)
     full = full_problem(cell, ground.model, ground.prompts, problem) if cell.audit == "band" else None
     clock = time.process_time()
-    decisions = list(search(cell, problem, [], full=full))
+    decisions = list(islice(search(cell, problem, [], full=full), tests))
     return problem, decisions, time.process_time() - clock
 
 
@@ -117,12 +118,14 @@ def errors(decisions: Sequence[Decision], threshold: float, layer_of: Callable[[
     }
 
 
-def row(ground: Ground, threshold: str, precision: str, arithmetic: str, acdc: Sequence[Decision]) -> dict[str, Any]:
+def row(
+    ground: Ground, threshold: str, precision: str, arithmetic: str, acdc: Sequence[Decision], tests: int | None
+) -> dict[str, Any]:
     words = (*ground.words, f"threshold={threshold}", f"method={METHODS[arithmetic]}")
     words += PRODUCTS.get(precision, (f"precision={precision}",))
-    problem, every, _ = searched(ground, composed(*words, *WHOLE))
-    _, alone, seconds_alone = searched(ground, composed(*words))
-    _, audited, seconds_audited = searched(ground, composed(*words, "audit=band"))
+    problem, every, _ = searched(ground, composed(*words, *WHOLE), tests)
+    _, alone, seconds_alone = searched(ground, composed(*words), tests)
+    _, audited, seconds_audited = searched(ground, composed(*words, "audit=band"), tests)
     if kept(every) != kept(acdc):
         raise AssertionError(f"{words}: decided in full precision everywhere, and not ACDC's circuit")
     return {
@@ -146,6 +149,7 @@ def main() -> int:
     parser.add_argument("--arithmetics", default=",".join(METHODS))
     parser.add_argument("--shape", action="store_true", help="GPT-2 small's shape in place of nano")
     parser.add_argument("--prompts", type=int, default=16, help="of --shape")
+    parser.add_argument("--tests", type=int, help="of each search, from its beginning; without it all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -154,9 +158,10 @@ def main() -> int:
     for ground in shape(options.prompts) if options.shape else nano(options.tasks.split(",")):
         for threshold in options.thresholds.split(","):
             words = (*ground.words, f"threshold={threshold}", "method=acdc")
-            _, acdc, seconds = searched(ground, composed(*words))
+            _, acdc, seconds = searched(ground, composed(*words), options.tests)
             for precision, arithmetic in product(options.precisions.split(","), options.arithmetics.split(",")):
-                found = row(ground, threshold, precision, arithmetic, acdc) | {"seconds_acdc": round(seconds, 2)}
+                found = row(ground, threshold, precision, arithmetic, acdc, options.tests)
+                found |= {"seconds_acdc": round(seconds, 2)}
                 rows.append(found)
                 sys.stderr.write(
                     f"{ground.name} {threshold} {precision} {arithmetic}: {found['differing']} of {found['kept']} "

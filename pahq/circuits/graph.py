@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from pahq.errors import PahqError
 
@@ -63,8 +64,7 @@ class ModelShape:
         return range(head * group, (head + 1) * group)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Node:
+class Node(NamedTuple):
     """A sender: ``embed`` (or ``embed`` and ``pos``), a head's output ``a3.h2``, an MLP's output ``m5``."""
 
     kind: str  # embed | pos | head | mlp
@@ -77,8 +77,7 @@ class Node:
         return f"m{self.layer}" if self.kind == "mlp" else self.kind
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Receiver:
+class Receiver(NamedTuple):
     """Where edges end: a head's input ``a5.h1<q>``, an MLP's input ``m5``, or ``logits``.
 
     With grouped-query attention ``head`` counts key-value heads for the letters k and v.

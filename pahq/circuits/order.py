@@ -5,11 +5,12 @@ A search goes from the output down, so its visits follow the order of computatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
-from pahq.circuits.graph import Graph, Receiver
+from pahq.circuits.graph import Graph, Node, Receiver
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,28 @@ def visits(graph: Graph) -> Iterator[Visit]:
     return (visit for stage in stages(graph) for visit in stage.visits)
 
 
-def sender_order(graph: Graph, receiver: Receiver, order: Order) -> list[int]:
+def sender_order(graph: Graph, receiver: Receiver, order: Order) -> Sequence[int]:
     """Indices of the senders of one receiver in the order in which their edges are tested.
 
     Nearest first: the layer below, its MLP before its heads, and so on down to the embedding (then the position).
     """
+    return _ordered(graph.senders[: graph.upstream(receiver)], order)
+
+
+@lru_cache(maxsize=256)  # all receivers of a layer that read the heads' stream have the same senders
+def _ordered(senders: tuple[Node, ...], order: Order) -> tuple[int, ...]:
     layers: dict[int, list[int]] = {}
-    for index, node in enumerate(graph.senders[: graph.upstream(receiver)]):
+    for index, node in enumerate(senders):
         layers.setdefault(node.layer, []).append(index)
     ordered: list[list[int]] = []
     for layer in sorted(layers, reverse=True):
         kinds: dict[str, list[int]] = {}
         for index in layers[layer]:
-            kinds.setdefault(graph.senders[index].kind, []).append(index)
+            kinds.setdefault(senders[index].kind, []).append(index)
         heads = kinds.get("head", [])
         if order.indices == "descending":
             heads = heads[::-1]
         ordered += [kinds[kind] for kind in ("mlp", "embed", "pos") if kind in kinds] + ([heads] if heads else [])
     if order.senders == "farthest":
         ordered.reverse()
-    return [index for block in ordered for index in block]
+    return tuple(index for block in ordered for index in block)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -38,7 +37,7 @@ class AblatedProjections:
             if self._together:
                 values = project(state.config, weights, receiver.letter, stream, first=state.first)
                 for head, value in enumerate(values):
-                    other = replace(receiver, head=head)
+                    other = receiver._replace(head=head)
                     self._kept[other, focus] = at_need(value, state.receiver_need(other))
             else:
                 x = at_need(stream, state.receiver_need(receiver))

@@ -10,6 +10,7 @@ edges of one letter of one layer share a wave. See docs/engine.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -168,7 +169,7 @@ class SuffixEngine:
         if chosen not in self._answers:
             self._descent.check(chosen)
             self._enter(edges[0])
-            if any(map(self._matters, edges)):
+            if any(self._matters(receiver) for receiver, _ in groupby(self.graph.edges[at].receiver for at in edges)):
                 self._evaluate([Trial(edges[0], tuple(edges))])
         if chosen in self._answers:
             index, loss = self._answers[chosen]
@@ -180,9 +181,8 @@ class SuffixEngine:
         self._wave, self._answers = None, {}
         self._finals.moved()
 
-    def _matters(self, edge: int) -> bool:
-        """Whether removing this edge can change anything: its receiver is connected and online."""
-        receiver = self.graph.edges[edge].receiver
+    def _matters(self, receiver: Receiver) -> bool:
+        """Whether removing an edge into the receiver can change anything: it is connected and online."""
         offline = receiver.kind == "head" and not self._state.online[receiver]
         return self._state.receiver_need(receiver) != NOWHERE and not offline
 

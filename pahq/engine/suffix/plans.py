@@ -47,7 +47,7 @@ class Reading:
         """The slots that any of the receivers reads."""
         return tuple(sorted({slot for taken in self.takes for slot in taken}))
 
-    @property
+    @cached_property
     def alike(self) -> bool:
         """Whether all receivers read the very same slots."""
         return all(taken == self.takes[0] for taken in self.takes)
