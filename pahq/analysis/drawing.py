@@ -182,19 +182,6 @@ def _grey(row: Mapping[str, Any], label: str, fills: Mapping[str, str] | None = 
     return Line2D([], [], label=label, **style)
 
 
-def legend_below(axes: Axes, title: str = "", columns: int = 2) -> None:
-    """A panel's own legend, below it: no data lies under it, however many entries it has."""
-    axes.legend(
-        title=title,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=columns,
-        fontsize=7.5,
-        title_fontsize=7.5,
-        frameon=False,
-    )
-
-
 def first_row(sweep: pd.DataFrame) -> dict[str, Any]:
     """The columns that are the same in all rows of a series, and whatever else its first row says."""
     return {str(name): value for name, value in sweep.iloc[0].items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ from pahq.analysis.blocks import on_front
 from pahq.analysis.chosen import FEWER, all_named, best_of, named, short
 from pahq.analysis.colours import GUIDE
 from pahq.analysis.drawing import (
-    HEIGHT,
     SHARP,
     fills_of,
     first_row,
-    legend_below,
     panels,
     plain_log,
     style_of,
@@ -38,6 +37,7 @@ from pahq.analysis.summary import Evaluation, kl_of_logits, label, summarise
 from pahq.faithfulness.curve import FRACTIONS, SMALL
 from pahq.files.frames import replacing
 
+AREAS = 5  # different areas that a panel of roc tells
 EQUAL = 1e-3  # of faithfulness: curves that differ by less are one
 
 
@@ -83,11 +83,8 @@ def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
     fills = fills_of(published)
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
-        for name, sweep in rows.groupby("series", sort=False):
-            first = first_row(sweep)
-            area = first_row(areas.loc[[str(name)]])
-            few = "*" if FEW_POINTS_NOTE in area["area_note"] else ""
-            style = style_of(first, fills) | {"label": f"{label(first)}: {area['auc_steps']:.3f}{few}"}
+        for _, sweep in rows.groupby("series", sort=False):
+            style = style_of(first_row(sweep), fills)
             front = sweep[sweep["on_front"]].drop_duplicates(["fpr", "tpr"]).sort_values(["fpr", "tpr"])
             axes.plot(sweep["fpr"], sweep["tpr"], **style | {"linestyle": "none"})
             if len(front) > 1:
@@ -100,13 +97,34 @@ def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
             xlabel="share of all other edges found (false positives)",
             ylabel="share of its edges found (true positives)",
         )
-        legend_below(axes, "area under the steps (AUC); *: rests on few points")
+        words = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "fontsize": 7.5, "linespacing": 1.4}
+        axes.text(0.97, 0.04, areas_in_words(rows, areas), **words)
 
     title = "Edges found, against the edges of the published circuit\n"
     title += "one marker a threshold; the grey line: edges chosen by chance"
-    most = published.groupby("task")["series"].nunique().max() if len(published) else 0
-    height = HEIGHT + 0.4 + 0.17 * -(-most // 2)
-    return panels(published, panel, title, "No task has a published circuit.", height=height)
+    return with_legend(panels(published, panel, title, "No task has a published circuit."), published)
+
+
+def areas_in_words(rows: pd.DataFrame, areas: pd.DataFrame) -> str:
+    """The areas of one panel's series, whose rows of a table by series are ``areas``.
+
+    Each area once, the largest first, with those that have it; where there are more than fit, the smallest ones are
+    left to the tables.
+    """
+    told: dict[str, list[str]] = {}
+    series = rows.drop_duplicates("series")
+    for one in sorted(series.to_dict("records"), key=lambda row: -areas.loc[row["series"], "auc_steps"]):
+        area = areas.loc[one["series"]]
+        few = "*" if FEW_POINTS_NOTE in area["area_note"] else ""
+        told.setdefault(f"{area['auc_steps']:.3f}{few}", []).append(label(one))
+    every = [
+        f"{area}  {'all series' if len(told) == 1 < len(names) else ', '.join(names)}" for area, names in told.items()
+    ]
+    shown, left = every[:AREAS], [area for area, names in list(told.items())[AREAS:] for _ in names]
+    lines = [line for words in shown for line in textwrap.wrap(words, 52, break_on_hyphens=False)]
+    lines += [f"and {len(left)} more, down to {left[-1]}"] if left else []
+    note = "; *: rests on few points" if any("*" in area for area in told) else ""
+    return "\n".join([f"area under the steps (AUC{note})", *lines])
 
 
 def edges_figure(cells: pd.DataFrame) -> Figure:

@@ -14,7 +14,7 @@ from pahq.analysis.agreementfigures import bits_figure
 from pahq.analysis.colours import COLOURS, GUIDE, colour_of
 from pahq.analysis.drawing import with_legend
 from pahq.analysis.evaluate import evaluate
-from pahq.analysis.figures import edges_figure, roc_figure, write_figures
+from pahq.analysis.figures import areas_in_words, edges_figure, roc_figure, write_figures
 from pahq.analysis.names import FIGURES, precision_columns
 from pahq.analysis.summary import Evaluation, summarise
 from pahq.circuits.published import published_circuit
@@ -75,11 +75,25 @@ def test_two_points_are_joined(tmp_path: Path) -> None:
     assert drawn_lines(edges_figure(two.cells)) == [[28, 9]]
 
 
-def test_few_points_are_marked_in_the_legend(tmp_path: Path) -> None:
+def test_roc_says_each_area_once_with_those_that_have_it_and_marks_few_points(tmp_path: Path) -> None:
     one = found(tmp_path, [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)])
-    legend = roc_figure(one.roc, summarise(one)).axes[0].get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["ACDC: 1.000*"]
+    series = summarise(one)
+    figure = roc_figure(one.roc, series)
+    (told,) = [text.get_text() for text in figure.axes[0].texts]
+    assert told.splitlines() == ["area under the steps (AUC; *: rests on few points)", "1.000*  ACDC"]
+    assert [text.get_text() for text in figure.legends[0].get_texts() if text.get_text().strip()] == ["ACDC", "float32"]
+    rows = pd.DataFrame([{"series": name, "method": "rtn-q", "precision": name, "variant": ""} for name in "abcdefgh"])
+    areas = pd.DataFrame({"auc_steps": [0.5, 0.75, 0.75, 0.25, 0.3, 0.2, 0.1, 0.05], "area_note": ""}, list("abcdefgh"))
+    assert areas_in_words(rows, areas).splitlines() == [
+        "area under the steps (AUC)",
+        "0.750  RTN-Q b, RTN-Q c",
+        "0.500  RTN-Q a",
+        "0.300  RTN-Q e",
+        "0.250  RTN-Q d",
+        "0.200  RTN-Q f",
+        "and 2 more, down to 0.050",
+    ]
+    assert areas_in_words(rows, areas.assign(auc_steps=0.5)).splitlines()[1:] == ["0.500  all series"]
 
 
 def test_axes_have_units(tmp_path: Path) -> None:
