@@ -181,3 +181,23 @@ def test_edges_of_two_stages_and_trials_of_two_foci_are_refused_before_anything_
     with pytest.raises(PahqError, match=re.escape(foci)):
         engine.measure([Trial(head, ()) for head in heads])
     assert engine.measure([Trial(logits, ())]) == SuffixEngine(problem).measure([Trial(logits, ())])
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["mlp", "head"])
+def test_an_edge_into_a_node_that_nothing_reads_any_more_changes_no_loss(
+    engine: Callable[[Problem], Engine], kind: str
+) -> None:
+    problem = problem_of(dtype=torch.float64)
+    graph, one = problem.graph, engine(problem)
+    unread, numbers = Receiver(kind, 1, letter="v" if kind == "head" else ""), stage_numbers(graph)
+    senders = {graph.senders[sender] for sender in graph.outputs(unread)}
+    reading = [number for number, edge in enumerate(graph.edges) if edge.sender in senders]
+    reading.sort(key=lambda number: numbers[Visit(graph.edges[number].receiver, False)])
+    for _, edges in groupby(reading, key=lambda number: numbers[Visit(graph.edges[number].receiver, False)]):
+        one.remove(list(edges))
+    first, second, *_ = graph.incoming(unread)
+    losses = one.measure([Trial(first, ()), Trial(first, (first,)), Trial(second, (first, second))])
+    assert losses == [pytest.approx(losses[0], abs=1e-12)] * 3
+    one.remove([first])
+    assert one.measure([Trial(second, ())]) == [pytest.approx(losses[0], abs=1e-12)]

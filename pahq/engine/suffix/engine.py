@@ -262,7 +262,7 @@ class SuffixEngine:
                 addition_trials(wave, stage.layer, self._open, trials)
             final = wave.run()
         else:
-            final = stream_trials(wave, stage.receivers[0], trials)
+            final = stream_trials(wave, stage.receivers[0], trials) if self._open else None
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
     def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
