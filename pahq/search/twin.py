@@ -73,9 +73,9 @@ def twin_bytes(problem: Problem) -> int:
     Its ends and up to ``TIGHT_BYTES`` of weights widened; all else is what the search needs at least, twice as wide,
     and a second trial.
     """
-    ends, run, config = problem.store.ends, problem.corrupted, problem.store.config
+    ends, run = problem.store.ends, problem.corrupted
     wide = [x.numel() * 8 for x in (ends.W_pos, ends.ln_final_w, ends.ln_final_b, ends.W_U, ends.b_U) if x is not None]
     own = least_bytes(problem) - problem.weight_bytes - WORKSPACE
     rows = loss_rows(problem, run.final.shape[0] * run.final.shape[1])
     narrow = 2 * run.nbytes if isinstance(run.z, Narrow) else 0  # held in 16 bits by the search
-    return sum(wide) + TIGHT_BYTES + WORKSPACE + 2 * own + narrow + trial_bytes(config, rows, 8) + ROOM
+    return sum(wide) + TIGHT_BYTES + WORKSPACE + 2 * own + narrow + trial_bytes(problem, rows, 8) + ROOM

@@ -11,9 +11,11 @@ import pytest
 import synthetic
 import torch
 from support import small_models
+from support.allocated import peak_bytes
 from support.places import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pahq.circuits.graph import Receiver
 from pahq.circuits.order import Order
 from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
@@ -183,6 +185,16 @@ def test_no_loss_holds_all_logits(metric: str) -> None:
         with Largest(known) as largest:
             losses(resid)
     assert largest.numbers <= budget.TILE < 64 * 8 * 60_000
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2"])
+def test_a_trial_of_many_tokens_takes_what_was_planned_for_scores_and_patterns(family: str) -> None:
+    model = random_model(family, dtype=torch.float32, context=400)
+    problem = build_problem(model, random_prompts(model, batch=2, length=400), metric="kl")
+    searched = SuffixEngine(problem, memory_bytes=least_bytes(problem))
+    edge = problem.graph.incoming(Receiver("head", 0, 0, "v"))[0]
+    searched.window(edge)
+    assert peak_bytes(lambda: searched.measure([Trial(edge, (edge,))])) <= budget.trial_bytes(problem, 2 * 400, 4)
 
 
 @pytest.mark.gpu

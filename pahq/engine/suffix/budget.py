@@ -133,7 +133,7 @@ def _window(problem: Problem) -> int:
     """A window of one trial, and a tile of logits."""
     final = problem.corrupted.final
     size, rows = final.element_size(), loss_rows(problem, final.shape[0] * final.shape[1])
-    return trial_bytes(problem.store.config, rows, size) + TILES * TILE * size
+    return trial_bytes(problem, rows, size) + TILES * TILE * size
 
 
 def loss_rows(problem: Problem, rows: int) -> int:
@@ -141,10 +141,15 @@ def loss_rows(problem: Problem, rows: int) -> int:
     return rows if isinstance(problem.objective, Kl) else max(rows, len(problem.prompts.items))
 
 
-def trial_bytes(config: ModelConfig, rows: int, size: int) -> int:
-    """What one trial of a window holds when it computes ``rows`` rows: MLPs' outputs among it, heads' not."""
+def trial_bytes(problem: Problem, rows: int, size: int) -> int:
+    """What one trial of a window holds when it computes ``rows`` rows: MLPs' outputs among it, heads' not.
+
+    At its widest it has an MLP's hidden layer, or of prompts of many tokens all heads' scores and patterns.
+    """
+    config, positions = problem.store.config, problem.clean[0].shape[1]
     mlps = config.layers if config.d_mlp else 0
-    return rows * size * ((COPIES + mlps) * config.d_model + 2 * config.d_mlp)
+    widest = 2 * max(config.d_mlp, config.heads * positions)
+    return rows * size * ((COPIES + mlps) * config.d_model + widest)
 
 
 def reference_bytes(problem: Problem) -> int:

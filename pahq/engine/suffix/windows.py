@@ -24,7 +24,7 @@ def widest_window(
         return max(1, min(widest, rows // of_trial))
     size = state.clean_final.element_size()
     on_the_way = size * state.config.d_model * state.batch * _slots(state, _wave_need(state, receiver))
-    fit = budget.window_bytes // (trial_bytes(state.config, loss_rows(problem, of_trial), size) + on_the_way)
+    fit = budget.window_bytes // (trial_bytes(problem, loss_rows(problem, of_trial), size) + on_the_way)
     return max(1, min(widest, budget.rows // of_trial, fit))
 
 
@@ -48,7 +48,7 @@ def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int, rece
     """What changes on their way may take beside so many trials, which start at ``receivers`` (none: anywhere)."""
     everywhere = any(_wave_need(state, receiver) == EVERYWHERE for receiver in receivers) or not receivers
     rows, size = state.batch * (state.length if everywhere else 1), state.clean_final.element_size()
-    trial = trial_bytes(state.config, loss_rows(problem, rows), size)
+    trial = trial_bytes(problem, loss_rows(problem, rows), size)
     return max(0, budget.window_bytes - trials * trial)
 
 
