@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ NAMES = (
 )
 
 # What the cells of one row have in common, beside the method without its arithmetic.
-SAME = ("pair", "focus", "precision", *SETTINGS, "engine", "dtype", "threshold")
+SAME = ("pair", "focus", "precision", *SETTINGS, "engine", "doubts", "dtype", "threshold")
 
 
 def arithmetic_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:
@@ -32,11 +32,8 @@ def arithmetic_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFram
     low = cells[(cells["method"] != "acdc") & cells["usual_band"] & cells["audit"].isin(["none", "band"])]
     low = low.assign(base=low["method"].str.removesuffix(CHANGES))
     rows = []
-    for _, group in low.groupby(["base", *SAME], sort=False):
-        by_kind = {kind: group[group["method"].str.endswith(CHANGES) == (kind == "changes")] for kind in KINDS}
-        if any(of_kind.empty for of_kind in by_kind.values()):
-            continue
-        first = {str(name): value for name, value in group.iloc[0].items()}
+    for by_kind in _both_kinds(low):
+        first = {str(name): value for name, value in by_kind["changes"].iloc[0].items()}
         acdc = acdc_cells(cells, first)
         kept = acdc[acdc["threshold"] == first["threshold"]]["kept"]
         row = {name: first[name] for name in NAMES if name in first}
@@ -50,6 +47,15 @@ def arithmetic_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFram
         rows.append(row)
     order = ["task", "method", "bits", "precision", "variant", "threshold"]
     return pd.DataFrame(rows, columns=list(NAMES)).sort_values(order, kind="stable", ignore_index=True)
+
+
+def _both_kinds(low: pd.DataFrame) -> Iterator[dict[str, pd.DataFrame]]:
+    """The cells of each row, by arithmetic. Rounds are of changes alone: those of another size are another row."""
+    for _, group in low.groupby(["base", *SAME], sort=False):
+        of_changes = group["method"].str.endswith(CHANGES)
+        for _, changes in group[of_changes].groupby("round", sort=True):
+            if not of_changes.all():
+                yield {"network": group[~of_changes], "changes": changes}
 
 
 def _first(cells: pd.DataFrame) -> Mapping[Any, Any]:

@@ -18,7 +18,7 @@ NAMES = (
 )
 
 # What an audited cell and the same cell without audit have in common.
-SAME = ("pair", "method", "focus", "precision", *SETTINGS, "engine", "dtype", "threshold", "size")
+SAME = ("pair", "method", "focus", "precision", *SETTINGS, "engine", "doubts", "round", "dtype", "threshold", "size")
 
 
 def audit_rows(cells: pd.DataFrame, agreement: pd.DataFrame) -> pd.DataFrame:

@@ -29,9 +29,10 @@ _NUMBERS = ["faithfulness", "threshold", "size", "search_start", "search_final"]
 
 # What may differ between a search and the ACDC search it is compared with. Engines are exact; audits have a table.
 _FREE = (
-    *(f"method.{name}" for name in ("name", "focus", "arithmetic", "round", "steps", "convention")),
+    *(f"method.{name}" for name in ("name", "focus", "arithmetic", "round", "steps", "convention", "training")),
     *("select", "precision", "engine", "audit", "band"),
 )
+_WHERE = "task.prompts"  # where a file of prompts lies says nothing: its sha256 does
 _SWEPT = ("threshold", "size")  # what the cells of a series differ in
 _TOLD = {"precision.rounding": "nearest", "precision.compute": "float32", "audit": "none"}
 _PLAIN = {"audit": "none"} | {f"engine.{name}": field.default for name, field in EngineConfig.model_fields.items()}
@@ -106,6 +107,8 @@ def cell_row(result: Result) -> dict[str, Any]:
         "engine": config.engine.name,
         "dtype": config.engine.dtype,
         "schedule": config.engine.schedule,
+        "doubts": config.engine.doubts,
+        "round": config.method.round,
         "audit": config.audit,
         "usual_band": config.band == BANDS[config.method.arithmetic],
         "threshold": config.threshold,
@@ -161,7 +164,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _digest(flat: Mapping[str, Any], *, leave_out: Sequence[str]) -> str:
-    dropped = {key for key in flat for name in leave_out if key == name or key.startswith(name + ".")}
+    dropped = {key for key in flat for name in (_WHERE, *leave_out) if key == name or key.startswith(name + ".")}
     kept = {key: value for key, value in flat.items() if key not in dropped}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -175,7 +178,7 @@ def variants(configs: Iterable[CellConfig]) -> list[str]:
     found = []
     for flat in flats:
         group = groups[_group(flat)]
-        keys = sorted(set(flat) - set(_SWEPT))
+        keys = sorted(set(flat) - {_WHERE, *_SWEPT})
         differing = [key for key in keys if _differs(key, [other for other in group if _applies(key, other)])]
         # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
         plain = _plain(flat["precision.name"], flat["method.arithmetic"])

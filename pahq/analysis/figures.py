@@ -97,7 +97,13 @@ def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
             xlabel="share of all other edges found (false positives)",
             ylabel="share of its edges found (true positives)",
         )
-        words = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "fontsize": 7.5, "linespacing": 1.4}
+        words: dict[str, Any] = {
+            "transform": axes.transAxes,
+            "ha": "right",
+            "va": "bottom",
+            "fontsize": 7.5,
+            "linespacing": 1.4,
+        }
         axes.text(0.97, 0.04, areas_in_words(rows, areas), **words)
 
     title = "Edges found, against the edges of the published circuit\n"
@@ -112,8 +118,8 @@ def areas_in_words(rows: pd.DataFrame, areas: pd.DataFrame) -> str:
     left to the tables.
     """
     told: dict[str, list[str]] = {}
-    series = rows.drop_duplicates("series")
-    for one in sorted(series.to_dict("records"), key=lambda row: -areas.loc[row["series"], "auc_steps"]):
+    series: list[dict[str, Any]] = rows.drop_duplicates("series").to_dict("records")  # type: ignore[assignment]
+    for one in sorted(series, key=lambda row: -areas.loc[row["series"], "auc_steps"]):
         area = areas.loc[one["series"]]
         few = "*" if FEW_POINTS_NOTE in area["area_note"] else ""
         told.setdefault(f"{area['auc_steps']:.3f}{few}", []).append(label(one))

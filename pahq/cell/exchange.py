@@ -92,13 +92,15 @@ def imported(path: Path, cell: CellConfig, out: Path | None, device: str, size: 
     """
     values: Any = read_json(path)
     model, task = load(cell, device)
-    foreign = from_eap_ig(values, kv_heads=model.config.kv_heads)
+    foreign = from_eap_ig(values, kv_heads=model.config.kv_heads, coupled=model.config.shape().coupled)
     circuit = foreign.circuit
     if size is None and len(circuit) in (0, len(circuit.present)):
         which = "no edge" if len(circuit) == 0 else "every edge"
         raise PahqError(f"{path} has {which} in its graph, so nothing is chosen; --size chooses by its scores")
     if size is not None:
-        scores = Scores(circuit.graph, foreign.values, method="imported", metric=cell.task.metric)
+        scores = Scores(
+            circuit.graph, foreign.values, method="imported", metric=cell.task.metric, ablation=cell.task.ablation
+        )
         circuit = scores.top(size)
     shape = model.config.shape(split_embed=False)
     if circuit.graph.shape != shape:

@@ -55,6 +55,9 @@ def run_cell(cell: CellConfig, run: RunConfig | None = None, page: Page | None =
         raise PahqError(f"cell: a CellConfig, as pahq.parse_config gives it, was expected, not {type(cell).__name__}")
     if not isinstance(run, RunConfig):
         raise PahqError(f"run: a RunConfig was expected, not {type(run).__name__}")
+    if cell.method.scores and (run.memory_gb is not None or run.store == "packed"):
+        asked = "run.memory_gb" if run.memory_gb is not None else "run.store=packed"
+        raise PahqError(f"{asked} is for searches, and method {cell.method.name} scores edges; leave it out")
     folder = cell_folder(run.root, cell.id)
     if not run.repair and is_done(folder):
         return _finished(cell, folder)

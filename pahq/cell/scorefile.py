@@ -44,16 +44,19 @@ def scores_from(path: Path, values: Mapping[str, Any], graph: Graph, cell: CellC
         raise Damaged(
             path, f"the cell has audit={cell.audit}, and its scores have {'none' if audit is None else 'one'}", REPAIR
         )
-    return Scores(
-        graph,
-        tuple(map(float, named.values())),
-        method=method.name,
-        metric=cell.task.metric,
-        steps=values.get("steps"),
-        convention=method.convention,
-        ablation=cell.task.ablation,
-        audit=None if audit is None else ScoreAudit(**audit),
-    )
+    try:
+        return Scores(
+            graph,
+            tuple(map(float, named.values())),
+            method=method.name,
+            metric=cell.task.metric,
+            steps=values.get("steps"),
+            convention=method.convention,
+            ablation=cell.task.ablation,
+            audit=None if audit is None else ScoreAudit(**audit),
+        )
+    except (TypeError, ValueError) as error:
+        raise Damaged(path, f"it holds no scores, or no audit of scores ({error})", REPAIR) from None
 
 
 def chosen(cell: CellConfig, scores: Scores) -> Circuit:

@@ -58,8 +58,9 @@ def to_eap_ig(circuit: Circuit, values: Sequence[float], d_model: int) -> dict[s
     }
 
 
-def from_eap_ig(values: Any, *, kv_heads: int | None = None) -> Foreign:
-    """A circuit and scores from EAP-IG's graph; ``kv_heads`` of the model, where they are fewer than its heads.
+def from_eap_ig(values: Any, *, kv_heads: int | None = None, coupled: bool = False) -> Foreign:
+    """A circuit and scores from EAP-IG's graph, which does not say of its model how many ``kv_heads`` there are, where
+    they are fewer than its heads, nor whether a norm behind the heads makes them ``coupled``.
 
     Raises PahqError in one sentence for what is no such graph, naming what is missing or not known.
     """
@@ -77,7 +78,7 @@ def from_eap_ig(values: Any, *, kv_heads: int | None = None) -> Foreign:
     if min(layers, heads) < 1 or 3 * layers * heads > len(known):
         raise PahqError(f"no graph of EAP-IG of {layers} layers and {heads} heads has {len(known)} edges")
     mlp = any(name.startswith("m") for name in known)
-    shape = ModelShape(layers, heads, kv_heads or heads, mlp=mlp, parallel=parallel and mlp)
+    shape = ModelShape(layers, heads, kv_heads or heads, mlp=mlp, parallel=parallel and mlp, coupled=coupled)
     graph = build_graph(shape, direct_edges=False)
     places = {name: index for index, edge in enumerate(graph.edges) for name in _theirs(graph, edge)}
     for name, (score, _) in known.items():

@@ -68,10 +68,18 @@ class Scores:
                 raise PahqError(f"the score of {edge} is {value}, which is no finite number")
 
     @classmethod
-    def of_sweep(cls, circuits: Mapping[float, Circuit], *, method: str = "acdc", metric: str = "kl") -> Scores:
+    def of_sweep(
+        cls,
+        circuits: Mapping[float, Circuit],
+        *,
+        method: str = "acdc",
+        metric: str = "kl",
+        ablation: str = "corrupted",
+    ) -> Scores:
         """What a search says of every edge: the highest threshold at which it is kept, 0 if it never is.
 
-        ``circuits``: by threshold, of one graph. PahqError for none, and for circuits of different graphs.
+        ``circuits``: by threshold, of one graph, searched with that ``ablation``. PahqError for none, and for circuits
+        of different graphs.
         """
         graphs = {circuit.graph for circuit in circuits.values()}
         if len(graphs) != 1:
@@ -81,7 +89,7 @@ class Scores:
         for threshold in sorted(circuits):
             for edge in circuits[threshold].indices:
                 values[edge] = float(threshold)
-        return cls(graph, tuple(values), method=method, metric=metric)
+        return cls(graph, tuple(values), method=method, metric=metric, ablation=ablation)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -175,6 +175,7 @@ class CellConfig(Frozen):
             "method.senders": method.senders != "nearest",
             "engine": self.engine.name != "suffix",
             "engine.doubts": self.engine.doubts != "float64",
+            "engine.schedule": self.engine.schedule != "overlapped",
             "precision.kernel": self.precision.kernel != "unpack",
         }
         for name, typed in idle.items():

@@ -31,7 +31,7 @@ from pahq.config.presets import configuration_folder as configuration_folder
 from pahq.errors import PahqError, nearest, unknown
 from pahq.experiments.composer import Composer
 from pahq.experiments.grids import expand
-from pahq.experiments.jobs import MOST, RESAMPLES, Asked, Cell, Group, check_depends_on_prompts, joined
+from pahq.experiments.jobs import MOST, RESAMPLES, SEARCHES, Asked, Cell, Group, check_depends_on_prompts, joined
 from pahq.experiments.typed import as_typed, read_word
 from pahq.sentences import no_mapping
 
@@ -140,8 +140,8 @@ def _asked(name: str, row: Mapping[str, Any]) -> Asked:
     stability, together = row.get("stability", False), row.get("together", False)
     if not isinstance(together, bool):
         raise PahqError(f"experiment {name!r} gives 'together' the value {together!r}; true or false was expected")
-    if not isinstance(stability, bool) and not (isinstance(stability, int) and stability >= 2):
-        wanted = "true, false or a number of resamples from 2 on was expected"
+    if not isinstance(stability, bool) and not (isinstance(stability, int) and 2 <= stability <= SEARCHES):
+        wanted = f"true, false or a number of resamples from 2 to {SEARCHES} was expected"
         raise PahqError(f"experiment {name!r} gives 'stability' the value {stability!r}; {wanted}")
     return Asked(together, RESAMPLES if stability is True else int(stability))
 

@@ -11,6 +11,7 @@ from pahq.config.cell import CellConfig
 from pahq.errors import PahqError, unknown
 
 RESAMPLES, PER_SEED = 20, 4  # of stability where a row does not say how many; one other seed to so many resamples
+SEARCHES = 10_000  # resamples, or seeds, of one cell at most: more is a slip of the keyboard, and would run for weeks
 ORDERS = 3  # other orders of a search, of stability
 STABILITY_OF = ("all", "marked", "none")
 MOST = 100  # cells of one process that are thresholds of one sweep, or seeds put together: others compute the rest
@@ -22,8 +23,7 @@ class Asked:
     """What an experiment's row asks for beside its cells; of rows that share a cell, all.
 
     ``together``: all its methods and precisions, and up to ``MOST`` cells of several seeds, in one process, being short
-    searches. ``resamples``: of its circuits'
-    stability.
+    searches. ``resamples``: of its circuits' stability.
     """
 
     together: bool = False

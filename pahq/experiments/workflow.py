@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pahq.errors import PahqError, unknown
-from pahq.experiments.jobs import Asked
+from pahq.experiments.jobs import SEARCHES, Asked
 
 LOG = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
@@ -78,6 +78,8 @@ class Settings:
 def _whole(key: str, value: Any) -> int:
     if type(value) is not int or value < LEAST[key]:
         raise PahqError(f"--config {key}: a whole number from {LEAST[key]} on was expected, got {value!r}")
+    if key in ("resamples", "seeds") and value > SEARCHES:
+        raise PahqError(f"--config {key}: {value} are too many searches of one cell; at most {SEARCHES} are expected")
     return value
 
 

@@ -25,7 +25,7 @@ from pahq.config.cell import CellConfig
 from pahq.errors import PahqError, nearest
 from pahq.faithfulness.curve import ranking
 from pahq.faithfulness.measure import measure, measure_curve
-from pahq.faithfulness.rows import SCHEMA, row, rows_of, write_rows
+from pahq.faithfulness.rows import SCHEMA, merge_rows, row
 from pahq.faithfulness.settings import Settings
 from pahq.faithfulness.values import Values
 from pahq.files.frames import analysis_folder
@@ -143,13 +143,10 @@ def judge_experiment(
         LOG.warning("%d of %d cells are not finished and left out", len(set(ids)) - len(done), len(set(ids)))
     folders = [cell_folder(root, cell_id) for cell_id in done]
     folder = analysis_folder(root, experiment) / "faithfulness"
-    rows = {
-        task: rows_of(folder / f"{task}.parquet", [one for one in others if _task(one) == task])
-        for task in dict.fromkeys(map(_task, done))
-    }
+    rows: dict[str, list[dict[str, Any]]] = {task: [] for task in map(_task, done)}
     for cell, found in judge_cells(folders, settings, device=device, progress=progress):
         rows[cell.folder.parent.name].append(row(found))
-    return [write_rows(folder / f"{task}.parquet", found) for task, found in rows.items()]
+    return merge_rows(folder, rows, [one for one in others if _task(one) in rows])
 
 
 def _task(cell_id: str) -> str:

@@ -42,6 +42,9 @@ def _two_tails(n: int, distance: float, epsilon: float) -> float:
     return float(stats.binom.sf(upper - 1, n, 0.5 + epsilon) + stats.binom.cdf(lower, n, 0.5 + epsilon))
 
 
+BATCH = 1 << 22  # numbers of permuted kernels that are held at a time
+
+
 def independence(
     complement: Float[ndarray, " example"],
     full: Float[ndarray, " example"],
@@ -70,6 +73,7 @@ def independence(
         permutation_type="pairings",
         vectorized=True,
         n_resamples=permutations,
+        batch=max(1, BATCH // len(full) ** 2),
         alternative="greater",
         rng=rng,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,25 @@ def row(found: Mapping[str, Any]) -> dict[str, Any]:
     flat["edges_tested"] = found["tests"]["minimality"]["tested"]
     flat["edges_superfluous"] = len(found["tests"]["minimality"]["superfluous"])
     return flat
+
+
+def merge_rows(folder: Path, rows: Mapping[str, list[dict[str, Any]]], others: Collection[str]) -> list[Path]:
+    """Write each task's rows, and those of ``others`` that are in its file by now; the files.
+
+    One process at a time: another one may have judged other cells of these tasks meanwhile, and its rows are to stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        written = []
+        for task, own in rows.items():
+            path = folder / f"{task}.parquet"
+            written.append(write_rows(path, [*rows_of(path, others), *own]))
+        return written
+    finally:
+        os.close(held)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -10,9 +10,9 @@ from pahq.precision.store import ATTENTION, MLP
 def bits_share(model: Model, precision: PrecisionConfig, *, low: int, focused: int, full: int, tests: int) -> float:
     """Bits of attention and MLP weights in a test's network, mean over ``tests``, of 32 each; scales are not counted.
 
-    ``low`` tests ran the network of ``precision``, ``focused`` of them with one group of heads in full precision;
-    ``full`` tests ran the full-precision network, be it alone or also; passes that only carry a state on count as tests
-    of it.
+    ``low`` tests ran the network of ``precision``, and ``focused`` counts the groups of heads that were in full
+    precision in them; ``full`` tests ran the full-precision network, be it alone or also; passes that only carry a
+    state on count as tests of it.
     """
     heads: int = sum(getattr(layer, name).numel() for layer in model.layers for name in ATTENTION)
     weights = [getattr(layer, name) for layer in model.layers for name in MLP]

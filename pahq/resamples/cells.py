@@ -119,7 +119,9 @@ def measure_cells(
                 found = _measure(cell, run, ground, *own, bar)
             else:
                 bar.update(searches[cell_id])
-            done_marker(folder, resamples, seeds).touch()
+            marker = done_marker(folder, resamples, seeds)
+            marker.parent.mkdir(exist_ok=True)  # somebody may have removed the searches, which are not needed any more
+            marker.touch()
             measured.append(found)
             report(found)
     return measured

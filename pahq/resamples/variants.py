@@ -8,13 +8,11 @@ from typing import Literal
 
 from pahq.circuits.order import Order
 from pahq.errors import PahqError
-from pahq.experiments.jobs import RESAMPLES, Asked
+from pahq.experiments.jobs import RESAMPLES, SEARCHES, Asked
 
 Kind = Literal["resamples", "orders", "seeds"]
 KINDS: tuple[Kind, ...] = ("resamples", "orders", "seeds")
 SEEDS = Asked(resamples=RESAMPLES).seeds  # other seeds by default: 5 beside 20 resamples
-
-MOST = 10_000  # of either for one cell: more is a slip of the keyboard, and would run for weeks
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ def check_counts(n: int, seeds: int = 0) -> None:
     if seeds < 0:
         raise PahqError(f"seeds={seeds} is no number of further seeds; 0 or more are expected")
     for name, value in (("n", n), ("seeds", seeds)):
-        if value > MOST:
-            raise PahqError(f"{name}={value} is too many searches of one cell; at most {MOST} are expected")
+        if value > SEARCHES:
+            raise PahqError(f"{name}={value} is too many searches of one cell; at most {SEARCHES} are expected")
 
 
 def resample_variants(count: int, order: Order) -> list[Variant]:

@@ -46,7 +46,7 @@ def audit_record(
     absolute, edges, layer_of = cell.method.absolute, full.graph.edges, layers_of(full.graph)
     values = record(decisions, cell.search_threshold, cell.band, absolute=absolute, layer_of=layer_of, unit=unit)
     low = [decision for decision in decisions if decision.low or not decision.audited]
-    focused = sum(bool(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
+    focused = sum(len(focus_of(full.graph, edges[decision.edge], cell.method.focus)) for decision in low)
     passes = 0
     if cell.method.arithmetic == "changes":
         last = len(decisions) if values["hopeless_at"] is None else values["hopeless_at"] + 1

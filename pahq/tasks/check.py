@@ -60,6 +60,8 @@ def _check_targets(config: ModelConfig, prompts: Prompts) -> None:
     for name, value in prompts.targets.items():
         if not isinstance(value, Tensor):
             raise PahqError(f"target {name} must be a tensor, not {type(value).__name__}")
+        if value.dim() == 0:
+            raise PahqError(f"target {name} is a single number; one row for each of {count} items was expected")
         if name != "columns" and len(value) != count:
             raise PahqError(f"target {name} has {len(value)} rows for {count} items; one each was expected")
         if name == "sign":

@@ -142,10 +142,9 @@ def _decided(
         kept=result.kept,
         edges=result.edges,
     )
-    if (
-        read_cell(folder / "config.json") != cell
-        or read_json(folder / "provenance.json").get("model") != result.model_digest
-    ):
+    made = read_json(folder / "provenance.json")
+    known = isinstance(made, dict) and made.get("model") == result.model_digest
+    if read_cell(folder / "config.json") != cell or not known:
         return replace(claim, first="config.json and provenance.json are not of the result's cell"), circuit
     problem = cell_problem(cell, model, task.search, store="plain" if cell.method.scores else None)
     if problem.graph != circuit.graph:
@@ -155,7 +154,8 @@ def _decided(
     if cell.method.scores:
         return rescore(claim, folder, cell, problem, sample, seed), circuit
     decisions = [as_decision(problem.graph, line) for line in read_journal(folder / "decisions.jsonl")]
-    assert result.certainty is not None
+    if result.certainty is None:
+        return replace(claim, first="result.json says nothing of how certain the search's decisions are"), circuit
     fault = order_fault(problem.graph, cell, decisions) or band_fault(problem, cell, decisions)
     if fault is None and losses(cell, decisions) != result.search:
         fault = "result.json says of the search's losses what the journal does not"

@@ -129,7 +129,7 @@ def replay_cell(folder: Path, *, engine: str | None, dtype: str | None, device: 
     if cell.method.scores:
         if engine is not None:
             raise PahqError(f"{cell.id} has scores, which no search's engine computes: leave --engine out")
-        return replay_scores_of(folder, _on(cell, None, dtype), device)
+        return replay_scores_of(folder, cell, _on(cell, None, dtype), device)
     lines = read_journal(folder / "decisions.jsonl")
     recorded = [RecordedTest(line.edge, line.after - line.before, not line.removed) for line in lines]
     problem, search = rerun(_on(cell, engine, dtype), device)
@@ -140,7 +140,7 @@ def replay_cell(folder: Path, *, engine: str | None, dtype: str | None, device: 
     found = compare(cell.id, recorded, search, name, cell.search_threshold, absolute=cell.method.absolute)
     own = dtype in (None, cell.engine.dtype)
     levels = read_json(folder / "provenance.json").get("levels") if own else None
-    if found.first and levels and levels != levels_digest(problem.store):
+    if found.first and levels and levels != levels_digest(problem.changes or problem.store):
         return replace(found, first=f"calibrated rounding chose other levels here; {found.first}")
     return found
 

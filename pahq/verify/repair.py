@@ -92,7 +92,7 @@ def _asked(name: str, run: RunConfig, composed: Composed) -> list[tuple[Path, Ce
     folder = Path(name).resolve()
     if not (folder / "result.json").exists():
         raise PahqError(f"{name} holds no finished cell (no result.json)")
-    if folder.parents[1].name != "cells":
+    if len(folder.parents) < 3 or folder.parents[1].name != "cells":
         raise PahqError(f"{name} is not where cells lie: below the folder cells/TASK of a root")
     return [(folder, None, run.model_copy(update={"root": str(folder.parents[2])}))]
 

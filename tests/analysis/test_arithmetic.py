@@ -54,6 +54,26 @@ def test_network_and_changes_stand_side_by_side(tmp_path: Path) -> None:
     assert "## Network against changes" in report
 
 
+def test_rounds_of_another_size_are_another_row(tmp_path: Path) -> None:
+    def of_round(size: int, kept: int, *, share: float | None = None) -> str:
+        one = config(TASK, "pahq-changes", "int8", 0.1)
+        one = one.model_copy(update={"method": one.method.model_copy(update={"round": size})})
+        if share is None:
+            return cell(tmp_path, one, EDGES[:kept])
+        certainty = {"audit": made_cells.BAND | {"share": share}}
+        return cell(tmp_path, one.model_copy(update={"audit": "band"}), EDGES[:kept], certainty=certainty)
+
+    ids = [cell(tmp_path, config(TASK, "acdc", "float32", 0.1), EDGES), made(tmp_path, "pahq", "int8", 4)]
+    ids += [of_round(16, 2), of_round(64, 6), of_round(64, 8, share=0.1)]
+    found, _ = rows(tmp_path, ids)
+    shown = [[row[name] for name in NAMES[7:11]] for row in found]
+    assert [row[:1] + row[2:3] for row in shown] == [[5, 7], [5, 3]]
+    assert math.isnan(shown[0][3])
+    assert shown[1][3] == 1
+    frame = pd.read_parquet(tmp_path / "analysis" / "both" / "tables" / "audit.parquet")
+    assert list(frame["differing_unaudited"]) == [3]
+
+
 def test_what_is_not_finished_is_missing_and_products_are_told(tmp_path: Path) -> None:
     ids = [
         made(tmp_path, "rtn-q", "bf16", 4, compute="bf16"),

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from pahq.__main__ import main
-from pahq.cell.files import read_result
+from pahq.cell.exchange import imported
+from pahq.cell.files import read_cell, read_result
 from pahq.cell.run import run_cell
 from pahq.circuits.circuit import Circuit
+from pahq.circuits.foreign import to_eap_ig
 from pahq.config.cell import RunConfig
 from pahq.experiments.compose import compose_runs
 
@@ -54,6 +56,19 @@ def test_a_search_goes_out_with_its_effects(cells: dict[str, Path], capsys: pyte
     assert all(float(row["score"]) >= 0.3 for row in table if row["edge"] in kept)
     assert main(["export", str(cells["searched"]), "--format", "networkx"]) == 0
     assert len(json.loads(capsys.readouterr().out)["edges"]) == len(kept)
+
+
+def test_a_size_is_chosen_by_the_ablation_of_the_cell_that_it_is_like(cells: dict[str, Path], tmp_path: Path) -> None:
+    """A node that nothing reaches sends what it always sends: with corrupted prompts that is no part of a circuit."""
+    graph = Circuit.read(cells["scored"] / "circuit.json").graph
+    names = ("m0->logits", "a1.h0->m1", "m1->logits")  # from no node that the embedding reaches
+    values = [float(str(edge) in names) for edge in graph.edges]
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(to_eap_ig(Circuit(graph, (False,) * len(values)), values, 64)))
+    cell = read_cell(cells["scored"] / "config.json")
+    zero = cell.model_copy(update={"task": cell.task.model_copy(update={"ablation": "zero"})})
+    assert imported(path, cell, None, "cpu", 3).circuit.edges == ()
+    assert set(imported(path, zero, None, "cpu", 3).circuit.edges) == set(names)
 
 
 def test_a_folder_for_mib(cells: dict[str, Path], tmp_path: Path) -> None:

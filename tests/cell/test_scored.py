@@ -179,6 +179,8 @@ def test_verify_computes_the_scores_again(
     folder = root / "cells" / cell.id
     assert main(["verify", str(folder)]) == 0
     assert "1519 scores" in capsys.readouterr().out
+    assert main(["verify", str(folder), "--dtype", "float64"]) == 0
+    assert cell.id in capsys.readouterr().out
     assert main(["verify", str(folder), "--engine", "suffix"]) == 2
     assert "no search's engine" in capsys.readouterr().err
 
@@ -258,6 +260,10 @@ def test_scores_of_a_rounded_network_differ(tmp_path: Path, finished: tuple[Path
         ),
         (["method=exact", "method.steps=9"], "method.steps says nothing to method exact"),
         (["engine=reference"], "engine says nothing to method eap-ig"),
+        (
+            ["engine.schedule=serial", "focus=receiver", "precision=int8"],
+            "engine.schedule says nothing to method eap-ig",
+        ),
         (["method.order=ascending"], "method.order says nothing to method eap-ig"),
         (["focus=sender"], "method eap-ig cannot have focus 'sender'"),
     ],
@@ -267,6 +273,17 @@ def test_bad_words_are_one_sentence(words: list[str], says: str) -> None:
         composed(*words)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("run", "says"), [({"memory_gb": 4.0}, "run.memory_gb"), ({"store": "packed"}, "run.store=packed")]
+)
+def test_what_only_a_search_can_do_is_refused_before_anything_is_written(
+    tmp_path: Path, run: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(PahqError, match=f"{says} is for searches, and method eap-ig scores edges; leave it out"):
+        run_cell(composed("size=40"), run_in(tmp_path, **run))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_addresses_of_searches_are_as_before_there_were_scores() -> None:

@@ -17,6 +17,7 @@ SHAPES = {
     "gpt2": ModelShape(3, 4, 4, mlp=True),
     "grouped": ModelShape(2, 4, 2, mlp=True),
     "parallel": ModelShape(2, 2, 2, mlp=True, parallel=True),
+    "coupled": ModelShape(2, 2, 2, mlp=True, coupled=True),
 }
 
 
@@ -30,7 +31,7 @@ def drawn(shape: ModelShape, *, direct: bool = False) -> tuple[Circuit, list[flo
 def test_eap_ig_s_graph_comes_back(name: str) -> None:
     circuit, values = drawn(SHAPES[name])
     data = json.loads(json.dumps(to_eap_ig(circuit, values, 64)))
-    back = from_eap_ig(data, kv_heads=SHAPES[name].kv_heads)
+    back = from_eap_ig(data, kv_heads=SHAPES[name].kv_heads, coupled=SHAPES[name].coupled)
     assert back.circuit == circuit
     assert back.values == pytest.approx(values)
     layers, heads = SHAPES[name].layers, SHAPES[name].heads

@@ -73,6 +73,11 @@ def test_the_least_numbers_are_those_that_can_be_measured(key: str) -> None:
         ({"resamples": 1}, "--config resamples: a whole number from 2 on was expected, got 1"),
         ({"resamples": 2.5}, "--config resamples: a whole number from 2 on was expected, got 2.5"),
         ({"resamples": None}, "--config resamples: a whole number from 2 on was expected, got None"),
+        (
+            {"resamples": 10_001},
+            "--config resamples: 10001 are too many searches of one cell; at most 10000 are expected",
+        ),
+        ({"seeds": 10**9}, "--config seeds: 1000000000 are too many searches of one cell"),
         ({"seeds": -1}, "--config seeds: a whole number from 0 on was expected, got -1"),
         ({"seeds": True}, "--config seeds: a whole number from 0 on was expected, got True"),
         ({"random_circuits": 0}, "--config random_circuits: a whole number from 1 on was expected, got 0"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -178,6 +180,21 @@ def test_cells_that_are_named_leave_the_rows_of_others(root: Path) -> None:
     pd.read_parquet(table).assign(schema=1).to_parquet(table)
     assert run("smoke", "--root", str(root), "--cells", first) == 2  # what cannot be read cannot be kept
     assert run("smoke", "--root", str(root)) == 0
+
+
+def test_two_processes_that_judge_one_task_keep_each_other_s_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one begins and ends while the first is at work."""
+    table, judged = root / "analysis" / "smoke" / "faithfulness" / "tracr-proportion.parquet", command.judge_cells
+    first, second, *_ = cells("smoke")
+
+    def slowly(*of: Any, **more: Any) -> Iterator[Any]:
+        yield from judged(*of, **more)
+        monkeypatch.setattr(command, "judge_cells", judged)
+        assert run("smoke", "--root", str(root), "--cells", second) == 0
+
+    monkeypatch.setattr(command, "judge_cells", slowly)
+    assert run("smoke", "--root", str(root), "--cells", first) == 0
+    assert sorted(pd.read_parquet(table)["id"]) == sorted([first, second])
 
 
 def test_a_folder_has_no_tasks_to_choose_among(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

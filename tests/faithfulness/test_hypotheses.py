@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_independence_errs_as_often_as_it_may() -> None:
     drawn = [rng.normal(size=(2, 16)) for _ in range(150)]
     rejected = [hypotheses.independence(x, y, permutations=99, rng=rng) <= 0.05 for x, y in drawn]  # type: ignore[operator]
     assert np.mean(rejected) < 0.11
+
+
+def test_independence_holds_few_permutations_at_a_time_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 30))
+    found = [hypotheses.independence(x, y, permutations=50, rng=np.random.default_rng(1)) for _ in range(2)]
+    tracemalloc.start()
+    monkeypatch.setattr(hypotheses, "BATCH", 1)
+    found.append(hypotheses.independence(x, y, permutations=50, rng=np.random.default_rng(1)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[0] == found[1] == found[2]
+    assert peak < 50 * 8 * 30**2  # all kernels at once
 
 
 def test_independence_of_what_does_not_vary() -> None:

@@ -471,3 +471,11 @@ def test_an_experiments_rows_say_how_much_where_the_command_does_not(
         found.clear()
         measure(names, RunConfig(root=str(tmp_path)), twice.__getitem__, None, None, told)
         assert found == {ids[0]: (20, 5)}
+
+
+def test_a_cell_whose_searches_were_removed_is_still_measured(measured: tuple[Path, CellConfig]) -> None:
+    folder, cell = measured
+    before = (folder / "stability.json").read_bytes()
+    shutil.rmtree(folder / "stability")
+    measure_cells([cell.id], where(folder.parents[2]), resamples=N, seeds=SEEDS)
+    assert (folder / "stability.json").read_bytes() == before

@@ -203,6 +203,12 @@ FORGED = {
         nothing,
         "config.json and provenance.json are not of the result's cell",
     ),
+    "no provenance": (
+        lambda files: files.update({"provenance.json": b"[]"}),
+        nothing,
+        "config.json and provenance.json are not of the result's cell",
+    ),
+    "no certainty": (nothing, counted(certainty=None), "says nothing of how certain the search's decisions are"),
     "provenance": (
         lambda files: files.update({"provenance.json": b'{"model": "00"}'}),
         nothing,
