@@ -175,6 +175,7 @@ BAD = {
         "answer of item 1 has token 99; model",
     ),
     "targets too few": (lambda: acdc(task=targets(answer=torch.tensor([1]))), "target answer has 1 rows for 2 items"),
+    "a single target": (lambda: acdc(task=targets(answer=torch.tensor(1))), "target answer is a single number"),
     "targets of a type": (lambda: acdc(task=targets(answer=[1, 2])), "target answer must be a tensor, not list"),
     "targets in floats": (
         lambda: acdc(task=targets(answer=torch.ones(2))),

@@ -52,7 +52,7 @@ class Evaluation:
         if "full_precision" not in frames["cells"] or "series" not in frames["stability"]:
             raise PahqError(f"{folder} was evaluated by an older version; evaluate the experiment {experiment!r} again")
         serial = _serial(frames["cells"])
-        for name in ("cells", "roc", "auc", "agreement", "stability", "inclusion"):
+        for name in ("cells", "roc", "auc", "agreement", "stability", "inclusion", "errors"):
             frames[name] = frames[name][~frames[name]["series"].isin(serial["series"])].reset_index(drop=True)
         return cls(folder, **frames, serial=serial, faithfulness=read_rows(folder))
 

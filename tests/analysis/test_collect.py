@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from support import made_cells
 
-from pahq.analysis.collect import collect
+from pahq.analysis.collect import cell_row, collect, variants
 from pahq.analysis.evaluate import evaluate
 from pahq.cell.files import read_result
 from pahq.cell.run import run_cell
@@ -22,6 +22,16 @@ from pahq.files.sealed import write_sealed
 config, cell, graph = made_cells.make_config, made_cells.make_cell, made_cells.graph_of
 TASK = "nano-induction"
 EDGES = ["embed->a0.h1<v>", "a0.h1<v>", "a0.h1->logits"]
+
+
+def test_where_a_file_of_prompts_lies_parts_no_cells() -> None:
+    here = config("nano-docstring", "acdc", "float32", 0.1)
+    moved = [
+        here.model_copy(update={"task": here.task.model_copy(update={"prompts": name})}) for name in ("a.csv", "b.csv")
+    ]
+    first, second = (cell_row(made_cells.make_result(one)) for one in moved)
+    assert [first[name] for name in ("series", "pair")] == [second[name] for name in ("series", "pair")]
+    assert variants(moved) == ["", ""]
 
 
 def test_one_row_a_cell(experiment: tuple[Path, list[str]]) -> None:

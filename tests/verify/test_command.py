@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,19 @@ def test_a_cell_is_searched_again_as_it_was_searched(
     verify(folder, **typed)
     assert (seen[1].engine.name, seen[1].engine.dtype) == ("reference", "float64")
     assert (seen[1].audit, seen[1].engine.doubts) == (seen[0].audit, seen[0].engine.doubts)
+
+
+def test_levels_of_changes_are_those_that_changes_were_rounded_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no disagreement is laid at their door."""
+    folder = finish(tmp_path, "method=pahq-changes", "precision.rounding=calibrated", "threshold=0.1")
+    real = verify_module.compare
+    monkeypatch.setattr(
+        verify_module, "compare", lambda *of, **more: replace(real(*of, **more), first="a disagreement")
+    )
+    [found] = verify(folder)
+    assert found.first == "a disagreement"
 
 
 def test_tests_that_float64_settled_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
