@@ -26,10 +26,9 @@ EDGES = ["embed->a0.h1<v>", "a0.h1<v>", "a0.h1->logits"]
 
 def test_where_a_file_of_prompts_lies_parts_no_cells() -> None:
     here = config("nano-docstring", "acdc", "float32", 0.1)
-    moved = [
-        here.model_copy(update={"task": here.task.model_copy(update={"prompts": name})}) for name in ("a.csv", "b.csv")
-    ]
-    first, second = (cell_row(made_cells.make_result(one)) for one in moved)
+    tasks = [here.task.model_copy(update={"prompts": name}) for name in ("a.csv", "b.csv")]
+    moved, result = [here.model_copy(update={"task": task}) for task in tasks], made_cells.make_result(here)
+    first, second = (cell_row(result.model_copy(update={"config": one})) for one in moved)
     assert [first[name] for name in ("series", "pair")] == [second[name] for name in ("series", "pair")]
     assert variants(moved) == ["", ""]
 
