@@ -11,13 +11,12 @@ import pytest
 from pahq.cell.files import cell_folder, read_result
 from pahq.cell.journal import JournalLine, read_journal
 from pahq.cell.result import BandAudit, Result
-from pahq.cell.run import load, rerun, run_cell
+from pahq.cell.run import rerun, run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.band import BandConfig
 from pahq.config.cell import CellConfig, RunConfig, parse_config
 from pahq.errors import PahqError
 from pahq.model.sources.modelfile import ModelFile
-from pahq.precision.bits import bits_share
 from pahq.search.acdc import Decision
 from pahq.search.band import Calibration, layers_of
 
@@ -136,24 +135,6 @@ def test_a_hopeless_cell_is_acdcs(tmp_path: Path) -> None:
     assert (told.share, told.could_differ) == (1.0, 0.0)
     circuits = [Circuit.read(cell_folder(tmp_path, cell.id) / "circuit.json") for cell in (audited, acdc)]
     assert circuits[0] == circuits[1]
-
-
-def test_bits_by_hand() -> None:
-    cell = make()
-    model, _ = load(cell, "cpu")
-    shares = {
-        "all low": bits_share(model, cell.precision, low=10, focused=0, full=0, tests=10),
-        "all full": bits_share(model, cell.precision, low=0, focused=0, full=10, tests=10),
-        "both": bits_share(model, cell.precision, low=10, focused=0, full=5, tests=10),
-        "focus": bits_share(model, cell.precision, low=10, focused=10, full=0, tests=10),
-    }
-    config = model.config
-    head = 4 * config.d_model * config.d_head
-    heads, mlp = config.layers * config.heads * head, config.layers * 2 * config.d_model * config.d_mlp
-    assert shares["all low"] == pytest.approx((4 * heads + 16 * mlp) / (32 * (heads + mlp)))
-    assert shares["all full"] == 1
-    assert shares["both"] == pytest.approx(shares["all low"] + 0.5)
-    assert shares["focus"] == pytest.approx(shares["all low"] + 28 * head / (32 * (heads + mlp)))
 
 
 def test_a_journal_without_audit_looks_as_ever(tmp_path: Path) -> None:
