@@ -117,6 +117,17 @@ def test_a_letter_s_weights_are_unpacked_without_those_of_others() -> None:
         assert after == before | {f"W_{letter.upper()}"}
 
 
+def test_a_layer_is_told_by_its_number_and_its_focus() -> None:
+    """Without a look at its matrices, which that would unpack."""
+    store = PackedStore.build(random_model("gpt2"), INT8)
+    layer = store.layer(1, frozenset({(1, 2)}))
+    assert repr(layer) == "PackedLayer(1, {(1, 2)})"
+    assert layer == store.layer(1, frozenset({(1, 2)}))
+    assert layer != store.layer(1, NO_FOCUS)
+    assert (layer.exact, store.layer(0, frozenset({(1, 2)})).exact) == ({2}, set())
+    assert not any(store._unpacked.values())
+
+
 @pytest.mark.parametrize("cached", [1, 2, 3])
 def test_memory_is_reused_and_stays_bounded(cached: int) -> None:
     model = random_model("gpt2", layers=6)
@@ -265,6 +276,7 @@ def test_a_matrix_is_rounded_in_few_operations(mlp: str, monkeypatch: pytest.Mon
         return rounded(x, products)
 
     monkeypatch.setattr(packedstore, "rounded", counted)
+    monkeypatch.setattr(packedstore, "_CARD_PART", 1)  # which is a GPU's
     policy = PrecisionConfig(name="x", format="int8", mlp=mlp, compute="bf16" if mlp == "fp16" else "tf32")
     layer = PackedStore.build(random_model("gpt2", dtype=torch.float32), policy).layer(1, NO_FOCUS)
     assert layer.W_in is not None

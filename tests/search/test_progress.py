@@ -52,6 +52,7 @@ def test_a_search_ends_at_all_edges_and_names_tests_and_kept(monkeypatch: pytest
     [bar] = seen
     counts = [count for count, _ in bar.states]
     assert counts == sorted(counts)
+    assert counts[0] == 0
     assert counts[-1] == bar.total == len(found.circuit.graph.edges) > len(found.decisions)
     assert bar.states[-1][1] == f"tests={len(found.decisions)}, kept={len(found.edges)}"
 

@@ -122,16 +122,20 @@ def _room(engine: SuffixEngine) -> int:
     return sum(store._room for store in stores if isinstance(store, WideStore))
 
 
-SIZES = {"layers": 3, "d_model": 48, "d_head": 16, "d_mlp": 96, "d_vocab": 300, "d_vocab_out": 2000}
+SIZES = {"layers": 3, "d_model": 48, "d_head": 16, "d_mlp": 96, "d_vocab": 300, "d_vocab_out": 20000}
 
 
-@pytest.mark.parametrize("cache", ["float32", "bf16"])
-@pytest.mark.parametrize("metric", ["kl", "nll"])
-@pytest.mark.parametrize("arithmetic", ["network", "changes"])
+@pytest.mark.parametrize(
+    ("arithmetic", "metric", "cache"),
+    [
+        ("network", "kl", "float32"),
+        ("network", "nll", "bf16"),
+        ("changes", "kl", "float32"),
+        ("changes", "nll", "float32"),
+    ],
+)
 def test_a_twins_bytes_are_enough_for_one_trial_and_hardly_more(arithmetic: str, metric: str, cache: str) -> None:
     """What its search needs at least, as the engine itself plans it, is at hand when kept weights have theirs too."""
-    if arithmetic == "changes" and cache != "float32":
-        pytest.skip("a state in full precision has no 16-bit values")
     model = random_model("gpt2", dtype=torch.float32, **SIZES)
     prompts = random_prompts(model, batch=4, length=8)
     many = prompts.items[:1].repeat(70, 1)  # more items than rows: a loss may hold one row for each
@@ -148,4 +152,4 @@ def test_a_twins_bytes_are_enough_for_one_trial_and_hardly_more(arithmetic: str,
     wide = problem.in_float64(TIGHT_BYTES)
     needed = least_bytes(wide) - problem.weight_bytes + TIGHT_BYTES
     spare = twin_bytes(problem) - needed
-    assert 0 <= spare < 6 << 20
+    assert 0 <= spare < 3 << 19
