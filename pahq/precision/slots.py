@@ -66,7 +66,7 @@ def _host_copy(model: Model | ModelFile, layer: int, field: str) -> Tensor:
     return weight.detach().cpu()
 
 
-@dataclass(eq=False)
+@dataclass
 class _Slot:
     tensors: Mapping[str, Tensor]
     group: Group | None = None

@@ -66,6 +66,9 @@ def test_differences_are_taken_relative_to_effect_and_threshold() -> None:
     assert known.wants(unaudited(1, 0.14))  # .04 away, of .24
     assert not known.wants(unaudited(1, 0.16))  # .06 away, of .26
     assert not known.wants(unaudited(1, 0.0))
+    assert not known.wants(unaudited(1, -0.14))
+    known.absolute = True
+    assert known.wants(unaudited(1, -0.14))
     assert known.wants(unaudited(1, math.nan))
 
 
@@ -328,6 +331,7 @@ def test_a_record_has_the_last_band_and_minds_signs_as_the_search_did() -> None:
         assert told["band"] == pytest.approx(2.5 * 0.5 / 0.625)  # the second layer's would be 2
         assert (told["hopeless"], told["hopeless_at"]) == (False, None)
         assert told["could_differ"] == 2.0  # nothing was drawn
+    assert record(decisions, 0.125, settings)["overturned"] == 0
     unit = record([unaudited(0, 0.25)], 0.125, settings, unit=0.5)
     assert (unit["band"], unit["largest_error"], unit["share"]) == (1.0, 0.0, 0.0)
     assert record([unaudited(0, 0.25)], 0.125, settings)["band"] == 2.0

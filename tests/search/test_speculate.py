@@ -233,6 +233,18 @@ def test_windows_narrow_where_guesses_fail_and_widen_where_they_hold() -> None:
     assert max(logits) > 1
 
 
+def test_windows_begin_narrower_where_edges_are_kept_more_often() -> None:
+    """Into the logits most often, then Direct edges, then into MLPs, and into heads hardly any."""
+    stays = [edge.direct or edge.receiver.kind == "logits" for edge in WIDE.edges]  # so that every node is tested
+    engine = Strict([float(stay) for stay in stays], wide=64, graph=WIDE)
+    list(speculate(engine, Order(), 0.5))
+    first: dict[str, int] = {}
+    for window in windows_of(engine):
+        edge = WIDE.edges[window[0]]
+        first.setdefault("direct" if edge.direct else edge.receiver.kind, len(window))
+    assert first["logits"] < first["direct"] < first["mlp"] < first["head"] < 64
+
+
 @pytest.mark.parametrize("wrong", [0.0, 1e-3, 0.03, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("overhead", [0.1, 1.0, 30.0])
 @pytest.mark.parametrize("cap", [1, 2, 7, 64, 100])

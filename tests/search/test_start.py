@@ -23,7 +23,7 @@ from pahq.search import start
 from pahq.search.acdc import Decision, acdc
 from pahq.search.audit import audit
 from pahq.search.start import build_engine, cell_doubts, focus_on, search, search_by, start_search
-from pahq.search.twin import twin_bytes
+from pahq.search.twin import doubts_for, twin_bytes
 
 INT8 = PrecisionConfig(name="int8", format="int8", mlp="bf16")
 ASCENDING = Order("ascending", "farthest")
@@ -108,7 +108,9 @@ def test_a_search_is_by_the_problems_own_rules(engine: str, arithmetic: str) -> 
     assert outcomes(found) == outcomes(expected[7:])
     assert max(abs(a.after - b.after) for a, b in zip(found, expected[7:], strict=True)) < 1e-11
     assert judged == list(range(7, len(expected)))
-    assert outcomes(expected) != outcomes(list(start_search(engine, problem, ASCENDING, 0.02)))  # signs matter here
+    plain = list(start_search(engine, problem, ASCENDING, 0.02))
+    assert outcomes(expected) != outcomes(plain)  # signs matter here
+    assert outcomes(list(search_by(build_engine(engine, problem), problem, ASCENDING, 0.02))) == outcomes(plain)
 
 
 def test_a_start_hands_on_what_of_the_memory_the_search_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,4 +245,6 @@ def test_doubts_are_of_the_network_that_decides_and_their_twin_is_small_under_a_
         )
         judge(Decision(0, len(problem.graph.edges) - 1, 0.0, 0.02, False))
         judge.finish()
-    assert made == [(problem, False), (full, False), (full, True), (full, False)]
+    judge = doubts_for(problem, 0.02)
+    judge(Decision(0, len(problem.graph.edges) - 1, 0.0, 0.02, False))
+    assert made == [(problem, False), (full, False), (full, True), (full, False), (problem, False)]

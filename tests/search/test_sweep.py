@@ -76,6 +76,7 @@ def test_a_sweep_is_its_searches_each_of_which_begins_where_it_parts_from_anothe
 
 def test_what_is_in_doubt_at_another_threshold_is_searched_anew() -> None:
     cost = [0.5] * len(GRAPH.edges)
+    cost[GRAPH.index_of("m1->logits")] = -0.5  # which goes at every threshold, unless its size were to count
     asked: list[tuple[float, int]] = []
     start = searches(cost, False, asked)
     doubtful = lambda decision, threshold: threshold == 0.1 and decision.index == 4  # noqa: E731

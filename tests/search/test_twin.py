@@ -62,6 +62,11 @@ def test_the_twin_of_a_float64_search_adds_up_in_another_order(arithmetic: str) 
     kind = SuffixEngine if arithmetic == "network" else ChangeEngine
     mine, twins = ask(kind(problem), problem), ask(twin_engine(problem), problem)
     assert mine == pytest.approx(twins, abs=1e-13)
+    asked: list[dict[str, bool]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"pahq.search.twin.{kind.__name__}", lambda of, **options: asked.append(options))
+        twin_engine(problem)
+    assert asked == [dict.fromkeys(("composites", "positions", "cheap_losses"), False)]  # of all that saves work
     doubts = doubts_for(problem, 0.01)
     decisions = list(start_search("suffix", problem, Order(), 0.01, judge=doubts))
     doubts.finish()
@@ -81,6 +86,9 @@ def test_nothing_is_settled_in_float64_nor_where_it_is_not_asked_for() -> None:
     near = Decision(0, len(problem_of().graph.edges) - 1, 0.0, 0.01, False)
     assert doubts_for(problem_of(), 0.01)(near).rough == (0.0, 0.01)
     assert doubts_for(problem_of(), 0.01, settle=False)(near) == near
+    harmful = Decision(0, near.edge, 0.01, 0.0, True)
+    assert doubts_for(problem_of(), 0.01)(harmful) == harmful
+    assert doubts_for(problem_of(), 0.01, absolute=True)(harmful).rough == (0.01, 0.0)
     assert doubts_for(problem_of(dtype=torch.float64), 0.01)(near) == near
 
 
