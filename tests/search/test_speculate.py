@@ -39,12 +39,17 @@ class Strict(Costs):
         super().__init__(cost, graph=graph, shift=lambda edge: hash(focus(edge)) % 7 / 8)
         self._focus, self._wide, self._stage_of, self._stage = focus, wide, stages_of(graph), 0
         self.calls: list[list[Trial]] = []
+        self._announced: list[int] = []
 
     def window(self, edge: int) -> int:
+        """May move an engine on to the stage and focus of ``edge``, which therefore is to be tested next."""
+        self._at([edge])
+        self._announced = [edge]
         return self._wide
 
     def measure(self, trials: Sequence[Trial]) -> list[float]:
         assert len({self._focus(trial.edge) for trial in trials}) == 1
+        assert self._announced in ([], [trials[0].edge])
         self._at([edge for trial in trials for edge in (trial.edge, *trial.removed)])
         self.calls.append(list(trials))
         return super().measure(trials)
