@@ -10,8 +10,6 @@ from support import small_models
 
 import pahq
 from pahq.config.precision import PrecisionConfig
-from pahq.search.acdc import Decision
-from pahq.search.sweep import common_prefix, sweep
 
 random_model, random_prompts = small_models.random_model, small_models.random_prompts
 
@@ -46,21 +44,6 @@ def test_a_sweep_is_its_searches_and_shares_their_prefixes(focus):
         assert max(abs(a.effect - b.effect) for a, b in zip(found.decisions, alone.decisions, strict=True)) < 1e-12
         if threshold == min(thresholds):  # the first search: it has no prefix of another one
             assert found.decisions == alone.decisions
-
-
-def test_prefixes_end_where_thresholds_disagree():
-    taken = [Decision(0, 7, 0.0, 0.05, True), Decision(1, 6, 0.05, 0.30, False), Decision(2, 5, 0.05, 0.07, True)]
-    assert len(common_prefix(taken, 0.1)) == 3
-    assert len(common_prefix(taken, 0.03)) == 0
-    assert len(common_prefix(taken, 0.26)) == 1
-    starts = []
-
-    def start(threshold, done):
-        starts.append((threshold, len(done)))
-        return iter(taken[len(done) :])
-
-    assert [swept.shared for swept in sweep(start, [0.2, 0.1, 0.2])] == [0, 3]
-    assert starts == [(0.1, 0), (0.2, 3)]
 
 
 def test_words_ids_and_tensors_are_the_same_prompts():

@@ -146,6 +146,9 @@ def _unseen(node: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         found = [node.returns]
     elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         found = [node]
+    elif isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
+        for decorator in (one for member in node.body for one in getattr(member, "decorator_list", ())):
+            yield (decorator.lineno, 0), (decorator.end_lineno or 0, decorator.end_col_offset or 0)
     elif isinstance(node, ast.keyword) and node.arg == "slots":  # of a dataclass: memory, and no value
         found = [node.value]
     for part in found:

@@ -108,5 +108,7 @@ class Agreement:
         value only.
         """
         here, there = self.shared + self.only_here, self.shared + self.only_reference
-        expected = here * there / self.universe if self.universe else 0.0
-        return expected / (here + there - expected) if here + there else 1.0
+        if not here + there:
+            return 1.0
+        expected = here * there / self.universe
+        return expected / (here + there - expected)

@@ -28,7 +28,7 @@ class Matrices(Protocol):
     def coded(self, index: int, letter: str, heads: Sequence[int] | None) -> Coded | Fused: ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class PackedLayer(SmallWeights, ByLetter):
     """See ``LayerWeights``. Reading a matrix unpacks it, with the groups in ``focus`` in full precision."""
 

@@ -93,7 +93,7 @@ def focus_of(graph: Graph, edge: Edge, rule: str) -> Focus:
     chosen = set()
     receiver, sender = edge.receiver, edge.sender
     if receiver.kind == "head" and (rule in ("receiver", "both") or (rule == "sender" and edge.direct)):
-        head = shape.query_heads(receiver.letter, receiver.head)[0]
+        head = shape.query_heads(receiver.letter, receiver.head).start
         chosen.add((receiver.layer, head * shape.kv_heads // shape.heads))
     if sender is not None and sender.kind == "head" and rule in ("sender", "both"):
         chosen.add((sender.layer, sender.head * shape.kv_heads // shape.heads))

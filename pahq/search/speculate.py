@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from pahq.circuits.order import Order, stages
 from pahq.engine.base import CostlyRounds, Trial, WindowEngine
@@ -137,10 +138,7 @@ class _Search:
         if self._adaptive:
             cap = worthwhile(cap, wrong, self._overhead(edges[0]))
         in_focus = self._focus(edges[0])
-        count = 1
-        while count < cap and self._focus(edges[count]) == in_focus:
-            count += 1
-        return edges[:count]
+        return list(takewhile(lambda edge: self._focus(edge) == in_focus, edges[:cap]))
 
     def _measure(self, window: list[int], guesses: list[bool], predicted: dict[int, bool]) -> list[Decision]:
         """Measure a window, accept up to the first wrong guess, take the accepted removals for good."""

@@ -12,6 +12,7 @@ from support import made_cells
 from pahq.__main__ import main
 from pahq.analysis.evaluate import evaluate
 from pahq.circuits.published import published_circuit
+from pahq.config.cell import CellConfig, EngineConfig
 from pahq.errors import PahqError
 from pahq.files.frames import analysis_folder, read_parquet
 
@@ -84,6 +85,70 @@ def test_acdc_of_the_same_threshold_and_seed_alone_is_the_reference(tmp_path: Pa
     row = only(read_parquet(evaluate(tmp_path, "nano", ids), "agreement"))
     assert pd.isna(row["jaccard"])
     assert row["note"] == "no finished ACDC cell at this threshold"
+
+
+def test_acdc_of_a_searchs_own_engine_is_its_reference_and_another_ones_where_there_is_none(tmp_path: Path) -> None:
+    """Engines are exact, so that each would do; but float noise is an engine's own."""
+    names = sorted(graph_of(NANO).edge_index)
+    by = {
+        (engine, dtype): cell(tmp_path, by_engine("acdc", "float32", engine, dtype), names[: 4 + at])
+        for at, (engine, dtype) in enumerate(
+            [("reference", "float64"), ("suffix", "float32"), ("suffix", "float64"), ("reference", "float32")]
+        )
+    }
+    mine = {own: cell(tmp_path, by_engine("rtn-q", "int8", *own), names[:3]) for own in by}
+    found = read_parquet(evaluate(tmp_path, "engines", [*by.values(), *mine.values()]), "agreement")
+    assert dict(zip(found["id"], found["reference"], strict=True)) == {mine[own]: by[own] for own in by}
+    left = [by["suffix", "float64"], mine["suffix", "float32"]]
+    alone = read_parquet(evaluate(tmp_path, "alone", left), "agreement")
+    assert list(alone["reference"]) == [by["suffix", "float64"]]
+
+
+def by_engine(method: str, precision: str, engine: str, dtype: str) -> CellConfig:
+    made = config(NANO, method, precision, 0.1)
+    return made.model_copy(update={"engine": EngineConfig(name=engine, dtype=dtype)})  # type: ignore[arg-type]
+
+
+def test_each_acdc_circuit_that_leaves_no_rate_undefined_is_a_reference(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)
+    sweep = {0.4: [], 0.3: names[:1], 0.2: names[:-1], 0.1: names}
+    ids = [cell(tmp_path, config(NANO, "acdc", "float32", t), edges) for t, edges in sweep.items()]
+    ids += [cell(tmp_path, config(NANO, "rtn-q", "int8", t), names[:5]) for t in (0.4, 0.3)]
+    folder = evaluate(tmp_path, "all", ids)
+    areas, points = read_parquet(folder, "auc"), read_parquet(folder, "roc")
+    for method, thresholds in (("acdc", [0.1, 0.2, 0.3, 0.4]), ("rtn-q", [0.3, 0.4])):
+        own = areas[areas["method"] == method]
+        assert sorted(own["reference"]) == ["acdc@t0.2", "acdc@t0.3"]
+        assert set(own["thresholds"]) == {len(thresholds)}
+        for reference in own["reference"]:
+            rows = points[(points["method"] == method) & (points["reference"] == reference)]
+            assert sorted(rows["threshold"]) == thresholds
+    own_notes = {"few points; the sweep contains its own reference, so 1 by construction", "few points"}
+    assert {(row["method"], row["note"]) for _, row in areas.iterrows()} <= {
+        (method, note) for method in ("acdc", "rtn-q") for note in own_notes
+    }
+    assert set(areas[areas["method"] == "rtn-q"]["note"]) == {"few points"}
+
+
+def test_a_sweep_contains_the_acdc_circuit_that_it_is_held_against_and_no_published_one(tmp_path: Path) -> None:
+    ids = [cell(tmp_path, config(TRACR, method, "float32", 0.1), TRUTH[:9]) for method in ("acdc", "rtn-q")]
+    areas = read_parquet(evaluate(tmp_path, "notes", ids), "auc")
+    own = "the sweep contains its own reference, so 1 by construction"
+    notes = {(row["method"], row["reference"]): row["note"] for _, row in areas.iterrows()}
+    assert notes == {
+        ("acdc", "published"): "few points",
+        ("acdc", "acdc@t0.1"): f"few points; {own}",
+        ("rtn-q", "published"): "few points; ACDC by construction",
+        ("rtn-q", "acdc@t0.1"): f"few points; ACDC by construction; {own}",
+    }
+
+
+def test_one_empty_circuit_differs_from_another_and_needs_no_note(tmp_path: Path) -> None:
+    names = sorted(graph_of(NANO).edge_index)[:4]
+    ids = [cell(tmp_path, config(NANO, "acdc", "float32", t), edges) for t, edges in ((0.1, []), (0.2, names))]
+    ids += [cell(tmp_path, config(NANO, "rtn-q", "int8", t), edges) for t, edges in ((0.1, names), (0.2, []))]
+    found = read_parquet(evaluate(tmp_path, "empty", ids), "agreement")
+    assert list(zip(found["differing"], found["jaccard"], found["note"], strict=True)) == [(4, 0.0, "")] * 2
 
 
 def test_float32_is_noted_as_acdc_by_construction(tmp_path: Path) -> None:

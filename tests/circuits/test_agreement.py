@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
 
 import pytest
 from support.places import SHARED
@@ -80,6 +81,20 @@ def test_agreement_by_hand() -> None:
 def test_agreement_of_empty_circuits() -> None:
     assert Agreement.of(set(), set(), 5).jaccard == Agreement.of(set(), set(), 5).jaccard_by_chance == 1.0
     assert Agreement.of({"a"}, set(), 5).jaccard == 0.0
+
+
+def test_circuits_of_which_one_is_empty_share_nothing_by_chance_either() -> None:
+    for edges, reference in (({"a"}, set[str]()), (set[str](), {"a", "b"})):
+        agreement = Agreement.of(edges, reference, 5)
+        assert (agreement.jaccard, agreement.jaccard_by_chance) == (0.0, 0.0)
+        assert agreement.differing == len(edges | reference)
+
+
+def test_points_curves_and_agreements_are_values() -> None:
+    for make in (lambda: Point(0.1, 0.2), lambda: curve((0.1, 0.2)), lambda: Agreement(1, 2, 3, 9)):
+        assert len({make(), make()}) == 1
+        with pytest.raises(FrozenInstanceError):
+            make().tpr = 0.5  # type: ignore[misc]
 
 
 def test_whole_circuits_agree_by_chance() -> None:

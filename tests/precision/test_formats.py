@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.as_read import as_read
 from torch import Tensor
 
 from pahq.config.precision import BITS, FORMATS
@@ -24,7 +25,7 @@ SLACK = 1 + 1e-5  # the rounding's own float32 arithmetic
 
 
 def rounded(weight: Tensor, name: str, scales: str = "row") -> Tensor:
-    return round_trip(weight, Format(name, scales))
+    return round_trip(weight, Format(as_read(name), as_read(scales)))
 
 
 @st.composite

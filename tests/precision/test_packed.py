@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import round_trips
+from support.as_read import as_read
 from torch import Tensor
 
 from pahq.errors import PahqError
@@ -45,7 +46,7 @@ def bits(x: Tensor) -> Tensor:
 @settings(deadline=None, max_examples=60)
 @given(w=weights(), rows=st.lists(st.integers(0, 2), max_size=4))
 def test_what_is_unpacked_is_the_round_trip_bit_by_bit(name: str, scales: str, w: Tensor, rows: list[int]) -> None:
-    form = Format(name, scales)
+    form = Format(as_read(name), as_read(scales))
     packed, expected = pack(w, form), round_trip(w, form)
     assert torch.equal(bits(unpack(packed)), bits(expected))
     twin = round_trips.round_trip(w, name, scales)

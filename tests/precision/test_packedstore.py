@@ -20,12 +20,11 @@ from pahq.model import open_model, save_model
 from pahq.model.layers import PlainLayer
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import rounded
-from pahq.model.sources.modelfile import ModelFile, spill
 from pahq.model.weights import Model
 from pahq.precision import packedstore
 from pahq.precision.packedstore import PackedStore
 from pahq.precision.schedule import Threaded, Wait
-from pahq.precision.slots import FocusSlots, PinnedMaster, StaleWeights
+from pahq.precision.slots import PinnedMaster
 from pahq.precision.store import ATTENTION, MLP, NO_FOCUS, Focus, PrecisionStore
 
 INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
@@ -116,6 +115,17 @@ def test_a_letter_s_weights_are_unpacked_without_those_of_others() -> None:
         assert layer.weight(letter) is getattr(layer, f"W_{letter.upper()}")
         after = {name for name, kept in store._unpacked.items() if kept}
         assert after == before | {f"W_{letter.upper()}"}
+
+
+def test_a_layer_is_told_by_its_number_and_its_focus() -> None:
+    """Without a look at its matrices, which that would unpack."""
+    store = PackedStore.build(random_model("gpt2"), INT8)
+    layer = store.layer(1, frozenset({(1, 2)}))
+    assert repr(layer) == "PackedLayer(1, {(1, 2)})"
+    assert layer == store.layer(1, frozenset({(1, 2)}))
+    assert layer != store.layer(1, NO_FOCUS)
+    assert (layer.exact, store.layer(0, frozenset({(1, 2)})).exact) == ({2}, set())
+    assert not any(store._unpacked.values())
 
 
 @pytest.mark.parametrize("cached", [1, 2, 3])
@@ -220,74 +230,6 @@ def now(work: Callable[[], None]) -> Wait:
     return lambda: None
 
 
-def slots_of(model: Model, start: Callable[[Callable[[], None]], Wait] = now) -> tuple[FocusSlots, ModelFile]:
-    master = spill(model)
-    return FocusSlots(model.config, master, start, dtype=model.W_E.dtype, device=torch.device("cpu")), master
-
-
-def test_a_stale_ticket_is_refused() -> None:
-    slots, _ = slots_of(random_model("gpt2"))
-    ticket = slots.take((0, 1))
-    assert ticket["W_Q"].shape == (1, 12, 4)
-    slots.take((0, 2))
-    assert torch.isfinite(ticket["W_Q"]).all()  # two slots: still here
-    slots.take((1, 0))
-    with pytest.raises(StaleWeights, match=r"focus \(0, 1\) was read after"):
-        ticket["W_Q"]
-    again = slots.take((0, 1))  # the same focus in another load is another ticket
-    with pytest.raises(StaleWeights):
-        ticket["W_Q"]
-    assert torch.isfinite(again["W_Q"]).all()
-
-
-def test_a_slot_that_is_being_loaded_again_is_refused_before_it_is_written() -> None:
-    slots, _ = slots_of(random_model("gpt2"), late)
-    ticket = slots.take((0, 1))
-    slots.take((0, 2))
-    slots.prefetch((1, 1))
-    with pytest.raises(StaleWeights):
-        ticket["W_K"]
-
-
-def test_a_poisoned_slot_is_refused() -> None:
-    """Slots start as NaN and become NaN before each load, so weights that never came are no weights."""
-    slots, master = slots_of(random_model("gpt2"))
-    ticket = slots.take((0, 1))
-    slots._slots[0].tensors["W_O"][0, 0, 0] = float("nan")
-    with pytest.raises(StaleWeights, match=r"W_O of focus \(0, 1\) was read, but its slot is poisoned"):
-        ticket["W_O"]
-    master.read_heads = lambda *args: None  # type: ignore[method-assign]  # a load that loads nothing
-    with pytest.raises(StaleWeights, match="poisoned"):
-        slots.take((1, 2))["W_Q"]
-
-
-def test_a_load_that_fails_is_raised_where_the_weights_are_asked_for_and_can_be_tried_again() -> None:
-    slots, master = slots_of(random_model("gpt2"), Threaded().load)
-    read, broken = master.read_heads, [True]
-
-    def sometimes(*args: object) -> None:
-        if broken[0]:
-            raise PahqError("the disk is gone")
-        read(*args)  # type: ignore[arg-type]
-
-    master.read_heads = sometimes  # type: ignore[method-assign]
-    slots.prefetch((0, 1))
-    with pytest.raises(PahqError, match="the disk is gone"):
-        slots.take((0, 1))
-    broken[0] = False
-    assert torch.isfinite(slots.take((0, 1))["W_Q"]).all()
-
-
-def test_what_was_prefetched_is_not_loaded_twice() -> None:
-    slots, _ = slots_of(random_model("gpt2"), Threaded().load)
-    slots.prefetch((1, 1))
-    slots.take((1, 1))
-    slots.prefetch((1, 2))
-    slots.prefetch((1, 2))
-    slots.take((1, 2))
-    assert (slots.loads, slots.hits) == (2, 2)
-
-
 def test_going_through_the_heads_brings_the_next_one_in() -> None:
     """Heads are visited in one direction, letter by letter: after two of them the rest are there when asked for."""
     model = random_model("gpt2", heads=6, kv_heads=6)
@@ -334,6 +276,7 @@ def test_a_matrix_is_rounded_in_few_operations(mlp: str, monkeypatch: pytest.Mon
         return rounded(x, products)
 
     monkeypatch.setattr(packedstore, "rounded", counted)
+    monkeypatch.setattr(packedstore, "_CARD_PART", 1)  # which is a GPU's
     policy = PrecisionConfig(name="x", format="int8", mlp=mlp, compute="bf16" if mlp == "fp16" else "tf32")
     layer = PackedStore.build(random_model("gpt2", dtype=torch.float32), policy).layer(1, NO_FOCUS)
     assert layer.W_in is not None

@@ -1,22 +1,20 @@
 """Schedules: side by side gives what one after the other gives, and no piece of work reads what is not there yet.
 
-Without a GPU the streams are doubles that keep vector clocks. Every operation on a tensor is booked on the stream that
-would run it. One that is not ordered behind the writer of what it reads, or the readers of what it writes, is a race.
+Without a GPU the streams are doubles (``support.streams``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from threading import Event, current_thread, main_thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
 import torch
 from support import small_models
+from support.streams import Cuda, Races
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pahq.circuits.order import Order
 from pahq.config.precision import PrecisionConfig
@@ -37,100 +35,6 @@ random_model, random_prompts = small_models.random_model, small_models.random_pr
 INT8 = PrecisionConfig(name="int8", format="int8", scales="row", mlp="bf16")
 FAMILY = pytest.mark.parametrize("family", ["gpt2", "llama"])
 CPU = torch.device("cpu")
-
-
-class Stream:
-    """``clock``: by stream, how many of its operations have surely ended when the next one of this stream begins."""
-
-    def __init__(self, name: str, deaf: bool) -> None:
-        self.name, self.deaf, self.clock = name, deaf, dict[str, int]()
-
-    def tick(self) -> int:
-        self.clock[self.name] = self.clock.get(self.name, 0) + 1
-        return self.clock[self.name]
-
-    def record_event(self) -> dict[str, int]:
-        return dict(self.clock)
-
-    def wait_event(self, event: dict[str, int]) -> None:
-        if not self.deaf:
-            self.clock |= {name: max(count, self.clock.get(name, 0)) for name, count in event.items()}
-
-    def wait_stream(self, other: Stream) -> None:
-        self.wait_event(other.record_event())
-
-
-class Cuda:
-    """What ``Streams`` needs of torch.cuda; streams named in ``deaf`` do not wait when they are told to."""
-
-    def __init__(self, deaf: Sequence[str] = ()) -> None:
-        self._names, self._deaf = iter(("copies", "high")), deaf
-        self.now = Stream("low", "low" in deaf)
-
-    def Stream(self, device: torch.device) -> Stream:
-        name = next(self._names)
-        return Stream(name, name in self._deaf)
-
-    def current_stream(self, device: torch.device) -> Stream:
-        return self.now
-
-    @contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
-        before, self.now = self.now, stream
-        yield
-        self.now = before
-
-
-@dataclass(frozen=True)
-class Access:
-    stream: str
-    number: int
-    clock: dict[str, int]
-
-    def ended_before(self, later: Access) -> bool:
-        return later.clock.get(self.stream, 0) >= self.number
-
-
-class Races(TorchDispatchMode):
-    """Books every operation within. Storages stay alive, so that an address means one of them."""
-
-    def __init__(self, cuda: Cuda) -> None:
-        super().__init__()
-        self._cuda = cuda
-        self._written: dict[int, Access] = {}
-        self._read: dict[int, list[Access]] = {}
-        self._alive: list[Any] = []
-        self.accesses: list[Access] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = self._places((args, kwargs))
-        out = func(*args, **(kwargs or {}))
-        declared = zip(args, func._schema.arguments, strict=False)
-        changed = [value for value, about in declared if about.alias_info and about.alias_info.is_write]
-        changed += [value for key, value in (kwargs or {}).items() if key == "out"]
-        written = self._places(changed) | (self._places(out) - given)
-        now = Access(self._cuda.now.name, self._cuda.now.tick(), {})
-        now.clock.update(self._cuda.now.clock)
-        self.accesses.append(now)
-        for place in given | written:
-            before = [self._written[place]] if place in self._written else []
-            before += self._read.get(place, []) if place in written else []
-            late = [access.stream for access in before if not access.ended_before(now)]
-            assert not late, f"race: {func} on stream {now.stream} does not wait for stream {late[0]}"
-        self._written |= dict.fromkeys(written, now)
-        for place in given - written:
-            self._read.setdefault(place, []).append(now)
-        return out
-
-    def _places(self, values: Any) -> set[int]:
-        storages = [x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor)]
-        self._alive += storages
-        return {storage.data_ptr() for storage in storages if storage.nbytes()}
-
-    def concurrent(self, one: str, other: str) -> bool:
-        """Whether some operations of the two streams may run at the same time."""
-        mine, theirs = ([a for a in self.accesses if a.stream == name] for name in (one, other))
-        return any(not a.ended_before(b) and not b.ended_before(a) for a in mine for b in theirs)
 
 
 def packed(model: Model, schedule: Any) -> PackedStore:
@@ -229,6 +133,110 @@ def test_schedules_have_names() -> None:
     assert isinstance(schedule_of("overlapped", CPU), Threaded)
     with pytest.raises(PahqError, match=r"unknown schedule 'fast'; known: overlapped, serial"):
         schedule_of("fast", CPU)
+
+
+# ---- each schedule on its own
+
+
+def pieces(streams: Streams, cuda: Cuda) -> Races:
+    """A slot is read, loaded anew and read by the heads in focus, beside others; then what both read is written."""
+    slot, x = torch.zeros(4), torch.ones(4)
+
+    def fill() -> None:
+        slot.fill_(3.0)
+
+    with Races(cuda) as races:
+        before = slot + x
+        wait = streams.load(fill)
+        beside = x * 2
+        wait()
+        high, low = streams.both(lambda: x * slot, lambda: x + before)
+        x.fill_(5.0)
+        total = high + low + beside
+    assert total.tolist() == [7.0] * 4  # 3 + 2 + 2
+    return races
+
+
+def test_pieces_run_side_by_side_where_they_may_and_wait_where_they_must() -> None:
+    cuda = Cuda()
+    races = pieces(Streams(CPU, cuda), cuda)
+    assert races.concurrent("high", "low")
+    assert races.concurrent("copies", "low")
+
+
+@pytest.mark.parametrize("deaf", ["copies", "high", "low"])
+def test_of_these_pieces_each_stream_has_something_to_wait_for(deaf: str) -> None:
+    cuda = Cuda(deaf=[deaf])
+    with pytest.raises(AssertionError, match="race: "):
+        pieces(Streams(CPU, cuda), cuda)
+
+
+def test_what_fails_beside_the_heads_in_focus_does_not_run_ahead_of_them() -> None:
+    cuda, x = Cuda(), torch.ones(4)
+    streams = Streams(CPU, cuda)
+
+    def fails() -> Tensor:
+        raise PahqError("too little memory")
+
+    with Races(cuda), pytest.raises(PahqError, match="too little memory"):
+        streams.both(lambda: x + 1, fails)
+    assert cuda.now.clock["high"] == 1  # what comes next may free or write what the heads read
+
+
+def test_a_thread_brings_in_one_focus_after_the_other_meanwhile() -> None:
+    schedule, second, order = Threaded(), Event(), list[object]()
+
+    def first_work() -> None:
+        order.append(("first", second.wait(0.02), current_thread() is main_thread()))
+
+    def second_work() -> None:
+        second.set()
+        order.append("second")
+
+    first = schedule.load(first_work)
+    other = schedule.load(second_work)
+    other()
+    first()
+    assert order == [("first", False, False), "second"]
+    assert schedule.both(lambda: torch.ones(1), lambda: torch.zeros(1)) == (torch.ones(1), torch.zeros(1))
+
+
+def test_a_thread_goes_with_its_schedule() -> None:
+    schedule = Threaded()
+    schedule.load(lambda: None)()
+    [thread] = [thread for thread in enumerate_threads() if thread in schedule._pool._threads]
+    del schedule
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_what_a_thread_could_not_load_is_raised_where_it_is_waited_for() -> None:
+    def fails() -> None:
+        raise PahqError("the disk is gone")
+
+    wait = Threaded().load(fails)
+    with pytest.raises(PahqError, match="the disk is gone"):
+        wait()
+
+
+def test_a_serial_schedule_has_loaded_when_it_is_asked_to() -> None:
+    done: list[int] = []
+    wait = Serial().load(lambda: done.append(1))
+    assert done == [1]
+    wait()
+    assert done == [1]
+    assert Serial().both(lambda: torch.ones(1), lambda: torch.zeros(1)) == (torch.ones(1), torch.zeros(1))
+
+
+def test_on_a_gpu_pieces_have_streams_unless_one_is_to_come_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pahq.precision.schedule.Streams", lambda device: ("streams on", device))
+    card = torch.device("cuda")
+    assert schedule_of("overlapped", card) == ("streams on", card)
+    assert isinstance(schedule_of("serial", card), Serial)
+    assert [kind.name for kind in (Serial, Threaded, Streams)] == ["serial", "overlapped", "overlapped"]
+
+
+# ---- on a GPU
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.as_read import as_read
 from support.small_models import random_model
 
 from pahq.circuits.graph import ModelShape, build_graph
@@ -107,7 +108,7 @@ def test_focus_rules(edge: str, receiver: tuple[int, int] | None, sender: tuple[
     tested = graph.edges[graph.index_of(edge)]
     ends = {"receiver": {receiver}, "sender": {sender}, "both": {receiver, sender}, "none": set()}
     for rule, expected in ends.items():
-        assert focus_of(graph, tested, rule) == expected - {None}, rule
+        assert focus_of(graph, tested, as_read(rule)) == expected - {None}, rule
 
 
 def test_without_grouped_queries_the_focus_is_the_head() -> None:

@@ -16,6 +16,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
+from pahq.errors import PahqError
 from pahq.model import open_model, save_model
 from pahq.model.layers import PlainLayer
 from pahq.model.weights import Model
@@ -68,6 +69,8 @@ def test_every_number_is_the_stores(kind: str, low: str, family: str, kept_bytes
         for focus in [focus for focus in FOCI if all(group < config.kv_heads for _, group in focus)]:
             for index in range(config.layers):
                 ours, theirs = wide.layer(index, focus), store.layer(index, focus)
+                assert (ours.exact, ours.products, ours.by_codes) == (theirs.exact, theirs.products, False)
+                assert repr(ours) == f"WideLayer({index}, {set(at for at in focus if at[0] == index)})"
                 for field in fields(PlainLayer):
                     assert same(getattr(ours, field.name), getattr(theirs, field.name)), (field.name, focus)
                 for head in range(config.heads):
@@ -78,7 +81,7 @@ def test_every_number_is_the_stores(kind: str, low: str, family: str, kept_bytes
                     assert same(wide.rows(index, letter, chosen, focus), store.rows(index, letter, chosen, focus))
                     assert same(ours.rows(letter, chosen[:1]), theirs.rows(letter, chosen[:1]))
     assert len(wide._kept) == 1 if kept_bytes == 0 else wide._kept_bytes <= kept_bytes
-    assert wide.uniform == store.uniform
+    assert (wide.uniform, wide.config, wide.schedule.name) == (store.uniform, config, "serial")
     for name in ("W_pos", "ln_final_w", "ln_final_b", "W_U", "b_U"):
         assert same(getattr(wide.ends, name), getattr(store.ends, name))
     tokens = torch.tensor([[3, 1], [0, 2]])
@@ -101,6 +104,32 @@ def test_bytes_are_the_stores_and_what_is_kept_beside_it(tmp_path: Path) -> None
     assert wide.nbytes == store.nbytes + ends + 8 * (read[0].numel() + read[1].numel())
     assert read[0] is read[2]
     assert wide.layer(0, frozenset({(0, 1)})).W_in is read[1]  # a focus concerns attention alone
+
+
+def test_ends_that_another_store_has_widened_are_counted_there(tmp_path: Path) -> None:
+    store = store_of("plain", "int8", "gpt2", tmp_path)
+    wide = WideStore(store)
+    other = WideStore(store, ends=wide.ends)
+    assert other.ends is wide.ends
+    assert (other.own_nbytes, other.nbytes) == (0, store.nbytes)
+    kept = other.layer(1, NO_FOCUS).W_K
+    assert other.own_nbytes == kept.nbytes
+    with pytest.raises(PahqError, match="these layers hold weights, and no codes of them"):
+        other.layer(0, NO_FOCUS).coded("q", None)
+
+
+def test_what_is_kept_is_what_was_read_last(tmp_path: Path) -> None:
+    store = store_of("plain", "int8", "gpt2", tmp_path)
+    size = 8 * store.layer(0, NO_FOCUS).W_Q.numel()
+    wide = WideStore(store, 2 * size)
+    layers = [wide.layer(index, NO_FOCUS) for index in (0, 1)]
+    first, second = layers[0].W_Q, layers[1].W_Q
+    assert layers[0].W_Q is first
+    assert layers[0].W_K is not None  # for which the other layer's has to go
+    assert layers[0].W_Q is first
+    assert layers[1].W_Q is not second
+    assert torch.equal(layers[1].W_Q, second)
+    assert wide.own_nbytes - WideStore(store).own_nbytes <= 2 * size
 
 
 def test_a_network_is_widened_layer_by_layer() -> None:

@@ -55,6 +55,13 @@ def test_each_test_is_measured_in_its_own_state_and_flips_are_named():
     assert engine.states == [{0}, {0, 1}]
 
 
+def test_signs_count_in_an_audit_as_they_did_in_the_search():
+    recorded = [Decision(0, 0, 0.0, -0.3, True), Decision(1, 1, -0.3, -0.25, True)]
+    costs = [-0.3, 0.05, 0.0, 0.0, 0.0]
+    assert audit(Additive(costs), recorded, [0, 1], 0.1).flipped == ()
+    assert audit(Additive(costs), recorded, [0, 1], 0.1, absolute=True).flipped == (0,)
+
+
 def test_float64_confirms_a_float32_search_of_the_suffix_engine():
     double = random_model("gpt2")
     single = double.to(dtype=torch.float32)

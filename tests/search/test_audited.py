@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from pahq.cell.run import load, rerun, run_cell
 from pahq.circuits.circuit import Circuit
 from pahq.config.band import BandConfig
 from pahq.config.cell import CellConfig, RunConfig, parse_config
+from pahq.engine.problem import cell_problem
 from pahq.errors import PahqError
 from pahq.model.sources.modelfile import ModelFile
 from pahq.precision.bits import bits_share
 from pahq.search.acdc import Decision
+from pahq.search.audited import audit_record
 from pahq.search.band import Calibration, layers_of
+from pahq.search.rounds import stages_of
+from pahq.search.start import search
 
 TASK = {"name": "r", "kind": "tracr-reverse", "examples": 6, "metric": "mse", "split_embed": True}
 INT4 = {"name": "int4", "format": "int4", "scales": "row", "mlp": "bf16"}
@@ -138,22 +143,36 @@ def test_a_hopeless_cell_is_acdcs(tmp_path: Path) -> None:
     assert circuits[0] == circuits[1]
 
 
-def test_bits_by_hand() -> None:
-    cell = make()
-    model, _ = load(cell, "cpu")
-    shares = {
-        "all low": bits_share(model, cell.precision, low=10, focused=0, full=0, tests=10),
-        "all full": bits_share(model, cell.precision, low=0, focused=0, full=10, tests=10),
-        "both": bits_share(model, cell.precision, low=10, focused=0, full=5, tests=10),
-        "focus": bits_share(model, cell.precision, low=10, focused=10, full=0, tests=10),
-    }
-    config = model.config
-    head = 4 * config.d_model * config.d_head
-    heads, mlp = config.layers * config.heads * head, config.layers * 2 * config.d_model * config.d_mlp
-    assert shares["all low"] == pytest.approx((4 * heads + 16 * mlp) / (32 * (heads + mlp)))
-    assert shares["all full"] == 1
-    assert shares["both"] == pytest.approx(shares["all low"] + 0.5)
-    assert shares["focus"] == pytest.approx(shares["all low"] + 28 * head / (32 * (heads + mlp)))
+@pytest.mark.parametrize("arithmetic", ["network", "changes"])
+@pytest.mark.parametrize("given_up", [False, True])
+def test_the_bits_of_an_audit_count_what_each_network_did(arithmetic: str, given_up: bool) -> None:
+    """Tests in low precision, up to where the format is given up; those in full; and passes that carry a state on."""
+    method = {"name": "pahq", "focus": "receiver", "arithmetic": arithmetic} | (
+        {"round": 3} if arithmetic == "changes" else {}
+    )
+    band = EARLY | ({"hopeless": 0.001, "least": 1e6, "enough": 0} if given_up else {"safety": 2.0})
+    cell = make("suffix", method=method, band=band)
+    model, task = load(cell, "cpu")
+    problem, full = (cell_problem(cell, model, task.search, full=which) for which in (False, True))
+    found = list(search(cell, problem, [], full=full))
+    told = audit_record(cell, model, full, found, problem.format_error)
+    assert told["hopeless"] == given_up
+    low = found[: told["hopeless_at"] + 1] if given_up else found
+    assert 0 < len(low) <= len(found)
+    passes = 0
+    if arithmetic == "changes":
+        for _, members in groupby(low, key=lambda decision: stages_of(full.graph)(decision.edge)):
+            tests = [decision.removed for decision in members]
+            passes += sum(any(tests[first : first + 3]) for first in range(0, len(tests), 3))
+        assert passes > 0
+    assert told["bits_share"] == bits_share(
+        model,
+        cell.precision,
+        low=len(low),
+        focused=sum(full.graph.edges[decision.edge].receiver.kind == "head" for decision in low),
+        full=sum(decision.audited for decision in found) + passes,
+        tests=len(found),
+    )
 
 
 def test_a_journal_without_audit_looks_as_ever(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_differences_are_taken_relative_to_effect_and_threshold() -> None:
     assert known.wants(unaudited(1, 0.14))  # .04 away, of .24
     assert not known.wants(unaudited(1, 0.16))  # .06 away, of .26
     assert not known.wants(unaudited(1, 0.0))
+    assert not known.wants(unaudited(1, -0.14))
+    known.absolute = True
+    assert known.wants(unaudited(1, -0.14))
     assert known.wants(unaudited(1, math.nan))
 
 
@@ -101,6 +104,22 @@ def test_each_layer_begins_with_a_wide_band_and_none_ends_with_an_empty_one() ->
 
 def test_the_band_is_never_narrower_than_the_least_even_where_near_is() -> None:
     assert Calibration(BandConfig(near=0.01, least=0.05), 0.1).band == 0.05
+
+
+def test_what_lies_on_the_edge_of_a_band_lies_within_it() -> None:
+    """For what is audited, for what counts as near and for what is a miss alike: .5 away, of 1."""
+    known = Calibration(BandConfig(share=1.0, first=0, near=0.5, least=0.0, enough=2, hopeless=1.0), 0.25)
+    unsampled = Calibration(BandConfig(share=0.0, first=0, near=0.5, least=0.0, enough=2, hopeless=1.0), 0.25)
+    assert unsampled.wants(unaudited(0, 0.75))
+    known.note(answer(0, 0.75, 0.125, 0.25))
+    assert (known.drawn, known.outside, known.missed) == (1, 0, 0)
+    assert known.layers == {None: 1}
+
+
+def test_before_anything_is_measured_a_band_is_wide_and_nothing_is_known() -> None:
+    known = Calibration(BandConfig(near=0.3, enough=1), 0.1)
+    assert (known.band, known.largest, known.calibrated, known.hopeless) == (0.3, 0.0, False, False)
+    assert Calibration(BandConfig(near=0.3, enough=0), 0.1).band == 0.05  # the least
 
 
 def test_a_large_difference_makes_the_first_band_wider() -> None:
@@ -297,6 +316,27 @@ def test_the_record_counts() -> None:
     assert 0 < found["outside"]["drawn"] <= found["sample"]
     rate = upper_rate(found["outside"]["overturned"], found["outside"]["drawn"], 0.9)
     assert found["could_differ"] == (len(decisions) - len(audited)) * rate
+
+
+def test_a_record_has_the_last_band_and_minds_signs_as_the_search_did() -> None:
+    """An edge that is harmful in low precision and harmless in full goes by its sign, and stays by its size."""
+    settings = BandConfig(share=0.0, first=0, enough=1, near=2.0, least=0.125, hopeless=1.0)
+    harmful = Decision(0, 0, 1.0, 1.0, True, audited=True, low=(5.0, 4.5))
+    decisions = [harmful, unaudited(1, 0.25), Decision(2, 2, 1.0, 1.0, True)]
+    for absolute, overturned in ((False, 0), (True, 1)):
+        told = record(decisions, 0.125, settings, absolute=absolute, layer_of=lambda edge: edge // 2)
+        assert (told["tests"], told["share"], told["overturned"]) == (1, 1 / 3, overturned)
+        assert told["layers"] == {"tested": 2, "calibrated": 1}
+        assert told["largest_error"] == pytest.approx(0.5 / 0.625)
+        assert told["band"] == pytest.approx(2.5 * 0.5 / 0.625)  # the second layer's would be 2
+        assert (told["hopeless"], told["hopeless_at"]) == (False, None)
+        assert told["could_differ"] == 2.0  # nothing was drawn
+    assert record(decisions, 0.125, settings)["overturned"] == 0
+    unit = record([unaudited(0, 0.25)], 0.125, settings, unit=0.5)
+    assert (unit["band"], unit["largest_error"], unit["share"]) == (1.0, 0.0, 0.0)
+    assert record([unaudited(0, 0.25)], 0.125, settings)["band"] == 2.0
+    endless = record([Decision(0, 0, 1.0, 1.0, True, audited=True, low=(5.0, math.nan))], 0.125, settings)
+    assert (endless["band"], endless["largest_error"]) == (None, None)
 
 
 # ---- real networks

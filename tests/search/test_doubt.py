@@ -110,6 +110,16 @@ def test_absolute_effects_have_absolute_margins(effect: float, near: bool) -> No
     assert decision.removed == (abs(effect) < 0.1)
 
 
+@pytest.mark.parametrize(("effect", "near"), [(0.375, True), (0.125, True), (0.376, False), (0.124, False)])
+def test_what_lies_as_far_off_as_noise_may_reach_is_in_doubt(effect: float, near: bool) -> None:
+    made: list[Costs] = []
+    doubts = Doubts(making(Costs([effect] * EDGES), made), Noise(0.125), 0.25)
+    decision = Decision(0, EDGES - 1, 0.0, effect, effect < 0.25)
+    assert doubts.at_risk([decision]) == ([decision] if near else [])
+    found = doubts(decision)
+    assert bool(made) == bool(found.rough) == near
+
+
 def test_what_is_no_number_is_in_doubt() -> None:
     doubts = judge([0.0] * EDGES)
     found = doubts(Decision(0, EDGES - 1, 0.0, math.nan, False))

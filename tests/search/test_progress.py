@@ -21,10 +21,15 @@ class Watched(tqdm):  # type: ignore[type-arg]
     """A bar that notes every state that it was in."""
 
     states: list[tuple[int, str]]
+    drawn = 0
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.states = [(self.n, "")]
+
+    def refresh(self, *arguments: Any, **settings: Any) -> bool | None:
+        self.drawn += 1
+        return super().refresh(*arguments, **settings)
 
     def update(self, n: float | None = 1) -> bool | None:
         told = super().update(n)
@@ -52,6 +57,7 @@ def test_a_search_ends_at_all_edges_and_names_tests_and_kept(monkeypatch: pytest
     [bar] = seen
     counts = [count for count, _ in bar.states]
     assert counts == sorted(counts)
+    assert counts[0] == 0
     assert counts[-1] == bar.total == len(found.circuit.graph.edges) > len(found.decisions)
     assert bar.states[-1][1] == f"tests={len(found.decisions)}, kept={len(found.edges)}"
 
@@ -64,3 +70,13 @@ def test_a_search_that_goes_on_begins_where_it_stopped() -> None:
         shown = bar._bar
         assert [count for count, _ in shown.states] == [5, 6]
         assert shown.postfix == "tests=2, kept=1"
+
+
+def test_a_test_is_drawn_when_the_bar_sees_fit() -> None:
+    """Thousands of tests a second would else wait for the terminal."""
+    with SearchBar(GRAPH, Order(), kind=Watched, leave=False, mininterval=1e6) as bar:
+        before = bar._bar.drawn
+        for edge in sorted(range(len(GRAPH.edges)), key=places(GRAPH, Order()).__getitem__)[:20]:
+            bar.decided(edge, True)
+        assert bar._bar.drawn == before
+        assert bar._bar.n == 20

@@ -57,6 +57,12 @@ def test_changes_lie_where_code_runs_and_make_other_programs() -> None:
     assert SOURCE not in texts
 
 
+def test_a_protocol_says_nothing_to_what_runs() -> None:
+    member = "    @property\n    def size(self) -> int: ...\n"
+    assert [place.line for place in places("x.py", f"class Sized:\n{member}")] == [2]
+    assert places("x.py", f"class Sized(Protocol):\n{member}") == []
+
+
 def test_rooms_have_places_and_no_file_is_in_two() -> None:
     found = all_places(ROOT, ["circuits", "roc"])
     assert all(matching(ROOT, tests) for _, tests in ROOMS.values())
