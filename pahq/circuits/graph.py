@@ -63,7 +63,7 @@ class ModelShape:
         return range(head * group, (head + 1) * group)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """A sender: ``embed`` (or ``embed`` and ``pos``), a head's output ``a3.h2``, an MLP's output ``m5``."""
 
@@ -77,7 +77,7 @@ class Node:
         return f"m{self.layer}" if self.kind == "mlp" else self.kind
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Receiver:
     """Where edges end: a head's input ``a5.h1<q>``, an MLP's input ``m5``, or ``logits``.
 
@@ -113,7 +113,7 @@ class Edge:
         return str(self.receiver) if self.sender is None else f"{self.sender}->{self.receiver}"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Graph:
     """All nodes and edges of one model shape; an edge's position in ``edges`` is its index.
 

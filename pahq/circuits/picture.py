@@ -101,8 +101,8 @@ class _Pen:
 
     def __init__(self, lines: Sequence[Line], layout: Layout) -> None:
         self.largest = max((line.wire.weight for line in lines), default=0.0)
-        self.widest = 4.5 if len(lines) <= 80 else 3.5 if len(lines) <= 200 else 2.6
-        self.opacity = 0.85 if len(lines) <= 80 else 0.7 if len(lines) <= 200 else 0.55
+        few, some = len(lines) <= 80, len(lines) <= 200
+        self.widest, self.opacity = (4.5, 0.85) if few else (3.5, 0.7) if some else (2.6, 0.55)
 
     def width(self, weight: float) -> float:
         if not self.largest:
