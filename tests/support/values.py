@@ -1,0 +1,28 @@
+"""The values of a room: its dataclasses, by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from types import ModuleType
+
+
+def values_of(room: ModuleType) -> Iterator[type]:
+    """Every dataclass that a module of a room defines."""
+    for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+        for _, one in inspect.getmembers(importlib.import_module(found.name), is_dataclass):
+            if one.__module__ == found.name:
+                yield one
+
+
+def is_frozen(value: type) -> bool:
+    """Whether no field of an instance can be set."""
+    blank = value.__new__(value)
+    try:
+        setattr(blank, fields(value)[0].name, None)  # type: ignore[arg-type]
+    except AttributeError:
+        return True
+    return False
