@@ -15,6 +15,7 @@ from pahq.experiments.compose import compose_runs
 from pahq.scores import audit as auditing
 from pahq.scores.audit import audited_scores
 from pahq.scores.exact import exact_scores
+from pahq.scores.start import score
 
 FORMATS = {
     "bf16": PrecisionConfig(name="bf16", format="bf16", mlp="bf16"),
@@ -131,6 +132,25 @@ def test_the_sample_is_a_share_of_the_edges_but_no_fewer_than_a_least_number(mon
     assert torch.allclose(found, exact_scores(full), rtol=1e-9, atol=1e-12)
     for audit in (sample, whole):  # so many draws would all miss a share of edges as large in one of twenty samples
         assert (1 - audit.beyond) ** audit.sample == pytest.approx(0.05)
+
+
+def test_audited_scores_say_what_made_them() -> None:
+    low, full = problems("gpt2", "bf16", "none", layers=2)
+    made = score(low, "exact", full=full, size=9, seed=3)
+    found, audit = audited_scores(low, full, 9, seed=3)
+    assert (made.values, made.audit) == (tuple(found.tolist()), audit)
+    assert (made.method, made.metric, made.ablation, made.steps) == ("exact", "logit_diff", "corrupted", None)
+    assert score(low, "exact", full=full, size=0.1).audit == audited_scores(low, full, round(0.1 * len(made)))[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [("eap", "it gives all edges at once"), ("hisp", "it gives all"), ("sp", "that is another training")],
+)
+def test_other_methods_are_not_audited(method: str, why: str) -> None:
+    low, full = problems("gpt2", "bf16", "none", layers=1)
+    with pytest.raises(PahqError, match=f"method {method} needs none: in full precision {why}"):
+        score(low, method, full=full, size=9)
 
 
 def test_the_seed_draws_the_sample() -> None:
