@@ -20,9 +20,9 @@ def values_of(room: ModuleType) -> Iterator[type]:
 
 def is_frozen(value: type) -> bool:
     """Whether no field of an instance can be set."""
-    blank = value.__new__(value)
+    blank = object.__new__(value)
     try:
-        setattr(blank, fields(value)[0].name, None)  # type: ignore[arg-type]
+        setattr(blank, fields(value)[0].name, None)
     except AttributeError:
         return True
     return False
