@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pahq.circuits.svg import Drawing
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Circuit:
     """``present[i]`` says whether ``graph.edges[i]`` belongs to the circuit."""
 

@@ -112,7 +112,7 @@ class Edge:
         return str(self.receiver) if self.sender is None else f"{self.sender}->{self.receiver}"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Graph:
     """All nodes and edges of one model shape; an edge's position in ``edges`` is its index.
 

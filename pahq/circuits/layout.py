@@ -80,6 +80,7 @@ class _Plan:
         self.shape, self.shared, self.last = grid.shape, grid.shared, grid.last
         self.rows, self.spots = grid.rows, grid.spots
         self.lanes = lanes_of([(self.spots[w.sender], self.spots[w.receiver]) for w in wires], grid.blocked(), grid.mlp)
+        self.pairs = tuple(zip(wires, self.lanes, strict=True))
 
     def layout(self) -> Layout:
         lane = FREE if len(self.wires) <= FEW else LANE
@@ -91,7 +92,7 @@ class _Plan:
         gutters = [gutter + spare for gutter in gutters]
         self.pitch = [min(lane, (gutters[i] - 4) / max(lanes[i], 1)) for i in range(len(gutters))]
         self.wide = dict(lanes)
-        self.left = [LEFT + i * BOX[0] + sum(gutters[:i]) for i in range(len(gutters) + 1)]  # of each gutter
+        self.left = [LEFT + i * BOX[0] + sum(gutters[:i]) for i in range(len(gutters))]  # of each gutter
         self.middles = [self.left[i] + gutters[i] + BOX[0] / 2 for i in range(self.last + 1)]
         self.gutter = [self.left[i] + gutters[i] / 2 for i in range(len(gutters))]
         self.right = self.left[self.last + 1] + gutters[-1]
@@ -104,11 +105,11 @@ class _Plan:
     def _heights(self) -> None:
         """Top and bottom of every row, the logits at the top; a gap is as tall as the edges that turn in it need."""
         turning = Counter[int]()  # by the row below the gap
-        for wire, lane in zip(self.wires, self.lanes, strict=True):
+        for wire, lane in self.pairs:
             low, high = self.spots[wire.sender].row, self.spots[wire.receiver].row
             turning.update({low, lane.last if lane else high - 1})
         y = EDGE
-        self.top, self.bottom = [0.0] * len(self.rows), [0.0] * len(self.rows)
+        self.top, self.bottom = dict[int, float](), dict[int, float]()
         for row in reversed(range(len(self.rows))):
             line = self.rows[row]
             self.top[row] = y
@@ -183,8 +184,8 @@ class _Plan:
         return name.split("<")[0] in self.grid.used
 
     def _slot(self, name: str, spot: Spot, used: bool) -> Box:
-        top = self.top[spot.row] + BOX[1] + (SLOT + 3 if spot.shared else 0)
-        return Box(name, spot.letter, self._middle(spot), top + SLOT / 2, SLOT, SLOT, used, spot.letter)
+        middle = self._foot(spot) - SLOT / 2
+        return Box(name, spot.letter, self._middle(spot), middle, SLOT, SLOT, used, spot.letter)
 
     def _labels(self) -> Iterator[tuple[str, Point]]:
         before = -1
@@ -194,20 +195,14 @@ class _Plan:
                 before = line.layer
 
     def _routes(self) -> tuple[Route, ...]:
-        ways = [
-            self._lane_x(lane) if lane else self._middle(self.spots[wire.receiver])
-            for wire, lane in zip(self.wires, self.lanes, strict=True)
-        ]
+        ways = [self._lane_x(lane) if lane else self._middle(self.spots[wire.receiver]) for wire, lane in self.pairs]
         leaving = _spread([wire.sender for wire in self.wires], ways)
-        froms = [
-            self._lane_x(lane) if lane else self._middle(self.spots[wire.sender])
-            for wire, lane in zip(self.wires, self.lanes, strict=True)
-        ]
+        froms = [self._lane_x(lane) if lane else self._middle(self.spots[wire.sender]) for wire, lane in self.pairs]
         arriving = _spread([wire.receiver for wire in self.wires], froms)
         return tuple(self._route(i, ways[i], froms[i], leaving[i], arriving[i]) for i in range(len(self.wires)))
 
     def _route(self, number: int, way: float, back: float, leaving: float, arriving: float) -> Route:
-        wire, lane = self.wires[number], self.lanes[number]
+        wire, lane = self.pairs[number]
         sender, receiver = self.spots[wire.sender], self.spots[wire.receiver]
         start = self._at(sender, way, leaving), self.top[sender.row]
         end = self._at(receiver, back, arriving), self._foot(receiver)
@@ -221,15 +216,16 @@ class _Plan:
         if spot.bar:
             left, right = self._extent(spot)
             return min(max(toward, left + 5), right - 5)
-        if spot.letter and self.letters:
+        if spot.letter:
             return self._middle(spot)
         return self._middle(spot) + (share - 0.5) * 0.7 * BOX[0]
 
     def _foot(self, spot: Spot) -> float:
-        if spot.letter or spot.shared:
-            box = self._slot("", spot, True) if spot.letter and self.letters else None
-            return box.y + SLOT / 2 if box else self.top[spot.row] + BOX[1] + 3
-        return self.top[spot.row] + (BAR if spot.bar else BOX[1])
+        """Where wires enter: the lower end of a bar, a node or a slot; below the line that heads share."""
+        below = self.top[spot.row] + (BAR if spot.bar else BOX[1])
+        if spot.letter:
+            return below + SLOT + (SLOT + 3 if spot.shared else 0)
+        return below + 3 if spot.shared else below
 
     def _lane_x(self, lane: Lane) -> float:
         lanes = self.wide[lane.gutter]

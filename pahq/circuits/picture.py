@@ -79,7 +79,7 @@ def draw(shown: Shown, *, limit: int = LIMIT) -> Picture:
     pen = _Pen(lines, layout)
     above = list(_title(shown, note, layout.width))
     down = above[-1].at[1] + 10 if above else 4.0
-    below = list(_legend(shown, lines, pen, layout.width, down + layout.height))
+    below = list(_legend(shown, lines, single, pen, layout.width, down + layout.height))
     moved = [_moved(shape, down) for shape in _body(shown, lines, layout, pen)]
     foot = max((_foot(shape) for shape in below), default=down + layout.height)
     paper = Patch(((0.0, 0.0), (layout.width, foot + 6)), PAPER)
@@ -101,8 +101,8 @@ class _Pen:
 
     def __init__(self, lines: Sequence[Line], layout: Layout) -> None:
         self.largest = max((line.wire.weight for line in lines), default=0.0)
-        self.widest = 4.5 if len(lines) <= 80 else 3.5 if len(lines) <= 200 else 2.6
-        self.opacity = 0.85 if len(lines) <= 80 else 0.7 if len(lines) <= 200 else 0.55
+        few, some = len(lines) <= 80, len(lines) <= 200
+        self.widest, self.opacity = (4.5, 0.85) if few else (3.5, 0.7) if some else (2.6, 0.55)
 
     def width(self, weight: float) -> float:
         if not self.largest:
@@ -187,11 +187,13 @@ def _title(shown: Shown, note: str, width: float) -> Iterator[Words]:
             yield Words(line, (8.0, y), size, INK if bold else GREY, bold=bold)
 
 
-def _legend(shown: Shown, lines: Sequence[Line], pen: _Pen, width: float, top: float) -> Iterator[Shape]:
-    """Rows of samples, each with its words: letters, what widths mean, how lines stand to the published circuit."""
+def _legend(shown: Shown, lines: Sequence[Line], single: bool, pen: _Pen, width: float, top: float) -> Iterator[Shape]:
+    """Rows of samples, each with its words: letters, what widths mean, how lines stand to the published circuit.
+
+    ``single``: whether lines were drawn edge by edge, and not from node to node.
+    """
     samples: list[tuple[str, str, float, tuple[float, ...]]] = []
     letters = {line.letter for line in lines}
-    single = all(len(line.edges) == 1 for line in lines)
     for letter, colour in COLOURS.items():
         if letter in letters:
             samples.append((MEANINGS[letter] if single else "from node to node", colour, 2.0, ()))

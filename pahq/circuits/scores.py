@@ -43,7 +43,7 @@ class ScoreAudit:
     beyond: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Scores:
     """``values[i]`` is the score of ``graph.edges[i]``; a graph without Direct edges has no scores of them.
 

@@ -13,7 +13,7 @@ from pahq.circuits.picture import Curve, Patch, Picture, Shape, Words
 FONT = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Drawing:
     """A drawn circuit, which a notebook shows as it is; ``svg`` is its text."""
 

@@ -117,6 +117,14 @@ def test_full_and_empty_circuits() -> None:
     assert empty.edges == ()
 
 
+def test_up_to_four_edges_are_all_named_where_a_circuit_is_shown() -> None:
+    named = ("m0->logits", "m1->logits", "a0.h0->logits", "a0.h1->logits", "a1.h0->logits")
+    for count in range(6):
+        first, _, second = repr(names(*named[:count])).partition("\n")
+        assert first == f"Circuit of {count} of 58 edges"
+        assert (second.count("->"), second.endswith(", ...")) == (min(count, 4), count == 5)
+
+
 @pytest.mark.parametrize("direct_edges", [True, False])
 @pytest.mark.parametrize(
     "shape",

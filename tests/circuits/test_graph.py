@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.places import SHARED
 
-from pahq.circuits.graph import Graph, ModelShape, Receiver, build_graph
+from pahq.circuits.graph import LARGEST, Graph, ModelShape, Receiver, build_graph
 from pahq.errors import PahqError
 
 TRUTH = SHARED / "truth"
@@ -159,6 +159,48 @@ def test_grouped_queries_read_their_key_value_head() -> None:
 def test_impossible_shapes_are_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(PahqError):
         ModelShape(*sizes, mlp=True)
+
+
+def count_of(layers: int, heads: int, kv_heads: int) -> int:
+    """Edges of a model with MLPs by the formulas of docs/graph.md, Direct edges among them."""
+    below = layers + (heads + 1) * layers * (layers - 1) // 2
+    inputs = heads + 2 * kv_heads
+    return inputs * below + below + layers * heads + 1 + layers * (heads + 1) + layers * inputs
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (2, 1), (4, 4), (12, 3)])
+def test_a_model_of_more_edges_than_the_limit_is_refused_before_it_is_built(heads: int, kv_heads: int) -> None:
+    small = build_graph(ModelShape(3, heads, kv_heads, True))
+    assert len(small.edges) == count_of(3, heads, kv_heads)
+    most = next(layers for layers in range(10_000, 0, -1) if count_of(layers, heads, kv_heads) <= LARGEST)
+    assert ModelShape(most - 40, heads, kv_heads, True).layers == most - 40
+    with pytest.raises(PahqError, match="more than 200,000,000 edges"):
+        ModelShape(most + 40, heads, kv_heads, True)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 2.0}, {"heads": True}, {"kv_heads": "2"}])
+def test_counts_of_a_shape_are_whole_numbers(wrong: dict[str, object]) -> None:
+    with pytest.raises(PahqError, match="are whole numbers"):
+        ModelShape(**({"layers": 2, "heads": 2, "kv_heads": 2, "mlp": True} | wrong))  # type: ignore[arg-type]
+    with pytest.raises(PahqError, match="a ModelShape was expected, not dict; a model has one"):
+        build_graph({"layers": 2})  # type: ignore[arg-type]
+
+
+def test_heads_behind_which_a_norm_stands_are_computed_from_what_any_of_them_reads() -> None:
+    graph = build_graph(ModelShape(2, 4, 2, True, coupled=True))
+    heads = [f"a1.h{head}" for head in range(4)]
+    for receiver in graph.receivers:
+        if (receiver.kind, receiver.layer) == ("head", 1):
+            assert [str(graph.senders[i]) for i in graph.outputs(receiver)] == heads
+    at = next(i for i, node in enumerate(graph.senders) if str(node) == "a1.h2")
+    assert len(graph.inputs(at)) == 4 + 2 + 2
+    assert [str(receiver) for receiver in graph.own_inputs(at)] == ["a1.h2<q>", "a1.h1<k>", "a1.h1<v>"]
+    assert [str(receiver) for receiver in graph.own_inputs(at + 2)] == ["m1"]
+
+
+def test_a_shape_has_one_graph_however_often_it_is_asked_for() -> None:
+    """Whoever reads hundreds of circuits of one model holds its edges once."""
+    assert build_graph(ModelShape(2, 2, 2, True)) is build_graph(ModelShape(2, 2, 2, True))
 
 
 def test_unknown_names_and_downstream_senders_are_refused() -> None:

@@ -159,6 +159,18 @@ def test_rows_are_those_with_an_edge_or_all_of_a_small_model() -> None:
     )
 
 
+@pytest.mark.parametrize(("parallel", "rows"), [(False, ["mlp"]), (True, ["head"])])
+def test_of_a_large_model_a_layer_of_which_only_the_mlp_has_an_edge_is_one_row(parallel: bool, rows: list[str]) -> None:
+    shape = ModelShape(3, 101, 101, mlp=True, parallel=parallel)
+    for layer in range(3):
+        wires = [Wire("embed", f"m{layer}"), Wire(f"m{layer}", "logits")]
+        grid = Grid(shape, wires)
+        assert [(row.kind, row.layer) for row in grid.rows[1:-1]] == [(kind, layer) for kind in rows]
+        layout = lay_out(build_graph(shape), wires)
+        assert [text for text, _ in layout.labels] == [f"layer {layer}"]
+        assert [box.name for box in layout.boxes] == ["embed", f"m{layer}", "logits"]
+
+
 SIZES = {
     ("small", 400): (519.6, 547.25),
     ("shared keys and values", 60): (474.0, 524.9),

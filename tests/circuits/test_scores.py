@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph, ModelShape, build_graph
 from pahq.circuits.scores import Scores
 from pahq.errors import PahqError
@@ -124,3 +125,29 @@ def test_scores_are_refused_unless_there_is_a_finite_one_for_every_edge():
         scores(SMALL, [float("nan")] * 8)
     with pytest.raises(PahqError, match="no edge 'm9'"):
         scores(SMALL, [1.0] * 8)["m9"]
+
+
+def test_a_sweep_scores_an_edge_by_the_highest_threshold_that_keeps_it():
+    kept = {0.5: ["m0->logits"], 0.1: ["m0->logits", "embed->m0"], 2: ["embed->logits"]}
+    circuits = {at: Circuit.from_names(SMALL, names) for at, names in kept.items()}
+    made = Scores.of_sweep(circuits, metric="nll")
+    assert made.by_name == dict.fromkeys(map(str, SMALL.edges), 0.0) | {
+        "m0->logits": 0.5,
+        "embed->m0": 0.1,
+        "embed->logits": 2.0,
+    }
+    assert (made.method, made.metric, made.steps, made.ablation) == ("acdc", "nll", None, "corrupted")
+    other = Circuit.from_names(build_graph(ModelShape(2, 1, 1, True)), [])
+    for wrong, count in (({}, 0), (circuits | {3.0: other}, 2)):
+        with pytest.raises(PahqError, match=rf"circuits of one graph were expected, by threshold \(got {count} graphs"):
+            Scores.of_sweep(wrong)
+
+
+def test_scores_show_their_four_highest_edges():
+    made = scores(SMALL, [0.1, -7.0, 6.00049, 0.0, 5.0, 4.0, 0.2, 0.3])
+    edges = [str(SMALL.edges[at]) for at in (1, 2, 4, 5)]
+    highest = ", ".join(f"{edge} {value}" for edge, value in zip(edges, ("-7", "6", "5", "4"), strict=True))
+    assert repr(made) == f"Scores of 8 edges by made (kl)\nhighest: {highest}, ..."
+    assert made.ranked()[:4] == (1, 2, 4, 5)
+    assert made.ranked(signed=True)[-1] == 1
+    assert made.largest == 7.0

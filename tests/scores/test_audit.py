@@ -12,8 +12,10 @@ from pahq.config.precision import PrecisionConfig
 from pahq.engine.problem import Problem, build_problem
 from pahq.errors import PahqError
 from pahq.experiments.compose import compose_runs
+from pahq.scores import audit as auditing
 from pahq.scores.audit import audited_scores
 from pahq.scores.exact import exact_scores
+from pahq.scores.start import score
 
 FORMATS = {
     "bf16": PrecisionConfig(name="bf16", format="bf16", mlp="bf16"),
@@ -100,6 +102,57 @@ def test_from_python_scores_say_what_their_audit_did() -> None:
         pahq.score(model, prompts, "eap-ig", audit="band", **asked)
 
 
+@pytest.mark.parametrize("size", [1, 20, 60])
+def test_every_edge_within_the_band_of_the_cut_has_full_precisions_score(size: int) -> None:
+    """The band is that of all edges that were scored again, and no other one has changed."""
+    low, full = problems("llama", "int4", "none", layers=2)
+    rough, exact = exact_scores(low), exact_scores(full)
+    found, audit = audited_scores(low, full, size)
+    cut = found.abs().sort(descending=True).values[size - 1]
+    near = (found.abs() - cut).abs() <= audit.band * (found.abs() + cut)
+    again = torch.isclose(found, exact, rtol=1e-9, atol=1e-12)
+    assert again[near].all()
+    assert torch.equal(found[~again], rough[~again])
+    assert near.sum() <= audit.rescored <= again.sum()
+    errors = (found - rough).abs() / (rough.abs() + cut)
+    assert audit.largest_error == pytest.approx(float(errors.max()))
+
+
+def test_the_sample_is_a_share_of_the_edges_but_no_fewer_than_a_least_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    low, full = problems("gpt2", "bf16", "none", layers=2)
+    count, seen = len(full.graph.edges), list[int]()
+    monkeypatch.setattr(auditing, "LEAST", 1)
+    monkeypatch.setattr(auditing, "SAMPLE", 0.5)
+    sample = audited_scores(low, full, 9, report=seen.append)[1]
+    assert sample.sample == -(-count // 2) <= sample.rescored
+    assert sum(seen) == count  # of low precision; what is scored again is another matter
+    monkeypatch.setattr(auditing, "LEAST", 10**9)
+    found, whole = audited_scores(low, full, 9)
+    assert (whole.sample, whole.rescored, whole.share) == (count, count, 1.0)
+    assert torch.allclose(found, exact_scores(full), rtol=1e-9, atol=1e-12)
+    for audit in (sample, whole):  # so many draws would all miss a share of edges as large in one of twenty samples
+        assert (1 - audit.beyond) ** audit.sample == pytest.approx(0.05)
+
+
+def test_audited_scores_say_what_made_them() -> None:
+    low, full = problems("gpt2", "bf16", "none", layers=2)
+    made = score(low, "exact", full=full, size=9, seed=3)
+    found, audit = audited_scores(low, full, 9, seed=3)
+    assert (made.values, made.audit) == (tuple(found.tolist()), audit)
+    assert (made.method, made.metric, made.ablation, made.steps) == ("exact", "logit_diff", "corrupted", None)
+    assert score(low, "exact", full=full, size=0.1).audit == audited_scores(low, full, round(0.1 * len(made)))[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [("eap", "it gives all edges at once"), ("hisp", "it gives all"), ("sp", "that is another training")],
+)
+def test_other_methods_are_not_audited(method: str, why: str) -> None:
+    low, full = problems("gpt2", "bf16", "none", layers=1)
+    with pytest.raises(PahqError, match=f"method {method} needs none: in full precision {why}"):
+        score(low, method, full=full, size=9)
+
+
 def test_the_seed_draws_the_sample() -> None:
     low, full = problems("gpt2", "bf16", "none")
     first, again, other = (audited_scores(low, full, 40, seed=seed) for seed in (0, 0, 1))
@@ -107,10 +160,13 @@ def test_the_seed_draws_the_sample() -> None:
     assert first[1] == again[1] != other[1]
 
 
-@pytest.mark.parametrize("size", [0, 10**6])
-def test_a_size_that_leaves_nothing_to_choose_is_refused(size: int) -> None:
-    with pytest.raises(PahqError, match="size: a number of edges from 1 to"):
-        audited_scores(*problems("gpt2", "bf16", "none", layers=1), size)
+@pytest.mark.parametrize("size", [-1, 0, None, 10**6])
+def test_a_size_that_leaves_nothing_to_choose_is_refused(size: int | None) -> None:
+    low, full = problems("gpt2", "bf16", "none", layers=1)
+    count = len(full.graph.edges)
+    with pytest.raises(PahqError, match=f"size: a number of edges from 1 to {count - 1} was expected"):
+        audited_scores(low, full, count if size is None else size)
+    assert audited_scores(low, full, count - 1)[1].changed <= 1
 
 
 def test_scores_of_some_edges_are_those_of_all() -> None:

@@ -69,3 +69,20 @@ def test_memory_is_linear_in_senders_and_every_edge_is_reported():
         peaks.append(peak_bytes(partial(exact_scores, problem, edges=some, rows=512, report=seen.append)))
         assert sum(seen) == len(some)
     assert peaks[1] < 2 * peaks[0]
+
+
+@pytest.mark.parametrize("rows", [1, 24, 1000])
+def test_as_many_edges_are_scored_together_as_their_rows_fit(rows: int):
+    """A trial takes the positions behind the first that differs; of the last layer a metric reads one a prompt."""
+    batch, length, same, layers = 2, 5, 1, 2
+    model = small_models.random_model("llama", layers=layers)
+    prompts = small_models.random_prompts(model, batch=batch, length=length, same=same)
+    problem = build_problem(model, prompts, metric="logit_diff")
+    seen, expected = list[int](), list[int]()
+    exact_scores(problem, rows=rows, report=seen.append)
+    for receiver in reversed(problem.graph.receivers):
+        one = receiver.layer in (-1, layers - 1) and receiver.letter not in ("k", "v")
+        together = max(1, rows // (batch * (1 if one else length - same)))
+        whole, rest = divmod(problem.graph.upstream(receiver), together)
+        expected += [together] * whole + [rest] * (rest > 0) + [1] * (receiver.kind == "head")  # its Direct edge
+    assert seen == expected

@@ -13,6 +13,7 @@ from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_logits
 from pahq.errors import PahqError
 from pahq.precision.store import focus_of
+from pahq.scores.focused import FocusedStore
 from pahq.scores.gradients import METHODS
 from pahq.scores.start import score
 
@@ -90,6 +91,22 @@ def test_gradients_go_straight_through_rounded_operands(method: str, precision: 
     full, low = (values(problem_for("gpt2", p, "none"), method) for p in (FLOAT32, precision))
     assert torch.corrcoef(torch.stack([full, low]))[0, 1] > 0.999
     assert not torch.equal(full, low)
+
+
+def test_a_store_in_focus_is_the_one_beneath_with_some_groups_in_full_precision_besides() -> None:
+    beneath, own = problem_for("llama").store, frozenset({(0, 1), (1, 0)})
+    store = FocusedStore(beneath, own)
+    for name in ("config", "nbytes", "uniform", "products"):
+        assert getattr(store, name) == getattr(beneath, name)
+    assert store.ends.W_E is beneath.ends.W_E
+    assert type(store.schedule) is type(beneath.schedule)
+    asked = frozenset({(1, 0), (1, 1)})
+    rows = (1, "q", [0, 3])
+    assert torch.equal(store.rows(*rows, asked), beneath.rows(*rows, own | asked))
+    assert not torch.equal(store.rows(*rows, asked), beneath.rows(*rows, frozenset()))
+    for index, network in enumerate(store.network().layers):
+        assert torch.equal(network.W_Q, beneath.layer(index, own).W_Q)
+        assert torch.equal(store.layer(index, asked).W_K, beneath.layer(index, own | asked).W_K)
 
 
 def test_from_python_as_a_search_is_asked() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import small_models
 from support.allocated import peak_bytes
+from support.bulky import PROMPTS, SHAPES, bulky_problem
 from support.pairs import pairs
 from support.slow_scores import slow_scores
 
@@ -170,3 +171,10 @@ def test_memory_is_linear_in_senders():
         found.append(peak_bytes(partial(gradient_scores, problem, "eap")))
         assert found[-1] < 64 * prompt_bytes(problem)
     assert found[1] < 2 * found[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompts_take_no_more_memory_than_is_estimated_and_no_less_than_a_third(shape: str):
+    problem = bulky_problem(shape)
+    estimate = PROMPTS * prompt_bytes(problem)
+    assert estimate / 3 < peak_bytes(partial(gradient_scores, problem, "eap")) < estimate

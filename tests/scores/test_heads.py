@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support import small_models
@@ -38,6 +40,14 @@ def test_batches_change_nothing():
     whole = head_scores(problem)
     for size in (1, 2, 4, 9):
         assert torch.allclose(head_scores(problem, batch_size=size), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_where_no_prompt_differs_from_its_corrupted_one_nodes_are_worth_nought():
+    model = small_models.random_model("gpt2")
+    prompts = small_models.random_prompts(model)
+    scores = head_scores(build_problem(model, replace(prompts, corrupted=prompts.clean), metric="logit_diff"))
+    assert scores.isfinite().all()
+    assert set(scores.tolist()) == {0.0, 1.0}  # 1 from the embedding to the logits alone
 
 
 def test_an_edge_is_worth_its_lesser_end():

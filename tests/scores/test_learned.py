@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from support import small_models
+from support.allocated import peak_bytes
+from support.bulky import PROMPTS, SHAPES, bulky_problem
 
 import pahq
 from pahq.engine.problem import Problem, build_problem
@@ -16,7 +20,7 @@ from pahq.experiments.compose import compose_runs
 from pahq.scores import learned
 from pahq.scores.learned import Progress, State
 from pahq.scores.probing import Probing
-from pahq.scores.pruning import EdgePruning
+from pahq.scores.pruning import EdgePruning, unit_of
 from pahq.scores.start import score
 from pahq.tasks import build_task
 
@@ -76,6 +80,24 @@ def test_batches_of_prompts_change_nothing_but_rounding(method: str, monkeypatch
     assert torch.allclose(torch.tensor(parts.values), torch.tensor(whole.values), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompts_take_no_more_memory_than_is_estimated_and_no_less_than_two_fifths(shape: str):
+    problem = bulky_problem(shape)
+    learner = EdgePruning(len(problem.graph.edges), 30, 1, 0.1, 0.5, 1.0)
+    estimate = PROMPTS * learned.prompt_bytes(problem)
+    assert 0.4 * estimate < peak_bytes(partial(learned.learn, problem, learner, seed=0)) < estimate
+
+
+def test_prompts_that_no_metric_reads_are_left_out_of_batches(monkeypatch: pytest.MonkeyPatch):
+    problem = problem_for(batch=6)
+    read = (problem.prompts.items[:, 0] == 3) | (problem.prompts.items[:, 0] == 5)
+    targets = {name: one[read] if len(one) == len(read) else one for name, one in problem.prompts.targets.items()}
+    fewer = replace(problem, prompts=replace(problem.prompts, items=problem.prompts.items[read], targets=targets))
+    for size, expected in ((1, [(3, 4), (5, 6)]), (2, [(2, 4), (4, 6)]), (4, [(0, 4), (4, 6)]), (9, [(0, 6)])):
+        monkeypatch.setattr(learned, "BATCH_BYTES", size * learned.prompt_bytes(problem))
+        assert [(rows.start, rows.stop) for rows in learned._batches(fewer)] == expected
+
+
 def test_a_step_is_one_of_adams():
     problem = problem_for()
     learner = EdgePruning(len(problem.graph.edges), 30, 3, 0.3, 0.5, 10.0)
@@ -133,6 +155,46 @@ def test_probing_masks_projections_and_mlps():
     assert scored["embed->a1.h2<q>"] == at["a1.h2<q>"]
     assert scored["a0.h1->logits"] == max(at[f"a0.h1<{letter}>"] for letter in "qkv")
     assert scored["embed->logits"] == 1.0
+
+
+def test_probing_begins_with_masks_that_are_mostly_there_and_pays_for_their_mean():
+    probing = Probing(problem_for("gpt2").graph, 1, 0.1, 3.0)
+    assert torch.allclose(probing.start().sigmoid(), torch.tensor(0.9))
+    assert len(probing.multipliers()) == 0
+    assert float(probing.penalty(torch.tensor([0.0, 0.5, 1.0]), probing.multipliers(), 7)) == 1.5
+
+
+def test_edge_prunings_target_grows_on_a_line_and_its_penalty_is_the_papers():
+    """multiplier_1 (t - s) + multiplier_2 (t - s)^2, with s the expected share of edges that are gone, t its target."""
+    first, second = torch.tensor([2.0, 3.0])
+    for warmup, targets in ((0.5, [0.0, 0.14, 0.7, 0.7]), (0.0, [0.0, 0.7, 0.7, 0.7])):
+        pruning = EdgePruning(100, 30, 10, 0.1, warmup, 4.0)
+        for step, target in zip((0, 1, 5, 9), targets, strict=True):
+            for gone in (0.2, 0.9):
+                penalty = pruning.penalty(torch.full((100,), 1 - gone), torch.stack((first, second)), step)
+                assert float(penalty) == pytest.approx(2 * (target - gone) + 3 * (target - gone) ** 2, abs=1e-5)
+
+
+def test_edge_prunings_multipliers_are_in_units_of_what_one_edge_costs():
+    problem = problem_for()
+    edges = len(problem.graph.edges)
+    empty = circuit_logits(problem, torch.zeros(edges, dtype=torch.bool))
+    lost = float(problem.objective.loss(empty))  # KL, which is 0 of the whole graph
+    for kept in (1, 40):
+        assert unit_of(problem, kept) == pytest.approx(lost * edges / kept)
+    assert unit_of(problem, 0) == unit_of(problem, 1)
+    one, five = (EdgePruning(edges, 40, 9, 0.1, 0.5, unit) for unit in (1.0, 5.0))
+    assert torch.equal(five.multipliers(), 5 * one.multipliers())
+    assert five.rate_of_multipliers == pytest.approx(5 * one.rate_of_multipliers)
+    assert one.rate_of_multipliers > 0
+
+
+def test_a_progress_bar_is_told_of_the_loss_its_metric_and_the_masks():
+    told: list[Progress] = []
+    learnt(problem_for(), "sp", report=told.append)
+    progress = replace(told[-1], loss=1.23456, measured=0.98765, present=12.345)
+    assert progress.shown("kl") == {"loss": "1.23", "kl": "0.988", "masks": "12.3"}
+    assert all(one.loss > one.measured > 0 for one in told)
 
 
 def test_a_loss_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch):

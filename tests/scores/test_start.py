@@ -59,6 +59,14 @@ def test_random_scores_are_those_of_a_seed():
     assert len(set(first)) == len(first)
 
 
+def test_the_least_that_can_be_asked_is_done():
+    least = pahq.score(MODEL, PROMPTS, "eap-ig", steps=1, batch_size=1, seed=0)
+    assert least.values == pytest.approx(pahq.score(MODEL, PROMPTS, "eap-ig", steps=1).values, rel=1e-9, abs=1e-12)
+    assert least.steps == 1
+    drawn = pahq.score(MODEL, PROMPTS, "random", convention="eap-ig", direct_edges=True)  # which is of gradients alone
+    assert drawn.graph.n_direct > 0
+
+
 def test_under_no_grad_there_are_gradients_all_the_same():
     with torch.no_grad():
         assert pahq.score(MODEL, PROMPTS).values == pahq.score(MODEL, PROMPTS).values
@@ -74,7 +82,11 @@ def test_under_no_grad_there_are_gradients_all_the_same():
         ({"convention": "eap-ig", "direct_edges": True}, "EAP-IG's code, whose graph has no Direct edges"),
         ({"steps": 0}, r"steps: a whole number of at least 1 was expected \(got 0\)"),
         ({"steps": 2.0}, "steps: a whole number"),
+        ({"steps": None}, "steps: a whole number"),
         ({"batch_size": 0}, "batch_size: a whole number"),
+        ({"batch_size": True}, r"batch_size: a whole number of at least 1 was expected \(got True\)"),
+        ({"seed": -1}, r"seed: a whole number of at least 0 was expected \(got -1\)"),
+        ({"seed": 1.0}, "seed: a whole number"),
         ({"metric": "loss"}, "loss"),
         ({"ablation": "none"}, "ablation"),
     ],

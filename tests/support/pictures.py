@@ -20,17 +20,38 @@ FOLDER = Path(__file__).resolve().parents[1] / "circuits" / "pictures"
 
 
 def pictures() -> Mapping[str, Picture]:
-    """By file name: few edges beside a published circuit, many in crowded lanes, and more than fit one by one."""
+    """By file name: circuits of few edges and of many, of small models and of a deep one, edge by edge or by node."""
     few, many = build_graph(ModelShape(3, 4, 4, mlp=True)), build_graph(ModelShape(6, 8, 2, mlp=False))
     some = _shown(few, 24, 1, "Few edges: a title that is longer than one line of this picture")
     crowd = _shown(many, 90, 2)
-    published = frozenset(random.Random(3).sample(some.circuit.indices, 9)) | {5, 60, 90}
-    beside = Shown(some.circuit, some.title, some.facts, published, "score", NOTES)
+    beside = Shown(some.circuit, some.title, some.facts, _published(some, 9) | {5, 60, 90}, "score", NOTES)
+    wide = _shown(build_graph(ModelShape(3, 4, 4, mlp=True, split_embed=True, parallel=True)), 45, 5)
+    deep = _shown(build_graph(ModelShape(30, 9, 3, mlp=True)), 60, 4, "A deep model")
+    missing = _published(deep, 20) | frozenset(range(300, 70_000, 7_000))
+    dense = _shown(build_graph(ModelShape(3, 8, 8, mlp=True)), 340, 6)
+    tall = build_graph(ModelShape(12, 1, 1, mlp=False))
+    narrow = Shown(Circuit.from_indices(tall, range(tall.n_addition)), "A narrow model")
+    idle = [_named(few, "embed->a1.h3<k>", "a1.h3->logits"), _named(tall, "a3.h0->a4.h0<v>"), _named(many)]
     return {
         "few.svg": draw(beside),
         "crowded.svg": draw(crowd),
         "by_node.svg": stacked([draw(crowd, limit=40), draw(Shown(some.circuit), limit=400)]),
+        "parallel.svg": draw(Shown(wide.circuit, "", wide.facts, _published(wide, 30) | frozenset(range(4, 200, 30)))),
+        "deep.svg": draw(deep),
+        "deep_by_node.svg": draw(Shown(deep.circuit, deep.title, deep.facts, missing), limit=66),
+        "dense.svg": draw(dense, limit=202),
+        "narrow.svg": draw(narrow, limit=80),
+        "idle.svg": stacked([draw(shown) for shown in idle]),
     }
+
+
+def _named(graph: Graph, *names: str) -> Shown:
+    return Shown(Circuit.from_names(graph, names), "Hardly an edge")
+
+
+def _published(shown: Shown, count: int) -> frozenset[int]:
+    """So many of a circuit's edges."""
+    return frozenset(random.Random(3).sample(shown.circuit.indices, count))
 
 
 def _shown(graph: Graph, count: int, seed: int, title: str = "Many edges") -> Shown:
