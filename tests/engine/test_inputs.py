@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pahq.circuits.graph import Receiver
-from pahq.engine.suffix.inputs import less_and_less, one_by_one, without
+from pahq.engine.suffix.inputs import in_steps, less_and_less, one_by_one, without
 
 
 def by_hand(current: torch.Tensor, gone: torch.Tensor) -> list[torch.Tensor]:
@@ -85,3 +85,31 @@ def test_on_a_gpu_it_is_so_bit_for_bit_in_float32(senders: int) -> None:
     current = torch.randn(16, 15, 768, generator=generator, device="cuda")
     gone = torch.randn(senders, 16, 15, 768, generator=generator, device="cuda")
     assert torch.equal(less_and_less(current, gone), torch.stack(by_hand(current, gone)))
+
+
+@pytest.mark.parametrize(
+    ("sets", "subtractions"),
+    [
+        ([(5,), (5, 3), (5, 3, 0)], 3),  # each an earlier one and one sender more
+        ([(5, 3), (5,), (5, 3, 0)], 4),
+        ([(5,), (3,), (0,), (5, 3), (3, 0)], 5),
+        ([(5, 3, 0, 1)], 4),
+        ([(5,), (), (5, 3)], None),  # one takes nothing
+        (
+            [tuple((at + i) % 12 for i in range(11)) for at in range(12)],
+            None,
+        ),  # nothing in common: a product is cheaper
+    ],
+)
+def test_states_begin_with_an_earlier_one_where_they_can(sets: list[tuple[int, ...]], subtractions: int | None) -> None:
+    senders = sorted({sender for members in sets for sender in members})
+    steps = in_steps(sets, senders)
+    if subtractions is None:
+        assert steps is None
+        return
+    assert steps is not None
+    assert sum(len(rest) for _, rest in steps) == subtractions
+    found: list[tuple[int, ...]] = []
+    for earlier, rest in steps:
+        found.append((() if earlier is None else found[earlier]) + tuple(senders[place] for place in rest))
+    assert found == sets

@@ -1,0 +1,41 @@
+"""Where a wave starts: what is taken in a trial, and what is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.small_models import random_model, random_prompts
+
+from pahq.circuits.graph import Receiver
+from pahq.engine.base import Trial
+from pahq.engine.problem import build_problem
+from pahq.engine.reference import ReferenceEngine
+from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.trials import present_edges, senders_taken
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_edges_of_a_trial_are_those_of_the_reference(direct: bool) -> None:
+    """After removals of every kind: into the logits, an MLP, heads, and of Direct edges."""
+    model = random_model("gpt2")
+    problem = build_problem(model, random_prompts(model), metric="kl", direct_edges=direct)
+    graph = problem.graph
+    suffix, reference = SuffixEngine(problem), ReferenceEngine(problem)
+    names = ["a1.h0->logits", "embed->m1", *(["a1.h1<v>", "a1.h2<q>"] if direct else []), "a0.h2->a1.h1<k>"]
+    for name in (*names, "embed->a1.h1<q>"):
+        for engine in (suffix, reference):
+            engine.remove([graph.index_of(name)])
+    edges = tuple(graph.incoming(Receiver("mlp", 0)))
+    for trial in (Trial(edges[0], ()), Trial(edges[0], edges[:1]), Trial(edges[0], edges[1:])):
+        assert torch.equal(present_edges(suffix._state, trial), reference._present(trial))
+
+
+def test_senders_are_taken_in_the_order_of_their_tests() -> None:
+    model = random_model("gpt2")
+    graph = build_problem(model, random_prompts(model), metric="kl").graph
+    receiver, other = Receiver("mlp", 1), Receiver("head", 1, 0, "q")
+    edges = graph.incoming(receiver)
+    trial = Trial(edges[2], (edges[5], graph.incoming(other)[1], edges[0], edges[-1]))
+    assert senders_taken(graph, trial, receiver) == (5, 0, len(edges) - 1)
+    assert senders_taken(graph, trial, other) == (1,)
+    assert senders_taken(graph, trial, Receiver("logits")) == ()
