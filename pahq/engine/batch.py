@@ -60,14 +60,14 @@ class _Pass:
                     self._heads(layer, weights)
                 else:
                     self._mlp(layer, weights)
-        final = self._read(self.problem.corrupted.final, [Receiver("logits")])[0]
+        (final,) = self._read(self.problem.corrupted.final, [Receiver("logits")])
         return self.problem.item_logits(final.view(-1, *self.shape))
 
     def _mlp(self, layer: int, weights: LayerWeights) -> None:
         receiver = Receiver("mlp", layer)
         (sender,) = self.graph.outputs(receiver)
         if self.used[sender]:
-            x = self._read(self.problem.corrupted_streams[1][layer], [receiver])[0]
+            (x,) = self._read(self.problem.corrupted_streams[1][layer], [receiver])
             self._send(sender, mlp(self.config, weights, x))
 
     def _heads(self, layer: int, weights: LayerWeights) -> None:

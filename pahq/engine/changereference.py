@@ -66,7 +66,8 @@ def changed_stream(
                 pair.heads(layer)
             else:
                 pair.mlp(layer)
-    return pair.read(problem.corrupted.final, [Receiver("logits")])[1, 0]
+    _, (final,) = pair.read(problem.corrupted.final, [Receiver("logits")])
+    return final
 
 
 class _Pair:

@@ -110,7 +110,7 @@ def circuit_stream(
                 forward.heads(layer, weights)
             else:
                 forward.mlp(layer, weights)
-    final = forward.read(problem.corrupted.final, [Receiver("logits")])[0]
+    (final,) = forward.read(problem.corrupted.final, [Receiver("logits")])
     if watch is not None:
         watch.final(final)
     return final
@@ -167,7 +167,7 @@ class _Patched:
         """Compute a layer's MLP from its input."""
         receiver = Receiver("mlp", layer)
         (sender,) = self._problem.graph.outputs(receiver)
-        x = self.read(self._mlp_reads[layer], [receiver])[0]
+        (x,) = self.read(self._mlp_reads[layer], [receiver])
         output = mlp(self._problem.store.config, weights, x)
         if self._watch is not None:
             self._watch.mlp(layer, x, output)

@@ -101,7 +101,7 @@ class Vocabulary:
 
     def _parts(self, rows: int) -> Iterator[slice]:
         vocabulary = self._W_U.shape[1]
-        tile = min(vocabulary, max(256, self._tile // max(1, rows)))
+        tile = min(vocabulary, max(256, self._tile // rows))
         return (slice(start, start + tile) for start in range(0, vocabulary, tile))
 
     def _mean_change(self, h: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial row"]:
@@ -167,7 +167,7 @@ class Vocabulary:
         return summed.T, (weighted / total).T
 
     def _mean(self, each: Float[Tensor, "trial row"], like: Tensor) -> Float[Tensor, "*trial"]:
-        return at_items(each, self._change.index, -1).mean(-1).view(like.shape[:-2])
+        return at_items(each, self._change.index, 1).mean(1).view(like.shape[:-2])
 
 
 def _added(total: Float[Tensor, "row trial"] | None, more: Float[Tensor, "row trial"]) -> Tensor:

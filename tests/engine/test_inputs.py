@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import small_models
 
 from pahq.circuits.graph import Receiver
-from pahq.engine.suffix.inputs import in_steps, less_and_less, one_by_one, without
+from pahq.engine.problem import build_problem
+from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.inputs import in_steps, less_and_less, one_by_one, project_together, without
+from pahq.model.forward import project
 
 
 def by_hand(current: torch.Tensor, gone: torch.Tensor) -> list[torch.Tensor]:
@@ -76,6 +80,26 @@ def test_states_without_any_sets_of_senders_in_any_order(sets: list[tuple[int, .
     for values, members in zip(found, sets, strict=True):
         expected = current - sum(pieces[sender] for sender in members)
         assert (values - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("same", [0, 2])
+@pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
+def test_projections_together_are_projections_one_by_one(family: str, same: int) -> None:
+    """Of all inputs of heads of a layer, of one alone, of two letters; where earlier positions are left out too."""
+    model = small_models.random_model(family)
+    problem = build_problem(model, small_models.random_prompts(model, same=same), metric="kl")
+    engine = SuffixEngine(problem)
+    engine.window(problem.graph.incoming(Receiver("head", 0, 0, "v"))[0])
+    state, weights = engine._state, model.layers[0]
+    inputs = [at for at in problem.graph.head_inputs if at.layer == 0]
+    every = torch.randn(len(inputs), 4, 3, state.length, 12, generator=torch.Generator().manual_seed(0)).double()
+    for chosen in (range(len(inputs)), [len(inputs) - 1], [0, len(inputs) - 1]):
+        receivers = [inputs[i] for i in chosen]
+        found = project_together(state, receivers, weights, every[list(chosen)])
+        for at, receiver in enumerate(receivers):
+            x = every[chosen[at]].flatten(0, 1)[None]
+            alone = project(model.config, weights, receiver.letter, x, first=state.first, rows=[receiver.head])
+            assert (found[at].flatten(0, 1) - alone[0]).abs().max() < 1e-12
 
 
 @pytest.mark.gpu

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from support.small_models import random_model, random_prompts
 
 from pahq.circuits.graph import Receiver
@@ -77,3 +80,16 @@ def order_of(name: str) -> int:
 def test_all_heads_of_a_group_follow_their_key_and_all_heads_of_a_layer_a_common_norm() -> None:
     assert heads_of(state_of("llama", 1), 1, "v1") == [(2, 3)]
     assert heads_of(state_of("olmo2", 1), 1, "q0") == [(0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize(("queries", "positions"), [(4, 4), (2, 5), (1, 3)])
+def test_what_lies_behind_a_query_is_masked_by_a_tensor_that_is_made_once(queries: int, positions: int) -> None:
+    """The queries are the last positions. A GPU would wait for each tensor that is sent to it anew."""
+    asked = queries, positions, torch.float64, torch.device("cpu")
+    mask = mixing._future(*asked, True)
+    first = positions - queries
+    expected = [[-math.inf if at > first + query else 0.0 for at in range(positions)] for query in range(queries)]
+    assert mask.tolist() == expected
+    assert mixing._future(*asked, True) is mask
+    assert not mixing._future(*asked, False).any()
+    assert not mask.is_inference()

@@ -6,10 +6,14 @@ import re
 from dataclasses import asdict
 
 import pytest
+import synthetic
 import torch
+from support.allocated import peak_bytes
 from support.small_models import random_model, random_prompts
 
+from pahq.circuits.graph import Receiver
 from pahq.config.precision import PrecisionConfig
+from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import ChangeEngine, SuffixEngine, budget
 from pahq.engine.suffix.budget import GIB, Budget, before_bytes, least_bytes, plan, reference_bytes
@@ -82,6 +86,32 @@ def test_what_changes_are_added_to_is_counted_to_the_byte(family: str) -> None:
     assert before_bytes(problem.in_full_precision()) == 0
     apart = least_bytes(problem) - least_bytes(problem.in_full_precision())
     assert apart == before_bytes(problem) + problem.weight_bytes - problem.in_full_precision().weight_bytes
+
+
+def test_a_trial_of_a_window_takes_what_is_planned_for_it() -> None:
+    """Of a model of usual proportions, in which every node changes: no more bytes, and hardly fewer."""
+    shape = synthetic.Shape(layers=4, heads=8, d_model=256, d_head=32, vocabulary=503)
+    with torch.no_grad():
+        problem = build_problem(synthetic.make_model(shape), synthetic.make_prompts(shape, 6), metric="kl")
+    engine, edge = SuffixEngine(problem, memory_bytes=GIB), problem.graph.incoming(Receiver("mlp", 0))[0]
+    trial, peaks = Trial(edge, (edge,)), []
+    engine.measure([trial])
+    for count in (2, 6):
+        engine._wave, engine._answers = None, {}  # which is given back before the next one is made
+        peaks.append(peak_bytes(lambda count=count: engine.measure([trial] * count)))  # type: ignore[misc]
+    assert engine._wave is not None
+    stacks = engine._wave._changes._stacks
+    assert stacks is not None
+    changes = sum(stack.nbytes for stack in stacks.values()) / 6
+    planned = budget.trial_bytes(problem.store.config, 6 * shape.positions, 4) + changes
+    assert 0.8 * planned < (peaks[1] - peaks[0]) / 4 < planned
+
+
+def test_a_trial_of_a_model_without_mlps_holds_none_of_their_outputs() -> None:
+    config = random_model("gpt2", layers=5).config
+    without = config.model_copy(update={"d_mlp": 0})
+    more = budget.trial_bytes(config, 7, 8) - budget.trial_bytes(without, 7, 8)
+    assert more == 7 * 8 * (5 * config.d_model + 2 * config.d_mlp)  # outputs of all, and one hidden layer twice
 
 
 def granted(found: Budget, problem: Problem) -> int:

@@ -11,7 +11,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import SuffixEngine
-from pahq.engine.suffix.trials import present_edges, senders_taken
+from pahq.engine.suffix.trials import _numbers, present_edges, senders_taken
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -39,3 +39,13 @@ def test_senders_are_taken_in_the_order_of_their_tests() -> None:
     assert senders_taken(graph, trial, receiver) == (5, 0, len(edges) - 1)
     assert senders_taken(graph, trial, other) == (1,)
     assert senders_taken(graph, trial, Receiver("logits")) == ()
+
+
+def test_numbers_that_windows_ask_for_again_are_sent_once() -> None:
+    """As a GPU would wait for them each time."""
+    asked = ((True, False), (False, True)), torch.device("cpu")
+    with torch.inference_mode():
+        sent = _numbers(*asked)
+    assert sent.tolist() == [[True, False], [False, True]]
+    assert _numbers(*asked) is sent
+    assert not sent.is_inference()

@@ -157,16 +157,6 @@ def test_no_more_inputs_are_formed_in_one_go_than_asked_for(together: int, monke
         assert most == max(1, min(readers, together // numbers))
 
 
-def test_trials_that_were_measured_are_counted() -> None:
-    problem = problem_of()
-    engine, trial = SuffixEngine(problem), trial_into(problem, MLP)
-    engine.measure([trial] * 3)
-    engine.measure([trial])
-    engine.measure([])
-    engine.remove(trial.removed)
-    assert engine.measured == 4
-
-
 # ---- many circuits in one pass
 
 

@@ -13,6 +13,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine, budget
 from pahq.engine.suffix.budget import trial_bytes
+from pahq.engine.suffix.needs import EVERYWHERE
 
 LOGITS, MLP = Receiver("logits"), Receiver("mlp", 0)
 
@@ -70,7 +71,9 @@ def test_a_window_that_is_not_wider_than_it_may_be_has_stacks(every_item: bool, 
         engine.budget = replace(engine.budget, window_bytes=window_bytes)
         width = engine.window(edge)
         engine.measure([Trial(edge, (edge,))] * width)
-        assert stacks_of(engine) is not None
+        stacks = stacks_of(engine)
+        assert stacks is not None
+        assert not every_item or set(stacks) == {EVERYWHERE}  # nothing reads last positions alone
     assert width > 2
 
 

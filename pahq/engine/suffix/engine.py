@@ -298,8 +298,8 @@ class SuffixEngine:
                 self._composites.forget(sender)
             self._finals.forget(sender)
         final = wave.run()
-        loss = None if final is None else self._finals.of(wave, final)[0]
+        losses = None if final is None else self._finals.of(wave, final)
         wave.choose(0)
         self._state_focus = self._focus
-        if loss is not None:
-            self._loss = loss
+        if losses is not None:
+            (self._loss,) = losses

@@ -210,7 +210,10 @@ class Wave:
             else:
                 self._mlp(step)
         final = self._plan.final
-        return None if final is None else self._changes.gain(final, self._inputs(final))[0]
+        if final is None:
+            return None
+        (stream,) = self._changes.gain(final, self._inputs(final))
+        return stream
 
     def _inputs(self, reading: Reading) -> Float[Tensor, "receiver 1 batch some d_model"]:
         inputs = [self.state.inputs[receiver] for receiver in reading.receivers]
@@ -241,7 +244,7 @@ class Wave:
     def _mlp(self, step: Step) -> None:
         layer, weights, kept = step.layer, self.weights(step.layer), self._composites
         (reading,), (sending,) = step.readings, step.sendings
-        x, heads = self._changes.gain(reading, self._inputs(reading))[0], None
+        (x,), heads = self._changes.gain(reading, self._inputs(reading)), None
         if kept is not None:
             heads = self._changes.by_heads(reading, lambda many: kept.worthwhile(layer, many, x[0]))
         if kept is None or heads is None:
