@@ -128,7 +128,7 @@ class _Pass:
         mask = torch.stack([self.on[:, start : start + upstream] for start in starts], 1)
         if len(receivers) > 1 and bool((mask == mask[:, :1]).all()):
             mask = mask[:, :1]
-        senders = mask.flatten(0, 1).any(0).nonzero()[:, 0]
+        senders = mask.flatten(0, 1).any(0).nonzero().squeeze(1)
         delta = self.delta[:, :upstream]
         if len(senders) < upstream:
             mask, delta = mask[..., senders], delta[:, senders]

@@ -226,7 +226,7 @@ def logits_in_parts(
     logits = None
     for first in range(0, len(final), size):
         part = problem.part(slice(first, first + size))
-        here = ((items[:, 0] >= first) & (items[:, 0] < first + size)).nonzero()[:, 0]
+        here = ((items[:, 0] >= first) & (items[:, 0] < first + size)).nonzero().squeeze(1)
         if len(here):
             found = circuit_logits(part, present, focus)
             if logits is None:

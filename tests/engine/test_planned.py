@@ -83,6 +83,13 @@ def test_what_changes_are_added_to_is_counted_to_the_byte(family: str) -> None:
     kept = [*current._raw.values(), *current._sums.values(), *current._sent.values()]
     kept += [x for before in current._before.values() for x in before]
     assert before_bytes(problem) == sum(x.nbytes for x in kept)
+    asked, edge = ChangeEngine(problem), problem.graph.incoming(Receiver("head", 0, 0, "v"))[0]
+    asked.measure([Trial(edge, (edge,))])  # which keeps no more, and what norms need alone
+    own = asked._current
+    assert own._before.keys() == current._before.keys()
+    for some, every in ((own._raw, current._raw), (own._sums, current._sums), (own._sent, current._sent)):
+        assert some.keys() <= every.keys()  # type: ignore[operator]
+        assert bool(some) == bool(every)
     assert before_bytes(problem.in_full_precision()) == 0
     apart = least_bytes(problem) - least_bytes(problem.in_full_precision())
     assert apart == before_bytes(problem) + problem.weight_bytes - problem.in_full_precision().weight_bytes

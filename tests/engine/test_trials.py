@@ -49,3 +49,25 @@ def test_numbers_that_windows_ask_for_again_are_sent_once() -> None:
     assert sent.tolist() == [[True, False], [False, True]]
     assert _numbers(*asked) is sent
     assert not sent.is_inference()
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_is_taken_over_is_the_trial_that_came_true(family: str, taken: int) -> None:
+    """Of a window in which each trial takes a sender more, from two heads in turn; some trials share a state."""
+    model = random_model(family)
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    engine, reference = SuffixEngine(problem, memory_bytes=2**30), ReferenceEngine(problem)
+    heads = [Receiver("head", 1, head, "k") for head in (1, 0)]
+    one, other = (problem.graph.incoming(receiver) for receiver in heads)
+    edges = (one[2], one[0], other[3])
+    engine.measure([Trial(edge, edges[: i + 1]) for i, edge in enumerate(edges)])
+    for each in (engine, reference):
+        each.remove(edges[:taken])
+    for receiver in heads:
+        with torch.inference_mode():
+            expected = engine._state.fresh_input(receiver)
+        assert (engine._state.inputs[receiver] - expected).abs().max() < 1e-12
+    below = problem.graph.incoming(Receiver("mlp", 0))[0]
+    trials = [Trial(below, ()), Trial(below, (below,))]
+    assert engine.measure(trials) == pytest.approx(reference.measure(trials), abs=1e-12)

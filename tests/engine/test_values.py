@@ -37,7 +37,7 @@ def test_values_are_frozen() -> None:
 @pytest.fixture(scope="module")
 def problem() -> Problem:
     """Of a network whose weights all ask for gradients."""
-    model = random_model("gpt2", d_model=16)
+    model = random_model("gpt2", d_model=16, dtype=torch.float32)
     for holder in (model, *model.layers):
         for field in fields(holder):
             value = getattr(holder, field.name)

@@ -148,7 +148,8 @@ class SuffixEngine:
         if not trials:
             return []
         self._descent.check_trials(trials, self.problem.focus)
-        self._enter(trials[0].edge)
+        first, *_ = trials
+        self._enter(first.edge)
         self.measured += len(trials)
         with frugal(when=not self.budget.hold_streams):  # where memory is short: the window's tensors
             values: list[float] = losses_of(trials).tolist()
@@ -167,9 +168,10 @@ class SuffixEngine:
             return
         if chosen not in self._answers:
             self._descent.check(chosen)
-            self._enter(edges[0])
+            first, *_ = edges
+            self._enter(first)
             if any(map(self._matters, edges)):
-                self._evaluate([Trial(edges[0], tuple(edges))])
+                self._evaluate([Trial(first, tuple(edges))])
         if chosen in self._answers:
             index, loss = self._answers[chosen]
             assert self._wave is not None
@@ -262,7 +264,8 @@ class SuffixEngine:
                 addition_trials(wave, stage.layer, self._open, trials)
             final = wave.run()
         else:
-            final = stream_trials(wave, stage.receivers[0], trials)
+            (receiver,) = stage.receivers
+            final = stream_trials(wave, receiver, trials)
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
     def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
