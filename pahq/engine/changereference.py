@@ -66,8 +66,8 @@ def changed_stream(
                 pair.heads(layer)
             else:
                 pair.mlp(layer)
-    _, (final,) = pair.read(problem.corrupted.final, [Receiver("logits")])
-    return final
+    _, final = pair.read(problem.corrupted.final, [Receiver("logits")]).unbind()
+    return final.squeeze(0)
 
 
 class _Pair:

@@ -110,7 +110,7 @@ def circuit_stream(
                 forward.heads(layer, weights)
             else:
                 forward.mlp(layer, weights)
-    (final,) = forward.read(problem.corrupted.final, [Receiver("logits")])
+    final = forward.read(problem.corrupted.final, [Receiver("logits")]).squeeze(0)
     if watch is not None:
         watch.final(final)
     return final
@@ -213,7 +213,6 @@ def check_finite(
 PART_BYTES = 256 << 20  # of result-caches, in one part
 
 
-@torch.inference_mode()
 def logits_in_parts(
     problem: Problem, present: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS, *, part_bytes: int = PART_BYTES
 ) -> Float[Tensor, "item vocab"]:

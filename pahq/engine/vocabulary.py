@@ -83,7 +83,7 @@ class Vocabulary:
         direction = torch.zeros_like(self._change.clean)
         for part in self._parts(rows):
             held = self._lifted(part).double()
-            self._mass += held.sum(-1)
+            self._mass += held.sum(1)
             direction += held @ self._W_U[:, part].T.double()
         self._centre = direction / self._mass[:, None]  # sum p W_U, [row, d_model]
 

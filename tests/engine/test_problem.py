@@ -223,3 +223,16 @@ def test_widened_weights_are_kept_within_their_bytes(arithmetic: str) -> None:
     kept = [sum(value.nbytes for value in store._kept.values()) for store in stores]
     assert 1 << 13 < sum(kept) <= 1 << 14
     assert wide.in_float64() is wide
+
+
+def test_the_error_of_a_format_is_that_of_the_weights_that_changes_are_multiplied_with() -> None:
+    """Of heads, which int4 rounds more coarsely than bf16 rounds MLPs; and it is worked out once."""
+    model = random_model("gpt2", dtype=torch.float32)
+    settings = {"metric": "kl", "precision": INT4, "arithmetic": "changes"}
+    problem = build_problem(model, random_prompts(model), **settings)
+    pairs = zip(problem.changes.full.layers, problem.changes.low.layers, strict=True)
+    weights = [(getattr(full, f"W_{at}"), getattr(low, f"W_{at}")) for full, low in pairs for at in "QKVO"]
+    off = sum(float((low - full).double().square().sum()) for full, low in weights)
+    assert problem.format_error == pytest.approx((off / sum(float(full.square().sum()) for full, _ in weights)) ** 0.5)
+    assert "format_error" in vars(problem)
+    assert problem.in_full_precision().format_error == 1.0

@@ -236,7 +236,7 @@ def first_change(problem: Problem) -> int:
     if not problem.paired or not problem.store.config.causal or not exact:
         return 0
     differs = (prompts.clean != prompts.corrupted).any(0).nonzero()
-    first = int(differs[0, 0]) if len(differs) else prompts.clean.shape[1] - 1
+    first = int(differs[0, 0]) if len(differs) else prompts.clean.shape[1]
     return min(first, int(prompts.items[:, 1].min()))
 
 

@@ -213,8 +213,8 @@ class Wave:
         final = self._plan.final
         if final is None:
             return None
-        (stream,) = self._changes.gain(final, self._inputs(final))
-        return stream
+        stream = self._changes.gain(final, self._inputs(final))
+        return stream.squeeze(0)
 
     def _inputs(self, reading: Reading) -> Float[Tensor, "receiver 1 batch some d_model"]:
         inputs = [self.state.inputs[receiver] for receiver in reading.receivers]
