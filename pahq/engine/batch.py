@@ -60,14 +60,14 @@ class _Pass:
                     self._heads(layer, weights)
                 else:
                     self._mlp(layer, weights)
-        final = self._read(self.problem.corrupted.final, [Receiver("logits")])[0]
+        (final,) = self._read(self.problem.corrupted.final, [Receiver("logits")])
         return self.problem.item_logits(final.view(-1, *self.shape))
 
     def _mlp(self, layer: int, weights: LayerWeights) -> None:
         receiver = Receiver("mlp", layer)
         (sender,) = self.graph.outputs(receiver)
         if self.used[sender]:
-            x = self._read(self.problem.corrupted_streams[1][layer], [receiver])[0]
+            (x,) = self._read(self.problem.corrupted_streams[1][layer], [receiver])
             self._send(sender, mlp(self.config, weights, x))
 
     def _heads(self, layer: int, weights: LayerWeights) -> None:
@@ -128,7 +128,7 @@ class _Pass:
         mask = torch.stack([self.on[:, start : start + upstream] for start in starts], 1)
         if len(receivers) > 1 and bool((mask == mask[:, :1]).all()):
             mask = mask[:, :1]
-        senders = mask.flatten(0, 1).any(0).nonzero()[:, 0]
+        senders = mask.flatten(0, 1).any(0).nonzero().squeeze(1)
         delta = self.delta[:, :upstream]
         if len(senders) < upstream:
             mask, delta = mask[..., senders], delta[:, senders]

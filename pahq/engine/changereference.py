@@ -66,7 +66,8 @@ def changed_stream(
                 pair.heads(layer)
             else:
                 pair.mlp(layer)
-    return pair.read(problem.corrupted.final, [Receiver("logits")])[1, 0]
+    _, final = pair.read(problem.corrupted.final, [Receiver("logits")]).unbind()
+    return final.squeeze(0)
 
 
 class _Pair:
@@ -128,7 +129,7 @@ class _Pair:
         assert full.W_out is not None
         assert low.W_out is not None
         assert full.b_out is not None
-        normed = read_through(config, self.read(self._mlp_reads[layer], [receiver])[:, 0], full.ln2_w, full.ln2_b)
+        normed = read_through(config, self.read(self._mlp_reads[layer], [receiver]).squeeze(1), full.ln2_w, full.ln2_b)
         before = mlp_before(full, normed[0])
         change = mlp_before(low, normed[1] - normed[0], bias=False)
         hidden = activated(config, before)

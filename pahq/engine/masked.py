@@ -100,7 +100,8 @@ class _Masked:
     def final(self) -> Float[Tensor, "batch pos d_model"]:
         """The final residual stream, at all positions."""
         ablated = self._problem.corrupted.final
-        return torch.cat((ablated[:, : self._first], self.read(ablated, [Receiver("logits")])[0]), dim=1)
+        (late,) = self.read(ablated, [Receiver("logits")])
+        return torch.cat((ablated[:, : self._first], late), dim=1)
 
     def heads(self, index: int, layer: LayerWeights) -> None:
         """Compute a layer's heads from their inputs."""
@@ -111,21 +112,21 @@ class _Masked:
     def mlp(self, index: int, layer: LayerWeights) -> None:
         """Compute a layer's MLP from its input."""
         receiver = Receiver("mlp", index)
-        x = self.read(self._mlp_reads[index], [receiver])[0]
+        (x,) = self.read(self._mlp_reads[index], [receiver])
         self._write(mlp(self._config, layer, x)[None], self._graph.outputs(receiver))
 
     def _project(self, index: int, layer: LayerWeights, letter: str) -> Float[Tensor, "letter_head batch pos d_head"]:
         graph = self._graph
         receivers = [Receiver("head", index, head, letter) for head in range(graph.shape.letter_heads(letter))]
         out = project(self._config, layer, letter, self.read(self._heads_read[index], receivers), first=self._first)
-        if self._projections is None and (letter == "q" or not self._first):
-            return out
-        ablated = self._problem.corrupted_projections[index][letter]
         if self._projections is not None:
             at = graph.head_inputs.index(receivers[0])
-            mask, late = self._projections[at : at + len(receivers), None, None, None], ablated[:, :, self._first :]
+            mask = self._projections[at : at + len(receivers), None, None, None]
+            late = self._problem.corrupted_projections[index][letter][:, :, self._first :]
             out = late + mask * (out - late)
-        return out if letter == "q" else torch.cat((ablated[:, :, : self._first], out), dim=2)
+        if letter == "q" or not self._first:
+            return out
+        return torch.cat((self._problem.corrupted_projections[index][letter][:, :, : self._first], out), dim=2)
 
     def _write(self, outputs: Float[Tensor, "sender batch pos d_model"], senders: range) -> None:
         place = slice(senders.start, senders.stop)

@@ -110,7 +110,7 @@ def circuit_stream(
                 forward.heads(layer, weights)
             else:
                 forward.mlp(layer, weights)
-    final = forward.read(problem.corrupted.final, [Receiver("logits")])[0]
+    final = forward.read(problem.corrupted.final, [Receiver("logits")]).squeeze(0)
     if watch is not None:
         watch.final(final)
     return final
@@ -167,7 +167,7 @@ class _Patched:
         """Compute a layer's MLP from its input."""
         receiver = Receiver("mlp", layer)
         (sender,) = self._problem.graph.outputs(receiver)
-        x = self.read(self._mlp_reads[layer], [receiver])[0]
+        (x,) = self.read(self._mlp_reads[layer], [receiver])
         output = mlp(self._problem.store.config, weights, x)
         if self._watch is not None:
             self._watch.mlp(layer, x, output)
@@ -213,7 +213,6 @@ def check_finite(
 PART_BYTES = 256 << 20  # of result-caches, in one part
 
 
-@torch.inference_mode()
 def logits_in_parts(
     problem: Problem, present: Bool[Tensor, " edge"], focus: Focus = NO_FOCUS, *, part_bytes: int = PART_BYTES
 ) -> Float[Tensor, "item vocab"]:
@@ -226,7 +225,7 @@ def logits_in_parts(
     logits = None
     for first in range(0, len(final), size):
         part = problem.part(slice(first, first + size))
-        here = ((items[:, 0] >= first) & (items[:, 0] < first + size)).nonzero()[:, 0]
+        here = ((items[:, 0] >= first) & (items[:, 0] < first + size)).nonzero().squeeze(1)
         if len(here):
             found = circuit_logits(part, present, focus)
             if logits is None:

@@ -83,7 +83,7 @@ class Vocabulary:
         direction = torch.zeros_like(self._change.clean)
         for part in self._parts(rows):
             held = self._lifted(part).double()
-            self._mass += held.sum(-1)
+            self._mass += held.sum(1)
             direction += held @ self._W_U[:, part].T.double()
         self._centre = direction / self._mass[:, None]  # sum p W_U, [row, d_model]
 
@@ -93,7 +93,7 @@ class Vocabulary:
             return self._lift(part)
         if self._kept is None:
             self._kept = self._lift(slice(None))
-        return self._kept if self._kept.shape[1] <= part.stop - part.start else self._kept[:, part]
+        return self._kept[:, part]
 
     def _lift(self, part: slice) -> Float[Tensor, "row tile"]:
         """From roots: exp of the logarithm itself would underflow first."""
@@ -101,7 +101,7 @@ class Vocabulary:
 
     def _parts(self, rows: int) -> Iterator[slice]:
         vocabulary = self._W_U.shape[1]
-        tile = min(vocabulary, max(256, self._tile // max(1, rows)))
+        tile = min(vocabulary, max(256, self._tile // rows))
         return (slice(start, start + tile) for start in range(0, vocabulary, tile))
 
     def _mean_change(self, h: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial row"]:
@@ -158,16 +158,16 @@ class Vocabulary:
             logs = (wide @ self._W_U[:, part].double()).view(*mean.shape, -1) - mean[..., None]
             logs += self._logs[:, None, part]
             before, highest = highest, torch.maximum(highest, logs.amax(-1, keepdim=True))
-            scale, grown = (before - highest)[..., 0].exp(), logs.sub_(highest).exp_()
+            scale, grown = (before - highest).squeeze(-1).exp(), logs.sub_(highest).exp_()
             total = total * scale + grown.sum(-1)
             if weights is not None:
                 ones = torch.ones_like(self._logs[:, part])
-                weighted = weighted * scale + torch.bmm(grown, weights(part, ones).double()[..., None])[..., 0]
-        summed = total.log() + highest[..., 0] - (self._mass / LIFT).log()[:, None]
+                weighted = weighted * scale + torch.bmm(grown, weights(part, ones).double()[..., None]).squeeze(-1)
+        summed = total.log() + highest.squeeze(-1) - (self._mass / LIFT).log()[:, None]
         return summed.T, (weighted / total).T
 
     def _mean(self, each: Float[Tensor, "trial row"], like: Tensor) -> Float[Tensor, "*trial"]:
-        return at_items(each, self._change.index, -1).mean(-1).view(like.shape[:-2])
+        return at_items(each, self._change.index, 1).mean(1).view(like.shape[:-2])
 
 
 def _added(total: Float[Tensor, "row trial"] | None, more: Float[Tensor, "row trial"]) -> Tensor:
@@ -258,7 +258,7 @@ class NllLosses(Vocabulary):
         answer, index = problem.objective.answer, self._change.index
         centre = at_items(self._centre, index, 0)
         self._answer = self._W_U[:, answer].T.double() - centre  # d' of the answer is h times it, [item, d_model]
-        self._clean = -at_items(self._logs, index, 0).gather(-1, answer[:, None])[:, 0].double()
+        self._clean = -at_items(self._logs, index, 0).gather(-1, answer[:, None]).squeeze(1).double()
 
     def __call__(self, resid: Tensor) -> Tensor:
         h = self._change(resid).view(-1, *resid.shape[-2:])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import small_models
 
 from pahq.circuits.graph import Receiver
-from pahq.engine.suffix.inputs import less_and_less, one_by_one, without
+from pahq.engine.problem import build_problem
+from pahq.engine.suffix import SuffixEngine
+from pahq.engine.suffix.inputs import in_steps, less_and_less, one_by_one, project_together, without
+from pahq.model.forward import project
 
 
 def by_hand(current: torch.Tensor, gone: torch.Tensor) -> list[torch.Tensor]:
@@ -78,6 +82,26 @@ def test_states_without_any_sets_of_senders_in_any_order(sets: list[tuple[int, .
         assert (values - expected).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("same", [0, 2])
+@pytest.mark.parametrize("family", sorted(small_models.FAMILIES))
+def test_projections_together_are_projections_one_by_one(family: str, same: int) -> None:
+    """Of all inputs of heads of a layer, of one alone, of two letters; where earlier positions are left out too."""
+    model = small_models.random_model(family)
+    problem = build_problem(model, small_models.random_prompts(model, same=same), metric="kl")
+    engine = SuffixEngine(problem)
+    engine.window(problem.graph.incoming(Receiver("head", 0, 0, "v"))[0])
+    state, weights = engine._state, model.layers[0]
+    inputs = [at for at in problem.graph.head_inputs if at.layer == 0]
+    every = torch.randn(len(inputs), 4, 3, state.length, 12, generator=torch.Generator().manual_seed(0)).double()
+    for chosen in (range(len(inputs)), [len(inputs) - 1], [0, len(inputs) - 1]):
+        receivers = [inputs[i] for i in chosen]
+        found = project_together(state, receivers, weights, every[list(chosen)])
+        for at, receiver in enumerate(receivers):
+            x = every[chosen[at]].flatten(0, 1)[None]
+            alone = project(model.config, weights, receiver.letter, x, first=state.first, rows=[receiver.head])
+            assert (found[at].flatten(0, 1) - alone[0]).abs().max() < 1e-12
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("senders", [1, 2, 64])
 def test_on_a_gpu_it_is_so_bit_for_bit_in_float32(senders: int) -> None:
@@ -85,3 +109,31 @@ def test_on_a_gpu_it_is_so_bit_for_bit_in_float32(senders: int) -> None:
     current = torch.randn(16, 15, 768, generator=generator, device="cuda")
     gone = torch.randn(senders, 16, 15, 768, generator=generator, device="cuda")
     assert torch.equal(less_and_less(current, gone), torch.stack(by_hand(current, gone)))
+
+
+@pytest.mark.parametrize(
+    ("sets", "subtractions"),
+    [
+        ([(5,), (5, 3), (5, 3, 0)], 3),  # each an earlier one and one sender more
+        ([(5, 3), (5,), (5, 3, 0)], 4),
+        ([(5,), (3,), (0,), (5, 3), (3, 0)], 5),
+        ([(5, 3, 0, 1)], 4),
+        ([(5,), (), (5, 3)], None),  # one takes nothing
+        (
+            [tuple((at + i) % 12 for i in range(11)) for at in range(12)],
+            None,
+        ),  # nothing in common: a product is cheaper
+    ],
+)
+def test_states_begin_with_an_earlier_one_where_they_can(sets: list[tuple[int, ...]], subtractions: int | None) -> None:
+    senders = sorted({sender for members in sets for sender in members})
+    steps = in_steps(sets, senders)
+    if subtractions is None:
+        assert steps is None
+        return
+    assert steps is not None
+    assert sum(len(rest) for _, rest in steps) == subtractions
+    found: list[tuple[int, ...]] = []
+    for earlier, rest in steps:
+        found.append((() if earlier is None else found[earlier]) + tuple(senders[place] for place in rest))
+    assert found == sets

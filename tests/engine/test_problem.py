@@ -113,13 +113,14 @@ def test_prompts_that_do_not_fit_the_model_are_refused() -> None:
     build_problem(sliding, random_prompts(sliding, length=4), metric="kl")
     with pytest.raises(PahqError, match="prompts have 5 tokens; model 'llama' attends within a sliding window of 4"):
         build_problem(sliding, random_prompts(sliding, length=5), metric="kl")
-    good = torch.zeros(3, 4, dtype=torch.long)
+    good = torch.zeros(5, 4, dtype=torch.long)
+    good[0, 0] = 10
     for bad in (11, -1):
         wrong = good.clone()
-        wrong[2, 1] = bad
+        wrong[2:4, 1] = bad  # the first of them is named
         for clean, corrupted, name in ((wrong, good, "clean"), (good, wrong, "corrupted")):
             with pytest.raises(PahqError, match=f"{name} prompt 2 has a token outside the vocabulary of 11"):
-                build_problem(model, Prompts(clean, corrupted, last_items(3, 4)), metric="kl")
+                build_problem(model, Prompts(clean, corrupted, last_items(5, 4)), metric="kl")
 
 
 def test_rotary_models_have_no_position_embedding_to_split() -> None:
@@ -159,3 +160,79 @@ def test_what_a_narrow_cache_cannot_hold_is_refused() -> None:
     policy = PrecisionConfig(name="float32", format="float32", cache="fp16")
     with pytest.raises(PahqError, match=r"an activation of [\d.e+]+ does not fit cache=fp16; bf16 holds it"):
         build_problem(huge, random_prompts(model), metric="kl", precision=policy)
+
+
+def test_what_an_engine_has_asked_for_can_be_read_where_there_are_gradients() -> None:
+    """Kept values are made once; nothing of how they were made is kept with them."""
+    model = random_model("gpt2")
+    model.layers[0].W_Q.requires_grad_()
+    problem = build_problem(model, random_prompts(model), metric="kl")
+    with torch.inference_mode():
+        made = [problem.corrupted_senders, *problem.corrupted_streams[0], *problem.corrupted_streams[1]]
+        made += [value for layer in problem.corrupted_projections for value in layer.values()]
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    for value in made:
+        assert not value.requires_grad
+        (scale * value).sum().backward()
+
+
+def storages(*stores: object) -> int:
+    """Bytes of all tensors of plain stores' models, each once."""
+    found = {}
+    for store in stores:
+        for model in (store.full, store.low):  # type: ignore[attr-defined]
+            for holder in (model, *model.layers):
+                held = [value for value in vars(holder).values() if isinstance(value, torch.Tensor)]
+                found |= {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in held}
+    return sum(found.values())
+
+
+def test_the_bytes_of_weights_are_those_of_both_networks() -> None:
+    model = random_model("llama", dtype=torch.float32)
+    prompts, low = random_prompts(model), INT4
+    network, apart = (
+        build_problem(model, prompts, metric="kl", precision=low, arithmetic=arithmetic)
+        for arithmetic in ("network", "changes")
+    )
+    assert network.weight_bytes == storages(network.store)
+    assert apart.weight_bytes == storages(apart.store, apart.changes)
+    packed = build_problem(model, prompts, metric="kl", precision=low, arithmetic="changes", store="packed")
+    assert packed.weight_bytes == packed.store.nbytes + packed.changes.nbytes
+    for narrow in (network, apart, packed):
+        wide = narrow.in_float64()
+        ReferenceEngine(wide.in_full_precision()).measure([Trial(0, (0,))])  # which widens weights
+        if narrow.changes is not None:
+            wide.changes.layer(0, frozenset()).W_Q  # noqa: B018
+        stores = [store for store in (wide.store, wide.changes) if store is not None]
+        kept = sum(value.nbytes for store in stores for value in store._kept.values())
+        ends = [wide.store.ends.ln_final_w, wide.store.ends.W_U, wide.store.ends.b_U]  # one pair of them
+        assert kept > 0
+        assert wide.weight_bytes == narrow.weight_bytes + kept + sum(x.nbytes for x in ends)
+
+
+@pytest.mark.parametrize("arithmetic", ["network", "changes"])
+def test_widened_weights_are_kept_within_their_bytes(arithmetic: str) -> None:
+    model = random_model("llama", dtype=torch.float32)
+    problem = build_problem(model, random_prompts(model), metric="kl", precision=INT4, arithmetic=arithmetic)
+    wide = problem.in_float64(kept_bytes=1 << 14)
+    stores = [store for store in (wide.store, wide.changes) if store is not None]
+    for store in stores:
+        for index in range(2):
+            for name in ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_gate"):
+                store.field(index, name, frozenset())
+    kept = [sum(value.nbytes for value in store._kept.values()) for store in stores]
+    assert 1 << 13 < sum(kept) <= 1 << 14
+    assert wide.in_float64() is wide
+
+
+def test_the_error_of_a_format_is_that_of_the_weights_that_changes_are_multiplied_with() -> None:
+    """Of heads, which int4 rounds more coarsely than bf16 rounds MLPs; and it is worked out once."""
+    model = random_model("gpt2", dtype=torch.float32)
+    settings = {"metric": "kl", "precision": INT4, "arithmetic": "changes"}
+    problem = build_problem(model, random_prompts(model), **settings)
+    pairs = zip(problem.changes.full.layers, problem.changes.low.layers, strict=True)
+    weights = [(getattr(full, f"W_{at}"), getattr(low, f"W_{at}")) for full, low in pairs for at in "QKVO"]
+    off = sum(float((low - full).double().square().sum()) for full, low in weights)
+    assert problem.format_error == pytest.approx((off / sum(float(full.square().sum()) for full, _ in weights)) ** 0.5)
+    assert "format_error" in vars(problem)
+    assert problem.in_full_precision().format_error == 1.0

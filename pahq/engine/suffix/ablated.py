@@ -41,5 +41,5 @@ class AblatedProjections:
                     self._kept[other, focus] = at_need(value, state.receiver_need(other))
             else:
                 x = at_need(stream, state.receiver_need(receiver))
-                self._kept[key] = project_inputs(state, receiver, weights, x)[0]
+                (self._kept[key],) = project_inputs(state, receiver, weights, x)
         return self._kept[key]

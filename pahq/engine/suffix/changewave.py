@@ -65,9 +65,8 @@ class Current:
         """A projection before its own norm and rotation, which is not linear where queries and keys are normed."""
         if receiver not in self._raw:
             weights, normed = self._weights(receiver.layer), self.normed(receiver)[None]
-            self._raw[receiver] = multiply(self._state.config, weights, receiver.letter, normed, rows=[receiver.head])[
-                0
-            ]
+            rows = [receiver.head]
+            (self._raw[receiver],) = multiply(self._state.config, weights, receiver.letter, normed, rows=rows)
         return self._raw[receiver]
 
     def sum_of_heads(self, layer: int) -> Float[Tensor, "batch some d_model"]:
@@ -102,7 +101,7 @@ class ChangeWave(Wave):
     def projections(
         self, receivers: Sequence[Receiver], x: Float[Tensor, "receiver trial batch pos d_model"]
     ) -> Float[Tensor, "receiver trial batch pos d_head"]:
-        state, first = self.state, receivers[0]
+        state, (first, *_) = self.state, receivers
         config, weights, need = state.config, self.weights(first.layer), state.receiver_need(first)
         parts, start = [], state.position(need)
         for letter, members in groupby(enumerate(receivers), key=lambda pair: pair[1].letter):

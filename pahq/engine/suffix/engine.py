@@ -149,7 +149,8 @@ class SuffixEngine:
         if not trials:
             return []
         self._descent.check_trials(trials, self.problem.focus)
-        self._enter(trials[0].edge)
+        first, *_ = trials
+        self._enter(first.edge)
         self.measured += len(trials)
         with frugal(when=not self.budget.hold_streams):  # where memory is short: the window's tensors
             values: list[float] = losses_of(trials).tolist()
@@ -168,9 +169,10 @@ class SuffixEngine:
             return
         if chosen not in self._answers:
             self._descent.check(chosen)
-            self._enter(edges[0])
+            first, *_ = edges
+            self._enter(first)
             if any(self._matters(receiver) for receiver, _ in groupby(self.graph.edges[at].receiver for at in edges)):
-                self._evaluate([Trial(edges[0], tuple(edges))])
+                self._evaluate([Trial(first, tuple(edges))])
         if chosen in self._answers:
             index, loss = self._answers[chosen]
             assert self._wave is not None
@@ -262,7 +264,8 @@ class SuffixEngine:
                 addition_trials(wave, stage.layer, self._open, trials)
             final = wave.run()
         else:
-            final = stream_trials(wave, stage.receivers[0], trials) if self._open else None
+            (receiver,) = stage.receivers
+            final = stream_trials(wave, receiver, trials) if self._open else None
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
 
     def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
@@ -298,8 +301,8 @@ class SuffixEngine:
                 self._composites.forget(sender)
             self._finals.forget(sender)
         final = wave.run()
-        loss = None if final is None else self._finals.of(wave, final)[0]
+        losses = None if final is None else self._finals.of(wave, final)
         wave.choose(0)
         self._state_focus = self._focus
-        if loss is not None:
-            self._loss = loss
+        if losses is not None:
+            (self._loss,) = losses

@@ -99,4 +99,5 @@ class FinalLosses:
         """Rows that the metric reads, from tensors that hold all positions or the last one."""
         if values.shape[-2] > 1:
             return values[..., self._items[:, 0], self._items[:, 1] - state.first, :]
-        return values[..., 0, :] if self._every else values[..., 0, :].index_select(-2, self._items[:, 0])
+        last = values.squeeze(-2)
+        return last if self._every else last.index_select(-2, self._items[:, 0])

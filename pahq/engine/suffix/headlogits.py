@@ -92,7 +92,7 @@ class HeadLogits:
         config = self._model.config
         if config.norm == "none":
             return torch.ones_like(stream[..., 0])
-        return scale_of(config, stream)[..., 0]
+        return scale_of(config, stream).squeeze(-1)
 
     def _composite(self, sender: int, output: Tensor) -> Tensor:
         if sender not in self._composites:

@@ -135,5 +135,5 @@ def project_inputs(
     """A head's projections of many inputs, at the positions that it needs."""
     start = state.position(state.receiver_need(receiver))
     flat = x.flatten(0, 1)[None]
-    out = project(state.config, weights, receiver.letter, flat, first=start, rows=[receiver.head])
-    return out[0].view(*x.shape[:2], *out.shape[2:])
+    out = project(state.config, weights, receiver.letter, flat, first=start, rows=[receiver.head]).squeeze(0)
+    return out.view(*x.shape[:2], *out.shape[1:])

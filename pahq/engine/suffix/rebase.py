@@ -38,7 +38,7 @@ def _heads(state: State, layer: int) -> None:
     mixes = mixes_of(state, layer)
     place = state.raw[layer] if shape.coupled and mixes else state.z[layer]
     for mix in mixes:
-        put_at_need(place, mix.heads, mix_heads(state, layer, mix, {})[:, 0])
+        put_at_need(place, mix.heads, mix_heads(state, layer, mix, {}).squeeze(1))
     if shape.coupled and mixes:
         scale = factor(state.config, together(state.weights(layer), state.raw[layer]))
         overwrite(state.z[layer], state.raw[layer] * scale)
@@ -61,5 +61,5 @@ def _input(state: State, receiver: Receiver) -> Tensor:
 def _head_input(state: State, receiver: Receiver) -> None:
     """An offline head input keeps its ablated projection; one that nothing touched its clean one."""
     if receiver in state.inputs and state.online[receiver] and not state.inputs.untouched(receiver):
-        x = _input(state, receiver)[None]
-        overwrite(state.projections[receiver], project_inputs(state, receiver, state.weights(receiver.layer), x)[0])
+        (value,) = project_inputs(state, receiver, state.weights(receiver.layer), _input(state, receiver)[None])
+        overwrite(state.projections[receiver], value)

@@ -39,7 +39,7 @@ def change_weights(
                     continue
                 if state.online[receiver]:
                     x = state.inputs[receiver] if receiver in state.inputs else state.clean_input(receiver)
-                    value = project_inputs(state, receiver, after, x[None])[0]
+                    (value,) = project_inputs(state, receiver, after, x[None])
                 else:
                     value = ablated(receiver)
                 fresh[receiver] = value[None]

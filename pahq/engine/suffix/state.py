@@ -128,7 +128,7 @@ class State:
             self.earlier[layer] = torch.cat(earlier)
         if self.graph.shape.coupled and self.need[self.first_sender(layer)] != NOWHERE:
             (mix,) = mixes_of(self, layer)
-            self.raw[layer] = mix_heads(self, layer, mix, {})[:, 0].clone()
+            self.raw[layer] = mix_heads(self, layer, mix, {}).squeeze(1).clone()
 
     def position(self, need: int) -> int:
         """The first position that tensors at ``need`` hold."""
@@ -146,8 +146,8 @@ class State:
         need = self.receiver_need(receiver)
         x = at_need(self.corrupted_stream(receiver), need)
         present = [sender for sender, there in enumerate(self.present[receiver]) if there]
-        for piece in self._pieces(present, need, together=True):
-            x = x + piece[0]
+        for (piece,) in self._pieces(present, need, together=True):
+            x = x + piece
         return x
 
     def corrupted_stream(self, receiver: Receiver) -> Float[Tensor, "batch pos d_model"]:
@@ -236,7 +236,7 @@ def first_change(problem: Problem) -> int:
     if not problem.paired or not problem.store.config.causal or not exact:
         return 0
     differs = (prompts.clean != prompts.corrupted).any(0).nonzero()
-    first = int(differs[0, 0]) if len(differs) else prompts.clean.shape[1] - 1
+    first = int(differs[0, 0]) if len(differs) else prompts.clean.shape[1]
     return min(first, int(prompts.items[:, 1].min()))
 
 

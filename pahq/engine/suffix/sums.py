@@ -100,7 +100,7 @@ class Sums:
         if current is not None and count == 1:
             trials = changes.shape[1]
             inner = reading.matrix.expand(trials, 1, span), changes.flatten(2).transpose(0, 1)
-            return torch.baddbmm(current.flatten(2)[0].expand(trials, 1, -1), *inner).view(1, *changes.shape[1:])
+            return torch.baddbmm(current.reshape(1, 1, -1).expand(trials, 1, -1), *inner).view(1, *changes.shape[1:])
         gain = (reading.matrix @ changes.flatten(1)).view(count, *changes.shape[1:])
         return gain if current is None else gain.add_(current)
 

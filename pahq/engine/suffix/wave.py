@@ -73,8 +73,8 @@ class Wave:
             for part in reading.parts(self._at_once(reading.need, 1)):
                 if any(map(inputs.grows, part.receivers)):
                     gains = self._changes.gain(part, None, slice(trial, trial + 1))
-                    for receiver, gain in zip(part.receivers, gains, strict=True):
-                        inputs.add(receiver, gain[0])
+                    for receiver, (gain,) in zip(part.receivers, gains, strict=True):
+                        inputs.add(receiver, gain)
         for action in self._writes:
             action(trial)
 
@@ -113,7 +113,8 @@ class Wave:
         """The MLP with which this wave starts, from its new input."""
         self._begin("mlp", layer, (tuple(self.state.graph.outputs(Receiver("mlp", layer))),))
         assert self._plan is not None
-        self._send_mlp(layer, x, self._plan.start[0])
+        (sending,) = self._plan.start
+        self._send_mlp(layer, x, sending)
 
     def _begin(self, kind: Kind, layer: int, start: tuple[Source, ...]) -> None:
         """Make a plan, and room for the changes."""
@@ -210,7 +211,10 @@ class Wave:
             else:
                 self._mlp(step)
         final = self._plan.final
-        return None if final is None else self._changes.gain(final, self._inputs(final))[0]
+        if final is None:
+            return None
+        stream = self._changes.gain(final, self._inputs(final))
+        return stream.squeeze(0)
 
     def _inputs(self, reading: Reading) -> Float[Tensor, "receiver 1 batch some d_model"]:
         inputs = [self.state.inputs[receiver] for receiver in reading.receivers]
@@ -236,12 +240,13 @@ class Wave:
         self, receivers: Sequence[Receiver], x: Float[Tensor, "receiver trial batch pos d_model"]
     ) -> Float[Tensor, "receiver trial batch pos d_head"]:
         """What inputs of one layer and need, letter by letter, project from their new values."""
-        return project_together(self.state, receivers, self.weights(receivers[0].layer), x)
+        first, *_ = receivers
+        return project_together(self.state, receivers, self.weights(first.layer), x)
 
     def _mlp(self, step: Step) -> None:
         layer, weights, kept = step.layer, self.weights(step.layer), self._composites
         (reading,), (sending,) = step.readings, step.sendings
-        x, heads = self._changes.gain(reading, self._inputs(reading))[0], None
+        (x,), heads = self._changes.gain(reading, self._inputs(reading)), None
         if kept is not None:
             heads = self._changes.by_heads(reading, lambda many: kept.worthwhile(layer, many, x[0]))
         if kept is None or heads is None:
