@@ -315,7 +315,7 @@ def test_an_unknown_experiment_is_told_in_one_sentence(tmp_path: Path) -> None:
     full = command(tmp_path, "--config", "experiment=papr")
     done = subprocess.run(full, capture_output=True, text=True)
     assert done.returncode != 0
-    known = "ablations, changes, compare, compare-real, default, gemma3, masks, masks-real, paper, products, real, real-more, smoke"
+    known = "ablations, changes, compare, compare-real, default, gemma3, masks, masks-real, paper, products, real"
     assert f"unknown experiment 'papr'; known: {known}" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -370,7 +370,7 @@ def test_two_models_of_one_name_are_refused_unless_one_is_named(conf: Path, tmp_
 
 
 def test_an_unknown_experiment_names_the_known_ones() -> None:
-    known = "ablations, changes, compare, compare-real, default, gemma3, masks, masks-real, paper, products, real, real-more, smoke"
+    known = "ablations, changes, compare, compare-real, default, gemma3, masks, masks-real, paper, products, real"
     with pytest.raises(PahqError, match=f"unknown experiment 'papr'; known: {known}"):
         cells("papr")
 
