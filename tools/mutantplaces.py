@@ -149,8 +149,8 @@ def _unseen(node: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     elif isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
         for decorator in (one for member in node.body for one in getattr(member, "decorator_list", ())):
             yield (decorator.lineno, 0), (decorator.end_lineno or 0, decorator.end_col_offset or 0)
-    elif isinstance(node, ast.keyword) and node.arg == "slots":  # of a dataclass: memory, and no value
-        found = [node.value]
+    elif isinstance(node, ast.keyword) and node.arg in ("slots", "strict"):
+        found = [node.value]  # of a dataclass: memory; of zip: an assertion; neither decides a value
     for part in found:
         if isinstance(part, ast.expr | ast.stmt):
             yield (part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0)

@@ -57,6 +57,11 @@ def test_changes_lie_where_code_runs_and_make_other_programs() -> None:
     assert SOURCE not in texts
 
 
+def test_an_assertion_of_zip_decides_no_value() -> None:
+    assert [place.column for place in places("x.py", "zip(a, b, strict=True)")] == []
+    assert places("x.py", "zip(a, b + 1, strict=True)")
+
+
 def test_a_protocol_says_nothing_to_what_runs() -> None:
     member = "    @property\n    def size(self) -> int: ...\n"
     assert [place.line for place in places("x.py", f"class Sized:\n{member}")] == [2]
