@@ -7,7 +7,8 @@ The model has 12 layers of 12 heads. ``operations_per_round`` counts the operato
 is measured: on a GPU each is a launch. ``dispatched_per_round`` counts views of tensors as well. Seconds are the
 process's own on one thread, so that other processes matter little. ``bound`` is the wrong guesses + tests / the widest
 window that the engine allows; a guess is wrong where tests behind it were in vain. ``card``: the rounds of the same
-search in windows as wide as a GPU's, on this CPU.
+search in windows as wide as a GPU's, on this CPU. ``planned`` counts the rounds that follow a plan, ``recordings`` the
+different pairs of a plan and a width (in powers of two) among them: what would have to be recorded as CUDA graphs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine, budget
 from pahq.engine.suffix.budget import CARD, Sizes
+from pahq.engine.suffix.plans import Plan
 from pahq.search.acdc import Decision
 from pahq.search.speculate import speculate
 
@@ -62,6 +64,7 @@ class Watched(SuffixEngine):
     def __init__(self, problem: Problem, counted: Counted | None, sizes: Sizes | None = None) -> None:
         self.windows: list[list[int]] = []
         self.widest, self.seconds, self.counted = 1, 0.0, counted
+        self.plans: list[tuple[Plan, int]] = []  # of each round that has one, with its width as it would be recorded
         with mock.patch.object(budget, "sizes_for", return_value=sizes or budget.CPU):
             super().__init__(problem)
 
@@ -79,6 +82,9 @@ class Watched(SuffixEngine):
             with self.counted:
                 losses = super().measure(trials)
         self.seconds += time.process_time() - start
+        plan = None if self._wave is None else self._wave._plan
+        if plan is not None:
+            self.plans.append((plan, 1 << (len(trials) - 1).bit_length()))
         return losses
 
 
@@ -123,11 +129,16 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
 
 
 def operations(engine: Watched) -> dict[str, float]:
-    """Operators of a round of an engine that counted them."""
+    """Operators of a round of an engine that counted them, and how often its plans come again."""
     counted, rounds = engine.counted, len(engine.windows)
     assert counted is not None
     total = sum(counted.names.values())
-    return {"operations_per_round": (total - counted.views) / rounds, "dispatched_per_round": total / rounds}
+    return {
+        "operations_per_round": (total - counted.views) / rounds,
+        "dispatched_per_round": total / rounds,
+        "planned": len(engine.plans),
+        "recordings": len({(id(plan), width) for plan, width in engine.plans}),
+    }
 
 
 def wrong_guesses(windows: Sequence[Sequence[int]], tested: Sequence[int]) -> int:
