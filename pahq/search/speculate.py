@@ -42,10 +42,11 @@ def speculate(
     """The decisions of ``pahq.search.acdc.acdc``, in its order, by the same rounds.
 
     ``widest`` caps the windows (1: one test at a time); without ``adaptive`` every window is as wide as allowed.
-    ``drift`` is asked once per stage, and noted with the stage's first decision if it has grown.
+    ``drift`` is asked once per stage, and noted with the stage's first decision if it has grown beyond what was noted
+    before, in ``done`` too.
     """
     search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive, round_size)
-    live, drifted = Liveness(engine.graph), 0.0
+    live, drifted = Liveness(engine.graph), max((decision.drift or 0.0 for decision in done), default=0.0)
     for stage in stages(engine.graph):
         edges: list[int] = []
         for visit in stage.visits:

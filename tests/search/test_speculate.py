@@ -183,6 +183,16 @@ def test_drift_is_noted_with_decisions_of_this_run_alone() -> None:
     assert [d.index for d in rest] == [d.index for d in whole[3:]]
 
 
+def test_drift_that_was_noted_before_a_kill_is_not_noted_again() -> None:
+    def decided(done: list[Decision]) -> list[Decision]:
+        engine = Strict([1.0] * len(GRAPH.edges))
+        return list(speculate(engine, Order(), 0.5, done=done, drift=lambda: 0.5))
+
+    whole = decided([])
+    assert whole[0].drift == 0.5
+    assert whole[:9] + decided(whole[:9]) == whole
+
+
 # ---- how wide windows are
 
 
