@@ -51,7 +51,7 @@ from pahq.cell.provenance import versions
 from pahq.files.text import read_json, write_json
 
 OUT = ROOT / "benchmarks" / "results" / "faults.json"
-MENDED = "kill_9_before_a_fault_of_the_workflow_was_mended"  # what the first kills found; kept in the record
+MENDED = "kill_9_before_a_fault_was_mended"  # what the first kills found; kept in the record
 TIMED = "undisturbed.json"  # how long the undisturbed run took, beside it
 SHARE = 0.3  # of the time of an undisturbed run: the latest kill by the clock, so that several fall into one run
 MOST = 10  # kills of one pipeline run: then it may come to its end

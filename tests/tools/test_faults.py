@@ -190,7 +190,7 @@ def test_the_committed_record_is_of_todays_faults_and_lost_nothing() -> None:
     assert run == [case.name for case in CASES if case.name in run]
     assert len(run) >= 18
     assert {row["state"] for row in record["faults"]} <= {"well", "skipped"}
-    mended = record["kill_9_before_a_fault_of_the_workflow_was_mended"]
+    mended = record["kill_9_before_a_fault_was_mended"]
     assert sum(kills["kills"] for kills in [*record["kill_9"], *mended]) >= 30
     for kills in record["kill_9"]:
         assert kills.keys() == Kills().to_json(0, 1.0).keys()
