@@ -57,6 +57,13 @@ def test_in_float32_they_are_off_by_rounding(family):
     assert (scores - wide).abs().max() < 2e-6 * wide.abs().max()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_scores_are_exact_where_the_root_of_a_heads_width_is_not_half_of_it(family):
+    model = small_models.random_model(family, d_head=6)
+    problem = build_problem(model, small_models.random_prompts(model), metric="logit_diff")
+    assert torch.allclose(exact_scores(problem), by_reference(problem), rtol=1e-9, atol=1e-10)
+
+
 def test_memory_is_linear_in_senders_and_every_edge_is_reported():
     """Twice the layers are twice the senders, and four times the edges: the bytes at the peak grow as senders do."""
     sizes, peaks = {"heads": 16, "kv_heads": 16, "d_model": 64, "d_head": 4, "d_mlp": 64}, []
