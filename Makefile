@@ -34,7 +34,7 @@ SEED ?= 0
 # make faults: so many times the whole process group is killed with -9.
 FAULTS ?= 200
 
-.PHONY: setup packages smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm kubernetes faults mutants \
+.PHONY: setup packages smollm2 gemma3 triton cluster reproduce check test every-case oracle slurm kubernetes faults fuzz mutants \
 	container-steps nano docs format lock clean
 
 setup: $(STAMP)
@@ -127,6 +127,13 @@ kubernetes: $(STAMP) $(CLUSTER)
 # Kills, damaged files, full disks and the like, on real processes: benchmarks/results/faults.json. make test has a few.
 faults: $(STAMP)
 	$(BIN)/python tools/faults.py --kills $(FAULTS)
+
+# Parsers of foreign text under atheris, which is installed for it: SECONDS of each parser. make test runs hypothesis on them.
+SECONDS ?= 60
+
+fuzz: $(STAMP)
+	$(BIN)/pip install --quiet --no-deps atheris==3.0.0
+	PYTHONPATH=tests $(BIN)/python -m support.coverage_fuzz $(SECONDS)
 
 # Changes in the code that a test should notice, drawn by SEED from ROOMS (all without any): the survivors, and a record of figures.
 mutants: $(STAMP)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from support.bad.foreign import GRAPH, KEPT
 from support.bad.prompts import GOOD, table
 from support.made_cells import make_config, make_result
+from support.places import ROOT
 
 from pahq.cell.files import read_result
 from pahq.cell.journal import read_journal
@@ -154,6 +158,14 @@ def test_results(folder: Path, value: Any, seed: int) -> None:
     except ValueError:  # JSON has no word for what is no number, and text none for half a character
         return
     told(lambda: read_result(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("atheris") is None, reason="make fuzz installs atheris")
+def test_every_parser_withstands_atheris_for_a_second() -> None:
+    command = [sys.executable, "-m", "support.coverage_fuzz", "1"]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_results_by_their_bytes(folder: Path) -> None:
