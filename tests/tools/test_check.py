@@ -41,7 +41,8 @@ def commands(tmp_path: Path) -> Path:
     (tmp_path / "good.py").write_text("")
     (tmp_path / "bad.py").write_text("raise SystemExit(3)")
     (tmp_path / "worse.py").write_text("raise SystemExit(4)")
-    waits = "import pathlib, time\ntry:\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # which what a shell starts with & may not be
+    waits = f"import pathlib, signal, time\n{heard}\ntry:\n    pathlib.Path('begun').touch()\n    time.sleep(60)\n"
     (tmp_path / "waits.py").write_text(
         f"{waits}except KeyboardInterrupt:\n    pathlib.Path('seen').touch()\n    raise\n"
     )
