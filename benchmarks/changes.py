@@ -66,10 +66,8 @@ def nano(tasks: Iterable[str]) -> Iterator[Ground]:
         yield Ground(name, model, task.search, (f"task={name}",))
 
 
-def shape(prompts: int, layers: int) -> Iterator[Ground]:
-    of = Shape(layers=layers)
-    name = "gpt2-small shape" + (f", {layers} layers" if layers != Shape().layers else "")
-    yield Ground(name, make_model(of), make_prompts(of, prompts))
+def shape(prompts: int) -> Iterator[Ground]:
+    yield Ground("gpt2-small shape", make_model(Shape()), make_prompts(Shape(), prompts))
 
 
 def composed(*words: str) -> CellConfig:
@@ -151,14 +149,13 @@ def main() -> int:
     parser.add_argument("--arithmetics", default=",".join(METHODS))
     parser.add_argument("--shape", action="store_true", help="GPT-2 small's shape in place of nano")
     parser.add_argument("--prompts", type=int, default=16, help="of --shape")
-    parser.add_argument("--layers", type=int, default=Shape().layers, help="of --shape")
     parser.add_argument("--tests", type=int, help="of each search, from its beginning; without it all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     report = {"torch": torch.__version__, "rows": rows}
-    for ground in shape(options.prompts, options.layers) if options.shape else nano(options.tasks.split(",")):
+    for ground in shape(options.prompts) if options.shape else nano(options.tasks.split(",")):
         for threshold in options.thresholds.split(","):
             words = (*ground.words, f"threshold={threshold}", "method=acdc")
             _, acdc, seconds = searched(ground, composed(*words), options.tests)
