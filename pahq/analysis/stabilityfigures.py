@@ -91,9 +91,9 @@ def inclusion_figure(inclusion: pd.DataFrame, stability: pd.DataFrame) -> Figure
             runs = (~own | (y != y.shift())).cumsum()[own]  # one stroke each, or their seams would show
             strokes = x[own].groupby(runs).agg(["min", "max"])
             axes.hlines(y[own].groupby(runs).first(), strokes["min"] - 0.5, strokes["max"] + 0.5, color=colour, lw=3)
-            middle = (len(ordered) - 1) // 2
+            named = (len(ordered) - 1) * (i + 1) // (len(circuits) + 1)  # side by side, where lines are equal
             if len(ordered):
-                names.setdefault(axes, []).append(Named(x.iloc[middle], y.iloc[middle], name, colour))
+                names.setdefault(axes, []).append(Named(x.iloc[named], y.iloc[named], name, colour))
         axes.set_ylim(-0.03 - len(circuits) * APART, 1.05)
         axes.set_xlabel("edges, most often kept first (thick: in the circuit)")
         axes.set_ylabel("share of resamples that kept the edge")

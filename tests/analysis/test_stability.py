@@ -110,6 +110,21 @@ def test_edges_are_drawn_of_the_circuits_with_most_resamples_and_not_of_many(tmp
     assert len({line.get_color() for line in axes.lines}) == len(shown)  # of one precision, in shades of its colour
 
 
+def test_names_of_equal_lines_stand_inside_the_panel(tmp_path: Path) -> None:
+    """Two circuits all of whose edges every resample kept: their lines lie close together at the top."""
+    evaluation = found(tmp_path, with_stability(tmp_path))
+    [row] = evaluation.stability.to_dict("records")
+    edge = evaluation.inclusion.iloc[0].to_dict()
+    every = [row | {"id": name, "precision": name, "format": name} for name in ("float32", "int8")]
+    rows = [edge | {"id": one["id"], "precision": one["id"], "format": one["id"]} for one in every for _ in range(9)]
+    figure = inclusion_figure(pd.DataFrame(rows), pd.DataFrame(every))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    assert len(axes.texts) == 2
+    for name in axes.texts:
+        assert axes.bbox.y0 < name.get_window_extent().y0 < name.get_window_extent().y1 < axes.bbox.y1
+
+
 def test_without_any_stability_words_stand_there(tmp_path: Path) -> None:
     evaluation = found(tmp_path, [cell(tmp_path, config(TASK, "acdc", "float32", 0.5), [A])])
     assert "No row." in stability_table(evaluation.stability).markdown()
