@@ -7,13 +7,13 @@ by one. Here stands what the parts of a layer compute; what they read and where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pahq.model.activations import ACTIVATIONS
 from pahq.model.attention import attend, capped, shares
 from pahq.model.block import Part, through
 from pahq.model.layerweights import LayerWeights
@@ -21,13 +21,6 @@ from pahq.model.products import mlp_products, product
 from pahq.model.rotary import rotate
 from pahq.model.rows import put, take
 from pahq.model.weights import Ends, ModelConfig, Network
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-}
 
 
 def normalise(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -118,6 +118,11 @@ class PlainLayer(SmallWeights, ByLetter):
 
     def coded(self, letter: str, heads: Sequence[int] | None) -> Coded | Fused:
         raise PahqError("these layers hold weights, and no codes of them")
+
+
+def as_it_lies(layer: LayerWeights) -> TypeGuard[PlainLayer]:
+    """Whether projections are products with tensors in memory, and nothing between norm and product."""
+    return isinstance(layer, PlainLayer) and layer.products == "float32" and layer.W_pos is None
 
 
 PLACES = {  # of PlainLayer's fields among a model folder's names, below ``blocks.<i>.``

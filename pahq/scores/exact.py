@@ -14,24 +14,20 @@ gone but one, which makes it cheaper still:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import LETTERS, Receiver
-from pahq.engine.losses import finite, losses_for, rows_of
 from pahq.engine.problem import Problem
 from pahq.engine.suffix.budget import COMPOSITE_BYTES, sizes_for
-from pahq.engine.suffix.composites import Composites
-from pahq.engine.suffix.state import first_change
+from pahq.engine.suffix.composites import Composites, mlp_output
 from pahq.model.attention import attend, attention, factor
-from pahq.model.block import Part, add, cross, mlp_reads_heads, part_of, together
-from pahq.model.forward import joined, mix, mlp, normalise, project
-from pahq.model.layerweights import LayerWeights
-from pahq.model.run import difference, run_senders, sender_outputs, streams
-from pahq.precision.store import NO_FOCUS
+from pahq.model.block import add, mlp_reads_heads, part_of, together
+from pahq.model.forward import joined, mix
+from pahq.scores.whole import Whole
 
 
 def exact_scores(
@@ -58,7 +54,7 @@ def exact_scores(
 
 def _by_receiver(problem: Problem, wanted: set[int], rows: int | None) -> Iterator[tuple[list[int], Tensor]]:
     """Edges into one receiver, a part of them at a time, and their scores; from the logits down."""
-    graph, whole = problem.graph, _Whole(problem)
+    graph, whole = problem.graph, Whole(problem)
     here: _Layer | None = None
     for receiver in reversed(graph.receivers):
         direct = graph.direct(receiver) if receiver.kind == "head" else None
@@ -77,120 +73,10 @@ def _by_receiver(problem: Problem, wanted: set[int], rows: int | None) -> Iterat
             yield [direct], here.offline(receiver)[None] - whole.loss
 
 
-class _Whole:
-    """The clean run from the first position that can change, what senders' ablated outputs differ by, and losses."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.config, network = problem, problem.store.config, problem.store.network()
-        self.first = first_change(problem)
-        run = run_senders(network, problem.clean)
-        self._reads = streams(network, run)
-        self.clean, ablated = run.since(self.first), problem.corrupted.since(self.first)
-        self.differences = sender_outputs(network, difference(ablated, self.clean))
-        self._losses, self._rows = losses_for(problem), rows_of(problem)[0]
-        self._earlier: dict[tuple[int, str], Tensor] = {}
-        self.loss = self.losses(self.clean.final[None])[0]
-
-    def read(self, kind: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
-        """What a layer's part of a kind reads in the clean run."""
-        return self._reads[kind == "mlp"][layer][:, self.first :]
-
-    def kept(self, layer: int) -> slice:
-        """The positions at which anything behind the layer's keys and values matters (layer -1: the logits)."""
-        last = layer in (-1, self.config.layers - 1) and self.problem.prompts.last_only
-        return slice(-1, None) if last else slice(None)
-
-    def weights(self, layer: int) -> LayerWeights:
-        return self.problem.store.layer(layer, NO_FOCUS)
-
-    def project(self, layer: int, letter: str, x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """Projections of inputs whose last position is the last one."""
-        first = self.first + self.clean.final.shape[1] - x.shape[-2]
-        return project(self.config, self.weights(layer), letter, x, first=first, rows=rows)
-
-    def earlier(self, layer: int, letter: str) -> Float[Tensor, "letter_head batch pos d_head"]:
-        """Keys or values at the positions before the first that can change."""
-        if (layer, letter) not in self._earlier:
-            stream = self._reads[0][layer][:, : self.first]
-            self._earlier[layer, letter] = project(self.config, self.weights(layer), letter, stream[None])
-        return self._earlier[layer, letter]
-
-    def onward(self, stream: Float[Tensor, "trial batch pos d_model"], layer: int) -> Float[Tensor, " trial"]:
-        """Losses from the stream before a layer: the plain forward of what is left."""
-        flat = stream.flatten(0, 1)
-        for above in range(layer, self.config.layers):
-            flat = self._layer(above, flat)
-        return self.losses(flat.view(len(stream), -1, *flat.shape[1:]))
-
-    def _layer(self, index: int, stream: Float[Tensor, "trial*batch pos d_model"]) -> Tensor:
-        layer, kept = self.weights(index), self.kept(index)
-
-        def advance(part: Part, read: Tensor, stream: Tensor) -> Tensor:
-            heads = part.kind == "heads"
-            output = self._heads(index, read, kept) if heads else mlp(self.config, layer, read[:, kept])
-            return add(part, layer, stream[:, kept], output)
-
-        levels = {0: stream}
-        cross(self.config.parts, levels, advance)
-        return levels[0]
-
-    def _heads(self, index: int, read: Tensor, kept: slice) -> Float[Tensor, "head trial*batch pos d_head"]:
-        config, q = self.config, self.project(index, "q", read[None, :, kept])
-        plain = not config.qk_norm and not config.post_norms and config.score_cap is None
-        linear = config.positions != "rotary" and plain and self.problem.store.products == "float32"
-        if kept.start is not None and linear:
-            return self._last_query(index, read, q[:, :, 0])[:, :, None]
-        k, v = (self._with_earlier(index, letter, read) for letter in "kv")
-        return mix(self.config, self.weights(index), q, k, v)
-
-    def _last_query(
-        self, index: int, read: Tensor, q: Float[Tensor, "head trial*batch d_head"]
-    ) -> Float[Tensor, "head trial*batch d_head"]:
-        """What one query a prompt gets from all positions, none of which is projected: where keys and values are linear
-        in what is read, the query goes through W_K once, and what the pattern makes of the positions through W_V."""
-        config, layer = self.config, self.weights(index)
-        group = config.heads // config.kv_heads
-
-        def by_head(values: Tensor) -> Tensor:
-            return values.repeat_interleave(group, 0)
-
-        values = normalise(config, read, layer.ln1_w, layer.ln1_b)
-        last = self.first + read.shape[1]
-        keys = values if layer.W_pos is None else values + layer.W_pos[self.first : last]
-        asked = torch.bmm(q, by_head(layer.W_K).transpose(1, 2)).transpose(0, 1)  # [trial*batch, head, d_model]
-        scores = torch.bmm(asked, keys.transpose(1, 2)) + torch.einsum("hrd,hd->rh", q, by_head(layer.b_K))[..., None]
-        before = {letter: by_head(self.earlier(index, letter)) for letter in "kv"} if self.first else {}
-        if before:
-            prompts = q.reshape(len(q), -1, before["k"].shape[1], config.d_head)
-            early = torch.einsum("htbd,hbpd->tbhp", prompts, before["k"]).flatten(0, 1)
-            scores = torch.cat((early, scores), dim=-1)
-        pattern = (scores / config.d_head**0.5).softmax(-1)
-        late = pattern[..., self.first :]
-        z = torch.bmm(torch.bmm(late, values).transpose(0, 1), by_head(layer.W_V))
-        z += late.sum(-1).T[..., None] * by_head(layer.b_V)[:, None]
-        if before:
-            early = pattern[..., : self.first].reshape(-1, before["v"].shape[1], config.heads, self.first)
-            z += torch.einsum("tbhp,hbpd->htbd", early, before["v"]).flatten(1, 2)
-        return z
-
-    def _with_earlier(self, index: int, letter: str, read: Tensor) -> Tensor:
-        values = self.project(index, letter, read[None])
-        if not self.first:
-            return values
-        before = self.earlier(index, letter)
-        trials = values.shape[1] // before.shape[1]
-        return torch.cat((before.repeat(1, trials, 1, 1), values), dim=-2)
-
-    def losses(self, final: Float[Tensor, "trial batch pos d_model"]) -> Float[Tensor, " trial"]:
-        """Losses of final streams, which hold all positions since the first that can change or the last one alone."""
-        at = self._rows[:, 1] - self.first if final.shape[-2] > 1 else torch.zeros_like(self._rows[:, 1])
-        return finite(self._losses, final[:, self._rows[:, 0], at])
-
-
 class _Layer:
     """Trials at the receivers of one layer (past the last one: at the logits)."""
 
-    def __init__(self, whole: _Whole, index: int) -> None:
+    def __init__(self, whole: Whole, index: int) -> None:
         self.index, self._whole, self._config = index, whole, whole.config
         self._graph = whole.problem.graph
         self._kept = whole.kept(index)
@@ -224,7 +110,7 @@ class _Layer:
             return whole.losses(whole.clean.final[:, self._kept] + differences[:, :, self._kept])
         if receiver.kind == "mlp":
             x = whole.read("mlp", self.index)[:, self._kept] + differences[:, :, self._kept]
-            return whole.onward(self._after_heads + mlp(self._config, self._weights, x), self.index + 1)
+            return whole.onward(self._after_heads + mlp_output(self._config, self._weights, x), self.index + 1)
         kept = self._kept if receiver.letter == "q" else slice(None)
         x = whole.read("heads", self.index)[:, kept] + differences[:, :, kept]
         values = whole.project(self.index, receiver.letter, x.flatten(0, 1)[None], [receiver.head])[0]
@@ -283,7 +169,7 @@ class _Layer:
 
     def _behind_mlp(self, stream: Float[Tensor, "trial batch pos d_model"]) -> Float[Tensor, "trial batch pos d_model"]:
         """The stream behind a serial layer, from that behind its heads."""
-        return stream + mlp(self._config, self._weights, stream) if self._config.d_mlp else stream
+        return stream + mlp_output(self._config, self._weights, stream) if self._config.d_mlp else stream
 
     def _behind_heads(
         self, stream: Float[Tensor, "trial batch pos d_model"], changes: dict[int, tuple[Tensor, Tensor]]
@@ -295,7 +181,7 @@ class _Layer:
         if not mlp_reads_heads(config.parts):
             return stream + self._whole.clean.mlp[self.index][:, self._kept]
         if not kept.worthwhile(self.index, list(changes), stream[0]):
-            return stream + mlp(config, weights, stream)
+            return stream + mlp_output(config, weights, stream)
         product = kept.product(self.index, weights, lambda: self._after_heads, changes)
         return stream + kept.output(self.index, weights, product, stream)
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.engine.suffix.norms import centred, scale_of
-from pahq.model.forward import ACTIVATIONS, activated, mlp, mlp_sends, read_through
+from pahq.model.activations import ACTIVATIONS
+from pahq.model.forward import activated, mlp, mlp_sends, read_through
 from pahq.model.layerweights import LayerWeights
 from pahq.model.products import mlp_products
 from pahq.model.weights import ModelConfig

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -18,7 +17,7 @@ from torch import Tensor
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.state import State
 from pahq.model.forward import finish_projection, project, read_through
-from pahq.model.layers import PlainLayer
+from pahq.model.layers import PlainLayer, as_it_lies
 from pahq.model.layerweights import LayerWeights
 
 SMALL = 1 << 14  # numbers up to which a CPU adds up a running sum faster than pieces one after the other
@@ -89,7 +88,7 @@ def project_together(
     """
     config, start, flat = state.config, state.position(state.receiver_need(receivers[0])), x.flatten(1, 2)
     letters = [(letter, [at.head for at in of]) for letter, of in groupby(receivers, key=lambda at: at.letter)]
-    if len(receivers) > 1 and _as_it_lies(weights):
+    if len(receivers) > 1 and as_it_lies(weights):
         normed = read_through(config, flat, weights.ln1_w, weights.ln1_b).flatten(1, -2)
         matrices, biases = _put_together(state, weights, receivers)
         out = torch.baddbmm(biases, normed, matrices).view(*flat.shape[:-1], -1)
@@ -122,11 +121,6 @@ def _put_together(state: State, weights: PlainLayer, receivers: Sequence[Receive
     if weights.exact:  # not the layer's usual ones
         return matrices(), biases()
     return state.gathered(("W", *receivers), matrices, weights), state.gathered(("b", *receivers), biases, weights)
-
-
-def _as_it_lies(weights: LayerWeights) -> TypeGuard[PlainLayer]:
-    """Whether projections are products with tensors in memory, and nothing between norm and product."""
-    return isinstance(weights, PlainLayer) and weights.products == "float32" and weights.W_pos is None
 
 
 def project_inputs(
