@@ -30,6 +30,24 @@ def attend(
     return attention(config, q, k, v)
 
 
+def attend_at_once(
+    config: ModelConfig,
+    q: Float[Tensor, "head batch query d_head"],
+    k: Float[Tensor, "kv_head batch pos d_head"],
+    v: Float[Tensor, "kv_head batch pos d_head"],
+) -> Float[Tensor, "head batch query d_head"]:
+    """``attend`` by torch's own attention, twice as fast on a CPU; it knows no cap of scores."""
+    if config.score_cap is not None or config.sum_bias:
+        return attend(config, q, k, v)
+    queries, positions = q.shape[-2], k.shape[-2]
+    future = added_future(queries, positions, q.dtype, q.device, config.causal and queries > 1)
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    z = F.scaled_dot_product_attention(
+        q, k, v, future, scale=config.attention_scale, enable_gqa=config.kv_heads != config.heads
+    )
+    return z.transpose(0, 1)
+
+
 def attention(
     config: ModelConfig,
     q: Float[Tensor, "*batch query d_head"],
@@ -77,4 +95,16 @@ def _future(queries: int, positions: int, device: torch.device) -> Bool[Tensor, 
     """Which positions lie behind each query; the queries are the last ones. Kept, as it is the same in every call."""
     with torch.inference_mode(False):
         every = torch.ones(queries, positions, dtype=torch.bool, device=device)
+        return every.triu(positions - queries + 1)
+
+
+@lru_cache(maxsize=256)
+def added_future(
+    queries: int, positions: int, dtype: torch.dtype, device: torch.device, causal: bool
+) -> Float[Tensor, "query pos"]:
+    """Minus infinity where a position lies behind a query (the last ones), else 0. Kept, since it stays the same."""
+    with torch.inference_mode(False):
+        if not causal:
+            return torch.zeros(1, 1, dtype=dtype, device=device)
+        every = torch.full((queries, positions), float("-inf"), dtype=dtype, device=device)
         return every.triu(positions - queries + 1)

@@ -15,8 +15,9 @@ from pahq.engine.suffix.budget import GATHERED_BYTES
 from pahq.engine.suffix.composites import mlp_output
 from pahq.engine.suffix.gathered import Gathered
 from pahq.engine.suffix.state import first_change
+from pahq.model.attention import attend_at_once, shares
 from pahq.model.block import Part, add, cross
-from pahq.model.forward import finish_projection, mix, normalise, project, read_through
+from pahq.model.forward import finish_projection, joined, normalise, project, read_through
 from pahq.model.layers import PlainLayer, as_it_lies
 from pahq.model.layerweights import LayerWeights
 from pahq.model.run import difference, run_senders, sender_outputs, streams
@@ -73,9 +74,9 @@ class Whole:
         layer, kept = self.weights(index), self.kept(index)
 
         def advance(part: Part, read: Tensor, stream: Tensor) -> Tensor:
-            heads = part.kind == "heads"
-            output = self._heads(index, read, kept) if heads else mlp_output(self.config, layer, read[:, kept])
-            return add(part, layer, stream[:, kept], output)
+            if part.kind == "mlp":
+                return mlp_output(self.config, layer, read[:, kept]).add_(stream[:, kept])
+            return add(part, layer, stream[:, kept], self._heads(index, read, kept))
 
         levels = {0: stream}
         cross(self.config.parts, levels, advance)
@@ -93,7 +94,8 @@ class Whole:
         else:
             q = self.project(index, "q", read[None, :, kept])
             k, v = (self.project(index, letter, read[None]) for letter in "kv")
-        return mix(config, layer, q, *(self._with_earlier(index, *of) for of in (("k", k), ("v", v))))
+        k, v = self._with_earlier(index, "k", k), self._with_earlier(index, "v", v)
+        return shares(config, layer, attend_at_once(config, *joined(config, layer, q, k), v))
 
     def _together(
         self, index: int, layer: PlainLayer, read: Float[Tensor, "trial*batch pos d_model"]
@@ -119,6 +121,7 @@ class Whole:
         in what is read, the query goes through W_K once, and what the pattern makes of the positions through W_V."""
         config, layer = self.config, self.weights(index)
         group = config.heads // config.kv_heads
+        scale = config.d_head**-0.5 if config.attention_scale is None else config.attention_scale
 
         def by_head(values: Tensor) -> Tensor:
             return values.repeat_interleave(group, 0)
@@ -133,7 +136,7 @@ class Whole:
             prompts = q.reshape(len(q), -1, before["k"].shape[1], config.d_head)
             early = torch.einsum("htbd,hbpd->tbhp", prompts, before["k"]).flatten(0, 1)
             scores = torch.cat((early, scores), dim=-1)
-        pattern = (scores / config.d_head**0.5).softmax(-1)
+        pattern = (scores * scale).softmax(-1)
         late = pattern[..., self.first :]
         z = torch.bmm(torch.bmm(late, values).transpose(0, 1), by_head(layer.W_V))
         z += late.sum(-1).T[..., None] * by_head(layer.b_V)[:, None]

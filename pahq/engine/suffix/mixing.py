@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from pahq.circuits.graph import Receiver
 from pahq.engine.suffix.needs import EVERYWHERE, NOWHERE, at_need
-from pahq.model.attention import attend, attention
+from pahq.model.attention import added_future, attend, attention
 from pahq.model.forward import joined
 from pahq.model.rows import take
 
@@ -134,19 +133,7 @@ def _attention(
         return attention(config, q, k, v)
     heads, queries, positions, trials = q.shape[0], q.shape[-2], k.shape[-2], max(q.shape[1], k.shape[1])
     scale = config.d_head**-0.5 if config.attention_scale is None else config.attention_scale
-    future = _future(queries, positions, q.dtype, q.device, config.causal and queries > 1)
+    future = added_future(queries, positions, q.dtype, q.device, config.causal and queries > 1)
     left, right = ((x if x.shape[1] == trials else x.expand(-1, trials, *x.shape[2:])).flatten(0, 2) for x in (q, k))
     scores = torch.baddbmm(future, left, right.transpose(1, 2), alpha=scale)
     return torch.matmul(scores.softmax(-1).view(heads, trials, -1, queries, positions), v)
-
-
-@lru_cache(maxsize=256)
-def _future(
-    queries: int, positions: int, dtype: torch.dtype, device: torch.device, causal: bool
-) -> Float[Tensor, "query pos"]:
-    """Minus infinity where a position lies behind a query (the last ones), else 0. Kept, since it stays the same."""
-    with torch.inference_mode(False):
-        if not causal:
-            return torch.zeros(1, 1, dtype=dtype, device=device)
-        every = torch.full((queries, positions), float("-inf"), dtype=dtype, device=device)
-        return every.triu(positions - queries + 1)
