@@ -9,6 +9,7 @@ process's own on one thread, so that other processes matter little. ``bound`` is
 window that the engine allows; a guess is wrong where tests behind it were in vain. ``card``: the rounds of the same
 search in windows as wide as a GPU's, on this CPU. ``planned`` counts the rounds that follow a plan, ``recordings`` the
 different pairs of a plan and a width (in powers of two) among them: what would have to be recorded as CUDA graphs.
+``guessed``: the same search in a sweep, with guesses by the effects of one at 0.8 of its threshold.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.suffix import SuffixEngine, budget
-from pahq.engine.suffix.budget import CARD, Sizes
+from pahq.engine.suffix.budget import CARD, CPU, Sizes
 from pahq.engine.suffix.plans import Plan
-from pahq.search.acdc import Decision
+from pahq.search.acdc import Decision, is_removed
 from pahq.search.speculate import speculate
 
 SHAPE = Shape(layers=12, heads=12, d_model=96, d_head=8, vocabulary=211, positions=8)
@@ -65,7 +66,7 @@ class Watched(SuffixEngine):
         self.windows: list[list[int]] = []
         self.widest, self.seconds, self.counted = 1, 0.0, counted
         self.plans: list[tuple[Plan, int]] = []  # of each round that has one, with its width as it would be recorded
-        with mock.patch.object(budget, "sizes_for", return_value=sizes or budget.CPU):
+        with mock.patch.object(budget, "sizes_for", return_value=sizes or CPU):
             super().__init__(problem)
 
     def window(self, edge: int) -> int:
@@ -122,10 +123,22 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
             "measured": wide.measured,
             "widest": wide.widest,
             "bound": bound(wide, decisions),
+            "wrong_guesses": wrong_guesses(wide.windows, [decision.edge for decision in decisions]),
             **operations(wide),
         },
+        "guessed": {name: guessed(problem, threshold, sizes) for name, sizes in (("cpu", CPU), ("card", CARD))},
         "most_frequent": {name: count / rounds for name, count in counted.names.most_common(25)},
     }
+
+
+def guessed(problem: Problem, threshold: float, sizes: Sizes) -> dict[str, int]:
+    """Rounds, trials and wrong guesses of a search that knows the effects of one at 0.8 of its threshold."""
+    before = speculate(Watched(problem, None, sizes), Order(), 0.8 * threshold)
+    guesses = {decision.edge: is_removed(decision.effect, threshold) for decision in before}
+    engine = Watched(problem, None, sizes)
+    decisions = list(speculate(engine, Order(), threshold, guesses=guesses))
+    wrong = wrong_guesses(engine.windows, [decision.edge for decision in decisions])
+    return {"rounds": len(engine.windows), "measured": engine.measured, "wrong_guesses": wrong}
 
 
 def operations(engine: Watched) -> dict[str, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -192,12 +192,13 @@ def sweep(
         found.reset()
         return found
 
-    def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
+    def start(threshold: float, done: Sequence[Decision], guesses: Mapping[int, bool]) -> Iterator[Decision]:
         engine.reset()
         judge = judges[threshold] = doubts_for(problem, threshold, absolute=absolute, twin=twin)
         for decision in done:
             judge.repeat(decision)
-        return search_by(engine, problem, order or Order(), threshold, absolute=absolute, done=done, judge=judge)
+        begin = partial(search_by, engine, problem, order or Order(), threshold, absolute=absolute, judge=judge)
+        return begin(done=done, guesses=guesses)
 
     def doubtful(decision: Decision, threshold: float) -> bool:
         away = margin(decision.effect, threshold, absolute=absolute)

@@ -9,7 +9,7 @@ connections are all decided before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
@@ -38,14 +38,17 @@ def speculate(
     adaptive: bool = True,
     drift: Callable[[], float] | None = None,
     round_size: int | None = None,
+    guesses: Mapping[int, bool] | None = None,
 ) -> Iterator[Decision]:
     """The decisions of ``pahq.search.acdc.acdc``, in its order, by the same rounds.
 
     ``widest`` caps the windows (1: one test at a time); without ``adaptive`` every window is as wide as allowed.
     ``drift`` is asked once per stage, and noted with the stage's first decision if it has grown beyond what was noted
-    before, in ``done`` too.
+    before, in ``done`` too. ``guesses``: whether edges will be removed, as far as another search tells; wrong ones
+    cost time and change nothing.
     """
-    search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive, round_size)
+    given = guesses or {}
+    search = _Search(engine, threshold, absolute, focus, list(done), judge, widest, adaptive, round_size, given)
     live, drifted = Liveness(engine.graph), max((decision.drift or 0.0 for decision in done), default=0.0)
     for stage in stages(engine.graph):
         edges: list[int] = []
@@ -85,9 +88,11 @@ class _Search:
         widest: int | None,
         adaptive: bool,
         round_size: int | None,
+        guesses: Mapping[int, bool],
     ) -> None:
         self._engine, self._threshold, self._absolute = engine, threshold, absolute
         self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
+        self._guesses = guesses
         self._overhead = engine.overhead if isinstance(engine, CostlyRounds) else _like_a_trial
         self._judge, self._rounds = judge, Rounds(round_size, stages_of(engine.graph))
         self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
@@ -107,7 +112,7 @@ class _Search:
                 self._engine.remove(self._rounds.over())
                 self._in_focus = _ANEW
             window = self._window(edges[position:], wrong)
-            guesses = [predicted.get(edge, True) for edge in window]
+            guesses = [predicted.get(edge, self._guesses.get(edge, True)) for edge in window]
             accepted = self._measure(window, guesses, predicted)
             yield from accepted
             position += len(accepted)

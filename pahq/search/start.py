@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,13 +58,17 @@ def search_by(
     absolute: bool = False,
     done: Sequence[Decision] = (),
     judge: Judge = as_measured,
+    guesses: Mapping[int, bool] | None = None,
 ) -> Iterator[Decision]:
-    """ACDC by the problem's ``engine``, which stands at the whole graph: in windows if it takes them."""
+    """ACDC by the problem's ``engine``, which stands at the whole graph: in windows if it takes them.
+
+    ``guesses``: whether edges will be removed, as far as another search tells, for windows alone (``speculate``).
+    """
     asked: dict[str, Any] = {"absolute": absolute, "focus": focus_on(problem), "done": done, "judge": judge}
     asked["round_size"] = problem.round_size
     if takes_windows(engine):
         windows: WindowEngine = engine
-        return speculate(windows, order, threshold, drift=lambda: windows.drift, **asked)
+        return speculate(windows, order, threshold, drift=lambda: windows.drift, guesses=guesses, **asked)
     return acdc(engine, order, threshold, **asked)
 
 

@@ -1,17 +1,18 @@
 """Many thresholds of one problem: what two searches have in common is computed once.
 
 Two thresholds take the same decisions until an effect falls between them. So a search starts from the longest prefix of
-a finished one that holds under its own threshold too, and forks there.
+a finished one that holds under its own threshold too, and forks there. From then on the effects that the search before
+it measured are guesses of what goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pahq.search.acdc import Decision, is_removed
 
-Start = Callable[[float, Sequence[Decision]], Iterator[Decision]]
+Start = Callable[[float, Sequence[Decision], Mapping[int, bool]], Iterator[Decision]]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ def sweep(
     absolute: bool = False,
     doubtful: Callable[[Decision, float], bool] = lambda decision, threshold: False,
 ) -> Iterator[Swept]:
-    """Search every threshold, ascending; ``start(threshold, done)`` begins a search that goes on after ``done``.
+    """Search every threshold, ascending; ``start(threshold, done, guesses)`` begins a search that goes on.
 
+    ``done``: the decisions that it goes on after. ``guesses``: whether an edge (its index) has too small an effect for
+    this threshold in the search before, so that it is likely to go.
     ``doubtful``: whether float noise could decide a test at another threshold, so that it is to be taken anew.
     """
     finished: list[Swept] = []
@@ -56,6 +59,8 @@ def sweep(
             common_prefix(other.decisions, threshold, absolute=absolute, doubtful=doubtful) for other in finished
         ]
         done = max(prefixes, key=len, default=())
-        decisions = (*done, *start(threshold, done))
+        before = finished[-1].decisions if finished else ()
+        guesses = {decision.edge: is_removed(decision.effect, threshold, absolute=absolute) for decision in before}
+        decisions = (*done, *start(threshold, done, guesses))
         finished.append(Swept(threshold, decisions, len(done)))
         yield finished[-1]

@@ -234,6 +234,19 @@ def test_what_was_measured_behind_a_wrong_guess_predicts_the_next_window() -> No
     assert all(trial.removed == (trial.edge,) for trial in trials[:15])  # in each other's presence
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_guesses_of_another_search_save_trials_and_change_no_decision(right: bool) -> None:
+    draw = random.Random(5)
+    cost = [draw.choice([0.0, 0.0, 1.0]) for _ in WIDE.edges]
+    alone, helped = Strict(cost, wide=16, graph=WIDE), Strict(cost, wide=16, graph=WIDE)
+    expected = list(speculate(alone, Order(), 0.5))
+    guesses = {decision.edge: decision.removed == right for decision in expected}
+    assert list(speculate(helped, Order(), 0.5, guesses=guesses)) == expected
+    if right:
+        assert len(helped.calls) < len(alone.calls)
+        assert sum(map(len, helped.calls)) == 1 + len(expected)  # the whole graph's loss, then no trial in vain
+
+
 def test_windows_narrow_where_guesses_fail_and_widen_where_they_hold() -> None:
     gone = Strict([0.0] * len(WIDE.edges), wide=64, graph=WIDE)
     list(speculate(gone, Order(), 0.5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from support.cost_engines import GRAPH, Costs
@@ -47,7 +47,7 @@ def test_a_prefix_ends_before_a_test_that_noise_could_decide() -> None:
 
 
 def searches(cost: Sequence[float], absolute: bool, asked: list[tuple[float, int]]):  # type: ignore[no-untyped-def]
-    def start(threshold: float, done: Sequence[Decision]) -> Iterator[Decision]:
+    def start(threshold: float, done: Sequence[Decision], guesses: Mapping[int, bool]) -> Iterator[Decision]:
         asked.append((threshold, len(done)))
         return acdc(Costs(cost), Order(), threshold, absolute=absolute, done=done)
 
@@ -92,3 +92,20 @@ def test_a_threshold_is_searched_when_its_turn_comes() -> None:
     swept = sweep(searches([0.5] * len(GRAPH.edges), False, asked), [0.2, 0.1])
     assert isinstance(next(swept), Swept)
     assert [threshold for threshold, _ in asked] == [0.1]
+
+
+def test_the_search_before_says_what_is_likely_to_go() -> None:
+    cost = [0.01 * index for index in range(len(GRAPH.edges))]
+    given: list[Mapping[int, bool]] = []
+
+    def start(threshold: float, done: Sequence[Decision], guesses: Mapping[int, bool]) -> Iterator[Decision]:
+        given.append(guesses)
+        return acdc(Costs(cost), Order(), threshold, done=done)
+
+    first, second = sweep(start, [0.05, 0.1])
+    assert given[0] == {}
+    assert given[1] == {decision.edge: decision.effect < 0.1 for decision in first.decisions}
+    assert set(given[1].values()) == {True, False}
+    assert [decision.removed for decision in second.decisions] == [
+        given[1][decision.edge] for decision in second.decisions
+    ]  # each edge's effect is its own here, so that every guess is right
