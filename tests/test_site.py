@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -175,3 +176,15 @@ def test_the_search_works_from_disk(site: Path, tmp_path: Path) -> None:
         assert browser.errors == []
         assert all(address.startswith(("file:", "data:", "blob:", "about:")) for address in browser.requests)
         assert browser.tell("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+
+
+def test_the_page_of_python_says_a_sentence_of_each_name_where_the_repository_shows_no_docstring() -> None:
+    shown = re.findall(
+        r"^- `(\S+)`: (.*)\n<!-- docstring: (\S+) -->$", (ROOT / "docs/api.md").read_text(), re.MULTILINE
+    )
+    assert len(shown) > 25
+    for name, sentence, of in shown:
+        *home, last = name.split(".")
+        docstring = getattr(importlib.import_module(".".join(home)), last).__doc__
+        assert name == of
+        assert sentence == " ".join(docstring.strip().split("\n\n")[0].split()).replace("``", "`")

@@ -21,7 +21,7 @@ NAMED = re.compile(r"\[[\w/-]+\.md\](?=\(([^)#\s]+))")  # a link whose words are
 FENCE = re.compile(r"^```(\w+) file=(\S+)$", re.MULTILINE)
 BLOCK = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 DEEPER = re.compile(r"^  (?=\S)", re.MULTILINE)
-DOCSTRING = re.compile(r"^<!-- docstring: (\S+) -->$", re.MULTILINE)
+DOCSTRING = re.compile(r"^- `\S+`: .*\n<!-- docstring: (\S+) -->$", re.MULTILINE)  # in place of a sentence of it
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
