@@ -41,7 +41,7 @@ print(json.dumps({"cpu_seconds": round(time.process_time() - start, 2), "import_
 def made(root: Path, thresholds: int) -> None:
     """The cells, and a file of their ids."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from support import made_cells
+    from support import made_cells  # type: ignore[import-not-found]
 
     made_cells.TASKS["tracr-proportion"] = ("tracr-proportion", "mse", "mse", "corrupted")
     searches = [("acdc", "float32"), *(("pahq", form) for form in ("fp8", "int8", "int4", "bf16"))]
