@@ -13,11 +13,13 @@ from typing import Any
 import pandas as pd
 
 from pahq.analysis.names import precision_columns
+from pahq.analysis.rows import Rows
 from pahq.cell.files import cell_folder
 from pahq.cell.journal import read_journal
 from pahq.cell.result import BandAudit, Rescored, Result
 from pahq.cell.story import check_cell
 from pahq.circuits.circuit import Circuit
+from pahq.circuits.packed import PackedCircuits
 from pahq.config.band import BANDS
 from pahq.config.cell import CellConfig, EngineConfig
 from pahq.config.precision import BITS, PrecisionConfig
@@ -44,7 +46,7 @@ class Collected:
 
     cells: pd.DataFrame
     missing: pd.DataFrame
-    circuits: Mapping[str, Circuit]
+    circuits: PackedCircuits
 
 
 def collect(root: str | Path, ids: Sequence[str]) -> Collected:
@@ -58,21 +60,20 @@ def collect(root: str | Path, ids: Sequence[str]) -> Collected:
     Raises PahqError, naming the file, for a result that is not readable or contradicts its circuit or its
     journal.
     """
-    rows: list[dict[str, Any]] = []
-    missing, configs = [], []
-    circuits: dict[str, Circuit] = {}
+    rows: Rows | None = None
+    missing, settings, circuits = [], _Settings(), PackedCircuits()
     for cell_id in dict.fromkeys(ids):
         folder = cell_folder(root, cell_id)
         if not (folder / "result.json").exists():
             missing.append({"id": cell_id, "reason": _why_missing(folder)})
             continue
-        row, result, circuits[cell_id] = read_cell(folder, cell_id)
-        rows.append(row)
-        configs.append(result.config)
-    for row, variant in zip(rows, variants(configs), strict=True):
-        row["variant"] = variant
-    frame = pd.DataFrame(rows)
-    if rows:
+        row, result, circuit = read_cell(folder, cell_id)
+        rows = rows or Rows(row)
+        rows.add(row)
+        settings.add(result.config)
+        circuits.add(cell_id, circuit)
+    frame = pd.DataFrame() if rows is None else rows.frame().assign(variant=settings.variants())
+    if len(frame):
         frame[_NUMBERS] = frame[_NUMBERS].astype(float)
         frame = frame.sort_values(_ORDER, kind="stable", ignore_index=True)
     return Collected(frame, pd.DataFrame(missing, columns=["id", "reason"]), circuits)
@@ -171,22 +172,50 @@ def _digest(flat: Mapping[str, Any], *, leave_out: Sequence[str]) -> str:
 
 def variants(configs: Iterable[CellConfig]) -> list[str]:
     """By cell: what tells its series from others of equal task, method and precision, such as ``seed=1``."""
-    flats = [flatten(config.model_dump(mode="json")) for config in configs]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for flat in flats:
-        groups.setdefault(_group(flat), []).append(flat)
-    found = []
-    for flat in flats:
-        group = groups[_group(flat)]
-        keys = sorted(set(flat) - {_WHERE, *_SWEPT})
-        differing = [key for key in keys if _differs(key, [other for other in group if _applies(key, other)])]
-        # A setting that is as ever stays unsaid, so that the plain series keeps its plain name.
-        plain = _plain(flat["precision.name"], flat["method.arithmetic"])
-        told = [key for key in differing if flat[key] != plain.get(key, ...) and _applies(key, flat)]
-        # Calibrated rounding, low products and audits are no part of any name, so they are always told.
-        told += [key for key, usual in _TOLD.items() if key not in told and flat[key] != plain.get(key, usual)]
-        found.append(" ".join(f"{key}={flat[key]}" for key in told))
-    return found
+    settings = _Settings()
+    for config in configs:
+        settings.add(config)
+    return settings.variants()
+
+
+class _Settings:
+    """The settings of cells by which series are told apart. Cells of one series share what is kept of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+        self._flats: list[dict[str, Any]] = []
+        self._cells: list[int] = []  # by cell, which of these are its own
+
+    def add(self, config: CellConfig) -> None:
+        flat = flatten(config.model_dump(mode="json"))
+        flat = {key: value for key, value in flat.items() if key not in (_WHERE, *_SWEPT)}
+        number = self._known.setdefault(json.dumps(flat, sort_keys=True), len(self._flats))
+        self._flats += [flat] if number == len(self._flats) else []
+        self._cells.append(number)
+
+    def variants(self) -> list[str]:
+        """By cell, in the order in which they were added."""
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for flat in self._flats:
+            groups.setdefault(_group(flat), []).append(flat)
+        differing = {name: _differing(group) for name, group in groups.items()}
+        told = [_told(flat, differing[_group(flat)]) for flat in self._flats]
+        return [told[number] for number in self._cells]
+
+
+def _differing(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which those of one group differ, where they have a say."""
+    keys = sorted({key for flat in group for key in flat})
+    return [key for key in keys if _differs(key, [flat for flat in group if _applies(key, flat)])]
+
+
+def _told(flat: Mapping[str, Any], differing: Iterable[str]) -> str:
+    """A setting that is as ever stays unsaid, so that the plain series keeps its plain name."""
+    plain = _plain(flat["precision.name"], flat["method.arithmetic"])
+    told = [key for key in differing if flat[key] != plain.get(key, ...) and _applies(key, flat)]
+    # Calibrated rounding, low products and audits are no part of any name, so they are always told.
+    told += [key for key, usual in _TOLD.items() if key not in told and flat[key] != plain.get(key, usual)]
+    return " ".join(f"{key}={flat[key]}" for key in told)
 
 
 def _plain(precision: str, arithmetic: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ So cells of one task and threshold were measured in the very same states.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from pahq.analysis.names import SERIES, SETTINGS
+from pahq.analysis.rows import Rows
 from pahq.cell.files import cell_folder
 from pahq.cell.journal import JournalLine, read_journal
 from pahq.search.acdc import is_removed
@@ -34,9 +35,20 @@ CHANGES = "-changes"  # how the name of a method of ``arithmetic=changes`` ends
 
 @dataclass(frozen=True)
 class Twice:
-    """A finished cell's row and its tests, each of which was measured in both precisions."""
+    """A finished cell whose tests were all measured in both precisions: its row, and where its journal is."""
 
     cell: dict[str, Any]
+    journal: Path
+
+    def read(self) -> Measurements:
+        """Its tests; not kept, since those of thousands of cells would fill the memory."""
+        return Measurements(read_journal(self.journal))
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The tests of one search, each of which was measured in both precisions."""
+
     lines: Sequence[JournalLine]
 
     @property
@@ -49,12 +61,21 @@ class Twice:
         """The effects in full precision."""
         return np.array([line.after - line.before for line in self.lines], dtype=float)
 
+    @property
+    def path(self) -> list[tuple[str, bool]]:
+        """The edges tested, and whether each was removed."""
+        return [(line.edge, line.removed) for line in self.lines]
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.lines) and all(line.low is not None for line in self.lines)
+
 
 def measured_twice(root: str | Path, cells: pd.DataFrame) -> list[Twice]:
     """The cells whose tests were all measured in both precisions."""
     chosen: list[dict[str, Any]] = cells[(cells["audited_share"] == 1) & ~cells["hopeless"]].to_dict("records")  # type: ignore[assignment]
-    found = [Twice(row, read_journal(cell_folder(root, row["id"]) / "decisions.jsonl")) for row in chosen]
-    return [one for one in found if one.lines and all(line.low is not None for line in one.lines)]
+    found = [Twice(row, cell_folder(root, row["id"]) / "decisions.jsonl") for row in chosen]
+    return [one for one in found if one.read().is_whole]
 
 
 def effect_rows(found: Sequence[Twice]) -> pd.DataFrame:
@@ -67,10 +88,11 @@ def effect_rows(found: Sequence[Twice]) -> pd.DataFrame:
     """
     rows = []
     for one in found:
-        rows.append(_row(one, one.low[:, 1] - one.low[:, 0], REMEASURED))
-        unfocused = next((other for other in found if _is_unfocused(one, other)), None)
-        if unfocused is not None and _path(unfocused) == _path(one):
-            rows.append(_row(one, one.low[:, 1] - unfocused.low[:, 0], ONCE))
+        tests = one.read()
+        rows.append(_row(one.cell, tests, tests.low[:, 1] - tests.low[:, 0], REMEASURED))
+        unfocused = next((other.read() for other in found if _is_unfocused(one, other)), None)
+        if unfocused is not None and unfocused.path == tests.path:
+            rows.append(_row(one.cell, tests, tests.low[:, 1] - unfocused.low[:, 0], ONCE))
     frame = pd.DataFrame(rows, columns=list(NAMES))
     return frame.sort_values(
         ["task", "precision", "threshold", "baseline", "method", "focus", "variant"], ignore_index=True
@@ -84,13 +106,14 @@ def error_rows(found: Sequence[Twice]) -> pd.DataFrame:
     their effect, and those with the largest error, and the largest relative to their effect, are among them.
     """
     shown = [one for one in found if any(_is_other_arithmetic(one, other) for other in found)] or found
-    frames = []
+    rows = Rows(POINTS)
     for one in shown:
-        effect, error = np.abs(one.exact), np.abs(one.low[:, 1] - one.low[:, 0] - one.exact)
-        kept = _thinned(effect, error)
+        low, exact = (tests := one.read()).low, tests.exact
+        effect, error = np.abs(exact), np.abs(low[:, 1] - low[:, 0] - exact)
         label = {name: one.cell[name] for name in (*SERIES, "threshold")}
-        frames.append(pd.DataFrame({"effect": effect[kept], "error": error[kept]}).assign(**label))
-    return pd.concat(frames, ignore_index=True)[list(POINTS)] if frames else pd.DataFrame(columns=list(POINTS))
+        for test in _thinned(effect, error):
+            rows.add(label | {"effect": float(effect[test]), "error": float(error[test])})
+    return rows.frame()
 
 
 def _thinned(effect: Float[ndarray, " test"], error: Float[ndarray, " test"]) -> list[int]:
@@ -117,21 +140,20 @@ def _alike(one: Twice, other: Twice, names: Iterable[str] = ("threshold", "pair"
     return all(one.cell[name] == other.cell[name] for name in names)
 
 
-def _path(one: Twice) -> list[tuple[str, bool]]:
-    return [(line.edge, line.removed) for line in one.lines]
-
-
-def _row(one: Twice, effects: Float[ndarray, " test"], baseline: str) -> dict[str, Any]:
-    cell, errors = one.cell, np.abs(effects - one.exact)
+def _row(
+    cell: Mapping[str, Any], tests: Measurements, effects: Float[ndarray, " test"], baseline: str
+) -> dict[str, Any]:
+    exact = tests.exact
+    errors = np.abs(effects - exact)
     median, q90, q99, largest = np.quantile(errors, [0.5, 0.9, 0.99, 1.0])
     threshold, absolute = cell["threshold"], bool(cell["absolute"])
-    notable = np.abs(one.exact) > NOTABLE * threshold
-    relative = errors[notable] / np.abs(one.exact[notable])
+    notable = np.abs(exact) > NOTABLE * threshold
+    relative = errors[notable] / np.abs(exact[notable])
     fell = [is_removed(float(effect), threshold, absolute=absolute) for effect in effects]
     return {
         **{name: cell[name] for name in NAMES if name in cell},
         **{"baseline": baseline, "error_median": median, "error_q90": q90, "error_q99": q99, "error_largest": largest},
         "relative_median": float(np.median(relative)) if len(relative) else float("nan"),
         "relative_largest": float(relative.max()) if len(relative) else float("nan"),
-        "flipped": sum(now != line.removed for now, line in zip(fell, one.lines, strict=True)),
+        "flipped": sum(now != line.removed for now, line in zip(fell, tests.lines, strict=True)),
     }

@@ -16,14 +16,15 @@ import pandas as pd
 
 from pahq.analysis.collect import Collected, collect
 from pahq.analysis.effects import effect_rows, error_rows, measured_twice
-from pahq.analysis.names import EVALUATED, SERIES
+from pahq.analysis.names import SERIES
 from pahq.analysis.pairs import pair_rows
-from pahq.analysis.stability import collect_stability
+from pahq.analysis.rows import Rows, records
+from pahq.analysis.stability import inclusion_parts, stability_rows
 from pahq.circuits.agreement import Agreement, Curve, point
-from pahq.circuits.circuit import Circuit
+from pahq.circuits.packed import Packed
 from pahq.circuits.published import published_circuit
 from pahq.errors import PahqError
-from pahq.files.frames import analysis_folder, write_parquet
+from pahq.files.frames import PART, analysis_folder, write_parquet, write_parquet_parts
 
 LOG = logging.getLogger(__name__)
 PUBLISHED = "published"
@@ -33,6 +34,7 @@ BY_CONSTRUCTION = "ACDC by construction"
 _ROC = [*SERIES, "reference", "threshold", "fpr", "tpr", "on_front"]
 _AUC = [*SERIES, "reference", "thresholds", "interior_points", "auc_steps", "auc_trapezoid", "note"]
 _AGREEMENT = [*SERIES, "id", "reference", "threshold", "differing", "jaccard", "jaccard_by_chance", "note"]
+_COMPARED = ["pair", "engine", "dtype", "edges", "full_precision", "scores"]  # what a comparison reads besides
 
 
 def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
@@ -51,23 +53,25 @@ def evaluate(root: str | Path, experiment: str, ids: Sequence[str]) -> Path:
     if len(missing):
         names = ", ".join(missing["id"].head(3)) + (", ..." if len(missing) > 3 else "")
         LOG.warning("%d of %d cells are not finished and left out: %s", len(missing), len(set(ids)), names)
-    roc, auc = _curves(collected)
-    stability, inclusion = collect_stability(root, collected.cells)
+    against = _References(collected)
+    stability = stability_rows(root, collected.cells)
     twice = measured_twice(root, collected.cells)
+    effects, errors, pairs = effect_rows(twice), error_rows(twice), pair_rows(root, collected)
+    auc = Rows(_AUC)
+    write_parquet_parts(folder / "inclusion.parquet", inclusion_parts(root, collected.cells))
+    write_parquet_parts(folder / "roc.parquet", _curves(collected, against, auc))
     frames = {
         "cells": collected.cells,
         "missing": missing,
-        "roc": pd.DataFrame(roc, columns=_ROC),
-        "auc": pd.DataFrame(auc, columns=_AUC),
-        "agreement": pd.DataFrame(_agreements(collected), columns=_AGREEMENT),
+        "auc": auc.frame(),
+        "agreement": _agreements(collected, against),
         "stability": stability,
-        "inclusion": inclusion,
-        "effects": effect_rows(twice),
-        "errors": error_rows(twice),
-        "pairs": pair_rows(root, collected),
+        "effects": effects,
+        "errors": errors,
+        "pairs": pairs,
     }
-    for name in EVALUATED:
-        write_parquet(folder / f"{name}.parquet", frames[name])
+    for name, frame in frames.items():
+        write_parquet(folder / f"{name}.parquet", frame)
     return folder
 
 
@@ -85,42 +89,65 @@ def acdc_cells(cells: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
     return first
 
 
-def _curves(collected: Collected) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """ROC rows and area rows of every series against every reference that it has."""
-    roc: list[dict[str, Any]] = []
-    auc: list[dict[str, Any]] = []
-    for _, series in collected.cells.groupby("series", sort=False):
-        sweep: list[dict[str, Any]] = series.to_dict("records")  # type: ignore[assignment]
-        first = sweep[0]
+class _References:
+    """The full-precision ACDC circuits that each series is held against."""
+
+    def __init__(self, collected: Collected) -> None:
+        cells = collected.cells[["method", "pair", "engine", "dtype", "threshold", "id"]]
+        self._circuits, self._acdc = collected.circuits, cells[cells["method"] == "acdc"]
+        self._ids: dict[tuple[Any, ...], dict[float, str]] = {}
+
+    def ids(self, row: Mapping[str, Any]) -> Mapping[float, str]:
+        """By threshold, the ids of the cells that ``acdc_cells`` finds for a row."""
+        ground = (row["pair"], row["engine"], row["dtype"])
+        if ground not in self._ids:
+            found = acdc_cells(self._acdc, row)
+            self._ids[ground] = dict(zip(found["threshold"], found["id"], strict=True))
+        return self._ids[ground]
+
+    def of(self, row: Mapping[str, Any]) -> Iterator[tuple[str, Packed]]:
+        """The circuits to hold a series against, by name. One with no edge, or all, leaves a rate undefined."""
+        graph = self._circuits.packed(row["id"]).graph
+        published = published_circuit(row["kind"], graph)
+        if published:
+            yield PUBLISHED, Packed.of_names(graph, published)
+        for threshold, cell_id in self.ids(row).items():
+            edges = self._circuits.packed(cell_id)
+            if 0 < len(edges) < row["edges"]:
+                yield f"acdc@t{threshold:g}", edges
+
+
+def _curves(collected: Collected, against: _References, auc: Rows) -> Iterator[pd.DataFrame]:
+    """ROC rows of every series against every reference that it has, in parts; ``auc`` gets the areas' rows."""
+    roc = Rows(_ROC)
+    for first, sweep in _sweeps(collected.cells):
+        circuits = [collected.circuits.packed(cell_id) for cell_id in sweep]
         label = {name: first[name] for name in SERIES}
-        for reference, edges in _references(collected, first):
-            points = [point(_edges(collected.circuits[row["id"]]), edges, first["edges"]) for row in sweep]
+        for reference, edges in against.of(first):
+            if len(roc) >= PART:
+                yield roc.frame()
+                roc = Rows(_ROC)
+            points = [point(circuit, edges, first["edges"]) for circuit in circuits]
             curve = Curve(tuple(points))
-            roc += [
-                label
-                | {"reference": reference, "threshold": row["threshold"]}
-                | {"fpr": p.fpr, "tpr": p.tpr, "on_front": p in curve.front}
-                for row, p in zip(sweep, points, strict=True)
-            ]
-            auc.append(
-                label
-                | {"reference": reference, "thresholds": len(sweep), "interior_points": curve.interior}
+            front = set(curve.front)
+            same = label | {"reference": reference}
+            for threshold, p in zip(sweep.values(), points, strict=True):
+                roc.add(same | {"threshold": threshold, "fpr": p.fpr, "tpr": p.tpr, "on_front": p in front})
+            auc.add(
+                same
+                | {"thresholds": len(sweep), "interior_points": curve.interior}
                 | {"auc_steps": curve.auc_steps, "auc_trapezoid": curve.auc_trapezoid}
                 | {"note": _curve_note(curve, first, reference)}
             )
-    return roc, auc
+    yield roc.frame()
 
 
-def _references(collected: Collected, row: Mapping[str, Any]) -> Iterator[tuple[str, frozenset[str]]]:
-    """The circuits to hold a series against, by name. One with no edge, or all, leaves a rate undefined."""
-    published = published_circuit(row["kind"], collected.circuits[row["id"]].graph)
-    if published:
-        yield PUBLISHED, published
-    acdc: list[dict[str, Any]] = acdc_cells(collected.cells, row).to_dict("records")  # type: ignore[assignment]
-    for cell in acdc:
-        edges = _edges(collected.circuits[cell["id"]])
-        if 0 < len(edges) < row["edges"]:
-            yield f"acdc@t{cell['threshold']:g}", edges
+def _sweeps(cells: pd.DataFrame) -> list[tuple[dict[str, Any], dict[str, float]]]:
+    """By series: the row of its first cell, and the thresholds of all its cells by id."""
+    found: dict[str, tuple[dict[str, Any], dict[str, float]]] = {}
+    for row in records(cells[[*SERIES, "id", "threshold", *_COMPARED]]):
+        found.setdefault(row["series"], (row, {}))[1][row["id"]] = row["threshold"]
+    return list(found.values())
 
 
 def _curve_note(curve: Curve, row: Mapping[str, Any], reference: str) -> str:
@@ -132,29 +159,23 @@ def _curve_note(curve: Curve, row: Mapping[str, Any], reference: str) -> str:
     return "; ".join(notes)
 
 
-def _agreements(collected: Collected) -> Iterator[dict[str, Any]]:
+def _agreements(collected: Collected, against: _References) -> pd.DataFrame:
     """Every search that is not ACDC against full-precision ACDC at the same threshold. Scores have none."""
-    rows: list[dict[str, Any]] = collected.cells.to_dict("records")  # type: ignore[assignment]
-    for row in rows:
-        if row["method"] == "acdc" or row["scores"]:
-            continue
+    found, cells = Rows(_AGREEMENT), collected.cells
+    searches = cells[(cells["method"] != "acdc") & ~cells["scores"]]
+    for row in records(searches[[*SERIES, "id", "threshold", *_COMPARED]]):
         same = {name: row[name] for name in (*SERIES, "id", "threshold")}
-        acdc = acdc_cells(collected.cells, row)
-        acdc = acdc[acdc["threshold"] == row["threshold"]]
-        if acdc.empty:
-            yield same | {"note": "no finished ACDC cell at this threshold"}
+        reference_id = against.ids(row).get(row["threshold"])
+        if reference_id is None:
+            found.add(same | {"note": "no finished ACDC cell at this threshold"})
             continue
-        reference_id = str(acdc.iloc[0]["id"])
-        mine, theirs = _edges(collected.circuits[row["id"]]), _edges(collected.circuits[reference_id])
+        mine, theirs = collected.circuits.packed(row["id"]), collected.circuits.packed(reference_id)
         agreement = Agreement.of(mine, theirs, row["edges"])
         notes = [BY_CONSTRUCTION] if is_acdc_by_construction(row) else []
-        notes += ["both circuits are empty"] if not mine and not theirs else []
-        yield (
+        notes += ["both circuits are empty"] if not len(mine) and not len(theirs) else []
+        found.add(
             same
             | {"reference": reference_id, "differing": agreement.differing, "jaccard": agreement.jaccard}
             | {"jaccard_by_chance": agreement.jaccard_by_chance, "note": "; ".join(notes)}
         )
-
-
-def _edges(circuit: Circuit) -> frozenset[str]:
-    return frozenset(circuit.edges)
+    return found.frame()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pahq.analysis.names import NAMED
+from pahq.analysis.rows import Rows, records
 from pahq.cell.files import cell_folder
 from pahq.errors import PahqError
-from pahq.files.frames import read_parquet
+from pahq.files.frames import in_parts, read_parquet
 from pahq.files.sealed import check_digests, read_sealed
 from pahq.resamples.variants import KINDS
 
@@ -38,23 +40,36 @@ STABILITY = [*LABELS, *_NUMBERS, "note"]
 INCLUSION = [*LABELS, "edge", "in_circuit", *KINDS]
 
 
-def collect_stability(root: str | Path, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a cell that was measured, and one an edge that the circuit itself or any of the further searches kept.
+def stability_rows(root: str | Path, cells: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell that was measured.
 
     Raises PahqError, naming the file, for one that is broken or of another circuit than the cell's.
     """
-    rows, frames = [], []
-    for cell in cells.to_dict("records"):
-        folder = cell_folder(root, cell["id"])
-        if not (folder / "stability.json").exists():
-            continue
-        label = {name: cell[name] for name in LABELS}
-        rows.append(label | _row(folder / "stability.json", cell["id"], cell["kept"]))
-        edges = read_parquet(folder, "inclusion")
-        kept = edges["in_circuit"] | (edges[list(KINDS)].fillna(0) > 0).any(axis=1)
-        frames.append(edges[kept].assign(**label)[INCLUSION])
-    inclusion = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=INCLUSION)
-    return pd.DataFrame(rows, columns=STABILITY), inclusion
+    rows = Rows(STABILITY)
+    for folder, label in _measured(root, cells):
+        rows.add(label | _row(folder / "stability.json", label["id"], label["kept"]))
+    return rows.frame()
+
+
+def inclusion_parts(root: str | Path, cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """One row an edge that a measured circuit itself or any of the further searches kept, in parts; one at least."""
+    parts = in_parts(_inclusion(folder, label) for folder, label in _measured(root, cells))
+    yield next(parts, pd.DataFrame(columns=INCLUSION))
+    yield from parts
+
+
+def _measured(root: str | Path, cells: pd.DataFrame) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders of the cells that were measured, and what a row says of each."""
+    for label in records(cells[LABELS]):
+        folder = cell_folder(root, label["id"])
+        if (folder / "stability.json").exists():
+            yield folder, label
+
+
+def _inclusion(folder: Path, label: Mapping[str, Any]) -> pd.DataFrame:
+    edges = read_parquet(folder, "inclusion")
+    kept = edges["in_circuit"] | (edges[list(KINDS)].fillna(0) > 0).any(axis=1)
+    return edges[kept].assign(**label)[INCLUSION]
 
 
 def _row(path: Path, cell_id: str, kept: int) -> dict[str, Any]:

@@ -10,11 +10,21 @@ points by straight lines. They differ a lot where a sweep has few points.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 from pahq.errors import PahqError
+
+
+class Edges(Protocol):
+    """Edges of a circuit: a set of names or indices, or a ``Packed``."""
+
+    def __len__(self) -> int: ...
+    def __and__(self, other: Any, /) -> Sized: ...
+    def __sub__(self, other: Any, /) -> Sized: ...
+
 
 FEW_POINTS = 3  # an area from fewer distinct interior points says little
 
@@ -30,7 +40,7 @@ class Point:
 ENDS = (Point(0.0, 0.0), Point(1.0, 1.0))
 
 
-def point(edges: Set[str], reference: Set[str], universe: int) -> Point:
+def point(edges: Edges, reference: Edges, universe: int) -> Point:
     """The point of a circuit; ``universe`` counts all edges of the graph.
 
     Raises PahqError if the reference is empty or the whole graph, since one of the rates is undefined then.
@@ -86,7 +96,7 @@ class Agreement:
     universe: int
 
     @classmethod
-    def of(cls, edges: Set[object], reference: Set[object], universe: int) -> Agreement:
+    def of(cls, edges: Edges, reference: Edges, universe: int) -> Agreement:
         return cls(len(edges & reference), len(edges - reference), len(reference - edges), universe)
 
     @property

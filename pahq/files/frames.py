@@ -10,7 +10,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pahq.files.text import write_atomic
 
 _SEAL = re.compile(rb"pahq-sha256:([0-9a-f]{64})")
 _BLANK = b"pahq-sha256:" + b"0" * 64
+PART = 1 << 13  # rows of a long table that are in memory at once
 
 
 def analysis_folder(root: str | Path, experiment: str) -> Path:
@@ -50,10 +51,35 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all, with its seal."""
-    table, raw = pa.Table.from_pandas(frame, preserve_index=False), io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"seal": _BLANK}), raw)
+    write_parquet_parts(path, [frame])
+
+
+def write_parquet_parts(path: Path, parts: Iterable[pd.DataFrame]) -> None:
+    """The same for a table that comes in parts: one at least, with the same columns of the same types.
+
+    Each part becomes a row group of the file, and is not held any longer than it takes to write it.
+    """
+    raw, rest = io.BytesIO(), iter(parts)
+    table = pa.Table.from_pandas(next(rest), preserve_index=False)
+    schema = table.schema.with_metadata({**table.schema.metadata, b"seal": _BLANK})
+    with pq.ParquetWriter(raw, schema) as writer:
+        writer.write_table(table.cast(schema))
+        for part in rest:
+            writer.write_table(pa.Table.from_pandas(part, schema=schema, preserve_index=False))
     blank = raw.getvalue()
     write_atomic(path, blank.replace(_BLANK, b"pahq-sha256:" + hashlib.sha256(blank).hexdigest().encode()))
+
+
+def in_parts(frames: Iterable[pd.DataFrame], rows: int = PART) -> Iterator[pd.DataFrame]:
+    """Frames joined to parts of at least so many rows, but for the last one; none of no frames."""
+    waiting: list[pd.DataFrame] = []
+    for frame in frames:
+        waiting.append(frame)
+        if sum(map(len, waiting)) >= rows:
+            yield pd.concat(waiting, ignore_index=True)
+            waiting = []
+    if waiting:
+        yield pd.concat(waiting, ignore_index=True)
 
 
 def read_parquet(folder: Path, name: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from support import made_cells
 
 from pahq.__main__ import main
 from pahq.analysis.evaluate import evaluate
+from pahq.circuits.graph import ModelShape, build_graph
 from pahq.circuits.published import published_circuit
 from pahq.config.cell import CellConfig, EngineConfig
 from pahq.errors import PahqError
@@ -245,3 +246,13 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().out.strip() == str(tmp_path / "analysis" / "good")
     assert main(["evaluate", "bad", "--root", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_whole_graph_of_many_edges_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts so large that Python has no one object for each of them."""
+    large = build_graph(ModelShape(3, 4, 4, mlp=True))
+    assert len(large.edges) > 256
+    monkeypatch.setitem(made_cells.GRAPHS, "induction", large)
+    names = list(large.edge_index)
+    ids = [cell(tmp_path, config(NANO, "acdc", "float32", t), kept) for t, kept in ((0.01, names), (0.1, names[:9]))]
+    assert set(read_parquet(evaluate(tmp_path, "whole", ids), "roc")["reference"]) == {"acdc@t0.1"}

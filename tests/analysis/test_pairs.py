@@ -16,6 +16,7 @@ from pahq.analysis.pairs import NAMES, pair_rows
 from pahq.analysis.pairsfigure import pairs_figure
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import build_graph
+from pahq.circuits.packed import PackedCircuits
 from pahq.circuits.scores import Scores
 from pahq.errors import PahqError
 
@@ -46,7 +47,7 @@ def first(count: int) -> Circuit:
 def collected(*cells: dict[str, object]) -> Collected:
     circuits = {str(row["id"]): row["circuit"] for row in cells}
     frame = pd.DataFrame(cells).drop(columns="circuit")
-    return Collected(frame, pd.DataFrame(columns=["id", "reason"]), circuits)  # type: ignore[arg-type]
+    return Collected(frame, pd.DataFrame(columns=["id", "reason"]), PackedCircuits(circuits))  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pahq.errors import PahqError
-from pahq.files.frames import read_parquet, write_parquet
+from pahq.files.frames import in_parts, read_parquet, write_parquet, write_parquet_parts
 from pahq.files.sealed import Damaged
 
 FRAME = pd.DataFrame({"id": ["a", "b"], "kept": [1, 2], "kl": [0.5, float("nan")], "curve": [[1.0], [0.5, 0.25]]})
@@ -64,3 +64,24 @@ def test_damage_is_told_with_a_way_on(written: Path) -> None:
 def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "x.parquet", index=False)
     assert list(read_parquet(tmp_path, "x")["id"]) == ["a", "b"]
+
+
+def test_a_table_in_parts_is_the_table(tmp_path: Path) -> None:
+    """Of one part it is the same file, of several the same rows; the first one's types are those of all."""
+    write_parquet(tmp_path / "whole.parquet", FRAME)
+    write_parquet_parts(tmp_path / "one.parquet", iter([FRAME]))
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    more = pd.DataFrame({"id": ["c"], "kept": [3], "kl": [float("nan")], "curve": [[]]})
+    write_parquet_parts(tmp_path / "two.parquet", iter([FRAME, more]))
+    read = read_parquet(tmp_path, "two")
+    pd.testing.assert_frame_equal(
+        read.assign(curve=read["curve"].map(list)), pd.concat([FRAME, more], ignore_index=True)
+    )
+
+
+def test_frames_are_joined_to_parts_of_some_rows() -> None:
+    frames = [pd.DataFrame({"x": range(first, first + rows)}) for first, rows in ((0, 3), (3, 1), (4, 4), (8, 2))]
+    parts = list(in_parts(iter(frames), rows=4))
+    assert [part["x"].tolist() for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [list(part.index) for part in parts] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1]]
+    assert list(in_parts(iter([]))) == []

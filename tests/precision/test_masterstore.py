@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +108,14 @@ def test_what_a_model_lacks_is_none_and_codes_there_are_none() -> None:
     for ask in (store.coded, lambda index, letter, heads: store.layer(index, NO_FOCUS).coded(letter, heads)):
         with pytest.raises(PahqError, match="these layers hold weights, and no codes of them"):
             ask(0, "q", None)
+
+
+@pytest.mark.parametrize(("cached", "held"), [(1, 1), (2, 2), (9, 3)])
+def test_on_a_gpu_it_says_what_it_may_come_to_hold(cached: int, held: int) -> None:
+    """There nobody but PyTorch knows what it holds: all matrices of as many layers as are kept, or of all there are."""
+    model = random_model("gpt2", layers=3, dtype=torch.float32)
+    beside = PackedStore.build(model, INT8).beside()
+    ends = replace(beside.ends, W_E=beside.ends.W_E.to("meta"))
+    store = MasterStore(ends, beside._small, beside._master, beside._shapes, cached_layers=cached)
+    one = sum(getattr(model.layers[0], name).nbytes for name in beside._shapes)
+    assert store.nbytes == held * one

@@ -91,3 +91,17 @@ def test_a_schedule_is_asked_where_there_are_heads_of_both_kinds(focus: Focus, m
     outputs_mixed(store, weights, drawn(3, 2, 4, model.config.d_head))
     count = sum(layer == 1 for layer, _ in focus)
     assert ran == ([(count, 3 - count)] * 2 if 0 < count < 3 else [])
+
+
+@pytest.mark.parametrize("read", [1, 4])
+def test_of_four_heads_that_read_one_stream_one_or_three_are_in_focus(read: int) -> None:
+    model = random_model("gpt2", heads=4, kv_heads=4)
+    store = PrecisionStore.build(model, FORMATS["int8"])
+    full, low = store.full.layers[1], store.low.layers[1]
+    x = drawn(read, 2, 4, model.config.d_model)
+    inputs = normalise(model.config, x, full.ln1_w, full.ln1_b)
+    for focus in ({0}, {0, 2, 3}):
+        found = project_mixed(store, store.layer(1, frozenset((1, head) for head in focus)), "q", x)
+        for head in range(4):
+            expected = inputs[head % read] @ (full if head in focus else low).W_Q[head] + full.b_Q[head]
+            assert torch.allclose(found[head], expected, atol=1e-12, rtol=0)

@@ -15,6 +15,7 @@ from pahq.experiments.compose import compose_runs
 from pahq.scores import audit as auditing
 from pahq.scores.audit import audited_scores
 from pahq.scores.exact import exact_scores
+from pahq.scores.focused import scores_in_focus
 from pahq.scores.start import score
 
 FORMATS = {
@@ -175,3 +176,14 @@ def test_scores_of_some_edges_are_those_of_all() -> None:
     found = exact_scores(full, edges=some)
     assert torch.allclose(found[some], everything[some], rtol=1e-12, atol=1e-12)
     assert found.count_nonzero() <= len(some)
+
+
+def test_what_is_not_scored_again_has_the_scores_in_focus() -> None:
+    low, full = problems("gpt2", "int4", "receiver")
+    focused, plain = scores_in_focus(low, lambda part, edges: exact_scores(part, edges=edges)), exact_scores(low)
+    found, audit = audited_scores(low, full, 3)
+    left = ~torch.isclose(found, exact_scores(full), rtol=1e-9, atol=1e-12)
+    assert left.sum() > 0.1 * len(left)
+    assert audit.rescored < len(left)
+    assert torch.equal(found[left], focused[left])
+    assert not torch.allclose(found[left], plain[left])

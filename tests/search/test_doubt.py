@@ -317,3 +317,14 @@ def test_the_twin_is_shown_what_was_removed_in_the_order_of_the_search() -> None
         other.pass_over(decision)
     other.finish()
     assert passed == []  # none of these is of its network, so none is measured
+
+
+def test_the_guess_is_told_in_units_of_the_loss() -> None:
+    """Of losses whose errors are a tenth of others', a tenth of the guess counts as possible."""
+    for effect, near in ((0.105, False), (0.1009, True)):
+        made: list[Costs] = []
+        doubts = Doubts(
+            making(Costs([effect] * EDGES), made), Noise(0.01, lambda loss: 0.1), 0.1, layer_of=layers_of(GRAPH)
+        )
+        doubts(Decision(0, EDGES - 1, 0.0, effect, False))
+        assert bool(made) == near

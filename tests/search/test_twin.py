@@ -168,3 +168,16 @@ def test_a_twins_bytes_are_enough_for_one_trial_and_hardly_more(arithmetic: str,
     needed = least_bytes(wide) - problem.weight_bytes + TIGHT_BYTES
     spare = twin_bytes(problem) - needed
     assert 0 <= spare < 3 << 19
+
+
+def test_what_the_search_holds_in_16_bits_the_twin_holds_in_64() -> None:
+    """A run that was narrowed leaves no less to spare than one that was not."""
+    model = random_model("gpt2", dtype=torch.float32, d_vocab=50, layers=3, d_head=64, d_model=64, d_mlp=64)
+    prompts, spares = random_prompts(model, batch=256, length=8), []
+    for cache in ("float32", "bf16"):
+        precision = INT8.model_copy(update={"cache": cache})
+        problem = build_problem(model, prompts, metric="kl", precision=precision, focus="receiver")
+        needed = least_bytes(problem.in_float64(TIGHT_BYTES)) - problem.weight_bytes + TIGHT_BYTES
+        spares.append(twin_bytes(problem) - needed)
+    assert problem.corrupted.nbytes > 3 << 20  # which the twin has four times, and two of them in float32
+    assert spares[1] >= spares[0] >= 0
