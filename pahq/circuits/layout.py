@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from pahq.circuits.graph import Graph
 from pahq.circuits.grid import Grid, Row, Wire, numbers_of, used_by
@@ -87,12 +88,13 @@ class _Plan:
         count = Counter((one.gutter, one.number) for one in self.lanes if one)
         lanes = Counter(gutter for gutter, _ in count)
         gutters = [min(WIDEST, max(GUTTER, 5 + lane * lanes[i])) for i in range(self.last + 2)]
-        columns = sum(gutters) + BOX[0] * (self.last + 1)
+        *_, taken = _left_of(gutters)
+        columns = taken + BOX[0] * (self.last + 1)
         spare = max(0.0, NARROWEST - columns) / len(gutters)
         gutters = [gutter + spare for gutter in gutters]
         self.pitch = [min(lane, (gutters[i] - 4) / max(lanes[i], 1)) for i in range(len(gutters))]
         self.wide = dict(lanes)
-        self.left = [LEFT + i * BOX[0] + sum(gutters[:i]) for i in range(len(gutters))]  # of each gutter
+        self.left = [LEFT + i * BOX[0] + left for i, left in enumerate(_left_of(gutters)[:-1])]  # of each gutter
         self.middles = [self.left[i] + gutters[i] + BOX[0] / 2 for i in range(self.last + 1)]
         self.gutter = [self.left[i] + gutters[i] / 2 for i in range(len(gutters))]
         self.right = self.left[self.last + 1] + gutters[-1]
@@ -230,6 +232,11 @@ class _Plan:
     def _lane_x(self, lane: Lane) -> float:
         lanes = self.wide[lane.gutter]
         return self.gutter[lane.gutter] + (lane.number - (lanes - 1) / 2) * self.pitch[lane.gutter]
+
+
+def _left_of(gutters: Sequence[float]) -> list[float]:
+    """What those left of each take, and last what all do; added one by one, as ``sum`` is not from Python 3.12 on."""
+    return list(accumulate(gutters, initial=0.0))
 
 
 def _spread(ends: Sequence[str], toward: Sequence[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Receiver
@@ -105,7 +106,8 @@ class Shown:
             receiver = self.circuit.graph.edges[line.edges[0]].receiver
             pairs.setdefault((line.wire.sender, self._node(receiver), line.mark), []).append(line)
         for (sender, node, mark), alike in pairs.items():
-            wire = Wire(sender, node, sum(line.wire.weight for line in alike), mark != MISSED)
+            *_, weight = accumulate(line.wire.weight for line in alike)  # the same on any Python, as sum's is not
+            wire = Wire(sender, node, weight, mark != MISSED)
             yield Line(wire, "", mark, tuple(edge for line in alike for edge in line.edges))
 
     def _node(self, receiver: Receiver) -> str:

@@ -70,3 +70,11 @@ def test_of_more_than_400_edges_pairs_of_nodes_are_drawn_unless_another_limit_is
     graph = build_graph(ModelShape(4, 4, 4, mlp=True))
     for count, single in ((400, True), (401, False)):
         assert Shown(Circuit.from_indices(graph, range(count))).lines()[1] is single
+
+
+def test_a_merged_line_is_as_wide_on_any_python() -> None:
+    """From Python 3.12 on ``sum`` keeps what rounding takes from floats; added one by one, a 1 is lost here."""
+    edges = ("embed->a0.h1<q>", "embed->a0.h1<k>", "embed->a0.h1<v>")
+    facts = dict(zip(map(GRAPH.index_of, edges), map(Fact, (1e16, -1.0, 1.0)), strict=True))
+    [line], single, _ = Shown(Circuit.from_names(GRAPH, edges), facts=facts).lines(limit=1)
+    assert (single, line.wire.weight) == (False, 1e16)
