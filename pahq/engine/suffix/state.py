@@ -146,8 +146,8 @@ class State:
         need = self.receiver_need(receiver)
         x = at_need(self.corrupted_stream(receiver), need)
         present = [sender for sender, there in enumerate(self.present[receiver]) if there]
-        for (piece,) in self._pieces(present, need, together=True):
-            x = x + piece
+        for piece in self._pieces(present, need, together=True):
+            x = x + piece[0]
         return x
 
     def corrupted_stream(self, receiver: Receiver) -> Float[Tensor, "batch pos d_model"]:

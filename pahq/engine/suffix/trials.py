@@ -41,8 +41,8 @@ def addition_trials(wave: Wave, layer: int, opened: Sequence[Receiver], trials: 
             continue
         inputs = without(state, receiver, distinct)
         index = tuple(distinct.index(members) + 1 if members else 0 for members in sets)
-        (projected,) = wave.projections([receiver], inputs[None])
-        values = _spread(projected, state.projections[receiver], index)
+        projected = wave.projections([receiver], inputs[None])
+        values = _spread(projected[0], state.projections[receiver], index)
         fresh[receiver] = values
         wave.set_projections([receiver], values[None])
         wave.write(partial(_take_input, state, receiver, inputs, index))

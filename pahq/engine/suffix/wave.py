@@ -73,7 +73,7 @@ class Wave:
             for part in reading.parts(self._at_once(reading.need, 1)):
                 if any(map(inputs.grows, part.receivers)):
                     gains = self._changes.gain(part, None, slice(trial, trial + 1))
-                    for receiver, (gain,) in zip(part.receivers, gains, strict=True):
+                    for receiver, gain in zip(part.receivers, gains.squeeze(1).unbind(), strict=True):
                         inputs.add(receiver, gain)
         for action in self._writes:
             action(trial)
@@ -246,7 +246,7 @@ class Wave:
     def _mlp(self, step: Step) -> None:
         layer, weights, kept = step.layer, self.weights(step.layer), self._composites
         (reading,), (sending,) = step.readings, step.sendings
-        (x,), heads = self._changes.gain(reading, self._inputs(reading)), None
+        x, heads = self._changes.gain(reading, self._inputs(reading))[0], None
         if kept is not None:
             heads = self._changes.by_heads(reading, lambda many: kept.worthwhile(layer, many, x[0]))
         if kept is None or heads is None:
@@ -285,7 +285,7 @@ def _put(place: Tensor, heads: Sequence[int], z: Tensor, trial: int) -> None:
 
 
 def _overwrite(places: dict[Receiver, Tensor], receivers: Sequence[Receiver], values: Tensor, trial: int) -> None:
-    for receiver, value in zip(receivers, pick(values.transpose(0, 1), trial), strict=True):
+    for receiver, value in zip(receivers, pick(values.transpose(0, 1), trial).unbind(), strict=True):
         overwrite(places[receiver], value)
 
 
