@@ -28,14 +28,27 @@ class Matrices(Protocol):
     def coded(self, index: int, letter: str, heads: Sequence[int] | None) -> Coded | Fused: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PackedLayer(SmallWeights, ByLetter):
-    """See ``LayerWeights``. Reading a matrix unpacks it, with the groups in ``focus`` in full precision."""
+    """See ``LayerWeights``. Reading a matrix unpacks it, with the groups in ``focus`` in full precision.
+
+    Two are equal if they are the same layer of one store, in one focus: no tensors are compared.
+    """
 
     store: Matrices
     index: int
     focus: Focus
     products: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedLayer) and other.store is self.store and other._place == self._place
+
+    def __hash__(self) -> int:
+        return hash((id(self.store), self._place))
+
+    @property
+    def _place(self) -> tuple[int, Focus, str]:
+        return self.index, self.focus, self.products
 
     def __repr__(self) -> str:
         return f"PackedLayer({self.index}, {set(self.focus)})"
