@@ -18,7 +18,7 @@ def gelu_new(x: Tensor) -> Tensor:
 
     On a CPU torch's tanh is slow: its own GELU is a tenth of a GPT-2-like model's forward pass, and this is half of it.
     """
-    if x.is_cuda or torch.is_grad_enabled() or x.numel() < MANY:
+    if x.is_cuda or x.requires_grad or x.numel() < MANY:
         return F.gelu(x, approximate="tanh")
     twice_u = torch.addcmul(x.new_tensor(GELU_SLOPE), x, x, value=0.044715 * GELU_SLOPE).mul_(x)
     return twice_u.sigmoid_().mul_(x)

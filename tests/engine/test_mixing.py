@@ -14,6 +14,7 @@ from pahq.engine.suffix import SuffixEngine, mixing
 from pahq.engine.suffix.mixing import mixes_of
 from pahq.engine.suffix.needs import EVERYWHERE, LAST
 from pahq.engine.suffix.state import State
+from pahq.model.attention import added_future
 
 
 def state_of(family: str, layer: int, *, gone: tuple[str, ...] = (), same: int = 0) -> State:
@@ -86,10 +87,10 @@ def test_all_heads_of_a_group_follow_their_key_and_all_heads_of_a_layer_a_common
 def test_what_lies_behind_a_query_is_masked_by_a_tensor_that_is_made_once(queries: int, positions: int) -> None:
     """The queries are the last positions. A GPU would wait for each tensor that is sent to it anew."""
     asked = queries, positions, torch.float64, torch.device("cpu")
-    mask = mixing._future(*asked, True)
+    mask = added_future(*asked, True)
     first = positions - queries
     expected = [[-math.inf if at > first + query else 0.0 for at in range(positions)] for query in range(queries)]
     assert mask.tolist() == expected
-    assert mixing._future(*asked, True) is mask
-    assert not mixing._future(*asked, False).any()
+    assert added_future(*asked, True) is mask
+    assert not added_future(*asked, False).any()
     assert not mask.is_inference()
