@@ -36,7 +36,7 @@ def attend_at_once(
     k: Float[Tensor, "kv_head batch pos d_head"],
     v: Float[Tensor, "kv_head batch pos d_head"],
 ) -> Float[Tensor, "head batch query d_head"]:
-    """``attend`` by torch's own attention, twice as fast on a CPU; it knows no cap of scores."""
+    """``attend`` by torch's own attention, which copies no inputs that lie position by position; without caps."""
     if config.score_cap is not None or config.sum_bias:
         return attend(config, q, k, v)
     queries, positions = q.shape[-2], k.shape[-2]
@@ -106,5 +106,5 @@ def added_future(
     with torch.inference_mode(False):
         if not causal:
             return torch.zeros(1, 1, dtype=dtype, device=device)
-        every = torch.full((queries, positions), float("-inf"), dtype=dtype, device=device)
-        return every.triu(positions - queries + 1)
+        zeros = torch.zeros(queries, positions, dtype=dtype, device=device)
+        return zeros.masked_fill_(_future(queries, positions, device), float("-inf"))
