@@ -58,7 +58,8 @@ def test_bundles_are_kept() -> None:
         ("task=tracr-reverse", "method=pahq", "precision=int4", "threshold=0.1", "focus=both", "engine=reference"),
         (*NANO, "method=pahq", "precision=int4", "audit=band"),
         (*NANO, "method=pahq", "precision=int8", "precision.rounding=calibrated", "method.order=ascending"),
-        (*NANO, "method=pahq-changes", "precision=fp8", "audit=band", "method.round=8"),
+        # at losses of many nats float32 is off by more than is asked for below, on some processors
+        (*NANO[:2], "threshold=0.2", "method=pahq-changes", "precision=fp8", "audit=band", "method.round=8"),
         (*NANO, "method=rtn-q", "precision=int4", "task.ablation=mean", "audit=float64"),
         ("task=tracr-reverse", "method=acdc", "threshold=1e-6", "method.direct_edges=false", "method.senders=farthest"),
     ],
