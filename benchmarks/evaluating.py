@@ -1,11 +1,11 @@
-"""What `pahq evaluate` takes, in time and memory, of how many cells: made ones, since searching takes far longer.
+"""What `pahq evaluate` and `pahq tables` take, in time and memory, of how many cells: made ones, for want of time.
 
     python benchmarks/evaluating.py --cells 500 5000 --json FILE
 
 Cells of each count are written below a temporary folder as finished searches leave them (tests/support/made_cells.py):
 ACDC and PAHQ in four formats on the graphs of two compiled programs, ten seeds, and as many thresholds as that takes,
 as in benchmarks/grid.py. Each edge has an effect drawn by the seed, seen with noise by the format, and stays where that
-is at least the threshold. Each evaluation is a process of its own; ``import_mib`` is its peak before it begins.
+is at least the threshold. Each step is a process of its own; ``import_mib`` is its peak before it begins.
 ``--program`` takes a folder with another version's package.
 """
 
@@ -26,14 +26,19 @@ from output import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = 10
+STEPS = ("evaluate", "tables")
 SERIES = 10 * SEEDS  # two programs, five series of each, every seed
-EVALUATE = """
+STEP = """
 import json, resource, sys, time
 from pathlib import Path
 from pahq.analysis.evaluate import evaluate
+from pahq.analysis.tables import write_tables
 peak = lambda: round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 root, before, start = Path(sys.argv[1]), peak(), time.process_time()
-evaluate(root, "made", (root / "ids").read_text().split())
+if sys.argv[2] == "evaluate":
+    evaluate(root, "made", (root / "ids").read_text().split())
+else:
+    write_tables(root, "made")
 print(json.dumps({"cpu_seconds": round(time.process_time() - start, 2), "import_mib": before, "peak_mib": peak()}))
 """
 
@@ -60,9 +65,9 @@ def made(root: Path, thresholds: int) -> None:
     (root / "ids").write_text("\n".join(ids))
 
 
-def evaluated(root: Path, program: Path) -> dict[str, float]:
+def taken(step: str, root: Path, program: Path) -> dict[str, float]:
     environment = os.environ | {"PYTHONPATH": str(program), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", EVALUATE, str(root)]
+    words = [sys.executable, "-c", STEP, str(root), step]
     found: dict[str, float] = json.loads(subprocess.run(words, env=environment, check=True, stdout=-1).stdout)
     return found
 
@@ -75,11 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if any(count % SERIES or count < 2 * SERIES for count in options.cells):
         parser.error(f"multiples of {SERIES} from {2 * SERIES} on were expected, got {options.cells}")
-    report: dict[str, Any] = {"evaluated": []}
+    report: dict[str, Any] = {step: [] for step in STEPS}
     for count in options.cells:
         with tempfile.TemporaryDirectory() as place:
             made(Path(place), count // SERIES)
-            report["evaluated"].append({"cells": count, **evaluated(Path(place), options.program)})
+            for step in STEPS:
+                report[step].append({"cells": count, **taken(step, Path(place), options.program)})
     from pahq.cell.provenance import versions  # not before: a process counts the memory of the one that started it
 
     publish(report | {"versions": versions()}, options.json)

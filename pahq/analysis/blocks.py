@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from pahq.analysis.evaluate import PUBLISHED
 from pahq.analysis.names import SETTINGS, SHOWN
 from pahq.analysis.paper import AREAS, NOT_PUBLISHED, grid_area, pareto_point, printed_cost
 from pahq.analysis.summary import Evaluation, cost_of, kl_of_logits
@@ -78,7 +77,7 @@ def blocks(found: Evaluation) -> list[Table]:
 def grid_frame(roc: pd.DataFrame) -> pd.DataFrame:
     """One row a series and grid: areas over that grid's thresholds alone."""
     rows = []
-    for _, sweep in roc[roc["reference"] == PUBLISHED].groupby("series", sort=False):
+    for _, sweep in roc.groupby("series", sort=False):
         first = _first(sweep)
         for grid in [grid for grid in GRIDS if grid.fits(first)]:
             points = on_grid(sweep, grid)

@@ -25,7 +25,7 @@ from pahq.analysis.drawing import (
     with_legend,
 )
 from pahq.analysis.errorfigure import errors_figure
-from pahq.analysis.evaluate import FEW_POINTS_NOTE, PUBLISHED
+from pahq.analysis.evaluate import FEW_POINTS_NOTE
 from pahq.analysis.faithful import by_cell
 from pahq.analysis.labels import Named, at_ends, beside_points
 from pahq.analysis.methods import method_rows
@@ -79,7 +79,7 @@ def write_figures(root: str | Path, experiment: str) -> list[Path]:
 def roc_figure(roc: pd.DataFrame, series: pd.DataFrame) -> Figure:
     """True against false positive rate where a circuit is published: circuits as markers, steps as lines."""
     areas = series.set_index("series")
-    published = roc[roc["reference"] == PUBLISHED].sort_values(["task", "method", "bits", "precision", "variant"])
+    published = roc.sort_values(["task", "method", "bits", "precision", "variant"])
     fills = fills_of(published)
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ from pahq.errors import PahqError
 from pahq.faithfulness.rows import read_rows
 from pahq.files.frames import analysis_folder, read_parquet
 
+WANTED = {"roc": {"reference": PUBLISHED}}  # rows that a table or figure shows; ACDC's as references are many
 AGAINST_PUBLISHED = "published circuit"
 AGAINST_ACDC = "full-precision ACDC, same threshold"
 HARMLESS = 0.01  # of the smallest threshold: a rounded model that starts with less loss can hardly lose an edge
@@ -27,7 +28,7 @@ class Evaluation:
     """The parquet files of an evaluated experiment; ``faithfulness`` has no row where it was not measured.
 
     Cells of the serial schedule beside which there is the overlapped one stand apart in ``serial``: their numbers are
-    those of the cells beside them, but for seconds and memory.
+    those of the cells beside them, but for seconds and memory. ``roc`` has the points against published circuits.
     """
 
     folder: Path
@@ -48,7 +49,7 @@ class Evaluation:
     def read(cls, root: str | Path, experiment: str) -> Evaluation:
         """Read what ``evaluate`` wrote; PahqError in one sentence if it is missing or broken."""
         folder = analysis_folder(root, experiment)
-        frames = {name: read_parquet(folder, name) for name in EVALUATED}
+        frames = {name: read_parquet(folder, name, WANTED.get(name)) for name in EVALUATED}
         if "full_precision" not in frames["cells"] or "series" not in frames["stability"]:
             raise PahqError(f"{folder} was evaluated by an older version; evaluate the experiment {experiment!r} again")
         serial = _serial(frames["cells"])

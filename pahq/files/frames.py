@@ -10,7 +10,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,10 +82,11 @@ def in_parts(frames: Iterable[pd.DataFrame], rows: int = PART) -> Iterator[pd.Da
         yield pd.concat(waiting, ignore_index=True)
 
 
-def read_parquet(folder: Path, name: str) -> pd.DataFrame:
+def read_parquet(folder: Path, name: str, where: Mapping[str, str] | None = None) -> pd.DataFrame:
     """The parquet file ``name`` of an analysis folder; PahqError if it is missing or broken.
 
-    Damaged if it is not what was written. Files of earlier versions have no seal, and are read as they are.
+    ``where``: the values of columns in the rows to read; the others do not come into memory. Damaged if the file is not
+    what was written. Files of earlier versions have no seal, and are read as they are.
     """
     path = folder / f"{name}.parquet"
     if not path.is_file():
@@ -93,7 +94,8 @@ def read_parquet(folder: Path, name: str) -> pd.DataFrame:
     try:
         raw = path.read_bytes()
         _check_seal(path, raw)
-        return pd.read_parquet(io.BytesIO(raw))
+        filters = [(column, "==", value) for column, value in (where or {}).items()]
+        return pd.read_parquet(io.BytesIO(raw), filters=filters or None)
     except Damaged:
         raise
     except (OSError, ValueError) as error:
