@@ -19,6 +19,7 @@ from pahq.analysis.methods import method_rows
 from pahq.analysis.notes import OF_TABLES
 from pahq.analysis.paper import NOT_PUBLISHED, paper_area, printed_cost
 from pahq.analysis.report import report
+from pahq.analysis.rows import records
 from pahq.analysis.summary import Evaluation, kl_of_logits, summarise
 from pahq.analysis.table import Table
 from pahq.files.frames import write_parquet
@@ -81,7 +82,7 @@ def with_paper(series: pd.DataFrame) -> pd.DataFrame:
 def circuit_table(cells: pd.DataFrame, stability: pd.DataFrame) -> Table:
     names = "task method precision variant threshold edges kept kept_cleaned kl metric value clean corrupted"
     stable = ["jaccard_circuit", "jaccard_orders", "jaccard_seeds"]
-    notes = [_circuit_note(row) for row in cells.to_dict("records")]  # type: ignore[arg-type]
+    notes = [_circuit_note(row) for row in records(cells)]
     columns = ["id", *names.split(), "faithfulness"]
     shown = cells[columns].assign(kl=kl_of_logits(cells)).merge(stability[["id", *stable]], on="id", how="left")
     caption = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from pahq.errors import PahqError
@@ -85,3 +86,35 @@ def test_frames_are_joined_to_parts_of_some_rows() -> None:
     assert [part["x"].tolist() for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [list(part.index) for part in parts] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1]]
     assert list(in_parts(iter([]))) == []
+
+
+def test_rows_that_are_wanted_are_those_of_the_whole_table(tmp_path: Path) -> None:
+    def part(first: int) -> pd.DataFrame:
+        names = pd.Series(["a", None, "b"], dtype="str")
+        return pd.DataFrame({"name": names, "kind": "x", "number": range(first, first + 3), "share": [0.5, None, 1.5]})
+
+    write_parquet_parts(tmp_path / "rows.parquet", (part(first) for first in (0, 3, 6)))
+    whole = read_parquet(tmp_path, "rows")
+    assert len(whole) == 9
+    for where, number in (({"name": "b"}, [2, 5, 8]), ({"name": "a", "kind": "x"}, [0, 3, 6]), ({"name": "c"}, [])):
+        found = read_parquet(tmp_path, "rows", where)
+        assert list(found["number"]) == number
+        pd.testing.assert_frame_equal(found, whole[whole["number"].isin(number)].reset_index(drop=True))
+    with pytest.raises(PahqError, match=r"rows\.parquet"):
+        read_parquet(tmp_path, "rows", {"other": "b"})
+
+
+def test_rows_that_are_not_wanted_are_in_memory_a_part_at_a_time(tmp_path: Path) -> None:
+    def peak(parts: int) -> int:
+        """The most bytes that pyarrow took at once."""
+        frame = pd.DataFrame({"name": [f"row {i}" for i in range(2000)], "number": range(2000)})
+        write_parquet_parts(tmp_path / "rows.parquet", (frame for _ in range(parts)))
+        before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+        pa.set_memory_pool(pool)
+        try:
+            read_parquet(tmp_path, "rows", {"name": "row 7"})
+        finally:
+            pa.set_memory_pool(before)
+        return pool.max_memory()
+
+    assert peak(40) < 2 * peak(4)
