@@ -11,6 +11,7 @@ from support import made_cells
 
 from pahq.__main__ import main
 from pahq.analysis.evaluate import evaluate
+from pahq.analysis.summary import Evaluation
 from pahq.circuits.graph import ModelShape, build_graph
 from pahq.circuits.published import published_circuit
 from pahq.config.cell import CellConfig, EngineConfig
@@ -50,6 +51,18 @@ def test_one_threshold_is_noted(tmp_path: Path) -> None:
     folder = evaluate(tmp_path, "one", [cell(tmp_path, config(TRACR, "acdc", "float32", 0.1), TRUTH)])
     row = only(read_parquet(folder, "auc"), reference="published")
     assert (row["auc_steps"], row["note"]) == (1.0, "few points")
+
+
+def test_of_the_points_tables_and_figures_hold_those_against_the_published_circuit(tmp_path: Path) -> None:
+    """The file has those against ACDC's circuits too, which are as many as a sweep has thresholds, squared."""
+    sweep = {0.3: TRUTH[:5], 0.2: TRUTH[:10] + WRONG[:2], 0.1: TRUTH[:12] + WRONG[:9]}
+    searches = (("acdc", "float32"), ("pahq", "int8"))
+    ids = [cell(tmp_path, config(TRACR, *search, t), edges) for search in searches for t, edges in sweep.items()]
+    written = read_parquet(evaluate(tmp_path, "points", ids), "roc")
+    references = ["published", "acdc@t0.1", "acdc@t0.2", "acdc@t0.3"]
+    assert written["reference"].value_counts().to_dict() == dict.fromkeys(references, 6)
+    held = Evaluation.read(tmp_path, "points").roc
+    pd.testing.assert_frame_equal(held, written[written["reference"] == "published"].reset_index(drop=True))
 
 
 def test_three_points_carry_no_note(tmp_path: Path) -> None:
