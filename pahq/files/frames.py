@@ -111,7 +111,8 @@ def _rows(raw: bytes, where: Mapping[str, str]) -> pd.DataFrame:
         for column, value in where.items():
             table = table.filter(pc.field(column) == value)
         wanted.append(table)
-    return pa.concat_tables(wanted).to_pandas()
+    found: pd.DataFrame = pa.concat_tables(wanted).to_pandas()
+    return found
 
 
 def _check_seal(path: Path, raw: bytes) -> None:
