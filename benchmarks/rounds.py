@@ -7,9 +7,10 @@ The model has 12 layers of 12 heads. ``operations_per_round`` counts the operato
 is measured: on a GPU each is a launch. ``dispatched_per_round`` counts views of tensors as well. Seconds are the
 process's own on one thread, so that other processes matter little. ``bound`` is the wrong guesses + tests / the widest
 window that the engine allows; a guess is wrong where tests behind it were in vain. ``card``: the rounds of the same
-search in windows as wide as a GPU's, on this CPU. ``planned`` counts the rounds that follow a plan, ``recordings`` the
-different pairs of a plan and a width (in powers of two) among them: what would have to be recorded as CUDA graphs.
-``guessed``: the same search in a sweep, with guesses by the effects of one at 0.8 of its threshold.
+search in windows as wide as a GPU's, on this CPU. ``recorded``: the same once more with rounds that are recorded
+(``pahq.engine.suffix.recorded``), by a double of CUDA graphs (``benchmarks/tape.py``): how many recordings were
+``made``, how many rounds ``replayed`` them, and what else the host asks for in a round. ``guessed``: the same search in
+a sweep, with guesses by the effects of one at 0.8 of its threshold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -29,14 +31,15 @@ from unittest import mock
 import torch
 from output import publish
 from synthetic import Shape, make_model, make_prompts
+from tape import Tape
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pahq.circuits.order import Order
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
-from pahq.engine.suffix import SuffixEngine, budget
+from pahq.engine.suffix import SuffixEngine, budget, inputs
 from pahq.engine.suffix.budget import CARD, CPU, Sizes
-from pahq.engine.suffix.plans import Plan
+from pahq.engine.suffix.recorded import Recorder
 from pahq.search.acdc import Decision, is_removed
 from pahq.search.speculate import speculate
 
@@ -62,12 +65,13 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class Watched(SuffixEngine):
     """Counts its rounds, and operators and seconds within them."""
 
-    def __init__(self, problem: Problem, counted: Counted | None, sizes: Sizes | None = None) -> None:
+    def __init__(
+        self, problem: Problem, counted: Counted | None, sizes: Sizes | None = None, record: Recorder | None = None
+    ) -> None:
         self.windows: list[list[int]] = []
         self.widest, self.seconds, self.counted = 1, 0.0, counted
-        self.plans: list[tuple[Plan, int]] = []  # of each round that has one, with its width as it would be recorded
         with mock.patch.object(budget, "sizes_for", return_value=sizes or CPU):
-            super().__init__(problem)
+            super().__init__(problem, record=record)
 
     def window(self, edge: int) -> int:
         width = super().window(edge)
@@ -83,9 +87,6 @@ class Watched(SuffixEngine):
             with self.counted:
                 losses = super().measure(trials)
         self.seconds += time.process_time() - start
-        plan = None if self._wave is None else self._wave._plan
-        if plan is not None:
-            self.plans.append((plan, 1 << (len(trials) - 1).bit_length()))
         return losses
 
 
@@ -103,7 +104,8 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
         times.append((engine.seconds, time.process_time() - start))
         assert [(d.edge, d.removed) for d in again] == [(d.edge, d.removed) for d in decisions]
     wide = Watched(problem, Counted(), CARD)
-    again = list(speculate(wide, Order(), threshold))
+    with as_on_a_card():
+        again = list(speculate(wide, Order(), threshold))
     assert [(d.edge, d.removed) for d in again] == [(d.edge, d.removed) for d in decisions]
     return {
         "threshold": threshold,
@@ -125,10 +127,16 @@ def measure(problem: Problem, threshold: float, repeats: int) -> dict[str, Any]:
             "bound": bound(wide, decisions),
             "wrong_guesses": wrong_guesses(wide.windows, [decision.edge for decision in decisions]),
             **operations(wide),
+            "recorded": recorded(problem, threshold),
         },
         "guessed": {name: guessed(problem, threshold, sizes) for name, sizes in (("cpu", CPU), ("card", CARD))},
         "most_frequent": {name: count / rounds for name, count in counted.names.most_common(25)},
     }
+
+
+def as_on_a_card() -> AbstractContextManager[object]:
+    """What a CPU subtracts one after the other, a GPU subtracts in one operation."""
+    return mock.patch.object(inputs, "SMALL", 1 << 60)
 
 
 def guessed(problem: Problem, threshold: float, sizes: Sizes) -> dict[str, int]:
@@ -149,8 +157,22 @@ def operations(engine: Watched) -> dict[str, float]:
     return {
         "operations_per_round": (total - counted.views) / rounds,
         "dispatched_per_round": total / rounds,
-        "planned": len(engine.plans),
-        "recordings": len({(id(plan), width) for plan, width in engine.plans}),
+    }
+
+
+def recorded(problem: Problem, threshold: float) -> dict[str, float]:
+    """What is left to the host of a search in a GPU's windows whose rounds are recorded."""
+    tape = Tape()
+    engine = Watched(problem, Counted(), CARD, tape)
+    with as_on_a_card():
+        list(speculate(engine, Order(), threshold))
+    assert engine._recordings is not None
+    return {
+        "rounds": len(engine.windows),
+        "made": engine._recordings.made,
+        "replayed": engine._recordings.replayed,
+        "operations_per_recording": statistics.mean(tape.operations),
+        **operations(engine),
     }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import synthetic
@@ -151,7 +152,7 @@ def test_a_trial_of_many_tokens_takes_what_was_planned_for_scores_and_patterns(f
 def granted(found: Budget, problem: Problem) -> int:
     """What a plan gives in all, beyond one trial's window."""
     least = plan(problem, least_bytes(problem))
-    parts = ("input_bytes", "gathered_bytes", "composite_bytes", "head_logits_bytes")
+    parts = ("input_bytes", "gathered_bytes", "difference_bytes", "composite_bytes", "head_logits_bytes")
     assert all(asdict(found)[name] >= 0 == asdict(least)[name] for name in parts)
     given = sum(asdict(found)[name] for name in parts) + found.window_bytes - least.window_bytes
     given += held_streams(problem) if found.hold_streams else 0
@@ -215,6 +216,8 @@ def test_without_a_ceiling_it_is_the_references_memory_and_a_little(
     assert plan(problem, None, share=0.5, beside=1000) == plan(problem, None)
 
 
-def test_a_gpu_has_sizes_of_its_own() -> None:
+@pytest.mark.parametrize(("memory", "spare"), [(80 * GIB, 10 * GIB), (2 * GIB, GIB // 2)])
+def test_a_gpu_has_sizes_of_its_own(memory: int, spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory))
     assert budget.sizes_for(torch.device("cpu")) == budget.CPU
-    assert budget.sizes_for(torch.device("cuda", 0)) == budget.CARD
+    assert budget.sizes_for(torch.device("cuda", 0)) == replace(budget.CARD, spare_bytes=spare)

@@ -9,7 +9,7 @@ from support import small_models
 from pahq.circuits.graph import Receiver
 from pahq.engine.problem import build_problem
 from pahq.engine.suffix import SuffixEngine
-from pahq.engine.suffix.inputs import in_steps, less_and_less, one_by_one, project_together, without
+from pahq.engine.suffix.inputs import in_steps, left_out, less_and_less, project_together, without
 from pahq.model.forward import project
 
 
@@ -26,23 +26,39 @@ def test_one_running_sum_is_a_subtraction_after_the_other(senders: int) -> None:
     generator = torch.Generator().manual_seed(0)
     current = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
     gone = torch.randn(senders, 3, 5, 7, generator=generator, dtype=torch.float64)
-    assert torch.equal(less_and_less(current, gone), torch.stack(by_hand(current, gone)))
+    assert torch.equal(less_and_less(current, gone, []), torch.stack(by_hand(current, gone)))
+
+
+def test_a_running_sum_leaves_out_what_stands_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
+    gone = torch.randn(5, 3, 5, 7, generator=generator, dtype=torch.float64)
+    found, last = less_and_less(current, gone, [0, 2, 3]), gone.flip(0)
+    expected = [[0], [1], [1, 2], [1, 3], [1, 4]]
+    for one, members in zip(found, expected, strict=True):
+        assert (one - (current - last[members].sum(0))).abs().max() < 1e-12
+    assert torch.equal(last, gone.flip(0))
 
 
 @pytest.mark.parametrize(
-    ("sets", "falls"),
+    ("sets", "alone"),
     [
-        ([(5,), (5, 3), (5, 3, 0)], True),
-        ([(5,)], False),  # of three senders
-        ([(5,), (5, 3), (5, 3)], False),
-        ([(5,), (5, 3), (5, 3, 0), (5, 3, 0)], False),
-        ([(5,), (3,), (5, 3, 0)], False),
-        ([(5,), (5, 0), (5, 0, 3)], False),
-        ([(0,), (0, 3), (0, 3, 5)], False),
+        ([(5,), (5, 3), (5, 3, 0)], []),
+        ([(5,), (3,), (3, 0)], [0]),
+        ([(5,), (5, 3), (5, 0)], [1]),
+        ([(5,), (3,), (0,)], [0, 1]),
+        ([(5,)], None),  # of three senders
+        ([(5,), (5, 3), (5, 3)], None),
+        ([(5,), (5, 3), (5, 3, 0), (5, 3, 0)], None),
+        ([(5,), (3,), (5, 3, 0)], None),
+        ([(5,), (5, 0), (5, 0, 3)], None),
+        ([(0,), (0, 3), (0, 3, 5)], None),
     ],
 )
-def test_a_running_sum_is_for_sets_that_take_senders_one_by_one(sets: list[tuple[int, ...]], falls: bool) -> None:
-    assert one_by_one(sets, [0, 3, 5]) == falls
+def test_a_running_sum_is_for_sets_that_take_senders_one_by_one(
+    sets: list[tuple[int, ...]], alone: list[int] | None
+) -> None:
+    assert left_out(sets, [0, 3, 5]) == alone
 
 
 @pytest.mark.parametrize(
@@ -71,7 +87,7 @@ def test_states_without_any_sets_of_senders_in_any_order(sets: list[tuple[int, .
         def receiver_need(self, _: Receiver) -> int:
             return 2
 
-        def difference(self, senders: list[int], _: int) -> torch.Tensor:
+        def clean_difference(self, senders: list[int], _: int) -> torch.Tensor:
             return torch.stack([pieces[sender] for sender in senders])
 
     made = torch.Tensor.new_empty
@@ -108,7 +124,7 @@ def test_on_a_gpu_it_is_so_bit_for_bit_in_float32(senders: int) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
     current = torch.randn(16, 15, 768, generator=generator, device="cuda")
     gone = torch.randn(senders, 16, 15, 768, generator=generator, device="cuda")
-    assert torch.equal(less_and_less(current, gone), torch.stack(by_hand(current, gone)))
+    assert torch.equal(less_and_less(current, gone, []), torch.stack(by_hand(current, gone)))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.small_models import random_model, random_prompts
+from tape import refused
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pahq.circuits.graph import Receiver
@@ -19,10 +20,6 @@ from pahq.engine.suffix import SuffixEngine, budget, mixing
 from pahq.engine.suffix.mixing import mix_heads, mixes_of
 from pahq.model.attention import attention
 from pahq.search.speculate import speculate, worthwhile
-
-# What a recording refuses: a number handed to Python, a size that depends on values, a tensor of Python's numbers, a
-# tensor brought from other memory.
-REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "_to_copy.device", "pin_memory")
 
 
 class Recording(TorchDispatchMode):
@@ -38,10 +35,7 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        brought = func.__name__.startswith(("_to_copy", "to.")) and any(
-            isinstance(at, torch.Tensor) and not at.is_floating_point() for at in args
-        )
-        if brought or any(word in func.__name__ for word in REFUSED):
+        if refused(func, args):
             raise AssertionError(f"{func.__name__} cannot be recorded")
         if not func.is_view:
             self.names[func.__name__] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,7 +28,8 @@ class Sizes:
     """What is fastest on a device: rows of the residual stream in a window, logits in a tile of the vocabulary, numbers
     of heads' inputs that are formed in one go, multiplications for which a round that does none leaves time.
 
-    ``spare_bytes``: what a search without a ceiling may take beyond what the reference engine would.
+    ``spare_bytes``: what a search without a ceiling may take beyond what the reference engine would. ``wide``: the
+    share that windows get of all that is left for speed.
     """
 
     rows: int
@@ -36,16 +37,23 @@ class Sizes:
     together: int
     idle: int
     spare_bytes: int
+    wide: float
 
 
 # On a CPU a round counts as one trial: by 2 ** 24 a tiny model's search had half the rounds and took as long.
-# With 32 MiB more a small model's search keeps inputs that it would form again in every wave. On a GPU every
-# launch takes some microseconds of the host, whatever its size: there must be few.
-CPU, CARD = Sizes(1280, TILE, 3 << 18, 0, 1 << 25), Sizes(8192, 1 << 24, 3 << 22, 1 << 34, 1 << 29)
+# With 32 MiB more a small model's search keeps inputs that it would form again in every wave.
+CPU = Sizes(1280, TILE, 3 << 18, 0, 1 << 25, 1 / 3)
+# On a GPU every launch takes some 20 microseconds of the host, whatever its size: there must be few. With 8,192 rows
+# a search of GPT-2's shape at 100 prompts had 2.1 times as many rounds (benchmarks/results/card_rounds_h200.json).
+CARD = Sizes(1 << 16, 1 << 24, 3 << 22, 1 << 34, 1 << 29, 2 / 3)
+OF_CARD = 8  # of a GPU's memory so many parts are one that may be spare
 
 
 def sizes_for(device: torch.device) -> Sizes:
-    return CARD if device.type == "cuda" else CPU
+    if device.type != "cuda":
+        return CPU
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return replace(CARD, spare_bytes=max(CARD.spare_bytes, memory // OF_CARD))
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Budget:
     window_bytes: int
     input_bytes: int
     gathered_bytes: int
+    difference_bytes: int
     composite_bytes: int
     head_logits_bytes: int
     hold_streams: bool
@@ -72,9 +81,10 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0, beside:
     """The fastest setting whose estimated peak stays below ``memory_bytes``.
 
     None: what the reference engine would take (``reference_bytes``), or the least that a search can do with if that is
-    more, and 32 MiB beside it, on a GPU half a GiB. The estimate counts weights, caches and windows of the search, not
-    the interpreter. Of the ceiling ``beside`` bytes are somebody else's, and of the rest a ``share`` is this engine's.
-    Raises PahqError saying how large the whole ceiling has to be when even one trial at a time does not fit.
+    more, and 32 MiB beside it, on a GPU an eighth of its memory. The estimate counts weights, caches and windows of
+    the search, not the interpreter. Of the ceiling ``beside`` bytes are somebody else's, and of the rest a ``share`` is
+    this engine's. Raises PahqError saying how large the whole ceiling has to be when even one trial at a time does not
+    fit.
     """
     config, _, _, stream = _sizes(problem)
     sizes = sizes_for(problem.corrupted.final.device)
@@ -94,15 +104,19 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0, beside:
     held = _held_streams(problem)
     hold_streams = held <= left // 2
     left -= held if hold_streams else 0
-    more = left // 3
+    more = int(left * sizes.wide)
     left -= more
     composite_bytes = min(COMPOSITE_BYTES, left // 4) if problem.store.products == "float32" else 0
     head_logits_bytes = min(HEAD_LOGITS_BYTES, left // 3)
     left -= composite_bytes + head_logits_bytes
     every_input = config.layers * (config.heads + 2 * config.kv_heads + 1) * stream
     input_bytes = min(every_input, left)
-    gathered_bytes = min(GATHERED_BYTES, left - input_bytes)
-    used = own - (left - input_bytes - gathered_bytes)
+    left -= input_bytes
+    differences = len(problem.graph.senders) * (stream + stream // problem.corrupted.final.shape[1])  # and of last ones
+    difference_bytes = differences if differences <= left and problem.focus == "none" else 0
+    left -= difference_bytes
+    gathered_bytes = min(GATHERED_BYTES, left)
+    used = own - (left - gathered_bytes)
     return Budget(
         rows=sizes.rows,
         tile=tile,
@@ -111,11 +125,18 @@ def plan(problem: Problem, memory_bytes: int | None, share: float = 1.0, beside:
         window_bytes=window + more,
         input_bytes=input_bytes,
         gathered_bytes=gathered_bytes,
+        difference_bytes=difference_bytes,
         composite_bytes=composite_bytes,
         head_logits_bytes=head_logits_bytes,
         hold_streams=hold_streams,
         peak_bytes=used,
     )
+
+
+def with_recordings(problem: Problem, budget: Budget) -> tuple[Budget, int]:
+    """The same with windows of half as much beyond one trial, and the bytes of that other half: for recorded rounds."""
+    half = max(0, budget.window_bytes - _window(problem)) // 2
+    return replace(budget, window_bytes=budget.window_bytes - half), half
 
 
 def _up(value: float) -> str:

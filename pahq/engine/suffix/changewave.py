@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pahq.circuits.graph import Receiver
+from pahq.engine.suffix.chosen import Chosen
 from pahq.engine.suffix.needs import at_need
 from pahq.engine.suffix.plans import Sending
 from pahq.engine.suffix.state import State
@@ -92,10 +93,10 @@ class ChangeWave(Wave):
         super().__init__(state, trials, low, None, **rest)
         self._current = current
 
-    def write(self, action: Callable[[int], None]) -> None:
+    def write(self, action: Callable[[Chosen], None]) -> None:
         """Nothing is written."""
 
-    def choose(self, trial: int) -> NoReturn:
+    def choose(self, trial: Chosen) -> NoReturn:
         raise AssertionError("a trial in low precision never becomes the state")
 
     def projections(

@@ -23,18 +23,19 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem
 from pahq.engine.reference import check_finite
 from pahq.engine.suffix.ablated import AblatedProjections
-from pahq.engine.suffix.budget import plan
+from pahq.engine.suffix.budget import plan, with_recordings
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.descent import Descent
 from pahq.engine.suffix.finals import FinalLosses
 from pahq.engine.suffix.needs import NOWHERE
 from pahq.engine.suffix.plans import Plans
 from pahq.engine.suffix.rebase import rebase
+from pahq.engine.suffix.recorded import Recorder, Recordings, Round, Start, recordable
 from pahq.engine.suffix.refocus import change_weights
 from pahq.engine.suffix.state import State
 from pahq.engine.suffix.trials import addition_trials, direct_trials, present_edges, stream_trials
 from pahq.engine.suffix.wave import Wave
-from pahq.engine.suffix.windows import hold_bytes, overhead, widest_window
+from pahq.engine.suffix.windows import hold_bytes, overhead, recording_bytes, widest_window
 from pahq.errors import PahqError
 from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import frugal, give_back, release
@@ -52,10 +53,11 @@ class SuffixEngine:
 
     ``memory_bytes`` is a ceiling for weights, caches and windows together (PahqError if too low); ``beside`` bytes of
     it are somebody else's, and of the rest a ``share`` is this engine's. Without it the search takes at most what the
-    reference would and 32 MiB (on a GPU half a GiB) more, where that is possible at all. A window is bounded by
-    ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed everywhere,
-    without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every
-    loss from all logits. ``measured`` counts trials.
+    reference would and 32 MiB (on a GPU an eighth of its memory) more, where that is possible at all. A window is
+    bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed
+    everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from
+    all logits. ``measured`` counts trials. ``record``: how rounds are recorded and replayed, where weights are tensors
+    that stay as they are (``pahq.engine.suffix.recorded``); None: they are not.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class SuffixEngine:
         positions: bool = True,
         composites: bool = True,
         cheap_losses: bool = True,
+        record: Recorder | None = None,
     ) -> None:
         if problem.focus in ("sender", "both"):
             raise PahqError(
@@ -79,6 +82,9 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes, share, beside)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
+        self._record, self._recorded_bytes = record if recordable(problem) else None, 0
+        if self._record is not None:
+            self.budget, self._recorded_bytes = with_recordings(problem, self.budget)
         with torch.inference_mode(), frugal():  # tiles of the unembedding in float64
             self._finals = FinalLosses(problem, self.budget.tile, cheap=cheap_losses)
         self.measured = 0
@@ -91,7 +97,8 @@ class SuffixEngine:
         budget, ends = self.budget, self.problem.store.ends
         self._focus: Focus = NO_FOCUS  # of the trial at hand
         self._state_focus: Focus = NO_FOCUS  # by which the state's values were computed
-        for holder in ("_wave", "_plans", "_ablated_values", "_state"):  # of all values of the search before
+        holders = ("_wave", "_recordings", "_plans", "_ablated_values", "_state")
+        for holder in holders:  # of all values of the search before
             release(self, holder)
         with frugal():  # the clean run's temporaries
             self._state = State(
@@ -100,6 +107,7 @@ class SuffixEngine:
                 positions=self._positions,
                 input_bytes=budget.input_bytes,
                 gathered_bytes=budget.gathered_bytes,
+                hold_differences=budget.difference_bytes > 0,
                 hold_streams=budget.hold_streams,
             )
         self._plans = Plans(self._state)
@@ -115,7 +123,8 @@ class SuffixEngine:
         self._open: list[Receiver] = []
         together = self.problem.focus == "none"
         self._ablated_values = AblatedProjections(self._state, self._weights, together=together)
-        self._wave: Wave | None = None
+        self._wave: Wave | Round | None = None
+        self._recordings = None if self._record is None else self._new_recordings(self._record)
         self._answers: dict[frozenset[int], tuple[int, Tensor]] = {}
 
     @property
@@ -196,7 +205,8 @@ class SuffixEngine:
             for opened in self._open:
                 self._state.close(opened)
             self._wave, self._answers, self._open = None, {}, []
-            self._plans.stale()
+            if (stage.kind, stage.layer) != (before.kind, before.layer):
+                self._plans.stale()
             if not self.budget.hold_streams:  # where memory is short: what earlier waves left in the heap
                 give_back()
             self._begin(stage, before)
@@ -216,6 +226,8 @@ class SuffixEngine:
             self._state.settle(self._settled)
         if stage.kind == "head" and (before.kind, before.layer) != ("head", stage.layer):
             self._state.enter(stage.layer)
+        if self._recordings is not None:
+            self._recordings.enter(stage.kind, stage.layer)
         if stage.direct:
             return
         for receiver in reversed(stage.receivers):  # changes are added up from the first head to the last
@@ -226,9 +238,7 @@ class SuffixEngine:
     def _rebase(self, layer: int) -> None:
         """All layers above ``layer`` are decided: compute their current values anew, and note how far they drifted."""
         final = rebase(self._state, layer + 1)
-        if self._composites is not None:
-            self._composites.stale()
-        self._finals.stale()
+        self._forget_products()
         loss = self._finals.whole(self._state, final)
         drift = (loss - self._loss).abs()
         self._drift = torch.maximum(self._drift, torch.where(drift.isfinite(), drift, 0.0))  # others were never used
@@ -248,28 +258,63 @@ class SuffixEngine:
         if not any(trial.removed for trial in trials):
             return self._loss.expand(len(trials))
         self._wave, self._answers = None, {}  # before the next one is made
-        wave = self._new_wave(len(trials), self._descent.stage.receivers)
-        losses = self._carry(wave, trials)
-        self._wave = wave
+        replayed = self._replay(trials)
+        if replayed is not None:
+            losses, self._wave = replayed
+        else:
+            wave = self._new_wave(len(trials), self._descent.stage.receivers)
+            losses, self._wave = self._carry(wave, trials), wave
         self._answers = {frozenset(trial.removed): (i, losses[i]) for i, trial in enumerate(trials)}
         return losses
 
+    def _replay(self, trials: Sequence[Trial]) -> tuple[Tensor, Round] | None:
+        """Losses of trials, and what chooses among them, by a recording; None where none serves, or is worth making."""
+        recordings, stage = self._recordings, self._descent.stage
+        if recordings is None or not (stage.direct or self._open) or not recordings.wanted(len(trials)):
+            return None
+        start = Start(self._state, len(trials), self._weights, None, **self._room(len(trials), stage.receivers))
+        final = self._start(start, trials)
+        start.x = start.x if final is None else final
+        return recordings.round(start)
+
     def _carry(self, wave: Wave, trials: Sequence[Trial]) -> Float[Tensor, " trial"]:
         """Losses of trials, whose changes ``wave`` carries on."""
-        stage = self._descent.stage
-        if stage.kind == "head":
-            if stage.direct:
-                direct_trials(wave, stage.layer, trials, self._ablated)
-            else:
-                addition_trials(wave, stage.layer, self._open, trials)
-            final = wave.run()
-        else:
-            (receiver,) = stage.receivers
-            final = stream_trials(wave, receiver, trials) if self._open else None
+        final = self._start(wave, trials)
         return self._loss.expand(len(trials)) if final is None else self._finals.of(wave, final).expand(len(trials))
+
+    def _start(self, wave: Wave, trials: Sequence[Trial]) -> Float[Tensor, "trial batch some d_model"] | None:
+        """Where a wave starts, and what comes of it: final streams, or None if no change arrives there."""
+        stage = self._descent.stage
+        if stage.kind != "head":
+            (receiver,) = stage.receivers
+            return stream_trials(wave, receiver, trials) if self._open else None
+        if stage.direct:
+            direct_trials(wave, stage.layer, trials, self._ablated)
+        else:
+            addition_trials(wave, stage.layer, self._open, trials)
+        return wave.run()
 
     def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
         return Wave(self._state, trials, self._weights, self._composites, **self._room(trials, receivers))
+
+    def _new_recordings(self, record: Recorder) -> Recordings:
+        return Recordings(
+            record,
+            self._state,
+            self._finals,
+            lambda width: Wave(
+                self._state, width, self._weights, None, **self._room(width, self._descent.stage.receivers)
+            ),
+            self._forget_products,
+            lambda width: recording_bytes(self.problem, self._state, self._descent.stage.receivers, width),
+            self._recorded_bytes,
+        )
+
+    def _forget_products(self) -> None:
+        """The state changed, and what is kept beside it does not know of that."""
+        if self._composites is not None:
+            self._composites.stale()
+        self._finals.stale()
 
     def _room(self, trials: int, receivers: Sequence[Receiver]) -> dict[str, Any]:
         """What every kind of wave is given: the stage's plans, and how much memory there is."""

@@ -38,6 +38,11 @@ class FinalLosses:
         """Whether the next divergences are taken coarsely."""
         return isinstance(self._losses, KlLosses) and self._losses.coarse
 
+    @property
+    def way(self) -> tuple[int, bool]:
+        """How losses are taken now, of those ways among which ``ask_again`` and ``moved`` change."""
+        return id(self._losses), self.coarse
+
     def restart(self, head_logits_bytes: int | None) -> None:
         """For a state of the whole graph; None: every loss from the whole stream."""
         self._head_logits = None

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.engine.suffix.chosen import Chosen, pick
 from pahq.engine.suffix.norms import centred, scale_of
 from pahq.model.weights import Ends
 
@@ -82,11 +83,11 @@ class HeadLogits:
 
         return d
 
-    def keep(self, heads: Mapping[int, HeadChange], trial: int) -> None:
+    def keep(self, heads: Mapping[int, HeadChange], trial: Chosen) -> None:
         """One trial became the current state."""
         assert self._current is not None
         for sender, (z, output) in heads.items():
-            self._current = self._current + z[trial if z.shape[0] > 1 else 0] @ self._composite(sender, output)
+            self._current = self._current + pick(z, trial) @ self._composite(sender, output)
 
     def _factor(self, stream: Float[Tensor, "*trial item d_model"]) -> Float[Tensor, "*trial item"]:
         config = self._model.config

@@ -27,11 +27,12 @@ def without(state: State, receiver: Receiver, sets: Sequence[Sequence[int]]) -> 
     """The receiver's current input less each set of senders (clean minus corrupted, since all of them are clean)."""
     current = state.inputs[receiver]
     senders = sorted({sender for members in sets for sender in members})
-    gone = state.difference(senders, state.receiver_need(receiver))
+    gone = state.clean_difference(senders, state.receiver_need(receiver))
     steps = in_steps(sets, senders)
     if steps is not None:
-        if (current.is_cuda or 1 < len(gone) <= SMALL // current.numel()) and one_by_one(sets, senders):
-            return less_and_less(current, gone)
+        alone = left_out(sets, senders) if current.is_cuda or 1 < len(gone) <= SMALL // current.numel() else None
+        if alone is not None:
+            return less_and_less(current, gone, alone)
         x = current.new_empty(len(sets), *current.shape)
         for i, (earlier, rest) in enumerate(steps):
             before = current if earlier is None else x[earlier]
@@ -59,21 +60,40 @@ def in_steps(sets: Sequence[Sequence[int]], senders: Sequence[int]) -> list[tupl
     return steps if all(map(len, sets)) and total <= 2 * (len(sets) + len(senders)) else None
 
 
-def one_by_one(sets: Sequence[Sequence[int]], senders: Sequence[int]) -> bool:
-    """Whether the sets take the senders (ascending) one after the other, from the last down."""
-    falling = tuple(reversed(senders))
-    return len(sets) == len(senders) and all(tuple(members) == falling[: i + 1] for i, members in enumerate(sets))
+def left_out(sets: Sequence[Sequence[int]], senders: Sequence[int]) -> list[int] | None:
+    """Which sets are no beginning of the later ones, where each takes one sender more, from the last (of ascending
+    ``senders``) down. None where they do not."""
+    if len(sets) != len(senders):
+        return None
+    taken: list[int] = []
+    alone: list[int] = []
+    for i, (members, own) in enumerate(zip(sets, reversed(senders), strict=True)):
+        if list(members) != [*taken, own]:
+            return None
+        if i + 1 == len(sets) or own in sets[i + 1]:
+            taken.append(own)
+        else:
+            alone.append(i)
+    return alone
 
 
 def less_and_less(
-    current: Float[Tensor, "batch pos d_model"], gone: Float[Tensor, "sender batch pos d_model"]
+    current: Float[Tensor, "batch pos d_model"], gone: Float[Tensor, "sender batch pos d_model"], alone: Sequence[int]
 ) -> Float[Tensor, "sender batch pos d_model"]:
-    """``current`` less the last of ``gone``, less the one before that as well, and so on: one after the other.
+    """``current`` less the last of ``gone``, less the one before that as well, and so on: one after the other, but that
+    what is ``alone`` (counted from the last) is missing where it stands and nowhere behind.
 
     On a GPU, where a subtraction each would be a launch each, and where there is little to subtract. A CPU adds float32
     up in float64 here.
     """
-    return torch.cat((current[None], gone.flip(0).neg_())).cumsum(0)[1:]
+    falling = gone.flip(0).neg_()
+    apart = [falling[i].clone() for i in alone]
+    for i in alone:
+        falling[i].zero_()
+    left = torch.cat((current[None], falling)).cumsum(0)[1:]
+    for i, change in zip(alone, apart, strict=True):
+        left[i] += change
+    return left
 
 
 def project_together(

@@ -59,6 +59,12 @@ class KeptInputs:
             self._kept[receiver] = values.clone()
             self._bytes += size
 
+    def pin(self, receiver: Receiver) -> bool:
+        """Keep the input from here on, if there is room: it is then one tensor, which changes in place."""
+        if receiver not in self._kept and receiver in self._untouched:
+            self[receiver] = self._clean(receiver)
+        return receiver in self._kept
+
     def grows(self, receiver: Receiver) -> bool:
         """Whether ``add`` does anything: what is not kept follows from its definition."""
         return receiver in self._kept or receiver in self._untouched

@@ -105,7 +105,8 @@ class Plan:
 
 
 class Plans:
-    """The plans of the stage at hand, by where a wave starts."""
+    """The plans of the nodes at hand (a layer's heads, an MLP), by where a wave starts. What is behind them is decided,
+    so that plans last as long as these nodes are searched, letter after letter."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -127,7 +128,7 @@ class Plans:
         return self._mixes[key]
 
     def stale(self) -> None:
-        """Another stage begins: more receivers have been visited."""
+        """Other nodes are searched: more receivers have been visited."""
         self._made.clear()
         self._mixes.clear()
 

@@ -13,7 +13,7 @@ one of them does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -60,6 +60,7 @@ class State:
         input_bytes: int | None = None,
         gathered_bytes: int = 0,
         hold_streams: bool = True,
+        hold_differences: bool = False,
     ) -> None:
         graph = problem.graph
         self.graph: Graph = graph
@@ -79,6 +80,7 @@ class State:
         self.earlier: dict[int, Tensor] = {}  # keys, then values, before ``first``, by visited layer
         self.projections: dict[Receiver, Tensor] = {}  # of every visited head that is alive, at its need
         self.gathered = Gathered(gathered_bytes)
+        self._hold_differences, self._differences = hold_differences, dict[int, Tensor]()  # by need, of all senders
         self.inputs = KeptInputs(self.clean_input, self.fresh_input, input_bytes)
         self.present: dict[Receiver, list[bool]] = {}  # by sender, for every visited receiver
         self.online: dict[Receiver, bool] = {receiver: True for receiver in graph.head_inputs}
@@ -157,9 +159,21 @@ class State:
         return self._ablated_streams.read(_part(receiver), receiver.layer)[:, self.first :]
 
     def difference(self, senders: Sequence[int], need: int) -> Float[Tensor, "sender batch some d_model"]:
-        """What the current outputs of ``senders`` (ascending) differ by from the ablated run."""
+        """What the current outputs of ``senders`` (ascending) differ by from the ablated run.
+
+        Of senders that have not been visited it stays as it is, and may be held: see ``clean_difference``.
+        """
         pieces = self._pieces(senders, need)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def clean_difference(self, senders: Sequence[int], need: int) -> Float[Tensor, "sender batch some d_model"]:
+        """The same of senders that are clean: none has been visited."""
+        if not self._hold_differences:
+            return self.difference(senders, need)
+        if not self._differences:
+            every = self.difference(range(len(self.graph.senders)), EVERYWHERE)
+            self._differences = {EVERYWHERE: every, LAST: every[..., -1:, :].clone()}
+        return take(self._differences[need], senders)
 
     def _pieces(self, senders: Sequence[int], need: int, *, together: bool = False) -> list[Tensor]:
         """``difference`` layer by layer, a layer's heads in one product; ``together`` adds a layer's heads up."""
@@ -194,6 +208,10 @@ class State:
         if receiver not in self.present:
             self.present[receiver] = [True] * self.graph.upstream(receiver)
             self.inputs.open(receiver)
+
+    def pin(self, receivers: Iterable[Receiver]) -> bool:
+        """Whether their inputs stay where they are from here on, as all else does while a stage is searched."""
+        return all([self.inputs.pin(receiver) for receiver in receivers])
 
     def close(self, receiver: Receiver) -> None:
         """All edges of a receiver are decided: from now on changes of its senders reach it."""

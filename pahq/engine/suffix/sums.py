@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pahq.engine.suffix.chosen import Chosen
 from pahq.engine.suffix.needs import EVERYWHERE, LAST, at_need
 from pahq.engine.suffix.plans import Plan, Reading, Sending, Source
 from pahq.engine.suffix.state import State
@@ -52,6 +54,7 @@ class Sums:
         self._sent: dict[int, tuple[Sent, int]] = {}  # by sender, with its place among those that changed with it
         self._copied = 0  # slots of all positions whose last one has been copied
         self._stacks: dict[int, Float[Tensor, "slot trial batch some d_model"]] | None = None  # by need
+        self._rows = EVERY  # the trials that are asked for, where there are no stacks
         shapes = {
             need: (len(slots), trials, state.batch, 1 if need == LAST else state.length, state.config.d_model)
             for need, slots in plan.slots.items()
@@ -76,19 +79,34 @@ class Sums:
         for at, sender in enumerate(sending.senders):
             self._sent[sender] = sent, at
 
-    def gain(
-        self, reading: Reading, current: Tensor | None, rows: slice = EVERY
-    ) -> Float[Tensor, "receiver trial batch some d_model"]:
-        """What receivers gain of all that changed, in the trials ``rows``, added to ``current``."""
+    @property
+    def stacked(self) -> bool:
+        """Whether there was room for stacks."""
+        return self._stacks is not None
+
+    def of_trial(self, trial: Chosen) -> Sums:
+        """The same of one trial alone, when all changes are there; without stacks the trial must be a number."""
         if self._stacks is None:
-            return self._one_by_one(reading, current, rows)
+            assert isinstance(trial, int)
+            return self._with(None, slice(trial, trial + 1))
+        if isinstance(trial, int):
+            return self._with({need: stack[:, trial : trial + 1] for need, stack in self._stacks.items()}, EVERY)
+        return self._with({need: stack.index_select(1, trial) for need, stack in self._stacks.items()}, EVERY)
+
+    def _with(self, stacks: dict[int, Tensor] | None, rows: slice) -> Sums:
+        other = copy(self)
+        other._stacks, other._rows = stacks, rows
+        return other
+
+    def gain(self, reading: Reading, current: Tensor | None) -> Float[Tensor, "receiver trial batch some d_model"]:
+        """What receivers gain of all that changed, added to ``current``."""
+        if self._stacks is None:
+            return self._one_by_one(reading, current, self._rows)
         if reading.copied > self._copied:  # last positions of what changed everywhere
             new = slice(self._copied, reading.copied)
             self._stacks[LAST][new] = self._stacks[EVERYWHERE][new, ..., -1:, :]
             self._copied = reading.copied
         stack, count, wanted = self._stacks[reading.need], len(reading.receivers), reading.wanted
-        if rows is not EVERY:
-            stack = stack[:, rows]
         numbers, span = math.prod(stack.shape[1:]), reading.matrix.shape[1]
         one_by_one = len(wanted) * (self._start + 3 * numbers) <= self._start + (span + 3) * numbers
         if current is not None and reading.alike and (len(wanted) == 1 or (count == 1 and one_by_one)):

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pahq.circuits.graph import Receiver
+from pahq.engine.suffix.chosen import Chosen, pick
 from pahq.engine.suffix.composites import Composites, mlp_output
 from pahq.engine.suffix.inputs import project_together
 from pahq.engine.suffix.mixing import Mix, mix_heads
@@ -58,21 +59,23 @@ class Wave:
         self._plan: Plan | None = None
         self._sums: Sums | None = None
         self._left = hold_bytes
-        self._writes: list[Callable[[int], None]] = []
+        self._writes: list[Callable[[Chosen], None]] = []
 
     # ---- choosing a trial
 
-    def write(self, action: Callable[[int], None]) -> None:
+    def write(self, action: Callable[[Chosen], None]) -> None:
         """Register what choosing a trial (by its index) does to the state; holds tensors, never the wave (a cycle)."""
         self._writes.append(action)
 
-    def choose(self, trial: int) -> None:
-        """Make one trial the current state."""
+    def choose(self, trial: Chosen) -> None:
+        """Make one trial the current state; which one, a tensor may say, so that another can be chosen the same way."""
         inputs = self.state.inputs
+        chosen = self._changes.of_trial(trial) if self._plan else None
         for reading in self._plan.readings if self._plan else ():
             for part in reading.parts(self._at_once(reading.need, 1)):
                 if any(map(inputs.grows, part.receivers)):
-                    gains = self._changes.gain(part, None, slice(trial, trial + 1))
+                    assert chosen is not None
+                    gains = chosen.gain(part, None)
                     for receiver, gain in zip(part.receivers, gains.squeeze(1).unbind(), strict=True):
                         inputs.add(receiver, gain)
         for action in self._writes:
@@ -92,16 +95,22 @@ class Wave:
         self.write(partial(_overwrite, self.state.projections, receivers, values))
 
     def start_heads(
-        self, layer: int, fresh: Mapping[Receiver, Tensor], before: LayerWeights | None = None
+        self,
+        layer: int,
+        fresh: Mapping[Receiver, Tensor],
+        before: LayerWeights | None = None,
+        *,
+        touched: Bool[Tensor, "head trial 1 1 1"] | None = None,
     ) -> tuple[int, ...]:
         """The heads with which this wave starts, mixed anew from their ``fresh`` projections; which they are.
 
-        ``before``: the weights that they were computed by so far, where W_O changes with them.
+        ``before``: the weights that they were computed by so far, where W_O changes with them. ``touched``: in which
+        trials each head of the layer changes at all (None: in every one), before a norm behind them.
         """
         mixes = self._plans.mixes(layer, tuple(fresh))
         if not mixes:
             return ()
-        mixed, coupled = self._mixed(layer, mixes, fresh, apart=before is not None), self.state.graph.shape.coupled
+        mixed, coupled = self._mixed(layer, mixes, fresh, before is not None, touched), self.state.graph.shape.coupled
         first = self.state.first_sender(layer)
         self._begin("heads", layer, tuple(tuple(first + head for head in heads) for heads, _ in mixed))
         assert self._plan is not None
@@ -128,14 +137,24 @@ class Wave:
         return self._sums
 
     def _mixed(
-        self, layer: int, mixes: Sequence[Mix], fresh: Mapping[Receiver, Tensor], *, apart: bool = False
+        self,
+        layer: int,
+        mixes: Sequence[Mix],
+        fresh: Mapping[Receiver, Tensor],
+        apart: bool = False,
+        touched: Bool[Tensor, "head trial 1 1 1"] | None = None,
     ) -> list[Mixed]:
-        """The z of all heads that change. ``apart``: those mixed anew, and then the others.
+        """The z of all heads that change. ``apart``: those mixed anew, and then the others. ``touched``: see
+        ``start_heads``.
 
         A norm behind the heads has one factor for all of them, so that every other head of the layer has a new output
         too.
         """
         mixed = [(mix.heads, mix_heads(self.state, layer, mix, fresh)) for mix in mixes]
+        if touched is not None:
+            place = self.state.raw[layer] if self.state.graph.shape.coupled else self.state.z[layer]
+            for i, (mix, (heads, z)) in enumerate(zip(mixes, mixed, strict=True)):
+                mixed[i] = heads, torch.where(take(touched, heads), z, at_need(take(place, heads), mix.need)[:, None])
         if not self.state.graph.shape.coupled or not mixed:
             return mixed
         z = self._coupled(layer, mixed)
@@ -195,6 +214,16 @@ class Wave:
         change = output - place if out is None else torch.sub(output, place, out=out[0])
         self._changes.note(sending, None, change[None])
         self.write(partial(_add, place, change))
+
+    @property
+    def recordable(self) -> bool:
+        """Whether all that this wave did would be done again with other numbers, once its inputs are pinned."""
+        return self._sums is None or self._sums.stacked
+
+    @property
+    def receivers(self) -> list[Receiver]:
+        """All whose inputs changed on the way."""
+        return [receiver for reading in (self._plan.readings if self._plan else ()) for receiver in reading.receivers]
 
     # ---- the way down to the logits
 
@@ -276,19 +305,14 @@ def _outputs(
     return torch.bmm(z.flatten(1, -2), rows).view(*z.shape[:-1], rows.shape[-1])
 
 
-def _add(place: Tensor, change: Tensor, trial: int) -> None:
+def _add(place: Tensor, change: Tensor, trial: Chosen) -> None:
     place.add_(pick(change, trial))
 
 
-def _put(place: Tensor, heads: Sequence[int], z: Tensor, trial: int) -> None:
+def _put(place: Tensor, heads: Sequence[int], z: Tensor, trial: Chosen) -> None:
     put_at_need(place, heads, pick(z.transpose(0, 1), trial))
 
 
-def _overwrite(places: dict[Receiver, Tensor], receivers: Sequence[Receiver], values: Tensor, trial: int) -> None:
+def _overwrite(places: dict[Receiver, Tensor], receivers: Sequence[Receiver], values: Tensor, trial: Chosen) -> None:
     for receiver, value in zip(receivers, pick(values.transpose(0, 1), trial).unbind(), strict=True):
         overwrite(places[receiver], value)
-
-
-def pick(values: Float[Tensor, "trial *rest"], trial: int) -> Float[Tensor, "*rest"]:
-    """A trial's row of a tensor whose trial axis may be 1 (all trials agree)."""
-    return values[trial if values.shape[0] > 1 else 0]
