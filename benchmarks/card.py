@@ -9,7 +9,8 @@ as well) a few times over, float32 before and after all others; reported are med
 float32's, and the smallest and largest such ratio. Circuits differ where precision does, and with them the tests:
 ``tests`` and ``kept`` say how much. Memory is the allocator's peak while a problem is set up and searched, plus the
 model's own tensors where the search uses them. ``floor_seconds``: below which the tests of a row cannot be done
-(``benchmarks/floor.py``), from a search before the timed ones whose operations and bytes are counted.
+(``benchmarks/floor.py``), from a search before the timed ones whose operations and bytes are counted. Ways that are
+``recorded`` replay rounds as CUDA graphs (``pahq.engine.suffix.recorded``).
 
 The reference engine's row is a sample of whole patched forwards, first as they are, then recorded as one CUDA graph and
 replayed, which leaves their sums alone. ``worst_loss_difference`` compares the losses of all three on the sample.
@@ -32,6 +33,7 @@ import torch
 from floor import Device, Work, wait
 from output import publish
 from synthetic import GPT2_XL, LLAMA_3_8B, Shape, make_model, make_prompts
+from tape import Tape
 from torch import Tensor
 
 from pahq.circuits.order import Order
@@ -41,6 +43,7 @@ from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import ChangeEngine, SuffixEngine
+from pahq.engine.suffix.recorded import CudaGraphs, Recorder
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.search.acdc import Decision
@@ -64,6 +67,7 @@ class Way:
     schedule: str = "overlapped"
     focus: str = "receiver"
     arithmetic: str = "network"
+    recorded: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
 
     def problem(self, model: Model, prompts: Prompts) -> Problem:
@@ -91,8 +95,12 @@ WAYS = {
     "float32, one test at a time": Way(engine={"widest": 1}),
     "float32, without composites": Way(engine={"composites": False}),
     "float32, CPU's windows": Way(engine={"rows": 1280}),
+    "float32, windows of 8,192 rows": Way(engine={"rows": 8192}),
+    "float32, recorded": Way(recorded=True),
     "tf32": Way(compute="tf32"),
+    "tf32, recorded": Way(compute="tf32", recorded=True),
     "bf16": Way(compute="bf16"),
+    "bf16, recorded": Way(compute="bf16", recorded=True),
     "int8": Way("int8"),
     "int8, no focus": Way("int8", focus="none"),
     "int8, serial": Way("int8", schedule="serial"),
@@ -152,9 +160,16 @@ def searches(
 def decide(way: Way, problem: Problem, threshold: float, tests: int | None) -> tuple[list[Decision], int]:
     """The search's first decisions, or all; and how many trials were measured for them."""
     kind = SuffixEngine if problem.changes is None else ChangeEngine
-    engine = kind(problem, **way.engine)
+    options = way.engine | ({"record": recorder(problem)} if way.recorded else {})
+    engine = kind(problem, **options)
     decisions = search_by(engine, problem, Order(), threshold)
     return list(islice(decisions, tests)), engine.measured
+
+
+def recorder(problem: Problem) -> Recorder:
+    """CUDA graphs; on a CPU their double, which is no faster than what it records."""
+    device = problem.corrupted.final.device
+    return CudaGraphs(device) if device.type == "cuda" else Tape()
 
 
 def shared_bytes(problem: Problem, model: Model) -> int:
