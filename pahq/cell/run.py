@@ -96,11 +96,11 @@ def _compute(cell: CellConfig, run: RunConfig, folder: Path, page: Page | None) 
 
 
 def _scored(cell: CellConfig, run: RunConfig, folder: Path) -> Result:
-    clock = time.perf_counter()
+    memory, clock = PeakMemory(run.device), time.perf_counter()
     model, task = load(cell, run.device)
     check_size(cell, model.config.shape(split_embed=cell.task.split_embed))
     check = warned_check(model, task.search, f"task {cell.task.name}: ")
-    return score_cell(cell, run, folder, model, task, check, time.perf_counter() - clock)
+    return score_cell(cell, run, folder, model, task, check, time.perf_counter() - clock, memory)
 
 
 def _searched(cell: CellConfig, run: RunConfig, folder: Path) -> Result:

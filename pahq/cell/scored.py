@@ -59,12 +59,14 @@ def score_cell(
     task: Task,
     check: dict[str, Any] | None,
     set_up: float,
+    memory: PeakMemory,
 ) -> Result:
     """Compute a cell's scores, or take those that a cell of another size has left, and choose its circuit.
 
-    ``check``: whether the model does the task. ``set_up``: seconds that model and prompts took.
+    ``check``: whether the model does the task. ``set_up``: seconds that model and prompts took. ``memory`` was begun
+    before them, as a search's is.
     """
-    memory, clock = PeakMemory(run.device), time.perf_counter()
+    clock = time.perf_counter()
     problem = cell_problem(cell, model, task.search, store="plain")
     levels = levels_digest(problem.store) if cell.precision.rounding == "calibrated" else None
     claim(folder, cell, model.digest, levels)

@@ -11,6 +11,7 @@ import pytest
 
 from pahq.__main__ import main
 from pahq.api import score
+from pahq.cell import run as run_module
 from pahq.cell import scored
 from pahq.cell.files import SCORES, files_of
 from pahq.cell.run import load, run_cell
@@ -288,3 +289,17 @@ def test_what_only_a_search_can_do_is_refused_before_anything_is_written(
 
 def test_addresses_of_searches_are_as_before_there_were_scores() -> None:
     assert compose_runs(["task=nano-ioi"])[0][0].id == "nano-ioi/pahq-int8-t0.01-f3497a76e50663fc"
+
+
+@pytest.mark.parametrize("words", [("method=eap-ig", "method.steps=1", "size=60"), ("method=acdc", "threshold=0.3")])
+def test_a_peak_counts_the_model_whatever_the_method(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or memory of methods that score could not be compared with a search's."""
+    told: list[str] = []
+    for where, name in ((run_module, "PeakMemory"), (run_module, "load"), (run_module, "open_model")):
+        made = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *a, made=made, name=name, **k: told.append(name) or made(*a, **k))
+    run_cell(compose_runs(["task=nano-ioi", "task.examples=4", *words])[0][0], run_in(tmp_path))
+    assert told[0] == "PeakMemory"
+    assert len(told) > 1
