@@ -17,7 +17,7 @@ from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import ChangeEngine, SuffixEngine, budget, kept
 from pahq.engine.suffix.mixing import mixes_of
-from pahq.engine.suffix.recorded import CudaGraphs
+from pahq.engine.suffix.recorded import CudaGraphs, Recordings
 from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
 from pahq.search.start import focus_on
@@ -139,10 +139,39 @@ def test_what_cannot_be_recorded_is_not(monkeypatch: pytest.MonkeyPatch) -> None
         kind = SuffixEngine if problem.changes is None else ChangeEngine
         assert searched(kind(problem, record=tape), 0.05)
         assert tape.operations == []
+    problem, tape = problem_of(focus="receiver"), Tape()  # where full precision everywhere makes no difference
+    alone = searched(SuffixEngine(problem), 0.02)
+    assert told(searched(SuffixEngine(problem, record=tape), 0.02)) == told(alone)
+    assert tape.operations == []
     problem, tape = problem_of(), Tape()
     monkeypatch.setattr(kept.KeptInputs, "pin", lambda self, receiver: False)  # no room for it
     assert told(searched(SuffixEngine(problem, record=tape), 0.02)) == told(searched(SuffixEngine(problem), 0.02))
     assert len(tape.operations) <= 1  # the logits' own, behind which nothing lies
+
+
+def test_what_cannot_be_recorded_is_tried_once_for_the_same_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, tried, work = problem_of(), list[tuple[str, int]](), Recordings._work
+    monkeypatch.setattr(kept.KeptInputs, "pin", lambda self, receiver: False)
+
+    def noted(self: Recordings, *args: Any) -> Any:
+        tried.append(self._nodes)
+        return work(self, *args)
+
+    monkeypatch.setattr(Recordings, "_work", noted)
+    searched(SuffixEngine(problem, record=Tape()), 0.02)
+    tried = [nodes for nodes in tried if nodes != ("logits", -1)]
+    assert tried
+    assert len(tried) == len(set(tried))
+
+
+def test_edges_that_can_change_nothing_are_measured_again_and_again() -> None:
+    problem = problem_of()
+    engine, graph = SuffixEngine(problem, record=Tape()), problem.graph
+    engine.remove(list(graph.incoming(Receiver("logits"))))
+    edge = graph.direct(Receiver("head", 2, 0, "v"))
+    assert edge is not None
+    losses = [engine.measure([Trial(edge, (edge,))]) for _ in range(3)]
+    assert losses[0] == losses[1] == losses[2]
 
 
 def test_a_ceiling_holds_recordings_too() -> None:

@@ -192,6 +192,10 @@ class SuffixEngine:
         self._wave, self._answers = None, {}
         self._finals.moved()
 
+    def _may_change(self, receiver: Receiver) -> bool:
+        """Whether a wave of the stage at hand can start from the receiver."""
+        return receiver in self._open or (self._descent.stage.direct and self._state.receiver_need(receiver) != NOWHERE)
+
     def _matters(self, receiver: Receiver) -> bool:
         """Whether removing an edge into the receiver can change anything: it is connected and online."""
         offline = receiver.kind == "head" and not self._state.online[receiver]
@@ -270,7 +274,7 @@ class SuffixEngine:
     def _replay(self, trials: Sequence[Trial]) -> tuple[Tensor, Round] | None:
         """Losses of trials, and what chooses among them, by a recording; None where none serves, or is worth making."""
         recordings, stage = self._recordings, self._descent.stage
-        if recordings is None or not (stage.direct or self._open) or not recordings.wanted(len(trials)):
+        if recordings is None or not any(map(self._may_change, stage.receivers)) or not recordings.wanted(len(trials)):
             return None
         start = Start(self._state, len(trials), self._weights, None, **self._room(len(trials), stage.receivers))
         final = self._start(start, trials)

@@ -37,9 +37,11 @@ WIDER = 2  # and serves windows down to a width so many times smaller
 
 
 def recordable(problem: Problem) -> bool:
-    """Whether weights are tensors that stay as they are throughout a search, and no focus moves among them."""
-    still = problem.focus == "none" or problem.store.uniform
-    return isinstance(problem.store, PrecisionStore) and still and problem.changes is None
+    """Whether weights are tensors that stay as they are throughout a search, and no focus moves among them.
+
+    A layer in focus is put together anew for every wave, in full precision everywhere too.
+    """
+    return isinstance(problem.store, PrecisionStore) and problem.focus == "none" and problem.changes is None
 
 
 class Recorder(Protocol):
@@ -154,6 +156,7 @@ class Recordings:
         self._asked: Counter[int] = Counter()
         self._kept: dict[tuple[int, Hashable], Recording] = {}
         self._left = self._room
+        self._refused = False  # whether these nodes' rounds cannot be recorded
 
     def enter(self, kind: str, layer: int) -> None:
         """The nodes of a kind of a layer are searched from here on."""
@@ -164,6 +167,8 @@ class Recordings:
     def wanted(self, trials: int) -> bool:
         """Whether a round of so many trials is to be replayed, or recorded now."""
         width = _width(trials)
+        if self._refused:
+            return False
         if self._known(width) is None:
             self._asked[width] += 1
             return self._asked[width] >= AFTER and self._bytes_of(width) <= self._room
@@ -192,8 +197,10 @@ class Recordings:
         numbers = self._numbers(width)
         if not self._kept:
             wave, _ = self._work(numbers, width)
-            if not wave.recordable or not self._state.pin(wave.receivers):
+            self._refused = not wave.recordable or not self._state.pin(wave.receivers)
+            if self._refused:
                 return None
+            del wave, _  # before as much is held again
         (wave, losses), replay = self._record(lambda: self._work(numbers, width))
         index, replay_choice = torch.zeros(1, dtype=torch.int64, device=losses.device), _nothing
         if self._nodes[0] != "logits":  # behind which there is nothing to change
