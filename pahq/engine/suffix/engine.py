@@ -310,7 +310,7 @@ class SuffixEngine:
                 self._state, width, self._weights, None, **self._room(width, self._descent.stage.receivers)
             ),
             self._forget_products,
-            lambda width: recording_bytes(self.problem, self._state, self._descent.stage.receivers, width),
+            lambda width: recording_bytes(self.problem, self.budget, self._state, self._descent.stage.receivers, width),
             self._recorded_bytes,
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -191,16 +192,16 @@ class Recordings:
         return self._kept[widths[0], now] if widths else None
 
     def _new(self, width: int) -> Recording | None:
-        """Of these nodes' first one all is run once before: what is kept for later rounds is then there."""
+        """All is run once before: what is kept for later rounds (weights put together, masks) must not be made by a
+        recording, which nobody has replayed yet."""
         if self._bytes_of(width) > self._left:  # others make room
             self._kept, self._left = {}, self._room
         numbers = self._numbers(width)
-        if not self._kept:
-            wave, _ = self._work(numbers, width)
-            self._refused = not wave.recordable or not self._state.pin(wave.receivers)
-            if self._refused:
-                return None
-            del wave, _  # before as much is held again
+        wave, _ = self._work(numbers, width)
+        self._refused = not wave.recordable or not self._state.pin(wave.receivers)
+        if self._refused:
+            return None
+        del wave, _  # before as much is held again
         (wave, losses), replay = self._record(lambda: self._work(numbers, width))
         index, replay_choice = torch.zeros(1, dtype=torch.int64, device=losses.device), _nothing
         if self._nodes[0] != "logits":  # behind which there is nothing to change
@@ -282,7 +283,10 @@ class CudaGraphs:
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 result = work()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # of what could not be recorded, which is told by the error itself
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         here.wait_stream(self._stream)
         return result, graph

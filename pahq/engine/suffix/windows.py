@@ -11,6 +11,7 @@ from pahq.engine.suffix.budget import Budget, loss_rows, trial_bytes
 from pahq.engine.suffix.needs import EVERYWHERE, LAST, NOWHERE
 from pahq.engine.suffix.state import State
 
+FORMED = 3  # tensors of d_model that all inputs of heads in a layer take while they are projected in one go
 PROJECTIONS = 3  # tensors of a trial's projections that a recorded round holds for each input of heads in a layer
 
 
@@ -54,13 +55,14 @@ def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int, rece
     return max(0, budget.window_bytes - trials * trial)
 
 
-def recording_bytes(problem: Problem, state: State, receivers: Sequence[Receiver], trials: int) -> int:
+def recording_bytes(problem: Problem, budget: Budget, state: State, receivers: Sequence[Receiver], trials: int) -> int:
     """What a recorded round of so many trials holds, which starts from all ``receivers`` of a stage."""
     config, need = state.config, max(_wave_need(state, receiver) for receiver in receivers)
     rows, size = state.batch * (state.length if need == EVERYWHERE else 1), state.clean_final.element_size()
-    held = state.batch * _slots(state, need) * config.d_model
-    started = PROJECTIONS * (config.heads + 2 * config.kv_heads) * state.batch * state.length * config.d_head
-    return trials * (trial_bytes(problem, loss_rows(problem, rows), size) + size * (held + started))
+    held, inputs = state.batch * _slots(state, need) * config.d_model, config.heads + 2 * config.kv_heads
+    formed = FORMED * size * min(budget.together, trials * inputs * rows * config.d_model)
+    started = PROJECTIONS * inputs * state.batch * state.length * config.d_head
+    return trials * (trial_bytes(problem, loss_rows(problem, rows), size) + size * (held + started)) + formed
 
 
 def _slots(state: State, need: int) -> int:
