@@ -9,8 +9,8 @@ as well) a few times over, float32 before and after all others; reported are med
 float32's, and the smallest and largest such ratio. Circuits differ where precision does, and with them the tests:
 ``tests`` and ``kept`` say how much. Memory is the allocator's peak while a problem is set up and searched, plus the
 model's own tensors where the search uses them. ``floor_seconds``: below which the tests of a row cannot be done
-(``benchmarks/floor.py``), from a search before the timed ones whose operations and bytes are counted. Ways that are
-``recorded`` replay rounds as CUDA graphs (``pahq.engine.suffix.recorded``).
+(``benchmarks/floor.py``), from a search before the timed ones whose operations and bytes are counted (replayed rounds
+are not, so that it runs without them).
 
 The reference engine's row is a sample of whole patched forwards, first as they are, then recorded as one CUDA graph and
 replayed, which leaves their sums alone. ``worst_loss_difference`` compares the losses of all three on the sample.
@@ -43,7 +43,7 @@ from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import ChangeEngine, SuffixEngine
-from pahq.engine.suffix.recorded import CudaGraphs, Recorder
+from pahq.engine.suffix.recorded import Recorder
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.search.acdc import Decision
@@ -67,7 +67,7 @@ class Way:
     schedule: str = "overlapped"
     focus: str = "receiver"
     arithmetic: str = "network"
-    recorded: bool = False
+    recorded: bool = True
     engine: dict[str, Any] = field(default_factory=dict)
 
     def problem(self, model: Model, prompts: Prompts) -> Problem:
@@ -96,11 +96,10 @@ WAYS = {
     "float32, without composites": Way(engine={"composites": False}),
     "float32, CPU's windows": Way(engine={"rows": 1280}),
     "float32, windows of 8,192 rows": Way(engine={"rows": 8192}),
-    "float32, recorded": Way(recorded=True),
+    "float32, not recorded": Way(recorded=False),
     "tf32": Way(compute="tf32"),
-    "tf32, recorded": Way(compute="tf32", recorded=True),
+    "tf32, not recorded": Way(compute="tf32", recorded=False),
     "bf16": Way(compute="bf16"),
-    "bf16, recorded": Way(compute="bf16", recorded=True),
     "int8": Way("int8"),
     "int8, no focus": Way("int8", focus="none"),
     "int8, serial": Way("int8", schedule="serial"),
@@ -143,7 +142,7 @@ def searches(
     problem = way.problem(model, prompts)
     decide(way, problem, threshold, WARM)  # libraries are loaded and kernels are compiled on first use
     with Work() as work:
-        decide(way, problem, threshold, tests)
+        decide(replace(way, recorded=False), problem, threshold, tests)
     on = "cuda" if card else "cpu"
     for _ in range(rounds):
         wait(on)
@@ -160,16 +159,15 @@ def searches(
 def decide(way: Way, problem: Problem, threshold: float, tests: int | None) -> tuple[list[Decision], int]:
     """The search's first decisions, or all; and how many trials were measured for them."""
     kind = SuffixEngine if problem.changes is None else ChangeEngine
-    options = way.engine | ({"record": recorder(problem)} if way.recorded else {})
+    options = way.engine | {"record": _recorder(problem) if way.recorded else False}
     engine = kind(problem, **options)
     decisions = search_by(engine, problem, Order(), threshold)
     return list(islice(decisions, tests)), engine.measured
 
 
-def recorder(problem: Problem) -> Recorder:
-    """CUDA graphs; on a CPU their double, which is no faster than what it records."""
-    device = problem.corrupted.final.device
-    return CudaGraphs(device) if device.type == "cuda" else Tape()
+def _recorder(problem: Problem) -> Recorder | None:
+    """A GPU's own; on a CPU a double, which is no faster than what it records."""
+    return None if problem.corrupted.final.is_cuda else Tape()
 
 
 def shared_bytes(problem: Problem, model: Model) -> int:

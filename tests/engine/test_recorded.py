@@ -15,7 +15,7 @@ from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
-from pahq.engine.suffix import ChangeEngine, SuffixEngine, budget, kept
+from pahq.engine.suffix import ChangeEngine, SuffixEngine, budget, kept, recorded, windows
 from pahq.engine.suffix.mixing import mixes_of
 from pahq.engine.suffix.recorded import CudaGraphs, Recordings
 from pahq.search.acdc import Decision, acdc
@@ -27,8 +27,9 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 @pytest.fixture(autouse=True)
 def wide_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, so that a stage has windows of one width again and again."""
+    """As on a GPU, so that a stage has windows of one width again and again; recorded when the second one comes."""
     monkeypatch.setattr(budget, "sizes_for", lambda device: budget.CARD)
+    monkeypatch.setattr(recorded, "AFTER", 2)
 
 
 def problem_of(family: str = "gpt2", *, dtype: torch.dtype = torch.float64, same: int = 1, **setting: Any) -> Problem:
@@ -172,6 +173,17 @@ def test_edges_that_can_change_nothing_are_measured_again_and_again() -> None:
     assert edge is not None
     losses = [engine.measure([Trial(edge, (edge,))]) for _ in range(3)]
     assert losses[0] == losses[1] == losses[2]
+
+
+def test_rounds_that_the_card_takes_long_for_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, made = problem_of(), []
+    for rows in (10**6, 0):
+        monkeypatch.setattr(windows, "RECORDED_ROWS", rows)
+        engine = SuffixEngine(problem, record=Tape())
+        searched(engine, 0.02)
+        assert engine._recordings is not None
+        made.append(engine._recordings.made)
+    assert made[0] > 0 == made[1]
 
 
 def test_a_ceiling_holds_recordings_too() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -30,12 +30,12 @@ from pahq.engine.suffix.finals import FinalLosses
 from pahq.engine.suffix.needs import NOWHERE
 from pahq.engine.suffix.plans import Plans
 from pahq.engine.suffix.rebase import rebase
-from pahq.engine.suffix.recorded import Recorder, Recordings, Round, Start, recordable
+from pahq.engine.suffix.recorded import Recorder, Recordings, Round, Start, recorder
 from pahq.engine.suffix.refocus import change_weights
 from pahq.engine.suffix.state import State
 from pahq.engine.suffix.trials import addition_trials, direct_trials, present_edges, stream_trials
 from pahq.engine.suffix.wave import Wave
-from pahq.engine.suffix.windows import hold_bytes, overhead, recording_bytes, widest_window
+from pahq.engine.suffix.windows import hold_bytes, overhead, recording_bytes, widest_recording, widest_window
 from pahq.errors import PahqError
 from pahq.model.layerweights import LayerWeights
 from pahq.model.memory import frugal, give_back, release
@@ -57,7 +57,7 @@ class SuffixEngine:
     bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed
     everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from
     all logits. ``measured`` counts trials. ``record``: how rounds are recorded and replayed, where weights are tensors
-    that stay as they are (``pahq.engine.suffix.recorded``); None: they are not.
+    that stay as they are (``pahq.engine.suffix.recorded``); None: as CUDA graphs on a GPU; False: not at all.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SuffixEngine:
         positions: bool = True,
         composites: bool = True,
         cheap_losses: bool = True,
-        record: Recorder | None = None,
+        record: Recorder | Literal[False] | None = None,
     ) -> None:
         if problem.focus in ("sender", "both"):
             raise PahqError(
@@ -82,7 +82,7 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes, share, beside)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
-        self._record, self._recorded_bytes = record if recordable(problem) else None, 0
+        self._record, self._recorded_bytes = recorder(problem, record), 0
         if self._record is not None:
             self.budget, self._recorded_bytes = with_recordings(problem, self.budget)
         with torch.inference_mode(), frugal():  # tiles of the unembedding in float64
@@ -311,6 +311,7 @@ class SuffixEngine:
             ),
             self._forget_products,
             lambda width: recording_bytes(self.problem, self.budget, self._state, self._descent.stage.receivers, width),
+            lambda: widest_recording(self.problem, self._state, self._descent.stage.receivers),
             self._recorded_bytes,
         )
 

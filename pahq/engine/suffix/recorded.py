@@ -7,7 +7,8 @@ behind them is recorded, launches, places in memory and all, and replayed by one
 in the state is recorded beside it. Where a wave starts stays a matter of the round. All this rests on the state's
 tensors staying where they are meanwhile (``State.pin``).
 
-A recording costs two rounds or three. It is made when a window of some width is asked for the second time.
+A recording costs two rounds or three. It is made when a window of some width is asked for again and again, and only
+where the host sets the pace (``wanted``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from pahq.model.layerweights import LayerWeights
 from pahq.precision.store import PrecisionStore
 
 Result = TypeVar("Result")
-AFTER = 2  # a round is recorded when its like is asked for so often
+AFTER = 4  # a round is recorded when its like is asked for so often: on an H200 it costs 5 replays' gain
 WIDER = 2  # and serves windows down to a width so many times smaller
 
 
@@ -43,6 +44,14 @@ def recordable(problem: Problem) -> bool:
     A layer in focus is put together anew for every wave, in full precision everywhere too.
     """
     return isinstance(problem.store, PrecisionStore) and problem.focus == "none" and problem.changes is None
+
+
+def recorder(problem: Problem, asked: Recorder | Literal[False] | None) -> Recorder | None:
+    """How a search of the problem records: as it was ``asked``; by default CUDA graphs on a GPU, elsewhere nothing."""
+    if asked is False or not recordable(problem):
+        return None
+    device = problem.corrupted.final.device
+    return CudaGraphs(device) if asked is None and device.type == "cuda" else asked
 
 
 class Recorder(Protocol):
@@ -132,7 +141,8 @@ class Recordings:
     """The recorded rounds of the nodes at hand: the heads of a layer, an MLP or the logits.
 
     ``wave(width)`` makes a wave that knows of no products kept beside the state; ``changed`` is told when the state
-    changed by one. ``room_bytes``: what all recordings of these nodes may hold, by the estimate ``bytes_of(width)``.
+    changed by one. ``room_bytes``: what all recordings of these nodes may hold, by the estimate ``bytes_of(width)``;
+    ``widest()``: how many trials may be recorded, as far as time goes.
     ``made`` and ``replayed`` count, over all nodes.
     """
 
@@ -144,11 +154,12 @@ class Recordings:
         wave: Callable[[int], Wave],
         changed: Callable[[], None],
         bytes_of: Callable[[int], int],
+        widest: Callable[[], int],
         room_bytes: int,
     ) -> None:
         self._record, self._state, self._finals = record, state, finals
         self._wave, self._changed = wave, changed
-        self._bytes_of, self._room = bytes_of, room_bytes
+        self._bytes_of, self._widest, self._room = bytes_of, widest, room_bytes
         self.made = self.replayed = 0
         self._nodes: tuple[str, int] = "", -1
         self._forget()
@@ -168,7 +179,7 @@ class Recordings:
     def wanted(self, trials: int) -> bool:
         """Whether a round of so many trials is to be replayed, or recorded now."""
         width = _width(trials)
-        if self._refused:
+        if self._refused or width > self._widest():
             return False
         if self._known(width) is None:
             self._asked[width] += 1
@@ -188,7 +199,8 @@ class Recordings:
 
     def _known(self, width: int) -> Recording | None:
         now = self._finals.way
-        widths = sorted(at for at, way in self._kept if way == now and width <= at <= WIDER * width)
+        most = min(WIDER * width, self._widest())
+        widths = sorted(at for at, way in self._kept if way == now and width <= at <= most)
         return self._kept[widths[0], now] if widths else None
 
     def _new(self, width: int) -> Recording | None:

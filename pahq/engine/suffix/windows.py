@@ -11,6 +11,10 @@ from pahq.engine.suffix.budget import Budget, loss_rows, trial_bytes
 from pahq.engine.suffix.needs import EVERYWHERE, LAST, NOWHERE
 from pahq.engine.suffix.state import State
 
+# Rows of the residual stream in a recorded round. On an H200 rounds of 800 to 3,300 rows took 0.6 to 0.9 of their time
+# when they were recorded, and rounds of 5,200 to 10,400 1.2 to 1.4; in TF32 5,200 took 0.9, and 10,400 1.2 (GPT-2's
+# shape, benchmarks/results/card_rounds_h200.json).
+RECORDED_ROWS = 4096
 FORMED = 3  # tensors of d_model that all inputs of heads in a layer take while they are projected in one go
 PROJECTIONS = 3  # tensors of a trial's projections that a recorded round holds for each input of heads in a layer
 
@@ -53,6 +57,16 @@ def hold_bytes(problem: Problem, budget: Budget, state: State, trials: int, rece
     rows, size = state.batch * (state.length if everywhere else 1), state.clean_final.element_size()
     trial = trial_bytes(problem, loss_rows(problem, rows), size)
     return max(0, budget.window_bytes - trials * trial)
+
+
+def widest_recording(problem: Problem, state: State, receivers: Sequence[Receiver]) -> int:
+    """Of how many trials at ``receivers`` the host takes as long to launch a round as a GPU to compute it.
+
+    More are no quicker when they are recorded, since a recording starts from all heads of a layer.
+    """
+    need = max(_wave_need(state, receiver) for receiver in receivers)
+    rows = RECORDED_ROWS * (1 if problem.store.products == "float32" else 2)
+    return rows // (state.batch * (state.length if need == EVERYWHERE else 1))
 
 
 def recording_bytes(problem: Problem, budget: Budget, state: State, receivers: Sequence[Receiver], trials: int) -> int:
