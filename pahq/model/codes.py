@@ -40,7 +40,8 @@ class Coded:
 
 def encode(x: Float[Tensor, "*row inner"], products: str) -> tuple[Shaped[Tensor, "*row inner"], Tensor]:
     """Codes of every row and its scale [*row, 1]: x is about codes * scale. Rows of zeros have scale 1."""
-    scale = x.abs().amax(-1, keepdim=True) / LARGEST[products]
+    largest = x.abs().amax(-1, keepdim=True)
+    scale = largest / largest.new_full((), LARGEST[products])  # by a tensor: see pahq.precision.formats
     scale = torch.where(scale == 0, 1.0, scale)
     units = x / scale
     if products == "int8":

@@ -116,19 +116,25 @@ def _constants(block: Tensor, form: Format) -> tuple[Tensor, Tensor | None]:
     axes = (-2, -1) if form.scales == "head" else (-2,)
     if form.name == "int4":
         low = _fitting(block.amin(axes, keepdim=True), torch.float16, "a group's smallest weight")
-        spread = (block.amax(axes, keepdim=True) - low.float()) / INT4_LEVELS
+        spread = _divided(block.amax(axes, keepdim=True) - low.float(), INT4_LEVELS)
         return _positive(_fitting(spread, torch.float16, "a group's scale")), low
     largest = block.abs().amax(axes, keepdim=True)
     if form.name in ("int4s", "nf4"):
-        unit = largest / INT4_MAX if form.name == "int4s" else largest
+        unit = _divided(largest, INT4_MAX) if form.name == "int4s" else largest
         return _positive(_fitting(unit, torch.float16, "a group's scale")), None
     steps = FP8_MAX if form.name == "fp8" else INT8_MAX
-    scale = largest / steps
+    scale = _divided(largest, steps)
     if not torch.isfinite(scale * steps).all():  # the scale was rounded up
         raise PahqError(
             f"a weight of magnitude {float(largest.max()):.3g} does not fit {form.name}: it would read as inf"
         )
     return torch.where(scale == 0, 1.0, scale), None
+
+
+def _divided(x: Tensor, by: float) -> Tensor:
+    """``x / by``, to the last bit on every device: for a Python number a GPU multiplies by its rounded reciprocal, which is
+    off by one bit now and then, and so would the weights be."""
+    return x / x.new_full((), by)
 
 
 def _positive(scale: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ class SuffixEngine:
     bounded by ``rows`` of the residual stream and ``widest`` trials. Without ``positions`` every node is computed
     everywhere, without ``composites`` MLPs and logits from their whole input, without ``cheap_losses`` every loss from
     all logits. ``measured`` counts trials. ``record``: how rounds are recorded and replayed, where weights are tensors
-    that stay as they are (``pahq.engine.suffix.recorded``); None: as CUDA graphs on a GPU; False: not at all.
+    that stay as they are (``pahq.engine.suffix.recorded``); None: as CUDA graphs on a GPU; False, and under a
+    ceiling: not at all.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class SuffixEngine:
         self.budget = plan(problem, memory_bytes, share, beside)
         self._rows, self._widest = rows, widest
         self._positions, self._keep_composites = positions, composites
-        self._record, self._recorded_bytes = recorder(problem, record), 0
+        # a graph's memory is not counted closely enough to be held to a ceiling
+        self._record, self._recorded_bytes = recorder(problem, record) if memory_bytes is None else None, 0
         if self._record is not None:
             self.budget, self._recorded_bytes = with_recordings(problem, self.budget)
         with torch.inference_mode(), frugal():  # tiles of the unembedding in float64
