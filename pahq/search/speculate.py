@@ -17,6 +17,7 @@ from pahq.circuits.order import Order, stages
 from pahq.engine.base import CostlyRounds, Trial, WindowEngine
 from pahq.errors import PahqError
 from pahq.search.acdc import Decision, Judge, Liveness, as_measured, check_done, is_removed, visit_edges
+from pahq.search.likely import Likely
 from pahq.search.rounds import Rounds, stages_of
 
 # Share of wrong predictions expected at a stage's start: edges into the logits are kept most often.
@@ -92,7 +93,7 @@ class _Search:
     ) -> None:
         self._engine, self._threshold, self._absolute = engine, threshold, absolute
         self._focus, self._done, self._widest, self._adaptive = focus, done, widest, adaptive
-        self._guesses = guesses
+        self._guesses, self._likely = guesses, Likely(engine.graph)
         self._overhead = engine.overhead if isinstance(engine, CostlyRounds) else _like_a_trial
         self._judge, self._rounds = judge, Rounds(round_size, stages_of(engine.graph))
         self._index, self._current, self._in_focus = 0, float("nan"), None  # type: tuple[int, float, Hashable]
@@ -112,13 +113,19 @@ class _Search:
                 self._engine.remove(self._rounds.over())
                 self._in_focus = _ANEW
             window = self._window(edges[position:], wrong)
-            guesses = [predicted.get(edge, self._guesses.get(edge, True)) for edge in window]
+            guesses = [self._guess(edge, predicted) for edge in window]
             accepted = self._measure(window, guesses, predicted)
             yield from accepted
             position += len(accepted)
             missed = accepted[-1].removed != guesses[len(accepted) - 1]
             wrong = MEMORY * wrong + (1 - MEMORY) * (missed / len(accepted))
         self._engine.remove(self._rounds.over())
+
+    def _guess(self, edge: int, predicted: Mapping[int, bool]) -> bool:
+        """Whether the edge will be removed: by what was measured of it, another search, or its like; else yes."""
+        if edge in predicted:
+            return predicted[edge]
+        return self._guesses[edge] if edge in self._guesses else not self._likely.kept(edge)
 
     def _repeat(self, edges: list[int]) -> list[Decision]:
         """The stage's decisions that were taken before; its removals are applied together, as far as they may be."""
@@ -135,6 +142,7 @@ class _Search:
         self._current = decision.left
         self._in_focus = self._focus(decision.edge)
         self._rounds.decided(decision.edge, decision.removed)
+        self._likely.decided(decision.edge, decision.removed)
         self._index += 1
 
     def _window(self, edges: list[int], wrong: float) -> list[int]:
