@@ -2,6 +2,7 @@
 arithmetic counts for little; and how many rounds a search takes beside the fewest that its wrong guesses allow.
 
     python benchmarks/rounds.py --json FILE
+    python benchmarks/rounds.py --tasks nano-ioi nano-greaterthan nano-docstring nano-induction --json FILE
 
 The model has 12 layers of 12 heads. ``operations_per_round`` counts the operators that compute something while a round
 is measured: on a GPU each is a launch. ``dispatched_per_round`` counts views of tensors as well. Seconds are the
@@ -11,6 +12,9 @@ search in windows as wide as a GPU's, on this CPU. ``recorded``: the same once m
 (``pahq.engine.suffix.recorded``), by a double of CUDA graphs (``benchmarks/tape.py``): how many recordings were
 ``made``, how many rounds ``replayed`` them, and what else the host asks for in a round. ``guessed``: the same search in
 a sweep, with guesses by the effects of one at 0.8 of its threshold.
+
+With ``--tasks`` rounds are counted of whole searches on tasks of nano, 16 prompts, at four thresholds: ``with`` the guess
+that an edge is kept where most of its like were (``pahq.search.likely``), and ``without``.
 """
 
 from __future__ import annotations
@@ -34,18 +38,22 @@ from synthetic import Shape, make_model, make_prompts
 from tape import Tape
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pahq.cell.run import load
 from pahq.circuits.order import Order
 from pahq.engine.base import Trial
-from pahq.engine.problem import Problem, build_problem
+from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.suffix import SuffixEngine, budget, inputs
 from pahq.engine.suffix.budget import CARD, CPU, Sizes
 from pahq.engine.suffix.recorded import Recorder
+from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, is_removed
+from pahq.search.likely import Likely
 from pahq.search.speculate import speculate
 
 SHAPE = Shape(layers=12, heads=12, d_model=96, d_head=8, vocabulary=211, positions=8)
 PROMPTS = 4
 THRESHOLDS = {"sparse": 0.004, "dense": 0.001}
+EXAMPLES, NANO_THRESHOLDS = 16, (0.1, 0.03, 1e-3, 1e-5)
 
 
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -149,6 +157,26 @@ def guessed(problem: Problem, threshold: float, sizes: Sizes) -> dict[str, int]:
     return {"rounds": len(engine.windows), "measured": engine.measured, "wrong_guesses": wrong}
 
 
+def by_like(tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Rounds and wrong guesses of searches on tasks, with guesses by an edge's like and without."""
+    found = []
+    for task in tasks:
+        cell = compose_runs([f"task={task}", f"task.examples={EXAMPLES}"])[0][0]
+        model, prompts = load(cell, "cpu")
+        problem = cell_problem(cell, model, prompts.search, full=True)
+        for threshold in NANO_THRESHOLDS:
+            row: dict[str, Any] = {"task": task, "threshold": threshold}
+            for name, kept in (("with", Likely.kept), ("without", lambda likely, edge: False)):
+                engine = Watched(problem, None)
+                with mock.patch.object(Likely, "kept", kept):
+                    decisions = list(speculate(engine, Order(), threshold))
+                wrong = wrong_guesses(engine.windows, [decision.edge for decision in decisions])
+                row[name] = {"rounds": len(engine.windows), "measured": engine.measured, "wrong_guesses": wrong}
+                row |= {"tests": len(decisions), "kept": sum(not decision.removed for decision in decisions)}
+            found.append(row)
+    return found
+
+
 def operations(engine: Watched) -> dict[str, float]:
     """Operators of a round of an engine that counted them, and how often its plans come again."""
     counted, rounds = engine.counted, len(engine.windows)
@@ -195,9 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if options.tasks:
+        publish({"examples": EXAMPLES, "torch": torch.__version__, "searches": by_like(options.tasks)}, options.json)
+        return 0
     with torch.no_grad():
         problem = build_problem(make_model(SHAPE), make_prompts(SHAPE, options.prompts), metric="kl")
         found = {name: measure(problem, threshold, options.repeats) for name, threshold in THRESHOLDS.items()}
