@@ -13,8 +13,8 @@ search in windows as wide as a GPU's, on this CPU. ``recorded``: the same once m
 ``made``, how many rounds ``replayed`` them, and what else the host asks for in a round. ``guessed``: the same search in
 a sweep, with guesses by the effects of one at 0.8 of its threshold.
 
-With ``--tasks`` rounds are counted of whole searches on tasks of nano, 16 prompts, at four thresholds: ``with`` the guess
-that an edge is kept where most of its like were (``pahq.search.likely``), and ``without``.
+With ``--tasks`` rounds are counted of whole searches on tasks of nano, 16 prompts, at four thresholds: ``with`` the
+guess that an edge is kept where most of its like were (``pahq.search.likely``), and ``without``.
 """
 
 from __future__ import annotations

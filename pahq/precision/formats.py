@@ -132,8 +132,8 @@ def _constants(block: Tensor, form: Format) -> tuple[Tensor, Tensor | None]:
 
 
 def _divided(x: Tensor, by: float) -> Tensor:
-    """``x / by``, to the last bit on every device: for a Python number a GPU multiplies by its rounded reciprocal, which
-    is off by a bit now and then, and so would the weights be."""
+    """``x / by``, to the last bit on every device: for a Python number a GPU multiplies by its rounded reciprocal, and
+    weights would be off by a bit now and then."""
     return x / x.new_full((), by)
 
 

@@ -9,8 +9,8 @@ from pahq.circuits.graph import Graph
 
 
 class Likely:
-    """A sender that most heads of a layer listen to at one letter, or one head at its other letters, is listened to at the
-    next one too, more often than not."""
+    """A sender that most heads of a layer listen to at one letter, or one head at its other letters, is listened to at
+    the next one too, more often than not."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
