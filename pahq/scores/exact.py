@@ -22,12 +22,14 @@ from torch import Tensor
 
 from pahq.circuits.graph import LETTERS, Receiver
 from pahq.engine.problem import Problem
-from pahq.engine.suffix.budget import COMPOSITE_BYTES, sizes_for
+from pahq.engine.suffix.budget import COMPOSITE_BYTES, CPU
 from pahq.engine.suffix.composites import Composites, mlp_output
 from pahq.model.attention import attend, attention, factor
 from pahq.model.block import add, mlp_reads_heads, part_of, together
 from pahq.model.forward import joined, mix
 from pahq.scores.whole import Whole
+
+ROWS_ON_CARD = 1 << 13  # of the residual stream: no ceiling holds what is formed of them
 
 
 def exact_scores(
@@ -64,7 +66,7 @@ def _by_receiver(problem: Problem, wanted: set[int], rows: int | None) -> Iterat
             continue
         if here is None or here.index != receiver.layer:
             here = _Layer(whole, receiver.layer)
-        size = max(1, (rows or sizes_for(whole.loss.device).rows) // here.rows(receiver))
+        size = max(1, (rows or (ROWS_ON_CARD if whole.loss.is_cuda else CPU.rows)) // here.rows(receiver))
         for first in range(0, len(chosen), size):
             part = chosen[first : first + size]
             differences = whole.differences[[edge - incoming.start for edge in part]]
