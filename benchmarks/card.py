@@ -43,7 +43,7 @@ from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import ChangeEngine, SuffixEngine
-from pahq.engine.suffix.recorded import Recorder
+from pahq.engine.suffix.graphs import Recorder
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.search.acdc import Decision

@@ -44,7 +44,7 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem, cell_problem
 from pahq.engine.suffix import SuffixEngine, budget, inputs
 from pahq.engine.suffix.budget import CARD, CPU, Sizes
-from pahq.engine.suffix.recorded import Recorder
+from pahq.engine.suffix.graphs import Recorder
 from pahq.experiments.compose import compose_runs
 from pahq.search.acdc import Decision, is_removed
 from pahq.search.likely import Likely

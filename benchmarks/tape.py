@@ -56,7 +56,7 @@ class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Tape:
-    """See ``pahq.engine.suffix.recorded.Recorder``. ``operations`` of all recordings; how many were ``replayed``."""
+    """See ``pahq.engine.suffix.graphs.Recorder``. ``operations`` of all recordings; how many were ``replayed``."""
 
     def __init__(self) -> None:
         self.operations: list[int] = []

@@ -16,8 +16,9 @@ from pahq.engine.base import Trial
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine
 from pahq.engine.suffix import ChangeEngine, SuffixEngine, budget, kept, recorded, windows
+from pahq.engine.suffix.graphs import CudaGraphs
 from pahq.engine.suffix.mixing import mixes_of
-from pahq.engine.suffix.recorded import CudaGraphs, Recordings
+from pahq.engine.suffix.recorded import Recordings
 from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
 from pahq.search.start import focus_on

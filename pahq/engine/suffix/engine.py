@@ -27,13 +27,14 @@ from pahq.engine.suffix.budget import plan, with_recordings
 from pahq.engine.suffix.composites import Composites
 from pahq.engine.suffix.descent import Descent
 from pahq.engine.suffix.finals import FinalLosses
+from pahq.engine.suffix.graphs import Recorder, recorder
 from pahq.engine.suffix.needs import NOWHERE
 from pahq.engine.suffix.plans import Plans
 from pahq.engine.suffix.rebase import rebase
-from pahq.engine.suffix.recorded import Recorder, Recordings, Round, Start, recorder
+from pahq.engine.suffix.recorded import Recordings, Round, Start
 from pahq.engine.suffix.refocus import change_weights
 from pahq.engine.suffix.state import State
-from pahq.engine.suffix.trials import addition_trials, direct_trials, present_edges, stream_trials
+from pahq.engine.suffix.trials import present_edges, started
 from pahq.engine.suffix.wave import Wave
 from pahq.engine.suffix.windows import hold_bytes, overhead, recording_bytes, widest_recording, widest_window
 from pahq.errors import PahqError
@@ -290,15 +291,7 @@ class SuffixEngine:
 
     def _start(self, wave: Wave, trials: Sequence[Trial]) -> Float[Tensor, "trial batch some d_model"] | None:
         """Where a wave starts, and what comes of it: final streams, or None if no change arrives there."""
-        stage = self._descent.stage
-        if stage.kind != "head":
-            (receiver,) = stage.receivers
-            return stream_trials(wave, receiver, trials) if self._open else None
-        if stage.direct:
-            direct_trials(wave, stage.layer, trials, self._ablated)
-        else:
-            addition_trials(wave, stage.layer, self._open, trials)
-        return wave.run()
+        return started(wave, self._descent.stage, self._open, trials, self._ablated)
 
     def _new_wave(self, trials: int, receivers: Sequence[Receiver] = ()) -> Wave:
         return Wave(self._state, trials, self._weights, self._composites, **self._room(trials, receivers))

@@ -11,11 +11,30 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pahq.circuits.graph import Graph, Receiver
+from pahq.circuits.order import Stage
 from pahq.engine.base import Trial
 from pahq.engine.suffix.inputs import without
 from pahq.engine.suffix.needs import EVERYWHERE, LAST, at_need
 from pahq.engine.suffix.state import State
 from pahq.engine.suffix.wave import Wave
+
+
+def started(
+    wave: Wave,
+    stage: Stage,
+    opened: Sequence[Receiver],
+    trials: Sequence[Trial],
+    ablated_value: Callable[[Receiver], Tensor],
+) -> Float[Tensor, "trial batch pos d_model"] | None:
+    """Trials of a stage whose connected receivers are ``opened``, carried to the end: final streams, or None."""
+    if stage.kind != "head":
+        (receiver,) = stage.receivers
+        return stream_trials(wave, receiver, trials) if opened else None
+    if stage.direct:
+        direct_trials(wave, stage.layer, trials, ablated_value)
+    else:
+        addition_trials(wave, stage.layer, opened, trials)
+    return wave.run()
 
 
 def stream_trials(
