@@ -43,7 +43,6 @@ from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import ChangeEngine, SuffixEngine
-from pahq.engine.suffix.graphs import Recorder
 from pahq.model.weights import Model
 from pahq.precision.packedstore import PackedStore
 from pahq.search.acdc import Decision
@@ -158,16 +157,17 @@ def searches(
 
 def decide(way: Way, problem: Problem, threshold: float, tests: int | None) -> tuple[list[Decision], int]:
     """The search's first decisions, or all; and how many trials were measured for them."""
-    kind = SuffixEngine if problem.changes is None else ChangeEngine
-    options = way.engine | {"record": _recorder(problem) if way.recorded else False}
-    engine = kind(problem, **options)
+    engine = engine_of(way, problem)
     decisions = search_by(engine, problem, Order(), threshold)
     return list(islice(decisions, tests)), engine.measured
 
 
-def _recorder(problem: Problem) -> Recorder | None:
-    """A GPU's own; on a CPU a double, which is no faster than what it records."""
-    return None if problem.corrupted.final.is_cuda else Tape()
+def engine_of(way: Way, problem: Problem) -> SuffixEngine:
+    """A GPU records CUDA graphs where the way records at all; on a CPU a double of theirs does, which gains nothing."""
+    kind = SuffixEngine if problem.changes is None else ChangeEngine
+    recorder = None if problem.corrupted.final.is_cuda else Tape()
+    options = way.engine | {"record": recorder if way.recorded else False}
+    return kind(problem, **options)
 
 
 def shared_bytes(problem: Problem, model: Model) -> int:

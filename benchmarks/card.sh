@@ -38,6 +38,7 @@ if [ -n "$TRY" ]; then
 	part sparse-16 60 "$PYTHON" benchmarks/card.py --device cpu --shape tiny --rounds 1 \
 		--ways "float32;float32, not recorded;tf32;bf16;tf32, changes;bf16, changes;int8, changes" \
 		--json "$OUT/sparse-16.json"
+	part rounds 60 "$PYTHON" benchmarks/card_rounds.py --device cpu --recordings --json "$OUT/rounds.json"
 	part scores 60 "$PYTHON" benchmarks/scores.py --device cpu --card small --json "$OUT/scores.json"
 else
 	# The same decisions on the card as on a CPU, by every engine, store and kernel; recorded rounds first.
@@ -50,9 +51,9 @@ else
 		--ways "float32;float32, not recorded;tf32;bf16;bf16, changes;tf32, changes"
 	part sparse-16 80 "$PYTHON" benchmarks/card.py --rounds 2 --seconds 50 --json "$OUT/sparse-16.json" \
 		--ways "float32;float32, not recorded;tf32;tf32, changes;bf16, changes;int8, changes;fp8, changes;int8"
+	# Rounds, what recording them costs, and how much of the time the card is at work.
+	part rounds 70 "$PYTHON" benchmarks/card_rounds.py --prompts 100 --ways "float32;tf32" --recordings --busy --json "$OUT/rounds.json"
 	part tests 90 "$PYTHON" -m pytest -q -p no:cacheprovider -n 8 -m gpu tests/engine tests/model tests/precision tests/scores
-	# How much of the time the card is at work.
-	part timeline 40 "$PYTHON" benchmarks/timeline.py --way float32 --prompts 100 --json "$OUT/timeline.json"
 	# EAP-IG of a whole model of Llama-3-8B's shape.
 	part scores 80 "$PYTHON" benchmarks/scores.py --card llama-3-8b --json "$OUT/scores.json"
 fi

@@ -50,19 +50,17 @@ def audited(root: Path, count: int) -> list[str]:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes that Python's objects and numpy's took at once: the fewer of two runs.
+    """The most bytes that Python's objects and numpy's took at once, when all texts that stay have been met once.
 
-    Python's table of interned texts grows once in a while, by some megabytes, and may do so in one of them.
+    Python's table of interned texts grows once in a while, by some megabytes.
     """
-    peaks = []
-    for _ in range(2):
-        tracemalloc.start()
-        try:
-            work()
-            peaks.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
-    return min(peaks)
+    work()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def growth(root: Path, few: Sequence[str], many: Sequence[str]) -> float:

@@ -19,6 +19,7 @@ from pahq.engine.suffix import ChangeEngine, SuffixEngine, budget, kept, recorde
 from pahq.engine.suffix.graphs import CudaGraphs
 from pahq.engine.suffix.mixing import mixes_of
 from pahq.engine.suffix.recorded import Recordings
+from pahq.engine.suffix.wave import Wave
 from pahq.search.acdc import Decision, acdc
 from pahq.search.speculate import speculate
 from pahq.search.start import focus_on
@@ -130,6 +131,23 @@ def test_heads_that_a_trial_does_not_touch_stay_as_they_are() -> None:
             for trial in range(2):
                 assert torch.equal(z[at, trial], new[at, trial] if touched[head, trial] else old[head])
                 assert not torch.equal(new[at, trial], old[head])
+
+
+@pytest.mark.parametrize(("family", "told_apart"), [("gpt2", True), ("olmo2", False)])  # one norm over all heads
+def test_a_recording_is_told_which_heads_a_trial_touches(
+    family: str, told_apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, start = [], Wave.start_heads
+
+    def noted(wave: Wave, *given: Any, **named: Any) -> tuple[int, ...]:
+        if "touched" in named:
+            asked.append(named["touched"] is not None)
+        return start(wave, *given, **named)
+
+    monkeypatch.setattr(Wave, "start_heads", noted)
+    searched(SuffixEngine(problem_of(family), record=Tape()), 0.02)
+    assert asked
+    assert set(asked) == {told_apart}
 
 
 def test_what_cannot_be_recorded_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.as_read import as_read
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pahq.config.precision import BITS, FORMATS
 from pahq.errors import PahqError
+from pahq.model.codes import encode
 from pahq.precision.formats import Format, nf4_levels, round_trip
 
 ALL = [
@@ -264,3 +268,34 @@ def test_a_weight_that_would_read_as_infinite_is_refused() -> None:
         except PahqError:
             refused += 1
     assert 0 < refused < 64
+
+
+class Divisions(TorchDispatchMode):
+    """Notes divisors that are Python's numbers: a GPU multiplies by their rounded reciprocals, and is off by a bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.numbers = 0, list[object]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__.startswith("div"):
+            self.count += 1
+            self.numbers += [] if isinstance(args[1], Tensor) or args[1] == 2 else [args[1]]  # halves are exact
+        return func(*args, **(kwargs or {}))
+
+
+@EVERY
+def test_scales_have_the_same_bits_on_every_device(name: str, scales: str) -> None:
+    with Divisions() as seen:
+        rounded(torch.randn(2, 64, 3), name, scales)
+    assert seen.numbers == []
+    if name not in ("float32", "bf16", "fp16") and scales != "none":
+        assert seen.count
+
+
+@pytest.mark.parametrize("products", ["int8", "fp8"])
+def test_scales_of_activations_have_the_same_bits_on_every_device(products: str) -> None:
+    with Divisions() as seen:
+        encode(torch.randn(5, 7), products)
+    assert seen.count == 2
+    assert seen.numbers == []
