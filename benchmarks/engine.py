@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from output import publish
@@ -24,11 +25,13 @@ from synthetic import Shape, make_model, make_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
 from pahq.circuits.order import Order
+from pahq.config.precision import PrecisionConfig
 from pahq.engine.base import Trial
 from pahq.engine.losses import losses_for, rows_of
 from pahq.engine.problem import Problem, build_problem
 from pahq.engine.reference import ReferenceEngine, circuit_stream
 from pahq.engine.suffix import SuffixEngine
+from pahq.model import products
 from pahq.model.memory import PeakMemory
 from pahq.model.run import run_senders, sender_outputs
 from pahq.search.acdc import Decision
@@ -146,15 +149,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ideas", action="store_true", help="also run with each idea switched off")
+    parser.add_argument("--products", action="store_true", help="only time products in bf16 beside float32's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     threshold = options.threshold or THRESHOLDS[options.metric][options.density]
     shape = Shape(layers=options.layers, vocabulary=options.vocabulary)
     with torch.no_grad():
-        prompts = make_prompts(shape, options.prompts)
-        problem = build_problem(make_model(shape), prompts, metric=options.metric)
-        report = measure(problem, threshold, options.repeats, options.sample, options.ideas)
+        model, prompts = make_model(shape), make_prompts(shape, options.prompts)
+        problem = build_problem(model, prompts, metric=options.metric)
+        if options.products:
+            policy = PrecisionConfig(name="bf16-products", format="float32", compute="bf16")
+            low = build_problem(model, prompts, metric=options.metric, precision=policy)
+            report = beside(problem, low, threshold, options.repeats)
+        else:
+            report = measure(problem, threshold, options.repeats, options.sample, options.ideas)
     report = {"settings": {k: v for k, v in vars(options).items() if k != "json"}} | report
     publish(report, options.json)
     return 0
@@ -206,6 +215,33 @@ def measure(problem: Problem, threshold: float, repeats: int, sample: int, ideas
     if ideas:
         seconds = {name: search(problem, threshold, **settings).seconds for name, settings in IDEAS.items()}
         report["seconds_by_idea"] = seconds
+    return report
+
+
+def beside(problem: Problem, low: Problem, threshold: float, repeats: int) -> dict[str, Any]:
+    """Seconds of searches with products in bf16: as this processor takes them, and with operands rounded by hand.
+
+    All ways take turns. Edges that differ are not float32's: a network in bf16 is another network.
+    """
+    ways = {"float32": (problem, True), "bf16": (low, True), "bf16 by hand": (low, False)}
+    unit, runs = products._matrix_unit(), dict[str, list[Search]]()
+    for _ in range(repeats):
+        for name, (on, as_it_is) in ways.items():
+            with mock.patch.object(products, "_matrix_unit", lambda on=unit and as_it_is: on):
+                runs.setdefault(name, []).append(search(on, threshold))
+    kept = {name: {d.edge for d in found[0].decisions if not d.removed} for name, found in runs.items()}
+    report: dict[str, Any] = {"threshold": threshold, "matrix_unit": unit}
+    for name, found in runs.items():
+        report[name] = {
+            "seconds": statistics.median(run.seconds for run in found),
+            "seconds_all": [run.seconds for run in found],
+            "over_float32": statistics.median(
+                run.seconds / own.seconds for run, own in zip(found, runs["float32"], strict=True)
+            ),
+            "tests": len(found[0].decisions),
+            "kept": len(kept[name]),
+            "edges_differing": len(kept[name] ^ kept["float32"]),
+        }
     return report
 
 

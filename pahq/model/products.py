@@ -1,7 +1,8 @@
 """Products of activations and weights in fewer bits: operands are rounded, sums are taken in the operands' own dtype.
 
 ``tf32`` keeps 10 bits of mantissa, ``bf16`` 7; both have float32's exponents. That is what a GPU's tensor cores do with
-float32 sums (how a card rounds to TF32 is its own affair). Elsewhere rounding is done by hand, which costs time.
+float32 sums (how a card rounds to TF32 is its own affair), and a processor's matrix unit in bf16 (Intel's AMX).
+Elsewhere rounding is done by hand, which costs time.
 ``fp8`` and ``int8`` round every row of activations by its own scale (``pahq.model.codes``); weights are in 8 bits
 already.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -36,6 +38,9 @@ def product(
     if products == "float32":
         return a @ b
     gradient = a.requires_grad and torch.is_grad_enabled()  # which products that sum in another dtype have none of
+    if products == "bf16" and a.device.type == "cpu" and a.dtype == torch.float32 and not gradient and _matrix_unit():
+        with _bf16_operands():  # small products are float32's all the same, so that operands are rounded here
+            return rounded(a, products) @ b
     if a.device.type != "cuda" or a.dtype != torch.float32 or products in LARGEST or gradient:
         return rounded(a, products) @ b
     if products == "tf32":
@@ -74,6 +79,25 @@ def rounded(x: Tensor, products: str) -> Tensor:
     last = (bits >> 13) & 1  # of the bits that stay: a tie goes to where it is 0
     nearest = ((bits + 0xFFF + last) & ~0x1FFF).view(torch.float32)
     return torch.where(torch.isfinite(x), nearest, x.float()).to(x.dtype)
+
+
+@cache
+def _matrix_unit() -> bool:
+    """Whether this processor multiplies bf16 several times faster than float32, and torch says so."""
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(told.get("amx_bf16")) and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _bf16_operands() -> Iterator[None]:
+    """Within, a CPU's products of float32 tensors may read their operands in bf16; sums stay in float32."""
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 @contextmanager

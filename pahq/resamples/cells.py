@@ -45,6 +45,7 @@ from pahq.resamples.variants import (
     resample_variants,
     seed_variants,
 )
+from pahq.search.likely import as_in
 from pahq.search.start import search
 from pahq.tasks import build_task
 from pahq.tasks.task import Prompts, Task
@@ -174,7 +175,7 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, resamples: int, 
     with sole_writer(folder / "stability", lock=run.lock):
         _claim(folder, ground.model)
         kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
-        seconds = 0.0
+        seconds, circuit = 0.0, Circuit.read(folder / "circuit.json")
         original: tuple[Problem, Problem | None] | None = None
         for variant in variants:
             finished = folder / "stability" / f"{variant.name}.json"
@@ -183,15 +184,15 @@ def _measure(cell: CellConfig, run: RunConfig, ground: _Ground, resamples: int, 
                     _score_again(cell, ground, variant, finished)
                 elif variant.kind == "orders":
                     original = original or _problems(cell, ground.model, ground.task.search)
-                    _search_again(_changed(cell, variant), original, finished, run.memory_gb)
+                    _search_again(_changed(cell, variant), original, finished, run.memory_gb, circuit)
                 else:
                     problems = _problems(cell, ground.model, _prompts(cell, ground, variant))
-                    _search_again(cell, problems, finished, run.memory_gb)
+                    _search_again(cell, problems, finished, run.memory_gb, circuit)
             edges, spent = _read_search(finished, variant)
             kept[variant.kind][variant.name] = edges
             seconds += spent
             bar.update()
-        stability = Stability.of(Circuit.read(folder / "circuit.json"), kept)
+        stability = Stability.of(circuit, kept)
         values = _summary(cell, ground, stability, resamples, seeds)
         write_parquet(folder / INCLUSION, inclusion_frame(stability))
         write_sealed(folder / "stability.json", values | {"files": digests(folder, [INCLUSION])})
@@ -223,13 +224,19 @@ def _changed(cell: CellConfig, variant: Variant) -> CellConfig:
 
 
 def _search_again(
-    cell: CellConfig, problems: tuple[Problem, Problem | None], finished: Path, memory_gb: float | None
+    cell: CellConfig, problems: tuple[Problem, Problem | None], finished: Path, memory_gb: float | None, like: Circuit
 ) -> None:
-    """Search to the end, journalling each decision, and leave the kept edges in ``finished``."""
+    """Search to the end, journalling each decision, and leave the kept edges in ``finished``.
+
+    ``like``: the circuit found on the cell's own prompts, by which decisions are guessed.
+    """
     problem, full = problems
+    guesses = as_in(like)
     path = finished.with_suffix(".jsonl")
     lines = sound_lines(cell, path, way_on="move it away, and pahq stability makes that search anew")
-    lines += journalled(path, problem.graph, list(lines), lambda done: search(cell, problem, done, memory_gb, full))
+    lines += journalled(
+        path, problem.graph, list(lines), lambda done: search(cell, problem, done, memory_gb, full, guesses=guesses)
+    )
     edges = [line.edge for line in lines if not line.removed]
     seconds = round(sum(line.seconds for line in lines), 6)
     write_sealed(finished, {"name": finished.stem, "tests": len(lines), "seconds": seconds, "edges": edges})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from tqdm.auto import tqdm
 
@@ -26,6 +26,7 @@ from pahq.resamples.variants import (
     seed_variants,
 )
 from pahq.search.acdc import circuit_of
+from pahq.search.likely import as_in
 from pahq.search.start import start_search
 from pahq.search.twin import doubts_for
 from pahq.tasks.task import Prompts, Task
@@ -69,9 +70,10 @@ def stability(
             return problem_of(model, resample(prompts, chosen, copies=copies), cell)
         return problem_of(model, further[variant.seed - 1], cell)
 
-    def search(on: Problem, by: Order) -> Circuit:
+    def search(on: Problem, by: Order, like: Circuit | None = None) -> Circuit:
         judge = doubts_for(on, cell.search_threshold, absolute=absolute)
-        return circuit_of(on.graph, start_search(engine, on, by, cell.search_threshold, absolute=absolute, judge=judge))
+        asked: dict[str, Any] = {"absolute": absolute, "judge": judge, "guesses": None if like is None else as_in(like)}
+        return circuit_of(on.graph, start_search(engine, on, by, cell.search_threshold, **asked))
 
     variants = [*resample_variants(n, own), *(order_variants(own) if orders else ())]
     variants += seed_variants(len(further), own)
@@ -80,6 +82,7 @@ def stability(
         circuit = search(original, own)
         bar.update()
         for variant in variants:
-            kept.setdefault(variant.kind, {})[variant.name] = search(problem(variant), variant.order).edges
+            found = search(problem(variant), variant.order, circuit)
+            kept.setdefault(variant.kind, {})[variant.name] = found.edges
             bar.update()
     return Stability.of(circuit, kept)

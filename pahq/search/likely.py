@@ -1,11 +1,17 @@
-"""Which edges a search will probably keep, by what became of their like."""
+"""Which edges a search will probably keep, by what became of their like, or of them in another search."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator
 
+from pahq.circuits.circuit import Circuit
 from pahq.circuits.graph import Graph
+
+
+def as_in(circuit: Circuit) -> dict[int, bool]:
+    """Whether edges will be removed in a search much like the one by which the circuit was found."""
+    return {edge: not present for edge, present in enumerate(circuit.present)}
 
 
 class Likely:

@@ -43,10 +43,11 @@ def start_search(
     share: float = 1.0,
     beside: int = 0,
     judge: Judge = as_measured,
+    guesses: Mapping[int, bool] | None = None,
 ) -> Iterator[Decision]:
     """ACDC on a problem by the engine of that name: ``reference`` one test at a time, ``suffix`` in windows."""
     built = build_engine(engine, problem, memory_gb, share, beside)
-    return search_by(built, problem, order, threshold, absolute=absolute, done=done, judge=judge)
+    return search_by(built, problem, order, threshold, absolute=absolute, done=done, judge=judge, guesses=guesses)
 
 
 def search_by(
@@ -94,10 +95,12 @@ def search(
     memory_gb: float | None = None,
     full: Problem | None = None,
     doubts: Doubts | None = None,
+    guesses: Mapping[int, bool] | None = None,
 ) -> Iterator[Decision]:
     """The cell's search, going on after the decisions ``done``; ``audit=band`` needs the ``full`` problem.
 
-    ``doubts`` (by default the cell's own, see ``cell_doubts``) judge what float noise could decide.
+    ``doubts`` (by default the cell's own, see ``cell_doubts``) judge what float noise could decide. ``guesses``: see
+    ``search_by``.
     """
     method, beside = cell.method, 0
     doubts = doubts or cell_doubts(cell, problem, full, memory_gb)
@@ -115,7 +118,8 @@ def search(
     def start(on: Problem, judge: Judge, done: Sequence[Decision], engine: Engine | None = None) -> Iterator[Decision]:
         order = Order(method.order, method.senders)
         engine = build(on) if engine is None else engine
-        return search_by(engine, on, order, cell.search_threshold, absolute=method.absolute, done=done, judge=judge)
+        asked: dict[str, Any] = {"absolute": method.absolute, "done": done, "judge": judge, "guesses": guesses}
+        return search_by(engine, on, order, cell.search_threshold, **asked)
 
     if cell.audit != "band":
         for decision in done:

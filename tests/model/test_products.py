@@ -13,6 +13,7 @@ from support.small_models import random_model
 
 from pahq.config.precision import PrecisionConfig
 from pahq.errors import PahqError
+from pahq.model import products as products_room
 from pahq.model.codes import LARGEST, Coded, check_card, encode, multiply
 from pahq.model.forward import mlp, project
 from pahq.model.products import PRODUCTS, mlp_products, product, rounded
@@ -256,6 +257,21 @@ def test_a_gpus_store_multiplies_codes(products: str) -> None:
             expected = project(here.config, here.layer(1, focus), "q", given_x)
             found = project(there.config, there.layer(1, focus), "q", given_x.cuda()).cpu()
             torch.testing.assert_close(found, expected, atol=1e-3 * float(expected.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(3, 5, 4), (300, 512, 260)])
+@pytest.mark.parametrize("unit", [True, False])
+def test_a_processors_own_bf16_products_are_those_of_rounded_operands(
+    unit: bool, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products_room, "_matrix_unit", lambda: unit)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    generator, (rows, inner, columns) = torch.Generator().manual_seed(0), sizes
+    a, b = (torch.randn(size, generator=generator) for size in ((rows, inner), (inner, columns)))
+    b = rounded(b, "bf16")
+    expected = (rounded(a, "bf16").double() @ b.double()).float()
+    torch.testing.assert_close(product(a, b, "bf16"), expected, atol=2e-5 * inner**0.5, rtol=0)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 @pytest.mark.gpu

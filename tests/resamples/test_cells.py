@@ -115,8 +115,8 @@ def test_an_audited_cells_searches_are_audited_and_go_on_after_an_interrupt(
     cell, other = finish(tmp_path, *low), finish(tmp_path, *low, "method.order=ascending")
     real = module.search
 
-    def interrupted(*arguments: object):  # type: ignore[no-untyped-def]
-        for decision in real(*arguments):  # type: ignore[arg-type]
+    def interrupted(*arguments: object, **guesses: object):  # type: ignore[no-untyped-def]
+        for decision in real(*arguments, **guesses):  # type: ignore[arg-type]
             if decision.index == 40:
                 raise KeyboardInterrupt
             yield decision
@@ -129,9 +129,9 @@ def test_an_audited_cells_searches_are_audited_and_go_on_after_an_interrupt(
     assert any(line.low is not None for line in begun)
     given = []
 
-    def counted(cell, problem, done, memory_gb, full):  # type: ignore[no-untyped-def]
+    def counted(cell, problem, done, memory_gb, full, **guesses):  # type: ignore[no-untyped-def]
         given.append([(d.index, d.before, d.after, d.removed, d.audited, d.low) for d in done])
-        return real(cell, problem, done, memory_gb, full)
+        return real(cell, problem, done, memory_gb, full, **guesses)
 
     monkeypatch.setattr(module, "search", counted)
     copy = tmp_path / "copy"
@@ -159,9 +159,9 @@ def test_interrupted_it_goes_on_to_the_identical_outcome(
     folder, cell = tmp_path / "root" / "cells" / searched[1].id, searched[1]
     real, begun = module.search, []
 
-    def interrupted(*arguments: object):  # type: ignore[no-untyped-def]
+    def interrupted(*arguments: object, **guesses: object):  # type: ignore[no-untyped-def]
         begun.append(arguments)
-        for decision in real(*arguments):  # type: ignore[arg-type]
+        for decision in real(*arguments, **guesses):  # type: ignore[arg-type]
             if len(begun) > after and decision.index == 7:
                 raise KeyboardInterrupt
             yield decision
@@ -177,9 +177,9 @@ def test_interrupted_it_goes_on_to_the_identical_outcome(
 
     resumed: list[int] = []
 
-    def counted(cell, problem, done, memory_gb, full):  # type: ignore[no-untyped-def]
+    def counted(cell, problem, done, memory_gb, full, **guesses):  # type: ignore[no-untyped-def]
         resumed.append(len(done))
-        return real(cell, problem, done, memory_gb, full)
+        return real(cell, problem, done, memory_gb, full, **guesses)
 
     monkeypatch.setattr(module, "search", counted)
     measure_cells([cell.id], where(tmp_path / "root"), resamples=N, seeds=SEEDS)
@@ -224,7 +224,7 @@ def test_what_is_there_is_not_searched_again_and_more_resamples_keep_the_first(
     assert before == {name: (copy / name).stat().st_mtime_ns for name in OUTCOME}
     monkeypatch.undo()
     searches, real = [], module.search
-    monkeypatch.setattr(module, "search", lambda *a: searches.append(a) or real(*a))
+    monkeypatch.setattr(module, "search", lambda *a, **guesses: searches.append(a) or real(*a, **guesses))
     [more] = measure_cells([cell.id], where(tmp_path / "root"), resamples=N + 1, seeds=1)
     assert len(searches) == 1
     for _ in range(2):  # and less asked leaves what is there, whether or not the summary was lost
@@ -350,8 +350,8 @@ def test_a_searchs_journal_that_contradicts_itself_is_refused(
     (folder / "stability" / "resample-002.json").unlink()
     real = module.search
 
-    def interrupted(*arguments: object):  # type: ignore[no-untyped-def]
-        for decision in real(*arguments):  # type: ignore[arg-type]
+    def interrupted(*arguments: object, **guesses: object):  # type: ignore[no-untyped-def]
+        for decision in real(*arguments, **guesses):  # type: ignore[arg-type]
             if decision.index == 9:
                 raise KeyboardInterrupt
             yield decision

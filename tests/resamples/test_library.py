@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ import pahq
 from pahq.circuits.order import Order
 from pahq.circuits.published import published_circuit
 from pahq.config.precision import PrecisionConfig
+from pahq.engine.base import Trial
+from pahq.engine.suffix import SuffixEngine
 from pahq.experiments.compose import compose_runs
 from pahq.resamples import cells, library
 from pahq.resamples.resample import draw, resample
@@ -35,6 +38,32 @@ def test_each_resample_is_a_search_of_its_own() -> None:
         assert circuit.edges == pahq.acdc(MODEL, prompts, 0.1, order=order, progress=False, **setting).edges
     [circuit] = found.seeds.circuits.values()
     assert circuit.edges == pahq.acdc(MODEL, other, 0.1, progress=False, **setting).edges
+
+
+def test_the_circuit_guesses_what_is_decided_on_other_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same circuits in fewer rounds."""
+    [(cell, _)] = compose_runs(["task=nano-induction", "task.examples=8"])
+    model = pahq.load_model(cell.model.source)
+    task = build_task(cell.task, model, 0)
+    rounds: list[int] = []
+    measure = SuffixEngine.measure
+
+    def counted(self: SuffixEngine, trials: Sequence[Trial]) -> list[float]:
+        rounds[-1] += 1
+        return measure(self, trials)
+
+    def found() -> pahq.Stability:
+        rounds.append(0)
+        return pahq.stability(model, task, 0.1, n=3, orders=False, progress=False, metric="kl")
+
+    monkeypatch.setattr(SuffixEngine, "measure", counted)
+    guessed = found()
+    monkeypatch.setattr(library, "as_in", lambda circuit: {})
+    alone = found()
+    assert [one.edges for one in guessed.resamples.circuits.values()] == [
+        one.edges for one in alone.resamples.circuits.values()
+    ]
+    assert rounds[0] < 0.9 * rounds[1]
 
 
 @pytest.mark.parametrize(
