@@ -90,7 +90,10 @@ def _matrix_unit() -> bool:
 
 @contextmanager
 def _bf16_operands() -> Iterator[None]:
-    """Within, a CPU's products of float32 tensors may read their operands in bf16; sums stay in float32."""
+    """Within, a CPU's products of float32 tensors may read their operands in bf16; sums stay in float32.
+
+    That holds for the whole process, so no other thread may multiply meanwhile.
+    """
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"

@@ -264,7 +264,9 @@ def test_a_gpus_store_multiplies_codes(products: str) -> None:
 def test_a_processors_own_bf16_products_are_those_of_rounded_operands(
     unit: bool, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    used, operands = [], products_room._bf16_operands
     monkeypatch.setattr(products_room, "_matrix_unit", lambda: unit)
+    monkeypatch.setattr(products_room, "_bf16_operands", lambda: used.append(True) or operands())
     before = torch.backends.mkldnn.matmul.fp32_precision
     generator, (rows, inner, columns) = torch.Generator().manual_seed(0), sizes
     a, b = (torch.randn(size, generator=generator) for size in ((rows, inner), (inner, columns)))
@@ -272,6 +274,7 @@ def test_a_processors_own_bf16_products_are_those_of_rounded_operands(
     expected = (rounded(a, "bf16").double() @ b.double()).float()
     torch.testing.assert_close(product(a, b, "bf16"), expected, atol=2e-5 * inner**0.5, rtol=0)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert bool(used) == unit
 
 
 @pytest.mark.gpu

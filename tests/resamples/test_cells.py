@@ -29,6 +29,7 @@ from pahq.files.sealed import read_sealed, write_sealed
 from pahq.resamples import cells as module
 from pahq.resamples.cells import SAME_PROMPTS, measure_cells
 from pahq.resamples.resample import draw, resample
+from pahq.search.likely import as_in
 from pahq.tasks.task import Task
 
 N, SEEDS = 4, 2
@@ -224,9 +225,9 @@ def test_what_is_there_is_not_searched_again_and_more_resamples_keep_the_first(
     assert before == {name: (copy / name).stat().st_mtime_ns for name in OUTCOME}
     monkeypatch.undo()
     searches, real = [], module.search
-    monkeypatch.setattr(module, "search", lambda *a, **guesses: searches.append(a) or real(*a, **guesses))
+    monkeypatch.setattr(module, "search", lambda *a, **named: searches.append(named) or real(*a, **named))
     [more] = measure_cells([cell.id], where(tmp_path / "root"), resamples=N + 1, seeds=1)
-    assert len(searches) == 1
+    assert searches == [{"guesses": as_in(Circuit.read(copy / "circuit.json"))}]
     for _ in range(2):  # and less asked leaves what is there, whether or not the summary was lost
         assert more.values["asked"] == {"resamples": N + 1, "seeds": SEEDS}
         assert [more.values[kind]["circuits"] for kind in ("resamples", "seeds")] == [N + 1, SEEDS]
